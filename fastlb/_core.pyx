@@ -1,0 +1,522 @@
+"""Python's one door to the data plane: the engine, and the writer of the snapshots it runs on.
+
+Nothing here is called per request. `Engine.pump` releases the GIL for a whole batch.
+"""
+import os
+import socket
+import sys
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.errno cimport errno
+from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+
+from fastlb.data_plane.engine cimport engine_apply, engine_close, engine_drain, engine_open, engine_pump
+from fastlb.data_plane.failure cimport FAILURE_BAD_REQUEST_LINE, FAILURE_END, failures
+from fastlb.data_plane.route_table cimport hash_host
+from fastlb.data_plane.snapshot cimport IMAGE_LAYOUT, IMAGE_MAGIC
+from fastlb.data_plane.system cimport memcpy, memset
+from fastlb.data_plane.types cimport (ALGORITHM_ROUND_ROBIN, ALGORITHM_WEIGHTED_LEAST_CONNECTIONS, FAILURE_COUNT, HEADER_X_FORWARDED_FOR,
+                                      HEADER_X_FORWARDED_HOST, HEADER_X_FORWARDED_PROTO, HEADER_X_REQUEST_ID, KIND_LISTENER,
+                                      MAX_HEAD_BYTES, MAX_HEADERS, NO_INDEX, OPERATION_APPEND, OPERATION_KEEP_OR_SET,
+                                      SOURCE_CLIENT_ADDRESS, SOURCE_HOST, SOURCE_REQUEST_ID, SOURCE_SCHEME, Backend, Connection)
+from fastlb.data_plane.types cimport Engine as EngineStruct
+from fastlb.data_plane.types cimport (Exchange, ImageBackend, ImageHeader, ImageHeaderOperation, ImageHost, ImageListener, ImageNetwork,
+                                      ImagePool, ImageRoute, ImageSection, ImageText, Listener)
+
+from fastlb._build import BUILD_ID
+
+if <int>FAILURE_END > <int>FAILURE_COUNT:
+    raise ImportError("types.pxd: FAILURE_COUNT is too small for failure.pxd")
+
+cdef extern from *:
+    """
+    #define FASTLB_TEXT_(x) #x
+    #define FASTLB_TEXT(x) FASTLB_TEXT_(x)
+    #if defined(__clang__)
+    static const char fastlb_compiler[] = "clang " FASTLB_TEXT(__clang_major__) "." FASTLB_TEXT(__clang_minor__);
+    #else
+    static const char fastlb_compiler[] = "gcc " FASTLB_TEXT(__GNUC__) "." FASTLB_TEXT(__GNUC_MINOR__);
+    #endif
+    """
+    const char* fastlb_compiler
+    unsigned long CYTHON_HEX_VERSION
+
+# Largest block that replayed bytes can take (buffer.pyx).
+cdef enum:
+    MAX_REPLAY_BYTES = 262144 - 4096
+
+ALGORITHMS = {"round_robin": ALGORITHM_ROUND_ROBIN, "weighted_least_connections": ALGORITHM_WEIGHTED_LEAST_CONNECTIONS}
+
+
+def versions():
+    """What this build was made with: names to version texts."""
+    cython = ".".join(str(CYTHON_HEX_VERSION >> shift & 255) for shift in (24, 16, 8))
+    return {"build": BUILD_ID, "cython": cython, "compiler": fastlb_compiler.decode()}
+
+
+def pack_address(str ip, int port):
+    """A sockaddr for SnapshotWriter.add_backend. `ip`: IPv4 or IPv6 text; `port`: 1 to 65535. ValueError for anything else."""
+    if not 0 < port < 65536:
+        raise ValueError(f"port {port} is not between 1 and 65535")
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    try:
+        packed = socket.inet_pton(family, ip)
+    except OSError:
+        raise ValueError(f"{ip!r} is not an IP address") from None
+    head = (<int>family).to_bytes(2, sys.byteorder) + port.to_bytes(2, "big")
+    if family == socket.AF_INET:
+        return head + packed + bytes(8)
+    return head + bytes(4) + packed + bytes(4)
+
+
+def pack_unix(str path):
+    """A sockaddr_un for SnapshotWriter.add_backend. ValueError when the path is empty or longer than 107 bytes."""
+    raw = os.fsencode(path)
+    if not 0 < len(raw) < 108:
+        raise ValueError(f"unix socket path {path!r} must have 1 to 107 bytes")
+    return (<int>socket.AF_UNIX).to_bytes(2, sys.byteorder) + raw + b"\0"
+
+
+cdef bytes record(const void* data, size_t size):
+    return PyBytes_FromStringAndSize(<const char*>data, <Py_ssize_t>size)
+
+
+cdef class SnapshotWriter:
+    """Builds one snapshot image (data_plane/snapshot.pyx reads it). Indices returned by the add_ methods count from 0.
+
+    Args:
+        generation: number of the configuration, at least 1; running state that depends on it is worked out anew when it changes.
+    """
+    cdef:
+        bytearray texts
+        list networks, listeners, binds, pools, pool_backends
+        dict hosts
+        uint64_t generation
+        ImageText reason_header
+        bint forwarded_headers, request_id
+
+    def __init__(self, generation):
+        if generation < 1:
+            raise ValueError("generation counts from 1")
+        self.texts = bytearray()
+        self.networks, self.listeners, self.binds, self.pools, self.pool_backends = [], [], [], [], []
+        self.hosts = {}
+        self.generation = generation
+        self.reason_header.offset = sizeof(ImageHeader)
+        self.reason_header.size = 0
+        self.forwarded_headers = self.request_id = True
+
+    cdef ImageText add_text(self, bytes text):
+        # Texts stand right behind the header, so that their final offset is known at once.
+        cdef ImageText result
+        result.offset = <uint32_t>(sizeof(ImageHeader) + len(self.texts))
+        result.size = <uint32_t>len(text)
+        self.texts += text
+        return result
+
+    def set_reason_header(self, name):
+        """Header that carries the reason id of locally produced responses; None or "" for none."""
+        self.reason_header = self.add_text((name or "").encode("ascii"))
+
+    def set_forwarded_headers(self, enabled):
+        """Whether X-Forwarded-For, -Proto and -Host are written."""
+        self.forwarded_headers = enabled
+
+    def set_request_id(self, enabled):
+        """Whether X-Request-Id is written."""
+        self.request_id = enabled
+
+    def add_trusted_network(self, network):
+        """A network (ipaddress.IPv4Network or IPv6Network) whose X-Forwarded-* and X-Request-Id are believed."""
+        cdef ImageNetwork entry
+        cdef bytes address = network.network_address.packed
+        memset(&entry, 0, sizeof(entry))
+        bits = network.prefixlen
+        if len(address) == 4:
+            address = bytes(10) + b"\xff\xff" + address
+            bits += 96
+        memcpy(entry.address, <const char*>address, 16)
+        entry.prefix_bits = bits
+        self.networks.append(record(&entry, sizeof(entry)))
+
+    def add_listener(self, name, *, head_timeout_ms, body_timeout_ms, idle_timeout_ms, write_timeout_ms, max_head_bytes,
+                     max_target_bytes, max_headers, max_body_bytes):
+        """A listener's settings; times in milliseconds, sizes in bytes, max_body_bytes 0 = no limit. Returns its index."""
+        cdef ImageListener entry
+        if not 0 < max_headers <= MAX_HEADERS or not 0 < max_head_bytes <= MAX_HEAD_BYTES:
+            raise ValueError(f"max_headers is at most {MAX_HEADERS}, max_head_bytes at most {MAX_HEAD_BYTES}")
+        memset(&entry, 0, sizeof(entry))
+        entry.name = self.add_text(name.encode())
+        entry.settings.head_timeout_ms = head_timeout_ms
+        entry.settings.body_timeout_ms = body_timeout_ms
+        entry.settings.idle_timeout_ms = idle_timeout_ms
+        entry.settings.write_timeout_ms = write_timeout_ms
+        entry.settings.head.max_bytes = max_head_bytes
+        entry.settings.head.max_target_bytes = max_target_bytes
+        entry.settings.head.max_fields = max_headers
+        entry.settings.max_body_bytes = max_body_bytes
+        self.listeners.append(record(&entry, sizeof(entry)))
+        return len(self.listeners) - 1
+
+    def add_bind(self, listener):
+        """One socket of a listener; the order of calls is the order of the sockets given to Engine.apply. Returns its index."""
+        cdef uint32_t index = listener
+        if index >= len(self.listeners):
+            raise ValueError(f"no listener {listener}")
+        self.binds.append(record(&index, sizeof(index)))
+        return len(self.binds) - 1
+
+    def add_pool(self, name, *, algorithm, attempts, replay_limit_bytes, max_idle, idle_timeout_ms, connect_timeout_ms,
+                 first_byte_timeout_ms, between_bytes_timeout_ms, exchange_timeout_ms, tunnel_timeout_ms):
+        """A pool; times in milliseconds. `algorithm` is a key of ALGORITHMS, `attempts` 1 to 255. Returns its index."""
+        cdef ImagePool entry
+        if algorithm not in ALGORITHMS:
+            raise ValueError(f"unknown algorithm {algorithm!r}")
+        if not 1 <= attempts <= 255:
+            raise ValueError("attempts must be 1 to 255")
+        memset(&entry, 0, sizeof(entry))
+        entry.name = self.add_text(name.encode())
+        entry.algorithm = ALGORITHMS[algorithm]
+        entry.attempts = attempts
+        entry.replay_limit_bytes = min(replay_limit_bytes, MAX_REPLAY_BYTES)
+        entry.max_idle = max_idle
+        entry.idle_timeout_ms = idle_timeout_ms
+        entry.connect_timeout_ms = connect_timeout_ms
+        entry.first_byte_timeout_ms = first_byte_timeout_ms
+        entry.between_bytes_timeout_ms = between_bytes_timeout_ms
+        entry.exchange_timeout_ms = exchange_timeout_ms
+        entry.tunnel_timeout_ms = tunnel_timeout_ms
+        self.pools.append(record(&entry, sizeof(entry)))
+        self.pool_backends.append([])
+        return len(self.pools) - 1
+
+    def add_backend(self, pool, *, identity, display, address, weight, max_in_flight):
+        """A backend of a pool. `address`: from pack_address or pack_unix, None = not resolved (never picked). `identity`: the text
+        that running counts follow from snapshot to snapshot. Returns its index in the pool."""
+        cdef ImageBackend entry
+        memset(&entry, 0, sizeof(entry))
+        entry.identity = self.add_text(identity.encode())
+        entry.display = self.add_text(display.encode())
+        entry.weight = weight
+        entry.max_in_flight = max_in_flight
+        if address is not None:
+            if len(address) > 110:
+                raise ValueError("not a packed address")
+            entry.address_size = <uint32_t>len(address)
+            memcpy(entry.address, <const char*><bytes>address, entry.address_size)
+        self.pool_backends[pool].append(record(&entry, sizeof(entry)))
+        return len(self.pool_backends[pool]) - 1
+
+    def add_route(self, *, host, path_prefix, pool):
+        """A route. `host`: "" or "*" = any, "*.example.com" = any longer name ending so, else exact; `path_prefix` begins with "/"."""
+        if not 0 <= pool < len(self.pools):
+            raise ValueError(f"no pool {pool}")
+        if not path_prefix.startswith("/"):
+            raise ValueError(f"path prefix {path_prefix!r} does not begin with '/'")
+        host = "" if host == "*" else host.lower()
+        routes = self.hosts.setdefault(host, [])
+        routes.append((path_prefix.encode(), pool))
+        return len(routes) - 1
+
+    cdef bytes pack_operations(self, uint64_t* replaced):
+        # The default request operations; a later issue adds the configuration's own to the same list.
+        cdef ImageHeaderOperation entry
+        wanted = []
+        if self.forwarded_headers:
+            wanted += [(b"X-Forwarded-For", HEADER_X_FORWARDED_FOR, OPERATION_APPEND, SOURCE_CLIENT_ADDRESS),
+                       (b"X-Forwarded-Proto", HEADER_X_FORWARDED_PROTO, OPERATION_KEEP_OR_SET, SOURCE_SCHEME),
+                       (b"X-Forwarded-Host", HEADER_X_FORWARDED_HOST, OPERATION_KEEP_OR_SET, SOURCE_HOST)]
+        if self.request_id:
+            wanted += [(b"X-Request-Id", HEADER_X_REQUEST_ID, OPERATION_KEEP_OR_SET, SOURCE_REQUEST_ID)]
+        packed = b""
+        replaced[0] = 0
+        for name, header_id, kind, source in wanted:
+            memset(&entry, 0, sizeof(entry))
+            entry.name = self.add_text(name)
+            entry.literal = self.add_text(b"")
+            entry.header_id = header_id
+            entry.kind = kind
+            entry.source = source
+            replaced[0] |= <uint64_t>1 << entry.header_id
+            packed += record(&entry, sizeof(entry))
+        return packed
+
+    cdef tuple pack_routes(self):
+        # Hosts, their routes (longest prefix first) and the open-addressing table of host names.
+        cdef:
+            ImageHost host
+            ImageRoute route
+            uint32_t any_host = NO_INDEX, index
+        hosts, routes, n_named, wildcards = [], [], 0, False
+        names = []
+        for name, entries in self.hosts.items():
+            wildcard = name.startswith("*.")
+            raw = (name[1:] if wildcard else name).encode("idna" if not name.isascii() else "ascii")
+            memset(&host, 0, sizeof(host))
+            host.name = self.add_text(raw)
+            host.hash = hash_host(raw, <uint32_t>len(raw))
+            host.wildcard = wildcard
+            host.routes.offset = <uint32_t>len(routes)
+            host.routes.count = <uint32_t>len(entries)
+            for prefix, pool in sorted(entries, key=lambda entry: -len(entry[0])):
+                memset(&route, 0, sizeof(route))
+                route.prefix = self.add_text(prefix)
+                route.pool = pool
+                routes.append(record(&route, sizeof(route)))
+            if name == "":
+                any_host = <uint32_t>len(hosts)
+            else:
+                names.append((host.hash, len(hosts)))
+                wildcards = wildcards or wildcard
+            hosts.append(record(&host, sizeof(host)))
+        slots = []
+        if names:
+            size = 4
+            while size < 2 * len(hosts) + 2:    # at most half full, and never full
+                size *= 2
+            slots = [0] * size
+            for hash_value, number in names:
+                at = hash_value & (size - 1)
+                while slots[at]:
+                    at = (at + 1) & (size - 1)
+                slots[at] = number + 1
+        packed = b""
+        for number in slots:
+            index = number
+            packed += record(&index, sizeof(index))
+        return any_host, wildcards, packed, hosts, routes
+
+    def finish(self):
+        """The image as a sealed memfd, read-only for whoever maps it. The caller closes the descriptor."""
+        cdef:
+            ImageHeader header
+            ImagePool* pool
+            uint64_t replaced = 0
+        memset(&header, 0, sizeof(header))
+        operations = self.pack_operations(&replaced)
+        any_host, wildcards, slots, hosts, routes = self.pack_routes()
+        pools, backends = [], []
+        for packed, entries in zip(self.pools, self.pool_backends, strict=True):
+            packed = bytearray(packed)
+            pool = <ImagePool*><char*>packed
+            pool.backends.offset = <uint32_t>len(backends)
+            pool.backends.count = <uint32_t>len(entries)
+            backends += entries
+            pools.append(bytes(packed))
+        body = bytearray(self.texts)
+
+        def place(data):
+            body.extend(bytes(-(sizeof(ImageHeader) + len(body)) % 8))
+            offset = sizeof(ImageHeader) + len(body)
+            body.extend(data)
+            return offset
+
+        header.operations.offset, header.operations.count = place(operations), len(operations) // sizeof(ImageHeaderOperation)
+        header.networks.offset, header.networks.count = place(b"".join(self.networks)), len(self.networks)
+        header.listeners.offset, header.listeners.count = place(b"".join(self.listeners)), len(self.listeners)
+        header.binds.offset, header.binds.count = place(b"".join(self.binds)), len(self.binds)
+        header.host_slots.offset, header.host_slots.count = place(slots), len(slots) // sizeof(uint32_t)
+        header.hosts.offset, header.hosts.count = place(b"".join(hosts)), len(hosts)
+        header.routes.offset, header.routes.count = place(b"".join(routes)), len(routes)
+        header.pools.offset, header.pools.count = place(b"".join(pools)), len(pools)
+        header.backends.offset, header.backends.count = place(b"".join(backends)), len(backends)
+        header.magic = <uint64_t>IMAGE_MAGIC
+        header.layout_version = IMAGE_LAYOUT
+        header.size = <uint32_t>(sizeof(ImageHeader) + len(body))
+        header.generation = self.generation
+        header.reason_header = self.reason_header
+        header.operation_headers = replaced
+        header.any_host = any_host
+        header.has_wildcards = wildcards
+        return seal(record(&header, sizeof(header)) + bytes(body))
+
+
+def seal(bytes image):
+    """Puts an image into a memfd that nobody can change any more. The caller closes the descriptor."""
+    import fcntl
+
+    fd = os.memfd_create("fastlb-snapshot", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        view = memoryview(image)
+        while view:
+            view = view[os.write(fd, view):]
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+cdef class Engine:
+    """One worker's data plane.
+
+    Args:
+        max_connections: client connections held at most; beyond it accepting pauses.
+        pipes: pipes this worker may make for splice.
+
+    Raises:
+        OSError: a descriptor could not be made. MemoryError.
+    """
+    cdef:
+        EngineStruct* engine
+
+    def __cinit__(self, *, max_connections, pipes=192):
+        cdef:
+            int error
+            uint32_t most = max_connections
+            int32_t n_pipes = pipes
+        if max_connections < 1:
+            raise ValueError("max_connections must be at least 1")
+        self.engine = <EngineStruct*>calloc(1, sizeof(EngineStruct))
+        if self.engine == NULL:
+            raise MemoryError
+        # Backend connections and listeners need slots as well; an unused slab costs nothing.
+        error = engine_open(self.engine, most, 2 * most + 4096, n_pipes)
+        if error:
+            free(self.engine)
+            self.engine = NULL
+            raise OSError(error, os.strerror(error))
+
+    def __dealloc__(self):
+        if self.engine != NULL:
+            engine_close(self.engine)
+            free(self.engine)
+            self.engine = NULL
+
+    cdef EngineStruct* opened(self) except NULL:
+        if self.engine == NULL:
+            raise ValueError("this engine is closed")
+        return self.engine
+
+    def close(self):
+        """Ends every connection and gives all memory and descriptors back. Listening sockets stay with their owner."""
+        if self.engine != NULL:
+            engine_close(self.engine)
+            free(self.engine)
+            self.engine = NULL
+
+    def fileno(self):
+        """The epoll descriptor: readable whenever pump() has something to do."""
+        return self.opened().epoll_fd
+
+    def pump(self, uint32_t budget=0):
+        """Handles up to `budget` events (0 = the default) with the GIL released; returns how many."""
+        cdef:
+            EngineStruct* engine = self.opened()
+            uint32_t handled
+        if engine.snapshot == NULL:
+            return 0
+        with nogil:
+            handled = engine_pump(engine, budget)
+        return handled
+
+    def apply(self, int image_fd, sockets):
+        """Swaps in a snapshot, whole, between two pumps.
+
+        Args:
+            image_fd: from SnapshotWriter.finish; stays the caller's.
+            sockets: listening descriptors, non-blocking, one per add_bind, in that order; they stay the caller's.
+
+        Returns: descriptors no longer used, their accept queues drained: the caller closes them.
+
+        Raises:
+            ValueError: the image is damaged, or the number of sockets differs. OSError. The old snapshot then stays.
+        """
+        cdef:
+            EngineStruct* engine = self.opened()
+            uint32_t n = <uint32_t>len(sockets), n_removed = 0, i
+            int* descriptors = <int*>malloc((n + 1) * sizeof(int))
+            int* removed = <int*>malloc((self.count_listeners() + n + 1) * sizeof(int))
+            int result
+        try:
+            if descriptors == NULL or removed == NULL:
+                raise MemoryError
+            for i in range(n):
+                descriptors[i] = sockets[i]
+            result = engine_apply(engine, image_fd, descriptors, n, removed, &n_removed)
+            if result == -1:
+                raise ValueError("the snapshot image is damaged or of another build")
+            if result == -2:
+                raise ValueError(f"the snapshot's binds and the {n} sockets given differ in number")
+            if result != 0:
+                raise OSError(result, os.strerror(result))
+            return [removed[i] for i in range(n_removed)]
+        finally:
+            free(descriptors)
+            free(removed)
+
+    cdef uint32_t count_listeners(self):
+        cdef:
+            Listener* listener = self.engine.listeners
+            uint32_t n = 0
+        while listener != NULL:
+            n += 1
+            listener = listener.next
+        return n
+
+    def drain(self, uint32_t idle_grace_ms):
+        """Stops accepting for good (accept queues drained first); exchanges finish, with Connection: close; idle keep-alive clients
+        may send one more request within `idle_grace_ms`. Returns the listening descriptors, for the caller to close."""
+        cdef:
+            EngineStruct* engine = self.opened()
+            uint32_t n_removed = 0, i
+            int* removed = <int*>malloc((self.count_listeners() + 1) * sizeof(int))
+        if removed == NULL:
+            raise MemoryError
+        try:
+            engine_drain(engine, idle_grace_ms, removed, &n_removed)
+            return [removed[i] for i in range(n_removed)]
+        finally:
+            free(removed)
+
+    def connections(self):
+        """Client connections open now. 0 after drain() means finished."""
+        return self.opened().n_clients
+
+    def generation(self):
+        """Generation of the snapshot in use, 0 before the first."""
+        return self.opened().snapshot.header.generation if self.opened().snapshot != NULL else 0
+
+    def counters(self):
+        """Cumulative counters and gauges of this engine by name. Pairs *_opened/*_closed and *_taken/*_returned are equal at rest
+        (for clients and backend connections: when none is open)."""
+        cdef:
+            EngineStruct* engine = self.opened()
+            uint32_t i
+        result = dict(engine.counters)
+        del result["reasons"]
+        result["buffers_taken"] = engine.buffers.taken
+        result["buffers_returned"] = engine.buffers.returned
+        result["pipes_taken"] = engine.pipes.taken
+        result["pipes_returned"] = engine.pipes.returned
+        result["clients"] = engine.n_clients
+        result["descriptors"] = engine.connections.n_open
+        result["timers"] = engine.timers.count
+        result["backend_rows"] = engine.backends.count
+        for i in range(FAILURE_BAD_REQUEST_LINE, FAILURE_END):
+            result["reason." + failures[i].id.decode()] = engine.counters.reasons[i]
+        return result
+
+    def backends(self):
+        """A dict per backend row: identity, address as shown, in_flight, idle connections, totals of requests and failures."""
+        cdef:
+            EngineStruct* engine = self.opened()
+            Backend* backend
+            uint32_t i
+        rows = []
+        for i in range(engine.backends.n_chains):
+            backend = engine.backends.chains[i]
+            while backend != NULL:
+                rows.append({"identity": backend.identity[:backend.identity_size].decode(),
+                             "display": backend.display[:backend.display_size].decode(errors="replace"),
+                             "in_flight": backend.in_flight, "idle": backend.idle.count,
+                             "requests": backend.n_requests, "failures": backend.n_failures})
+                backend = backend.next
+        rows.sort(key=lambda row: row["identity"])
+        return rows
+
+
+def struct_sizes():
+    """Bytes per connection and per running exchange, for docs and tests."""
+    return {"connection": sizeof(Connection), "exchange": sizeof(Exchange)}

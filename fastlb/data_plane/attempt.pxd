@@ -1,0 +1,7 @@
+from libc.stdint cimport uint32_t
+
+from fastlb.data_plane.types cimport Attempt, Engine, Exchange
+
+cdef uint32_t start_attempt(Engine* engine, Exchange* exchange) noexcept nogil
+cdef void end_attempt(Engine* engine, Exchange* exchange, bint reuse) noexcept nogil
+cdef uint32_t connect_failure(int error) noexcept nogil

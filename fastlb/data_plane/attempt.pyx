@@ -1,0 +1,179 @@
+"""One try of an exchange at one backend: pick, claim, connection, and the end of all three.
+
+The claim (the backend's in-flight count) lasts from the pick to the end of the attempt. The connection comes from the
+backend's idle cache, newest first, or is opened.
+"""
+from libc.stdint cimport int32_t, uint32_t
+from libc.stdlib cimport free, malloc
+
+from fastlb.data_plane.backend_table cimport claim, drop_backend, release_claim
+from fastlb.data_plane.connection cimport close_connection, keep_idle, set_deadline
+from fastlb.data_plane.connection_table cimport open_connection
+from fastlb.data_plane.failure cimport (FAILURE_CONNECT_FAILED, FAILURE_CONNECT_REFUSED, FAILURE_CONNECT_TIMEOUT, FAILURE_NO_BACKEND,
+                                        FAILURE_OUT_OF_MEMORY, FAILURE_POOL_FULL)
+from fastlb.data_plane.idle_cache cimport cache_take
+from fastlb.data_plane.select.dispatch cimport pick
+from fastlb.data_plane.system cimport (ECONNREFUSED, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, ETIMEDOUT, close, memset, unlikely)
+from fastlb.data_plane.transport cimport start_connect, still_open, watch
+from fastlb.data_plane.types cimport (ATTEMPT_CONNECTING, IO_WRITABLE, KIND_BACKEND, NO_BACKEND, STATE_CONNECTING, STATE_EXCHANGE,
+                                      X_FRESH, X_IDEMPOTENT, Attempt, Backend, Connection, Engine, Exchange, PoolBackend)
+
+cdef extern from "<errno.h>" nogil:
+    int ENOENT
+
+cdef enum:
+    FREE_ATTEMPTS_KEPT = 4096
+
+
+cdef uint32_t connect_failure(int error) noexcept nogil:
+    # The failure kind of a connect's errno. All of them mean that nothing was sent.
+    if error == ECONNREFUSED or error == ENOENT:
+        return FAILURE_CONNECT_REFUSED
+    if error == ETIMEDOUT:
+        return FAILURE_CONNECT_TIMEOUT
+    if error == EMFILE or error == ENFILE or error == ENOMEM or error == ENOBUFS:
+        return FAILURE_OUT_OF_MEMORY
+    return FAILURE_CONNECT_FAILED
+
+
+cdef Attempt* open_attempt(Engine* engine, Exchange* exchange) noexcept nogil:
+    cdef Attempt* attempt = engine.free_attempts
+    if attempt != NULL:
+        engine.free_attempts = attempt.next
+        engine.n_free_attempts -= 1
+    else:
+        attempt = <Attempt*>malloc(sizeof(Attempt))
+        if attempt == NULL:
+            return NULL
+    memset(attempt, 0, sizeof(Attempt))
+    attempt.exchange = exchange
+    attempt.pick = NO_BACKEND
+    engine.counters.attempts_opened += 1
+    return attempt
+
+
+cdef uint32_t none_left(const Exchange* exchange) noexcept nogil:
+    # Why no backend could be picked: the last failure where all were tried, else full, else none eligible.
+    cdef uint32_t i
+    if exchange.n_tried and exchange.failure:
+        return exchange.failure
+    for i in range(exchange.pool.n_backends):
+        if exchange.pool.backends[i].eligible:
+            return FAILURE_POOL_FULL
+    return FAILURE_NO_BACKEND
+
+
+cdef Connection* take_idle(Engine* engine, Exchange* exchange, Backend* backend) noexcept nogil:
+    # A pooled connection, or NULL. Before a request that could not be sent twice it is asked whether it still stands; for the
+    # others the replay covers that race, without the system call.
+    cdef Connection* connection
+    while True:
+        connection = cache_take(&backend.idle)
+        if connection == NULL:
+            return NULL
+        connection.state = STATE_EXCHANGE
+        if exchange.flags & X_IDEMPOTENT or still_open(connection):
+            return connection
+        close_connection(engine, connection, False)
+
+
+cdef uint32_t open_backend_connection(Engine* engine, Exchange* exchange, Attempt* attempt) noexcept nogil:
+    # Starts a connection of our own for this attempt. 0 or a FAILURE_*.
+    cdef:
+        Backend* backend = attempt.backend
+        Connection* connection
+        int fd = -1
+        int result = start_connect(engine, backend.address, backend.address_size, &fd)
+    if result != 0 and result != EINPROGRESS:
+        return connect_failure(result)
+    connection = open_connection(&engine.connections, fd, KIND_BACKEND)
+    if connection == NULL:
+        close(fd)
+        return FAILURE_OUT_OF_MEMORY
+    connection.transport = engine.plain
+    connection.codec = engine.backend_codec
+    connection.backend = backend
+    backend.references += 1
+    connection.state = STATE_CONNECTING
+    attempt.connection = connection
+    engine.counters.backend_connections_opened += 1
+    if not watch(engine, connection):
+        return FAILURE_OUT_OF_MEMORY
+    if result == 0:
+        connection.io |= IO_WRITABLE
+        connection.state = STATE_EXCHANGE
+    return 0
+
+
+cdef uint32_t start_attempt(Engine* engine, Exchange* exchange) noexcept nogil:
+    # Picks a backend, claims it and sends the request or starts to connect. 0, or a FAILURE_* with the attempt left for
+    # end_attempt (exchange.attempt, NULL when no backend could be picked).
+    cdef:
+        Attempt* attempt
+        PoolBackend* entry
+        Connection* connection = NULL
+        uint32_t failure
+        int32_t index = pick(exchange.pool, exchange.tried, exchange.n_tried)
+    if unlikely(index == NO_BACKEND):
+        return none_left(exchange)
+    entry = &exchange.pool.backends[index]
+    attempt = open_attempt(engine, exchange)
+    if attempt == NULL:
+        return FAILURE_OUT_OF_MEMORY
+    exchange.attempt = attempt
+    exchange.n_attempts += 1
+    attempt.pick = index
+    attempt.backend = entry.row
+    entry.row.references += 1
+    attempt.claimed = claim(engine, entry.row, entry.max_in_flight)
+    if unlikely(not attempt.claimed):
+        return FAILURE_POOL_FULL
+    if not exchange.flags & X_FRESH:
+        connection = take_idle(engine, exchange, entry.row)
+    if connection != NULL:
+        attempt.connection = connection
+        attempt.reused = True
+        engine.counters.backend_reused += 1
+    else:
+        failure = open_backend_connection(engine, exchange, attempt)
+        if failure:
+            return failure
+        connection = attempt.connection
+    connection.attempt = attempt
+    connection.exchange = exchange
+    if connection.state == STATE_CONNECTING:
+        attempt.state = ATTEMPT_CONNECTING
+        set_deadline(engine, connection, engine.now_ms + exchange.connect_timeout_ms)
+        return 0
+    return connection.codec.send_request(engine, attempt)
+
+
+cdef void end_attempt(Engine* engine, Exchange* exchange, bint reuse) noexcept nogil:
+    # Gives back the claim, and the connection to the idle cache (`reuse`) or closes it. Safe without an attempt.
+    cdef:
+        Attempt* attempt = exchange.attempt
+        Connection* connection
+    if attempt == NULL:
+        return
+    exchange.attempt = NULL
+    connection = attempt.connection
+    if connection != NULL:
+        attempt.connection = NULL
+        connection.attempt = NULL
+        connection.exchange = NULL
+        if reuse:
+            keep_idle(engine, connection)
+        else:
+            close_connection(engine, connection, False)
+    if attempt.claimed:
+        attempt.claimed = False
+        release_claim(engine, attempt.backend)
+    drop_backend(&engine.backends, attempt.backend)
+    attempt.backend = NULL
+    engine.counters.attempts_closed += 1
+    if engine.n_free_attempts >= FREE_ATTEMPTS_KEPT:
+        free(attempt)
+        return
+    attempt.next = engine.free_attempts
+    engine.free_attempts = attempt
+    engine.n_free_attempts += 1

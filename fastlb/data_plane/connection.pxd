@@ -1,0 +1,13 @@
+from libc.stdint cimport uint64_t
+
+from fastlb.data_plane.timer_wheel cimport set_timer
+from fastlb.data_plane.types cimport Connection, Engine, Listener
+
+cdef void close_connection(Engine* engine, Connection* connection, bint reset) noexcept nogil
+cdef void drop_listener(Engine* engine, Listener* listener) noexcept nogil
+cdef void keep_idle(Engine* engine, Connection* connection) noexcept nogil
+cdef void adopt_client(Engine* engine, Connection* client, Listener* listener) noexcept nogil
+
+
+cdef inline void set_deadline(Engine* engine, Connection* connection, uint64_t deadline_ms) noexcept nogil:
+    set_timer(&engine.timers, &connection.timer, deadline_ms)

@@ -1,0 +1,92 @@
+"""Life and end of connections, whatever they carry: the one place that frees what a connection owns.
+
+A connection leaves every list it stands in (ready list, timer wheel, idle cache, the engine's clients) before its descriptor
+closes and its slot goes to the graveyard. Closing one never ends an exchange: whoever closes has done that first.
+"""
+from libc.stdlib cimport free
+
+from fastlb.data_plane.backend_table cimport drop_backend
+from fastlb.data_plane.buffer cimport return_buffer
+from fastlb.data_plane.connection_table cimport bury_connection
+from fastlb.data_plane.idle_cache cimport cache_put, cache_remove
+from fastlb.data_plane.ready_list cimport list_ready, unlist_ready
+from fastlb.data_plane.timer_wheel cimport cancel_timer
+from fastlb.data_plane.transport cimport close_descriptor
+from fastlb.data_plane.types cimport (IO_EOF, IO_ERROR, IO_HALF_CLOSED, IO_READABLE, IO_READY_LISTED, KIND_BACKEND, KIND_CLIENT,
+                                      STATE_CLOSED, STATE_IDLE, Backend, Connection, Engine, Listener)
+
+
+cdef void adopt_client(Engine* engine, Connection* client, Listener* listener) noexcept nogil:
+    # A freshly accepted client: counted by its listener, on the list of all clients. It must send its first head in time.
+    client.listener = listener
+    listener.references += 1
+    client.codec = engine.client_codec
+    client.all_next = engine.clients
+    client.all_previous = NULL
+    if engine.clients != NULL:
+        engine.clients.all_previous = client
+    engine.clients = client
+    engine.n_clients += 1
+    engine.counters.clients_opened += 1
+    set_deadline(engine, client, engine.now_ms + listener.settings.head_timeout_ms)
+
+
+cdef void drop_listener(Engine* engine, Listener* listener) noexcept nogil:
+    cdef Listener** link
+    listener.references -= 1
+    if listener.references > 0:
+        return
+    link = &engine.listeners
+    while link[0] != listener:
+        link = &link[0].next
+    link[0] = listener.next
+    free(listener)
+
+
+cdef void close_connection(Engine* engine, Connection* connection, bint reset) noexcept nogil:
+    # Ends a client or backend connection; with `reset` the other side sees an error and not an orderly end.
+    cdef Backend* backend
+    if connection.state == STATE_CLOSED:
+        return
+    if connection.io & IO_READY_LISTED:
+        unlist_ready(engine, connection)
+    cancel_timer(&engine.timers, &connection.timer)
+    return_buffer(&engine.buffers, connection.input)
+    connection.input = NULL
+    if connection.kind == KIND_CLIENT:
+        if connection.all_previous != NULL:
+            connection.all_previous.all_next = connection.all_next
+        else:
+            engine.clients = connection.all_next
+        if connection.all_next != NULL:
+            connection.all_next.all_previous = connection.all_previous
+        engine.n_clients -= 1
+        engine.counters.clients_closed += 1
+        drop_listener(engine, connection.listener)
+        connection.listener = NULL
+    elif connection.kind == KIND_BACKEND:
+        backend = connection.backend
+        if connection.state == STATE_IDLE:
+            cache_remove(&backend.idle, connection)
+        engine.counters.backend_connections_closed += 1
+        connection.backend = NULL
+        drop_backend(&engine.backends, backend)
+    close_descriptor(connection, reset)
+    bury_connection(&engine.connections, connection)
+    if engine.accept_paused:
+        engine.accept_resume_ms = 0             # a descriptor is free: accepting may go on
+
+
+cdef void keep_idle(Engine* engine, Connection* connection) noexcept nogil:
+    # A backend connection whose exchange is over: into the idle cache of its backend, or closed where that is full.
+    cdef Backend* backend = connection.backend
+    connection.exchange = NULL
+    connection.attempt = NULL
+    if backend.idle.count >= backend.max_idle or connection.io & (IO_HALF_CLOSED | IO_ERROR | IO_EOF) or connection.input != NULL:
+        close_connection(engine, connection, False)
+        return
+    connection.state = STATE_IDLE
+    cache_put(&backend.idle, connection)
+    set_deadline(engine, connection, engine.now_ms + backend.idle_timeout_ms)
+    if connection.io & IO_READABLE:
+        list_ready(engine, connection)          # a read filled its buffer exactly: see whether more came

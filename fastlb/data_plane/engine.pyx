@@ -1,0 +1,469 @@
+"""The engine: one epoll set, a ready list, a timer wheel, and pump(), which brings all three on without the GIL.
+
+The outer loop (uvloop) watches the epoll descriptor; pump() handles a bounded batch and returns. What would otherwise be
+forgotten while the outer loop sleeps wakes it again: the timerfd and the eventfd are members of the same set, and the eventfd
+is written whenever pump() returns with a ready list that is not empty.
+
+Snapshots are swapped between two pumps, so no exchange sees half of one.
+"""
+from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+
+from fastlb.data_plane.backend_table cimport backend_table_close, backend_table_open
+from fastlb.data_plane.buffer cimport buffer_pool_close, buffer_pool_open
+from fastlb.data_plane.connection cimport adopt_client, close_connection, drop_listener, set_deadline
+from fastlb.data_plane.connection_table cimport (bury_connection, connection_table_close, connection_table_open, empty_graveyard,
+                                                 find_connection, open_connection)
+from fastlb.data_plane.exchange cimport close_exchange, free_ended_exchanges
+from fastlb.data_plane.http1 cimport http1_backend_codec, http1_client_codec
+from fastlb.data_plane.pipe_pool cimport pipe_pool_close, pipe_pool_open
+from fastlb.data_plane.ready_list cimport take_ready
+from fastlb.data_plane.snapshot cimport drop_snapshot, load_snapshot
+from fastlb.data_plane.system cimport (CLOCK_MONOTONIC, CLOCK_REALTIME, EFD_CLOEXEC, EFD_NONBLOCK, ENOMEM, EPOLL_CLOEXEC, EPOLL_CTL_ADD,
+                                       EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, clock_gettime, close, epoll_create1,
+                                       epoll_ctl, epoll_event, epoll_wait, errno, eventfd, getrandom, likely, memcpy, memset, timespec,
+                                       unlikely, write)
+from fastlb.data_plane.timer_wheel cimport arm_wheel, cancel_timer, take_expired, timer_wheel_close, timer_wheel_open
+from fastlb.data_plane.transport cimport accept_client, plain_transport, unwatch, watch, watch_listener
+from fastlb.data_plane.types cimport (ACCEPT_RETRY_MS, ACCEPTS_PER_EVENT, DEFAULT_PUMP_BUDGET, EVENTS_PER_BATCH, IO_AGAIN, IO_ERROR,
+                                      IO_HALF_CLOSED, IO_READABLE, IO_WRITABLE, KIND_BACKEND, KIND_CLIENT, KIND_LISTENER, MAX_HEAD_BYTES,
+                                      READ_BUFFER_BYTES, READ_HEADROOM, STATE_IDLE, WRITE_BUFFER_BYTES, Attempt, Backend, Connection,
+                                      Engine, Exchange, ImageBackend, ImageListener, ImagePool, Listener, ListenerSettings, Snapshot, Timer)
+
+cdef enum:
+    PUMP_MS = 10                    # a pump returns to the outer loop after this long, whatever its budget
+    NOT_A_CONNECTION = -1           # epoll data of timerfd and eventfd: waking up is all they are for
+
+
+cdef uint64_t clock_ms(int clock) noexcept nogil:
+    cdef timespec now
+    clock_gettime(clock, &now)
+    return <uint64_t>now.tv_sec * 1000 + <uint64_t>now.tv_nsec // 1000000
+
+
+cdef bint watch_wakeup(Engine* engine, int fd) noexcept nogil:
+    # Edge-triggered: each expiry or write wakes once, and nobody has to read the descriptor.
+    cdef epoll_event event
+    event.events = EPOLLIN | EPOLLET
+    event.data.u64 = <uint64_t>NOT_A_CONNECTION
+    return epoll_ctl(engine.epoll_fd, EPOLL_CTL_ADD, fd, &event) == 0
+
+
+cdef int engine_open(Engine* engine, uint32_t max_clients, uint32_t max_descriptors, int32_t pipes) noexcept nogil:
+    # 0, or an errno with everything given back.
+    cdef:
+        char* block
+        int error
+    memset(engine, 0, sizeof(Engine))
+    engine.epoll_fd = engine.event_fd = engine.timers.fd = -1
+    engine.max_clients = max_clients
+    engine.now_ms = clock_ms(CLOCK_MONOTONIC)
+    engine.wall_offset_ms = clock_ms(CLOCK_REALTIME) - engine.now_ms
+    engine.plain = plain_transport()
+    engine.client_codec = http1_client_codec()
+    engine.backend_codec = http1_backend_codec()
+    buffer_pool_open(&engine.buffers)
+    block = <char*>malloc(READ_HEADROOM + READ_BUFFER_BYTES)
+    engine.read_buffer = block + READ_HEADROOM if block != NULL else NULL
+    engine.write_buffer = <char*>malloc(WRITE_BUFFER_BYTES)
+    engine.path = <char*>malloc(MAX_HEAD_BYTES + 8)
+    if (block == NULL or engine.write_buffer == NULL or engine.path == NULL
+            or connection_table_open(&engine.connections, max_descriptors) != 0
+            or backend_table_open(&engine.backends) != 0
+            or pipe_pool_open(&engine.pipes, pipes) != 0
+            or timer_wheel_open(&engine.timers, engine.now_ms) != 0):
+        engine_close(engine)
+        return ENOMEM
+    if getrandom(engine.random, sizeof(engine.random), 0) != <ssize_t>sizeof(engine.random):
+        engine.random[0] = engine.now_ms        # cannot happen after boot; ids need only be unique
+        engine.random[1] = <uint64_t>block
+    engine.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
+    engine.event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+    if engine.epoll_fd < 0 or engine.event_fd < 0 or not watch_wakeup(engine, engine.event_fd) \
+            or not watch_wakeup(engine, engine.timers.fd):
+        error = errno
+        engine_close(engine)
+        return error
+    return 0
+
+
+cdef void engine_close(Engine* engine) noexcept nogil:
+    # Ends every exchange and connection and frees everything, so that the counters balance.
+    cdef:
+        uint32_t i, k
+        Connection* connection
+        Exchange* exchange
+        Attempt* attempt
+        Listener* listener
+    for i in range(engine.connections.n_slabs):
+        for k in range(256):
+            connection = &engine.connections.slabs[i][k]
+            if connection.kind == KIND_CLIENT:
+                if connection.exchange != NULL:
+                    close_exchange(engine, connection.exchange)
+                close_connection(engine, connection, False)
+    for i in range(engine.connections.n_slabs):
+        for k in range(256):
+            connection = &engine.connections.slabs[i][k]
+            if connection.kind == KIND_BACKEND:
+                close_connection(engine, connection, False)
+    while engine.listeners != NULL:
+        listener = engine.listeners
+        forget_listener(engine, listener)
+    if engine.snapshot != NULL:
+        drop_snapshot(engine, engine.snapshot)
+        engine.snapshot = NULL
+    free_ended_exchanges(engine)
+    while engine.free_exchanges != NULL:
+        exchange = engine.free_exchanges
+        engine.free_exchanges = exchange.next
+        free(exchange)
+    while engine.free_attempts != NULL:
+        attempt = engine.free_attempts
+        engine.free_attempts = attempt.next
+        free(attempt)
+    buffer_pool_close(&engine.buffers)
+    pipe_pool_close(&engine.pipes)
+    connection_table_close(&engine.connections)
+    backend_table_close(&engine.backends)
+    timer_wheel_close(&engine.timers)
+    if engine.read_buffer != NULL:
+        free(engine.read_buffer - READ_HEADROOM)
+        engine.read_buffer = NULL
+    free(engine.write_buffer)
+    engine.write_buffer = NULL
+    free(engine.path)
+    engine.path = NULL
+    if engine.epoll_fd >= 0:
+        close(engine.epoll_fd)
+        engine.epoll_fd = -1
+    if engine.event_fd >= 0:
+        close(engine.event_fd)
+        engine.event_fd = -1
+
+
+# ---------------------------------------------------------------------------------------------------------- accepting
+cdef void pause_accepting(Engine* engine) noexcept nogil:
+    # Out of descriptors or at the limit: listeners leave the epoll set, and what waits stays in their queues.
+    cdef Listener* listener = engine.listeners
+    if engine.accept_paused:
+        return
+    engine.accept_paused = True
+    engine.accept_resume_ms = engine.now_ms + ACCEPT_RETRY_MS
+    engine.counters.accept_pauses += 1
+    while listener != NULL:
+        if listener.connection != NULL:
+            unwatch(engine, listener.connection)
+            set_deadline(engine, listener.connection, engine.accept_resume_ms)
+        listener = listener.next
+
+
+cdef void resume_accepting(Engine* engine) noexcept nogil:
+    cdef Listener* listener = engine.listeners
+    if engine.n_clients >= engine.max_clients:
+        engine.accept_resume_ms = engine.now_ms + ACCEPT_RETRY_MS       # a client that closes resets this
+        return
+    engine.accept_paused = False
+    while listener != NULL:
+        if listener.connection != NULL:
+            watch_listener(engine, listener.connection)
+        listener = listener.next
+
+
+cdef bint accept_some(Engine* engine, Listener* listener, uint32_t most) noexcept nogil:
+    # Accepts up to `most` clients. True: the queue is empty.
+    cdef:
+        uint32_t i
+        int result
+        Connection* client
+    for i in range(most):
+        if engine.n_clients >= engine.max_clients:
+            pause_accepting(engine)
+            return False
+        result = accept_client(engine, listener.connection, &client)
+        if result == IO_AGAIN:
+            return True
+        if result != 0:
+            pause_accepting(engine)
+            return False
+        adopt_client(engine, client, listener)
+        if not watch(engine, client):
+            engine.counters.accept_refused += 1
+            close_connection(engine, client, True)
+    return False
+
+
+cdef void forget_listener(Engine* engine, Listener* listener) noexcept nogil:
+    # Leaves the socket to its owner: out of the epoll set explicitly, because another process may hold its description open.
+    cdef Connection* connection = listener.connection
+    listener.removed = True
+    if connection == NULL:
+        return
+    listener.connection = NULL
+    if not engine.accept_paused:
+        unwatch(engine, connection)
+    cancel_timer(&engine.timers, &connection.timer)
+    bury_connection(&engine.connections, connection)
+    drop_listener(engine, listener)
+
+
+cdef int remove_listener(Engine* engine, Listener* listener) noexcept nogil:
+    # Takes in what waits in the accept queue (closing the socket would reset it), then forgets the listener. Its descriptor.
+    cdef int fd = listener.fd
+    while not engine.accept_paused and not accept_some(engine, listener, ACCEPTS_PER_EVENT):
+        pass
+    forget_listener(engine, listener)
+    return fd
+
+
+cdef Listener* find_listener(Engine* engine, int fd) noexcept nogil:
+    cdef Listener* listener = engine.listeners
+    while listener != NULL:
+        if listener.connection != NULL and listener.fd == fd:
+            return listener
+        listener = listener.next
+    return NULL
+
+
+cdef Listener* add_listener(Engine* engine, int fd) noexcept nogil:
+    # NULL: out of memory.
+    cdef:
+        Listener* listener = <Listener*>calloc(1, sizeof(Listener))
+        Connection* connection
+    if listener == NULL:
+        return NULL
+    connection = open_connection(&engine.connections, fd, KIND_LISTENER)
+    if connection == NULL:
+        free(listener)
+        return NULL
+    connection.listener = listener
+    listener.connection = connection
+    listener.fd = fd
+    listener.references = 1
+    listener.next = engine.listeners
+    engine.listeners = listener
+    if not engine.accept_paused and not watch_listener(engine, connection):
+        forget_listener(engine, listener)
+        return NULL
+    return listener
+
+
+# ---------------------------------------------------------------------------------------------------------- snapshots
+cdef void adopt_backends(Engine* engine, Snapshot* old, Snapshot* new) noexcept nogil:
+    # Running rows take their settings from the new snapshot; rows that only the old one lists let go of their idle connections.
+    cdef:
+        const ImagePool* pool
+        const ImageBackend* image
+        Backend* row
+        uint32_t i, k
+    if old != NULL:
+        for i in range(old.header.backends.count):
+            old.backends[i].row.max_idle = 0
+    image = <const ImageBackend*>(new.image + new.header.backends.offset)
+    for i in range(new.n_pools):
+        pool = new.pools[i].image
+        for k in range(pool.backends.offset, pool.backends.offset + pool.backends.count):
+            row = new.backends[k].row
+            row.max_idle = pool.max_idle
+            row.idle_timeout_ms = pool.idle_timeout_ms
+            row.address_size = image[k].address_size
+            memcpy(row.address, image[k].address, sizeof(row.address))
+            row.display_size = image[k].display.size if image[k].display.size < sizeof(row.display) else <uint32_t>sizeof(row.display)
+            memcpy(row.display, new.image + image[k].display.offset, row.display_size)
+    if old != NULL:
+        for i in range(old.header.backends.count):
+            row = old.backends[i].row
+            while row.max_idle == 0 and row.idle.oldest != NULL:
+                close_connection(engine, row.idle.oldest, False)
+
+
+cdef int engine_apply(Engine* engine, int image_fd, const int* sockets, uint32_t n_sockets, int* removed, uint32_t* n_removed) noexcept nogil:
+    # Swaps in a snapshot. 0; -1: the image is damaged; -2: the number of sockets differs from the image's binds; or an errno.
+    # On failure nothing has changed. `removed` has room for as many descriptors as there are listeners.
+    cdef:
+        int error = 0
+        Snapshot* new = load_snapshot(engine, image_fd, &error)
+        Snapshot* old = engine.snapshot
+        const ImageListener* listeners
+        const uint32_t* binds
+        Listener* listener
+        Listener* following
+        uint32_t i
+        bint made
+    n_removed[0] = 0
+    if new == NULL:
+        return error if error else -1
+    if new.header.binds.count != n_sockets:
+        drop_snapshot(engine, new)
+        return -2
+    engine.now_ms = clock_ms(CLOCK_MONOTONIC)
+    for i in range(n_sockets):
+        if find_listener(engine, sockets[i]) == NULL and add_listener(engine, sockets[i]) == NULL:
+            error = errno if errno else ENOMEM
+            while i > 0:
+                # undo what this call added: those that the old snapshot did not know carry no settings yet
+                i -= 1
+                listener = find_listener(engine, sockets[i])
+                if listener != NULL and listener.settings.head.max_bytes == 0:
+                    forget_listener(engine, listener)
+            drop_snapshot(engine, new)
+            return error
+    # From here nothing fails.
+    engine.snapshot = new
+    adopt_backends(engine, old, new)
+    listeners = <const ImageListener*>(new.image + new.header.listeners.offset)
+    binds = <const uint32_t*>(new.image + new.header.binds.offset)
+    listener = engine.listeners
+    while listener != NULL:
+        listener.removed = True
+        listener = listener.next
+    for i in range(n_sockets):
+        listener = find_listener(engine, sockets[i])
+        listener.settings = listeners[binds[i]].settings
+        listener.removed = False
+    listener = engine.listeners
+    while listener != NULL:
+        following = listener.next
+        if listener.removed and listener.connection != NULL:
+            removed[n_removed[0]] = remove_listener(engine, listener)
+            n_removed[0] += 1
+        listener = following
+    if old != NULL:
+        drop_snapshot(engine, old)
+    empty_graveyard(&engine.connections)
+    arm_wheel(&engine.timers, engine.now_ms)
+    return 0
+
+
+cdef void engine_drain(Engine* engine, uint32_t idle_grace_ms, int* removed, uint32_t* n_removed) noexcept nogil:
+    # Stops accepting for good. Exchanges finish with Connection: close; idle clients may send one more request within the grace.
+    cdef:
+        Listener* listener = engine.listeners
+        Listener* following
+        Connection* client
+    n_removed[0] = 0
+    engine.now_ms = clock_ms(CLOCK_MONOTONIC)
+    while listener != NULL:
+        following = listener.next
+        if listener.connection != NULL:
+            removed[n_removed[0]] = remove_listener(engine, listener)
+            n_removed[0] += 1
+        listener = following
+    engine.draining = True
+    engine.drain_idle_grace_ms = idle_grace_ms
+    client = engine.clients
+    while client != NULL:
+        if client.state == STATE_IDLE:
+            set_deadline(engine, client, engine.now_ms + idle_grace_ms)
+        client = client.all_next
+    empty_graveyard(&engine.connections)
+    arm_wheel(&engine.timers, engine.now_ms)
+
+
+# ---------------------------------------------------------------------------------------------------------- pump
+cdef inline void handle_event(Engine* engine, uint64_t handle, uint32_t events) noexcept nogil:
+    cdef:
+        Connection* connection = find_connection(&engine.connections, handle)
+        uint32_t io
+    if unlikely(connection == NULL):
+        return                                  # a wake-up, or a late event of a closed connection
+    if unlikely(connection.kind == KIND_LISTENER):
+        accept_some(engine, connection.listener, ACCEPTS_PER_EVENT)
+        return
+    io = connection.io
+    if events & EPOLLIN:
+        io |= IO_READABLE
+    if events & EPOLLOUT:
+        io |= IO_WRITABLE
+    if unlikely(events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)):
+        io |= IO_HALF_CLOSED | IO_READABLE
+        if events & (EPOLLHUP | EPOLLERR):
+            io |= IO_ERROR | IO_WRITABLE        # the next call will say what is wrong
+    connection.io = io
+    connection.codec.ready(engine, connection)
+
+
+cdef void expire(Engine* engine) noexcept nogil:
+    cdef:
+        Timer* timer
+        Connection* connection
+    while True:
+        timer = take_expired(&engine.timers, engine.now_ms, &engine.counters.timers_refiled)
+        if timer == NULL:
+            return
+        connection = <Connection*>timer
+        engine.counters.timers_fired += 1
+        if connection.kind == KIND_LISTENER:
+            continue                            # the end of a pause: see end_batch
+        connection.codec.timed_out(engine, connection)
+
+
+cdef inline void end_batch(Engine* engine) noexcept nogil:
+    engine.counters.batches += 1
+    if engine.connections.graveyard != NULL:
+        empty_graveyard(&engine.connections)
+    if engine.exchange_graveyard != NULL:
+        free_ended_exchanges(engine)
+    engine.now_ms = clock_ms(CLOCK_MONOTONIC)
+    expire(engine)
+    if unlikely(engine.accept_paused) and engine.now_ms >= engine.accept_resume_ms:
+        resume_accepting(engine)
+
+
+cdef uint32_t turn_ready(Engine* engine, uint32_t most) noexcept nogil:
+    # Gives up to `most` listed connections their turn; those listed again meanwhile wait for the next round.
+    cdef:
+        Connection* last = engine.ready_tail
+        Connection* connection
+        uint32_t n = 0
+    while n < most:
+        connection = take_ready(engine)
+        if connection == NULL:
+            break
+        n += 1
+        connection.codec.ready(engine, connection)
+        if connection == last:
+            break
+    engine.counters.ready_turns += n
+    return n
+
+
+cdef uint32_t engine_pump(Engine* engine, uint32_t budget) noexcept nogil:
+    # Handles up to `budget` events (0 = the default) and returns how many it handled. Called by the outer loop whenever the
+    # epoll descriptor is readable.
+    cdef:
+        uint32_t handled = 0, room, ready
+        uint64_t stop_ms
+        uint64_t one = 1
+        int n, i
+    if budget == 0:
+        budget = DEFAULT_PUMP_BUDGET
+    engine.counters.pumps += 1
+    end_batch(engine)                           # reads the clock, expires timers
+    engine.wall_offset_ms = clock_ms(CLOCK_REALTIME) - engine.now_ms     # it may be set while we run
+    stop_ms = engine.now_ms + PUMP_MS
+    while handled < budget:
+        room = budget - handled
+        if room > EVENTS_PER_BATCH:
+            room = EVENTS_PER_BATCH
+        n = 0
+        if room > 1 or not engine.ready_turn or engine.ready_head == NULL:
+            n = epoll_wait(engine.epoll_fd, engine.events, <int>room, 0)
+            if n < 0:
+                n = 0
+            for i in range(n):
+                handle_event(engine, engine.events[i].data.u64, engine.events[i].events)
+            engine.counters.events += <uint64_t>n
+            engine.ready_turn = True
+        ready = 0
+        if engine.ready_head != NULL and (room > 1 or n == 0):
+            ready = turn_ready(engine, room)
+            engine.ready_turn = False
+        end_batch(engine)
+        handled += <uint32_t>n + ready
+        if n + ready == 0 or engine.now_ms >= stop_ms:
+            break
+    if engine.ready_head != NULL:
+        write(engine.event_fd, &one, sizeof(one))
+    arm_wheel(&engine.timers, engine.now_ms)
+    return handled

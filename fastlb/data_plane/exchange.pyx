@@ -1,0 +1,442 @@
+"""One request with its response: the order of things, from a parsed request head to the last byte of the answer.
+
+    begin_exchange -> start attempt -> (connected) -> request sent -> take_response_head -> progress ... -> end
+                          ^                                   |
+                          +---- fail_attempt, may_retry <-----+
+
+An exchange owns its attempt, its two relays, the raw request head and the replayed body bytes while a retry is possible. It
+knows codecs only through their table. It holds its snapshot until its response head is sent; what follows (bodies, tunnels)
+lives on copied time-outs, so that a tunnel open for days pins no configuration.
+
+After `refuse`, `abandon`, `fail_attempt`, `take_response_head` or `progress` the exchange may be over: callers do not touch
+it again in the same event. Ended ones are freed when the batch ends.
+"""
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+
+from fastlb.data_plane.attempt cimport end_attempt, start_attempt
+from fastlb.data_plane.buffer cimport return_buffer
+from fastlb.data_plane.connection cimport close_connection, set_deadline
+from fastlb.data_plane.failure cimport (FAILURE_BACKEND_CLOSED, FAILURE_BACKEND_RESET, FAILURE_BAD_FRAMING, FAILURE_BAD_RESPONSE,
+                                        FAILURE_BAD_TARGET, FAILURE_BETWEEN_BYTES_TIMEOUT, FAILURE_BODY_TIMEOUT,
+                                        FAILURE_BODY_TOO_LARGE, FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET,
+                                        FAILURE_CLIENT_WRITE_TIMEOUT, FAILURE_CONNECT_TIMEOUT, FAILURE_EXCHANGE_TIMEOUT,
+                                        FAILURE_FIRST_BYTE_TIMEOUT, FAILURE_NO_ROUTE, FAILURE_OUT_OF_MEMORY, FAILURE_TRUNCATED)
+from fastlb.data_plane.ready_list cimport list_ready
+from fastlb.data_plane.relay cimport relay_close, relay_flush, relay_open, relay_run
+from fastlb.data_plane.retry cimport is_stale_reuse, may_retry
+from fastlb.data_plane.route_table cimport find_route
+from fastlb.data_plane.snapshot cimport drop_snapshot
+from fastlb.data_plane.system cimport likely, memset, unlikely
+from fastlb.data_plane.target cimport normalise_path
+from fastlb.data_plane.types cimport (FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE, HEAD_CLOSE, HEAD_EXPECT_CONTINUE, HEAD_KEEP_ALIVE,
+                                      HEAD_PATH_IS_RAW, HEAD_UPGRADE, HEADER_UPGRADE, IO_READABLE, MAX_TRIED, METHOD_DELETE, METHOD_GET,
+                                      METHOD_HEAD, METHOD_OPTIONS, METHOD_PUT, METHOD_TRACE, NO_INDEX, NO_PIPE, RELAY_DONE,
+                                      RELAY_NO_MEMORY, RELAY_OFF, RELAY_RUNNING, RELAY_SINK_FAILED, RELAY_SOURCE_FAILED,
+                                      RELAY_SOURCE_INVALID, RELAY_TOO_LARGE, STATE_CONNECTING, STATE_EXCHANGE, STATE_IDLE, X_BODY_DONE,
+                                      X_CLOSE_DELIMITED, X_EXPECT, X_FRESH, X_HEAD_SENT, X_HTTP_1_0, X_IDEMPOTENT, X_IS_HEAD,
+                                      X_KEEP_ALIVE, X_REPLAYABLE, X_RESEND, X_REUSABLE, X_TUNNEL, X_UPGRADE, Attempt, Connection,
+                                      Engine, Exchange, Head, ImagePool, Pool, Relay, Snapshot)
+
+cdef enum:
+    FREE_EXCHANGES_KEPT = 4096
+    IDEMPOTENT = (1 << METHOD_GET | 1 << METHOD_HEAD | 1 << METHOD_OPTIONS | 1 << METHOD_TRACE | 1 << METHOD_PUT
+                  | 1 << METHOD_DELETE)         # RFC 9110 section 9.2.2
+
+
+# ---------------------------------------------------------------------------------------------------------- begin and end
+cdef Exchange* open_exchange(Engine* engine, Connection* client) noexcept nogil:
+    # A blank exchange owned by `client`, on the current snapshot. NULL: out of memory.
+    cdef Exchange* exchange = engine.free_exchanges
+    if likely(exchange != NULL):
+        engine.free_exchanges = exchange.next
+        engine.n_free_exchanges -= 1
+    else:
+        exchange = <Exchange*>malloc(sizeof(Exchange))
+        if exchange == NULL:
+            return NULL
+    memset(exchange, 0, sizeof(Exchange))
+    exchange.up.pipe = exchange.down.pipe = NO_PIPE
+    exchange.client = client
+    exchange.snapshot = engine.snapshot
+    engine.snapshot.references += 1
+    client.exchange = exchange
+    client.state = STATE_EXCHANGE
+    engine.counters.exchanges_opened += 1
+    return exchange
+
+
+cdef void drop_retry(Engine* engine, Exchange* exchange) noexcept nogil:
+    # No further attempt is possible: what was kept for one goes, and the snapshot with it.
+    return_buffer(&engine.buffers, exchange.request_head)
+    exchange.request_head = NULL
+    return_buffer(&engine.buffers, exchange.replay)
+    exchange.replay = NULL
+    exchange.up.keep = False
+    if exchange.snapshot != NULL:
+        drop_snapshot(engine, exchange.snapshot)
+        exchange.snapshot = NULL
+        exchange.pool = NULL
+
+
+cdef void close_exchange(Engine* engine, Exchange* exchange) noexcept nogil:
+    # Gives everything back and lets go of the client, which the caller then closes or keeps.
+    end_attempt(engine, exchange, False)
+    relay_close(engine, &exchange.up)
+    relay_close(engine, &exchange.down)
+    drop_retry(engine, exchange)
+    if exchange.flags & X_TUNNEL:
+        engine.counters.tunnels_closed += 1
+    exchange.client.exchange = NULL
+    exchange.client = NULL
+    engine.counters.exchanges_closed += 1
+    exchange.next = engine.exchange_graveyard
+    engine.exchange_graveyard = exchange
+
+
+cdef void free_ended_exchanges(Engine* engine) noexcept nogil:
+    # At the end of a batch, when no caller up the stack can still look at them.
+    cdef Exchange* exchange
+    while engine.exchange_graveyard != NULL:
+        exchange = engine.exchange_graveyard
+        engine.exchange_graveyard = exchange.next
+        if engine.n_free_exchanges >= FREE_EXCHANGES_KEPT:
+            free(exchange)
+            continue
+        exchange.next = engine.free_exchanges
+        engine.free_exchanges = exchange
+        engine.n_free_exchanges += 1
+
+
+# ---------------------------------------------------------------------------------------------------------- the request
+cdef uint32_t choose_pool(Engine* engine, Exchange* exchange, Head* head) noexcept nogil:
+    # Routes the request and copies what the exchange needs of its pool. 0 or a FAILURE_*.
+    cdef:
+        Snapshot* snapshot = exchange.snapshot
+        const char* path = head.data + head.origin
+        int path_size = <int>head.path_size
+        const ImagePool* image
+        uint32_t pool
+    if unlikely(path_size == 0):
+        path = b"/"                             # absolute-form without a path
+        path_size = 1
+    elif unlikely(not head.flags & HEAD_PATH_IS_RAW):
+        path_size = normalise_path(path, head.path_size, engine.path)
+        if path_size < 0:
+            return FAILURE_BAD_TARGET
+        path = engine.path
+    pool = find_route(snapshot, head.data + head.host, head.host_size, path, <uint32_t>path_size)
+    if pool == <uint32_t>NO_INDEX:
+        return FAILURE_NO_ROUTE
+    exchange.pool = &snapshot.pools[pool]
+    image = exchange.pool.image
+    exchange.max_attempts = <uint8_t>image.attempts
+    exchange.replay_limit = image.replay_limit_bytes
+    exchange.connect_timeout_ms = image.connect_timeout_ms
+    exchange.first_byte_timeout_ms = image.first_byte_timeout_ms
+    exchange.between_bytes_timeout_ms = image.between_bytes_timeout_ms
+    exchange.tunnel_timeout_ms = image.tunnel_timeout_ms
+    exchange.deadline_ms = engine.now_ms + image.exchange_timeout_ms
+    return 0
+
+
+cdef void begin_exchange(Engine* engine, Exchange* exchange, Head* head) noexcept nogil:
+    # A request head has been parsed (its bytes are exchange.request_head). Routes it and starts the first attempt.
+    cdef:
+        uint32_t failure, flags = X_REPLAYABLE
+        uint64_t limit = exchange.client.listener.settings.max_body_bytes
+    exchange.method = head.method
+    if head.method == METHOD_HEAD:
+        flags |= X_IS_HEAD
+    if head.version == 0:
+        flags |= X_HTTP_1_0
+        if head.flags & HEAD_KEEP_ALIVE and not head.flags & HEAD_CLOSE:
+            flags |= X_KEEP_ALIVE
+    elif not head.flags & HEAD_CLOSE:
+        flags |= X_KEEP_ALIVE
+    if (<uint32_t>IDEMPOTENT >> head.method) & 1:
+        flags |= X_IDEMPOTENT
+    if head.flags & HEAD_UPGRADE:
+        flags |= X_UPGRADE
+    if head.framing == FRAME_NONE:
+        flags |= X_BODY_DONE
+    elif head.flags & HEAD_EXPECT_CONTINUE:
+        flags |= X_EXPECT
+    exchange.flags = flags
+    if unlikely(limit != 0 and head.framing == FRAME_LENGTH and <uint64_t>head.content_length > limit):
+        refuse(engine, exchange, FAILURE_BODY_TOO_LARGE)
+        return
+    failure = choose_pool(engine, exchange, head)
+    if unlikely(failure != 0):
+        refuse(engine, exchange, failure)
+        return
+    relay_open(&exchange.up, exchange, exchange.client, NULL, head.framing, head.framing, head.content_length)
+    exchange.up.state = RELAY_OFF               # until there is a connection to send on
+    if head.framing != FRAME_NONE:
+        exchange.up.keep = True
+        if head.framing == FRAME_CHUNKED:
+            exchange.up.limit = limit
+    start(engine, exchange)
+
+
+cdef void start(Engine* engine, Exchange* exchange) noexcept nogil:
+    # Attempts until one is under way, or none is left.
+    cdef uint32_t failure
+    while True:
+        failure = start_attempt(engine, exchange)
+        if likely(failure == 0):
+            break
+        if not end_failed_attempt(engine, exchange, failure):
+            refuse(engine, exchange, failure)
+            return
+    if exchange.attempt.connection.state == STATE_EXCHANGE:
+        request_sent(engine, exchange)
+    else:
+        set_deadline(engine, exchange.client, exchange.deadline_ms)
+
+
+cdef void connected(Engine* engine, Exchange* exchange) noexcept nogil:
+    # The attempt's connection stands: the request goes out.
+    cdef uint32_t failure
+    exchange.attempt.connection.state = STATE_EXCHANGE
+    failure = exchange.attempt.connection.codec.send_request(engine, exchange.attempt)
+    if failure:
+        fail_attempt(engine, exchange, failure)
+    else:
+        request_sent(engine, exchange)
+
+
+cdef void request_sent(Engine* engine, Exchange* exchange) noexcept nogil:
+    # Head and first body bytes are with the socket (or wait for it).
+    if exchange.up.state == RELAY_RUNNING:
+        progress(engine, exchange)
+    elif settle_up(engine, exchange):
+        set_deadline(engine, exchange.client, exchange.deadline_ms)
+        backend_deadline(engine, exchange)
+
+
+# ---------------------------------------------------------------------------------------------------------- failures
+cdef bint end_failed_attempt(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil:
+    # Ends the current attempt as failed. True: another one may follow.
+    cdef:
+        Attempt* attempt = exchange.attempt
+        bint again
+    if attempt == NULL:
+        return False
+    again = may_retry(exchange, attempt, failure)
+    exchange.failure = <uint8_t>failure
+    if is_stale_reuse(attempt, failure):
+        exchange.flags |= X_FRESH               # that backend again, on a connection of our own; it counts as no attempt
+        exchange.n_attempts -= 1
+        if again:
+            engine.counters.replays += 1
+    else:
+        attempt.backend.n_failures += 1
+        if exchange.n_tried < MAX_TRIED:
+            exchange.tried[exchange.n_tried] = attempt.pick
+            exchange.n_tried += 1
+        if again:
+            engine.counters.retries += 1
+    if exchange.up.sink != NULL:
+        exchange.up.sink = NULL                 # closed now; the next attempt gets everything from the start
+        exchange.up.state = RELAY_OFF
+        exchange.flags |= X_RESEND
+    end_attempt(engine, exchange, False)
+    return again
+
+
+cdef void fail_attempt(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil:
+    # The current attempt failed: another one, a local answer, or a visible cut where the answer has begun.
+    if exchange.flags & X_HEAD_SENT:
+        exchange.attempt.backend.n_failures += 1
+        engine.counters.reasons[FAILURE_TRUNCATED] += 1
+        exchange.client.codec.reset(engine, exchange)
+    elif end_failed_attempt(engine, exchange, failure):
+        start(engine, exchange)
+    else:
+        refuse(engine, exchange, failure)
+
+
+cdef void refuse(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil:
+    # Answers locally. What is left of the request is not read.
+    end_attempt(engine, exchange, False)
+    relay_close(engine, &exchange.up)
+    drop_retry(engine, exchange)
+    engine.counters.reasons[failure] += 1
+    exchange.client.codec.send_local(engine, exchange, failure)
+
+
+cdef void abandon(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil:
+    # The client is gone, or no answer makes sense any more: counted, both sides closed.
+    cdef Connection* client = exchange.client
+    engine.counters.reasons[failure] += 1
+    close_exchange(engine, exchange)
+    close_connection(engine, client, True)
+
+
+# ---------------------------------------------------------------------------------------------------------- the response
+cdef void take_response_head(Engine* engine, Exchange* exchange, Head* head, char* body, uint32_t body_size) noexcept nogil:
+    # The final response head has been parsed; `body`: what was received behind it. Interim heads do not come here.
+    cdef:
+        Attempt* attempt = exchange.attempt
+        Connection* client = exchange.client
+        bint sent
+    if unlikely(head.status == 101):
+        # Only what was asked for, only when the request is complete (RFC 9110 section 7.8).
+        if (not exchange.flags & X_UPGRADE or not exchange.flags & X_BODY_DONE or not head.flags & HEAD_UPGRADE
+                or not (head.seen >> HEADER_UPGRADE) & 1):
+            fail_attempt(engine, exchange, FAILURE_BAD_RESPONSE)
+            return
+        exchange.flags |= X_HEAD_SENT | X_TUNNEL
+        exchange.flags &= ~<uint32_t>X_KEEP_ALIVE
+        exchange.status = 101
+        exchange.deadline_ms = <uint64_t>-1 >> 1
+        engine.counters.responses_1xx += 1
+        engine.counters.tunnels_opened += 1
+        drop_retry(engine, exchange)
+        if not client.codec.switch_to_tunnel(engine, exchange, head, body, body_size):
+            abandon(engine, exchange, FAILURE_OUT_OF_MEMORY)
+            return
+        progress(engine, exchange)
+        return
+    if head.flags & HEAD_CLOSE or (head.version == 0 and not head.flags & HEAD_KEEP_ALIVE):
+        pass
+    else:
+        exchange.flags |= X_REUSABLE
+    if engine.draining or client.close_after_idle or client.listener.removed:
+        exchange.flags &= ~<uint32_t>X_KEEP_ALIVE
+    if exchange.flags & X_EXPECT and exchange.up.moved == 0 and not exchange.flags & X_BODY_DONE:
+        exchange.flags &= ~<uint32_t>X_KEEP_ALIVE       # refused before the body was sent: it may or may not still come
+    exchange.status = head.status
+    sent = client.codec.send_head(engine, exchange, head, body, body_size)
+    if unlikely(not sent):
+        fail_attempt(engine, exchange, FAILURE_BAD_RESPONSE)
+        return
+    exchange.flags |= X_HEAD_SENT
+    count_status(engine, head.status)
+    drop_retry(engine, exchange)
+    settle(engine, exchange)
+
+
+cdef void count_status(Engine* engine, uint32_t status) noexcept nogil:
+    if status < 300:
+        engine.counters.responses_2xx += 1
+    elif status < 400:
+        engine.counters.responses_3xx += 1
+    elif status < 500:
+        engine.counters.responses_4xx += 1
+    else:
+        engine.counters.responses_5xx += 1
+
+
+cdef bint settle_up(Engine* engine, Exchange* exchange) noexcept nogil:
+    # What the request's relay came to. False: the exchange is over.
+    cdef Relay* up = &exchange.up
+    if up.state == RELAY_DONE:
+        exchange.flags |= X_BODY_DONE
+        return True
+    if up.state == RELAY_SINK_FAILED:
+        if exchange.flags & X_TUNNEL:
+            close_tunnel(engine, exchange)
+            return False
+        # The backend takes no more. It may have answered before it closed: its side is read to the end.
+        if exchange.attempt != NULL:
+            exchange.attempt.connection.io |= IO_READABLE
+            list_ready(engine, exchange.attempt.connection)
+        return True
+    if exchange.flags & X_TUNNEL:
+        close_tunnel(engine, exchange)
+    elif up.state == RELAY_SOURCE_FAILED:
+        abandon(engine, exchange, FAILURE_CLIENT_CLOSED)
+    elif exchange.flags & X_HEAD_SENT:
+        abandon(engine, exchange, FAILURE_BODY_TOO_LARGE if up.state == RELAY_TOO_LARGE else FAILURE_BAD_FRAMING)
+    elif up.state == RELAY_TOO_LARGE:
+        refuse(engine, exchange, FAILURE_BODY_TOO_LARGE)
+    elif up.state == RELAY_SOURCE_INVALID:
+        refuse(engine, exchange, FAILURE_BAD_FRAMING)
+    else:
+        refuse(engine, exchange, FAILURE_OUT_OF_MEMORY)
+    return False
+
+
+cdef void close_tunnel(Engine* engine, Exchange* exchange) noexcept nogil:
+    cdef Connection* client = exchange.client
+    close_exchange(engine, exchange)
+    close_connection(engine, client, False)
+
+
+cdef void settle(Engine* engine, Exchange* exchange) noexcept nogil:
+    # What the response's relay came to, once it has started.
+    cdef:
+        Relay* down = &exchange.down
+        Attempt* attempt = exchange.attempt
+        bint reuse
+    if likely(down.source_ended and down.state <= RELAY_DONE) and attempt != NULL and not exchange.flags & X_TUNNEL:
+        # The backend has said everything: it is free, however slowly the client reads.
+        reuse = exchange.flags & X_REUSABLE and exchange.flags & X_BODY_DONE and not down.source_extra
+        if not exchange.flags & X_BODY_DONE:
+            relay_close(engine, &exchange.up)
+        end_attempt(engine, exchange, reuse)
+        down.source = NULL
+    if down.state == RELAY_RUNNING:
+        client_deadline(engine, exchange)
+        if exchange.attempt != NULL:
+            backend_deadline(engine, exchange)
+        return
+    if down.state == RELAY_DONE:
+        if exchange.flags & X_TUNNEL:
+            if exchange.up.state == RELAY_DONE:
+                close_tunnel(engine, exchange)
+            return
+        exchange.client.codec.end(engine, exchange)
+        return
+    if exchange.flags & X_TUNNEL:
+        close_tunnel(engine, exchange)
+    elif down.state == RELAY_SINK_FAILED:
+        abandon(engine, exchange, FAILURE_CLIENT_RESET)
+    elif down.state == RELAY_NO_MEMORY:
+        abandon(engine, exchange, FAILURE_OUT_OF_MEMORY)
+    else:
+        fail_attempt(engine, exchange, FAILURE_TRUNCATED)
+
+
+cdef void progress(Engine* engine, Exchange* exchange) noexcept nogil:
+    # Something changed on either side: move what can be moved.
+    if exchange.up.state == RELAY_RUNNING:
+        relay_run(engine, &exchange.up)
+        if exchange.up.state != RELAY_RUNNING and not settle_up(engine, exchange):
+            return
+    if exchange.down.state == RELAY_OFF:
+        relay_flush(engine, &exchange.down)
+        client_deadline(engine, exchange)
+        if exchange.attempt != NULL and exchange.attempt.connection.state == STATE_EXCHANGE:
+            backend_deadline(engine, exchange)
+        return
+    if exchange.down.state == RELAY_RUNNING:
+        relay_run(engine, &exchange.down)
+    settle(engine, exchange)
+
+
+# ---------------------------------------------------------------------------------------------------------- deadlines
+cdef void client_deadline(Engine* engine, Exchange* exchange) noexcept nogil:
+    # The client's next deadline: its body, its reading, or only the exchange as a whole.
+    cdef uint64_t when = exchange.deadline_ms
+    cdef uint64_t wait = 0
+    if exchange.flags & X_TUNNEL:
+        wait = exchange.tunnel_timeout_ms
+    elif exchange.down.pending != NULL or exchange.down.pipe != NO_PIPE:
+        wait = exchange.client.listener.settings.write_timeout_ms
+    elif exchange.up.state == RELAY_RUNNING and exchange.up.pending == NULL:
+        wait = exchange.client.listener.settings.body_timeout_ms
+    if wait and engine.now_ms + wait < when:
+        when = engine.now_ms + wait
+    set_deadline(engine, exchange.client, when)
+
+
+cdef void backend_deadline(Engine* engine, Exchange* exchange) noexcept nogil:
+    cdef uint32_t wait = exchange.first_byte_timeout_ms
+    if exchange.flags & X_TUNNEL:
+        wait = exchange.tunnel_timeout_ms
+    elif exchange.flags & X_HEAD_SENT:
+        wait = exchange.between_bytes_timeout_ms
+    set_deadline(engine, exchange.attempt.connection, engine.now_ms + wait)

@@ -1,0 +1,113 @@
+"""Failures are data: a kind, a side, whether a replay can be safe; and the one table from kind to status, reason id and words.
+
+The table is C source, because a .pxd cannot define data; it is the only place where a status or a reason id is written.
+Order is the identity: append only. `FAILURE_COUNT` in types.pxd bounds it.
+"""
+from libc.stdint cimport uint16_t, uint32_t
+
+
+cdef extern from *:
+    """
+    enum fastlb_failure {
+        FAILURE_NONE = 0,
+        FAILURE_BAD_REQUEST_LINE, FAILURE_BAD_HEADER, FAILURE_BAD_FRAMING, FAILURE_BAD_HOST, FAILURE_BAD_TARGET,
+        FAILURE_HEAD_TIMEOUT, FAILURE_BODY_TIMEOUT, FAILURE_BODY_TOO_LARGE, FAILURE_TARGET_TOO_LONG, FAILURE_HEAD_TOO_LARGE,
+        FAILURE_UNKNOWN_TRANSFER_CODING, FAILURE_METHOD_NOT_SUPPORTED, FAILURE_BAD_VERSION,
+        FAILURE_NO_ROUTE, FAILURE_NO_BACKEND, FAILURE_POOL_FULL, FAILURE_OUT_OF_MEMORY, FAILURE_EXCHANGE_TIMEOUT,
+        FAILURE_CONNECT_REFUSED, FAILURE_CONNECT_FAILED, FAILURE_CONNECT_TIMEOUT,
+        FAILURE_BACKEND_CLOSED, FAILURE_BACKEND_RESET, FAILURE_BAD_RESPONSE, FAILURE_RESPONSE_HEAD_TOO_LARGE,
+        FAILURE_FIRST_BYTE_TIMEOUT, FAILURE_BETWEEN_BYTES_TIMEOUT, FAILURE_TRUNCATED,
+        FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_CLIENT_WRITE_TIMEOUT,
+        FAILURE_END
+    };
+    enum fastlb_side { SIDE_SELF = 0, SIDE_CLIENT = 1, SIDE_BACKEND = 2 };
+    /* Whether another attempt can be safe as far as this kind says; what was sent decides the rest (retry.pxd). */
+    enum fastlb_retryable { RETRY_NO = 0, RETRY_YES = 1, RETRY_IF_REUSED = 2 };
+    typedef struct {
+        const char* id;          /* header value and counter name */
+        const char* sentence;    /* body of the local response: what happened */
+        unsigned short status;   /* 0 = no response is possible any more */
+        unsigned char side, retryable;
+    } FailureInfo;
+    static const FailureInfo fastlb_failures[FAILURE_END] = {
+        [FAILURE_NONE] = {"", "", 0, SIDE_SELF, RETRY_NO},
+        [FAILURE_BAD_REQUEST_LINE] = {"client:bad_request_line", "The request line is not METHOD SP target SP HTTP/1.x.", 400, SIDE_CLIENT, RETRY_NO},
+        [FAILURE_BAD_HEADER] = {"client:bad_header", "A header line is malformed.", 400, SIDE_CLIENT, RETRY_NO},
+        [FAILURE_BAD_FRAMING] = {"client:bad_framing", "The length of the request body is ambiguous or malformed.", 400, SIDE_CLIENT, RETRY_NO},
+        [FAILURE_BAD_HOST] = {"client:bad_host", "The Host header is missing, repeated or malformed.", 400, SIDE_CLIENT, RETRY_NO},
+        [FAILURE_BAD_TARGET] = {"client:bad_target", "The request target is malformed or leaves the root.", 400, SIDE_CLIENT, RETRY_NO},
+        [FAILURE_HEAD_TIMEOUT] = {"client:head_timeout", "The request head did not arrive in time.", 408, SIDE_CLIENT, RETRY_NO},
+        [FAILURE_BODY_TIMEOUT] = {"client:body_timeout", "The request body did not arrive in time.", 408, SIDE_CLIENT, RETRY_NO},
+        [FAILURE_BODY_TOO_LARGE] = {"client:body_too_large", "The request body is larger than this listener allows.", 413, SIDE_CLIENT, RETRY_NO},
+        [FAILURE_TARGET_TOO_LONG] = {"client:target_too_long", "The request target is longer than this listener allows.", 414, SIDE_CLIENT, RETRY_NO},
+        [FAILURE_HEAD_TOO_LARGE] = {"client:head_too_large", "The request head is larger, or has more fields, than this listener allows.", 431, SIDE_CLIENT, RETRY_NO},
+        [FAILURE_UNKNOWN_TRANSFER_CODING] = {"client:unknown_transfer_coding", "The only transfer coding understood is chunked.", 501, SIDE_CLIENT, RETRY_NO},
+        [FAILURE_METHOD_NOT_SUPPORTED] = {"client:method_not_supported", "CONNECT is not served here.", 501, SIDE_CLIENT, RETRY_NO},
+        [FAILURE_BAD_VERSION] = {"client:bad_version", "Only HTTP/1.0 and HTTP/1.1 are spoken here.", 505, SIDE_CLIENT, RETRY_NO},
+        [FAILURE_NO_ROUTE] = {"no_route", "No route matches this host and path.", 404, SIDE_SELF, RETRY_NO},
+        [FAILURE_NO_BACKEND] = {"no_backend", "No backend of this pool can be used now.", 503, SIDE_SELF, RETRY_NO},
+        [FAILURE_POOL_FULL] = {"pool_full", "Every backend of this pool is at its limit.", 503, SIDE_SELF, RETRY_NO},
+        [FAILURE_OUT_OF_MEMORY] = {"out_of_memory", "The load balancer is out of memory or descriptors.", 503, SIDE_SELF, RETRY_NO},
+        [FAILURE_EXCHANGE_TIMEOUT] = {"exchange_timeout", "The exchange took longer than its pool allows.", 504, SIDE_SELF, RETRY_NO},
+        [FAILURE_CONNECT_REFUSED] = {"backend:connect_refused", "The backend refused the connection.", 502, SIDE_BACKEND, RETRY_YES},
+        [FAILURE_CONNECT_FAILED] = {"backend:connect_failed", "The backend could not be reached.", 502, SIDE_BACKEND, RETRY_YES},
+        [FAILURE_CONNECT_TIMEOUT] = {"backend:connect_timeout", "The backend did not accept the connection in time.", 504, SIDE_BACKEND, RETRY_YES},
+        [FAILURE_BACKEND_CLOSED] = {"backend:closed", "The backend closed the connection before it answered.", 502, SIDE_BACKEND, RETRY_IF_REUSED},
+        [FAILURE_BACKEND_RESET] = {"backend:reset", "The backend reset the connection before it answered.", 502, SIDE_BACKEND, RETRY_IF_REUSED},
+        [FAILURE_BAD_RESPONSE] = {"backend:bad_response", "The backend's response is malformed.", 502, SIDE_BACKEND, RETRY_NO},
+        [FAILURE_RESPONSE_HEAD_TOO_LARGE] = {"backend:head_too_large", "The backend's response head is too large.", 502, SIDE_BACKEND, RETRY_NO},
+        [FAILURE_FIRST_BYTE_TIMEOUT] = {"backend:first_byte_timeout", "The backend did not answer in time.", 504, SIDE_BACKEND, RETRY_NO},
+        [FAILURE_BETWEEN_BYTES_TIMEOUT] = {"backend:between_bytes_timeout", "The backend stopped in the middle of its answer.", 504, SIDE_BACKEND, RETRY_NO},
+        [FAILURE_TRUNCATED] = {"backend:truncated", "The backend ended its answer before it was complete.", 0, SIDE_BACKEND, RETRY_NO},
+        [FAILURE_CLIENT_CLOSED] = {"client:closed", "The client closed before its request or answer was complete.", 0, SIDE_CLIENT, RETRY_NO},
+        [FAILURE_CLIENT_RESET] = {"client:reset", "The client reset the connection.", 0, SIDE_CLIENT, RETRY_NO},
+        [FAILURE_CLIENT_WRITE_TIMEOUT] = {"client:write_timeout", "The client stopped reading its answer.", 0, SIDE_CLIENT, RETRY_NO},
+    };
+    """
+    ctypedef struct FailureInfo:
+        const char* id
+        const char* sentence
+        uint16_t status
+        unsigned char side
+        unsigned char retryable
+    enum:
+        FAILURE_NONE
+        FAILURE_BAD_REQUEST_LINE, FAILURE_BAD_HEADER, FAILURE_BAD_FRAMING, FAILURE_BAD_HOST, FAILURE_BAD_TARGET
+        FAILURE_HEAD_TIMEOUT, FAILURE_BODY_TIMEOUT, FAILURE_BODY_TOO_LARGE, FAILURE_TARGET_TOO_LONG, FAILURE_HEAD_TOO_LARGE
+        FAILURE_UNKNOWN_TRANSFER_CODING, FAILURE_METHOD_NOT_SUPPORTED, FAILURE_BAD_VERSION
+        FAILURE_NO_ROUTE, FAILURE_NO_BACKEND, FAILURE_POOL_FULL, FAILURE_OUT_OF_MEMORY, FAILURE_EXCHANGE_TIMEOUT
+        FAILURE_CONNECT_REFUSED, FAILURE_CONNECT_FAILED, FAILURE_CONNECT_TIMEOUT
+        FAILURE_BACKEND_CLOSED, FAILURE_BACKEND_RESET, FAILURE_BAD_RESPONSE, FAILURE_RESPONSE_HEAD_TOO_LARGE
+        FAILURE_FIRST_BYTE_TIMEOUT, FAILURE_BETWEEN_BYTES_TIMEOUT, FAILURE_TRUNCATED
+        FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_CLIENT_WRITE_TIMEOUT
+        FAILURE_END
+        SIDE_SELF, SIDE_CLIENT, SIDE_BACKEND
+        RETRY_NO, RETRY_YES, RETRY_IF_REUSED
+    const FailureInfo* failures "fastlb_failures"
+
+
+cdef inline const char* status_phrase(uint32_t status) noexcept nogil:
+    # Reason phrase of the statuses we produce ourselves (RFC 9110 section 15).
+    if status == 400:
+        return "Bad Request"
+    if status == 404:
+        return "Not Found"
+    if status == 408:
+        return "Request Timeout"
+    if status == 413:
+        return "Content Too Large"
+    if status == 414:
+        return "URI Too Long"
+    if status == 431:
+        return "Request Header Fields Too Large"
+    if status == 501:
+        return "Not Implemented"
+    if status == 502:
+        return "Bad Gateway"
+    if status == 503:
+        return "Service Unavailable"
+    if status == 504:
+        return "Gateway Timeout"
+    if status == 505:
+        return "HTTP Version Not Supported"
+    return "Error"

@@ -1,0 +1,495 @@
+"""HTTP/1.1 and 1.0 on both sides: reads heads off connections, writes heads to them, and says when a connection may go on.
+
+Two Codec tables: one for clients (requests in, responses out), one for backends. What happens between a request and its
+response is the exchange's; moving bodies is the relay's. An idle keep-alive connection holds no buffer: heads are read into
+the worker's shared read buffer, and only what cannot be used at once is copied into Connection.input.
+"""
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from fastlb.data_plane.attempt cimport connect_failure
+from fastlb.data_plane.buffer cimport append_bytes, return_buffer, take_buffer
+from fastlb.data_plane.connection cimport close_connection, set_deadline
+from fastlb.data_plane.exchange cimport (abandon, backend_deadline, begin_exchange, client_deadline, close_exchange, connected,
+                                         fail_attempt, open_exchange, progress, refuse, take_response_head)
+from fastlb.data_plane.failure cimport (FAILURE_BACKEND_CLOSED, FAILURE_BACKEND_RESET, FAILURE_BAD_RESPONSE,
+                                        FAILURE_BETWEEN_BYTES_TIMEOUT, FAILURE_BODY_TIMEOUT, FAILURE_CLIENT_CLOSED,
+                                        FAILURE_CLIENT_RESET, FAILURE_CLIENT_WRITE_TIMEOUT, FAILURE_CONNECT_TIMEOUT,
+                                        FAILURE_EXCHANGE_TIMEOUT, FAILURE_FIRST_BYTE_TIMEOUT, FAILURE_HEAD_TIMEOUT,
+                                        FAILURE_HEAD_TOO_LARGE, FAILURE_OUT_OF_MEMORY, FAILURE_RESPONSE_HEAD_TOO_LARGE, SIDE_CLIENT, failures)
+from fastlb.data_plane.http1_head cimport HEAD_INCOMPLETE, parse_request, parse_response
+from fastlb.data_plane.http1_serialise cimport write_informational, write_local, write_request, write_response
+from fastlb.data_plane.ready_list cimport list_ready
+from fastlb.data_plane.relay cimport relay_close, relay_interject, relay_offer, relay_open, relay_redirect, relay_replay, relay_run
+from fastlb.data_plane.system cimport ECONNREFUSED, ECONNRESET, EPIPE, likely, memchr, memcpy, unlikely
+from fastlb.data_plane.transport cimport connect_result
+from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, ATTEMPT_SENT, FIRST_READ_BYTES, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE,
+                                      FRAME_TUNNEL, FRAME_UNTIL_CLOSE, IO_AGAIN, IO_EOF, IO_ERROR, IO_READABLE, IO_WRITABLE, LINGER_BYTES,
+                                      LINGER_MS, MAX_HEAD_BYTES, MAX_HEADERS, NO_PIPE, RELAY_DONE, RELAY_OFF, RELAY_RUNNING,
+                                      RELAY_SINK_FAILED, STATE_CONNECTING, STATE_EXCHANGE, STATE_HEAD, STATE_IDLE, STATE_LINGER,
+                                      X_BODY_DONE, X_CLOSE_DELIMITED, X_EXPECT, X_HEAD_SENT, X_HTTP_1_0, X_KEEP_ALIVE, X_RESEND, X_REUSABLE, X_TUNNEL,
+                                      Attempt, Buffer, Codec, Connection, Engine, Exchange, Head, HeadLimits, ListenerSettings, Relay)
+
+# Response heads: as large as ours may be; a backend that sends more is at fault.
+cdef HeadLimits RESPONSE_LIMITS
+RESPONSE_LIMITS.max_bytes = MAX_HEAD_BYTES
+RESPONSE_LIMITS.max_target_bytes = 0
+RESPONSE_LIMITS.max_fields = MAX_HEADERS
+
+
+# ---------------------------------------------------------------------------------------------------------- client, reading
+cdef void client_ready(Engine* engine, Connection* client) noexcept nogil:
+    if client.state == STATE_IDLE or client.state == STATE_HEAD:
+        read_request(engine, client)
+    elif client.state == STATE_EXCHANGE:
+        if unlikely(client.io & IO_ERROR) and not client.exchange.flags & X_TUNNEL:
+            abandon(engine, client.exchange, FAILURE_CLIENT_RESET)
+        else:
+            progress(engine, client.exchange)
+    elif client.state == STATE_LINGER:
+        drain_input(engine, client)
+
+
+cdef void read_request(Engine* engine, Connection* client) noexcept nogil:
+    # Reads until a head is complete (its exchange then begins), the socket is empty, or the client is at fault.
+    cdef:
+        char* data
+        uint32_t size
+        ssize_t n
+        bint looked = False
+        Buffer* input
+    while True:
+        input = client.input
+        if input != NULL and not looked:
+            # Pipelined behind the last exchange, or left by it.
+            looked = True
+            if use_request_bytes(engine, client, input.data + input.start, input.end - input.start, True, True):
+                return
+            continue
+        if not client.io & IO_READABLE:
+            return
+        data = engine.read_buffer
+        n = client.transport.receive(engine, client, data, FIRST_READ_BYTES)
+        if unlikely(n <= 0):
+            if n == IO_AGAIN:
+                return
+            if client.state == STATE_HEAD:
+                engine.counters.reasons[FAILURE_CLIENT_CLOSED if n == 0 else FAILURE_CLIENT_RESET] += 1
+            close_connection(engine, client, False)
+            return
+        size = <uint32_t>n
+        engine.counters.client_bytes_in += size
+        if likely(client.input == NULL):
+            if use_request_bytes(engine, client, data, size, False, True):
+                return
+            continue
+        if not append_bytes(&engine.buffers, &client.input, data, size):
+            close_connection(engine, client, True)
+            return
+        input = client.input
+        # Parsing again is worth it only when another line has ended, or a limit may be passed.
+        if use_request_bytes(engine, client, input.data + input.start, input.end - input.start, True,
+                             memchr(data, c"\n", size) != NULL
+                             or input.end - input.start > client.listener.settings.head.max_target_bytes):
+            return
+
+
+cdef bint use_request_bytes(Engine* engine, Connection* client, char* data, uint32_t size, bint in_input, bint parse) noexcept nogil:
+    # Parses a head from `data` (the start of client.input, or of the shared read buffer). False: more bytes are needed, and
+    # these are kept. True: an exchange has begun or the client is being refused; do not touch the client again.
+    cdef:
+        ListenerSettings* settings = &client.listener.settings
+        Head* head = &engine.request
+        Exchange* exchange
+        uint32_t skipped = 0
+        int result = HEAD_INCOMPLETE
+    while size - skipped >= 2 and data[skipped] == c"\r" and data[skipped + 1] == c"\n":
+        skipped += 2                            # empty lines before a request line (RFC 9112 section 2.2)
+    if skipped:
+        data += skipped
+        size -= skipped
+        if in_input:
+            client.input.start += skipped
+    if size == 0:
+        if in_input:
+            return_buffer(&engine.buffers, client.input)
+            client.input = NULL
+        return False
+    if parse and not (size == 1 and data[0] == c"\r"):
+        result = parse_request(head, data, size, &settings.head)
+    if result == HEAD_INCOMPLETE:
+        if not in_input and not append_bytes(&engine.buffers, &client.input, data, size):
+            close_connection(engine, client, True)
+            return True
+        if client.state == STATE_IDLE:
+            client.state = STATE_HEAD           # from here the whole head has this long, however it trickles
+            set_deadline(engine, client, engine.now_ms + settings.head_timeout_ms)
+        return False
+    exchange = open_exchange(engine, client)
+    if unlikely(exchange == NULL):
+        close_connection(engine, client, True)
+        return True
+    if unlikely(result < 0):
+        refuse(engine, exchange, <uint32_t>-result)
+        return True
+    exchange.request_head = take_buffer(&engine.buffers, <uint32_t>result)
+    if unlikely(exchange.request_head == NULL):
+        refuse(engine, exchange, FAILURE_OUT_OF_MEMORY)
+        return True
+    memcpy(exchange.request_head.data, data, <size_t>result)
+    exchange.request_head.end = <uint32_t>result
+    head.data = exchange.request_head.data      # same offsets, bytes that stay
+    if in_input:
+        client.input.start += <uint32_t>result
+        if client.input.start == client.input.end:
+            return_buffer(&engine.buffers, client.input)
+            client.input = NULL
+    elif unlikely(size > <uint32_t>result):
+        if not append_bytes(&engine.buffers, &client.input, data + result, size - <uint32_t>result):
+            refuse(engine, exchange, FAILURE_OUT_OF_MEMORY)
+            return True
+    begin_exchange(engine, exchange, head)
+    return True
+
+
+# ---------------------------------------------------------------------------------------------------------- client, writing
+cdef void send_informational(Engine* engine, Exchange* exchange, Head* head) noexcept nogil:
+    # Interim responses pass as they come; HTTP/1.0 has none (RFC 9110 section 15.2).
+    cdef uint32_t size
+    engine.counters.responses_1xx += 1
+    if exchange.flags & X_HTTP_1_0:
+        return
+    size = write_informational(engine, head)
+    if size:
+        relay_interject(engine, &exchange.down, exchange.client, size)
+
+
+cdef bint send_head(Engine* engine, Exchange* exchange, Head* head, char* body, uint32_t body_size) noexcept nogil:
+    # The final head, and with it in the same send the body bytes that are here. False: it does not fit.
+    cdef:
+        uint32_t size, sink_framing = FRAME_LENGTH
+        bint chunked = False, keep
+        Relay* down = &exchange.down
+    if head.framing == FRAME_CHUNKED or head.framing == FRAME_UNTIL_CLOSE:
+        if exchange.flags & X_HTTP_1_0:
+            exchange.flags = (exchange.flags & ~<uint32_t>X_KEEP_ALIVE) | X_CLOSE_DELIMITED
+            sink_framing = FRAME_UNTIL_CLOSE
+        else:
+            chunked = True
+            sink_framing = FRAME_CHUNKED
+    if head.framing == FRAME_UNTIL_CLOSE:
+        exchange.flags &= ~<uint32_t>X_REUSABLE
+    keep = exchange.flags & X_KEEP_ALIVE != 0
+    size = write_response(engine, exchange, head, chunked, not keep)
+    if unlikely(size == 0):
+        return False
+    relay_open(down, exchange, exchange.attempt.connection, exchange.client, head.framing, sink_framing, head.content_length)
+    relay_offer(engine, down, size, body, body_size)
+    if down.state == RELAY_RUNNING:
+        relay_run(engine, down)
+    return True
+
+
+cdef void send_local(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil:
+    # An answer of our own. The connection goes on only where the request was understood and is wholly read.
+    cdef:
+        uint32_t size
+        Relay* down = &exchange.down
+        Connection* client = exchange.client
+    if (failures[failure].side == SIDE_CLIENT or not exchange.flags & X_BODY_DONE or engine.draining or client.close_after_idle
+            or client.listener.removed):
+        exchange.flags &= ~<uint32_t>X_KEEP_ALIVE
+    exchange.status = failures[failure].status
+    exchange.flags |= X_HEAD_SENT
+    if failures[failure].status < 500:
+        engine.counters.responses_4xx += 1
+    else:
+        engine.counters.responses_5xx += 1
+    size = write_local(engine, exchange, failure, not exchange.flags & X_KEEP_ALIVE)
+    relay_open(down, exchange, NULL, client, FRAME_NONE, FRAME_LENGTH, 0)
+    if exchange.deadline_ms == 0:
+        exchange.deadline_ms = engine.now_ms + client.listener.settings.write_timeout_ms
+    relay_offer(engine, down, size, NULL, 0)
+    progress(engine, exchange)
+
+
+cdef void end_client(Engine* engine, Exchange* exchange) noexcept nogil:
+    # The answer is complete and with the socket. The connection waits for the next request, or closes.
+    cdef:
+        Connection* client = exchange.client
+        bint keep = exchange.flags & X_KEEP_ALIVE and exchange.flags & X_BODY_DONE
+        bint unread = not exchange.flags & X_BODY_DONE or failed_before_head(exchange)
+    close_exchange(engine, exchange)
+    client.n_exchanges += 1
+    if likely(keep):
+        client.state = STATE_IDLE
+        set_deadline(engine, client, engine.now_ms
+                     + (client.listener.settings.idle_timeout_ms if likely(not engine.draining) else engine.drain_idle_grace_ms))
+        if client.input != NULL or client.io & IO_READABLE:
+            list_ready(engine, client)          # a pipelined request, or the end of the stream
+        return
+    if unread or client.input != NULL or client.io & IO_READABLE:
+        linger(engine, client)
+    else:
+        close_connection(engine, client, False)
+
+
+cdef inline bint failed_before_head(const Exchange* exchange) noexcept nogil:
+    # A refused head: nothing is known about what follows it.
+    return exchange.max_attempts == 0
+
+
+cdef void reset_client(Engine* engine, Exchange* exchange) noexcept nogil:
+    # The answer cannot be completed. Where its framing shows that (a length, a missing last chunk) an orderly end is enough;
+    # a body that ends by closing needs a reset, or the client would take it for whole.
+    cdef:
+        Connection* client = exchange.client
+        bint reset = exchange.flags & X_CLOSE_DELIMITED != 0
+    close_exchange(engine, exchange)
+    close_connection(engine, client, reset)
+
+
+cdef void linger(Engine* engine, Connection* client) noexcept nogil:
+    # Closing with unread input would make the kernel send a reset that can overtake the answer. So: shut our side, read and
+    # drop for a bounded time and size, then close.
+    return_buffer(&engine.buffers, client.input)
+    client.input = NULL
+    client.state = STATE_LINGER
+    client.drained_bytes = 0
+    client.transport.shut_write(engine, client)
+    set_deadline(engine, client, engine.now_ms + LINGER_MS)
+    drain_input(engine, client)
+
+
+cdef void drain_input(Engine* engine, Connection* client) noexcept nogil:
+    cdef ssize_t n
+    while client.io & IO_READABLE:
+        n = client.transport.receive(engine, client, engine.read_buffer, FIRST_READ_BYTES)
+        if n == IO_AGAIN:
+            return
+        if n <= 0:
+            close_connection(engine, client, False)
+            return
+        engine.counters.client_bytes_in += <uint64_t>n
+        client.drained_bytes += <uint32_t>n
+        if client.drained_bytes > LINGER_BYTES:
+            close_connection(engine, client, True)
+            return
+    if client.io & IO_EOF:
+        close_connection(engine, client, False)
+
+
+cdef bint switch_to_tunnel(Engine* engine, Exchange* exchange, Head* head, char* body, uint32_t body_size) noexcept nogil:
+    # 101: from here both directions are plain bytes until either side closes; half-close is kept.
+    cdef:
+        uint32_t size = write_response(engine, exchange, head, False, False)
+        Connection* backend = exchange.attempt.connection
+    if size == 0:
+        return False
+    relay_close(engine, &exchange.up)
+    relay_open(&exchange.up, exchange, exchange.client, backend, FRAME_TUNNEL, FRAME_TUNNEL, -1)
+    relay_open(&exchange.down, exchange, backend, exchange.client, FRAME_TUNNEL, FRAME_TUNNEL, -1)
+    relay_offer(engine, &exchange.down, size, body, body_size)
+    return True
+
+
+# ---------------------------------------------------------------------------------------------------------- client, time
+cdef void client_timed_out(Engine* engine, Connection* client) noexcept nogil:
+    cdef Exchange* exchange = client.exchange
+    if client.state == STATE_HEAD:
+        exchange = open_exchange(engine, client)
+        if exchange != NULL:
+            refuse(engine, exchange, FAILURE_HEAD_TIMEOUT)
+            return
+    if exchange == NULL:                        # idle or lingering
+        close_connection(engine, client, False)
+        return
+    if exchange.flags & X_TUNNEL:
+        close_exchange(engine, exchange)
+        close_connection(engine, client, False)
+    elif engine.now_ms >= exchange.deadline_ms:
+        if not exchange.flags & X_HEAD_SENT:
+            refuse(engine, exchange, FAILURE_EXCHANGE_TIMEOUT)
+        else:
+            abandon(engine, exchange, FAILURE_EXCHANGE_TIMEOUT)
+    elif exchange.down.pending != NULL or exchange.down.pipe != NO_PIPE:
+        abandon(engine, exchange, FAILURE_CLIENT_WRITE_TIMEOUT)
+    elif exchange.up.state == RELAY_RUNNING and exchange.up.pending == NULL:
+        if not exchange.flags & X_HEAD_SENT:
+            refuse(engine, exchange, FAILURE_BODY_TIMEOUT)
+        else:
+            abandon(engine, exchange, FAILURE_BODY_TIMEOUT)
+    else:
+        client_deadline(engine, exchange)
+
+
+# ---------------------------------------------------------------------------------------------------------- backend
+cdef uint32_t send_request(Engine* engine, Attempt* attempt) noexcept nogil:
+    # Head and what is here of the body, in one send. The parsed head is engine.request when nothing came between; a request
+    # that had to wait is parsed again from its kept bytes.
+    cdef:
+        Exchange* exchange = attempt.exchange
+        Relay* up = &exchange.up
+        Head* head = &engine.request
+        Connection* client = exchange.client
+        Buffer* kept = exchange.request_head
+        Buffer* input
+        uint32_t size
+    if head.data != kept.data:
+        if parse_request(head, kept.data, kept.end, &client.listener.settings.head) <= 0:
+            return FAILURE_OUT_OF_MEMORY        # the listener's limits shrank under it
+    size = write_request(engine, exchange, head, attempt.backend)
+    if unlikely(size == 0):
+        return FAILURE_HEAD_TOO_LARGE
+    if unlikely(exchange.flags & X_RESEND):
+        relay_redirect(engine, up, attempt.connection)
+        relay_replay(engine, up, size)
+    else:
+        up.sink = attempt.connection
+        up.state = RELAY_RUNNING
+        input = client.input
+        if unlikely(input != NULL and head.framing != FRAME_NONE):
+            client.input = NULL
+            relay_offer(engine, up, size, input.data + input.start, input.end - input.start)
+            return_buffer(&engine.buffers, input)       # what was not this body's is in a new client.input
+        else:
+            relay_offer(engine, up, size, NULL, 0)
+    if up.sent:
+        attempt.state = ATTEMPT_SENT
+    if unlikely(up.state == RELAY_SINK_FAILED):
+        return FAILURE_BACKEND_RESET
+    return 0
+
+
+cdef void backend_ready(Engine* engine, Connection* connection) noexcept nogil:
+    cdef:
+        char byte
+        int error
+        Exchange* exchange = connection.exchange
+    if connection.state == STATE_EXCHANGE:
+        if not exchange.flags & X_HEAD_SENT and connection.io & IO_READABLE:
+            if not read_response(engine, connection, exchange):
+                return
+        progress(engine, exchange)
+    elif connection.state == STATE_IDLE:
+        # In the idle cache nothing may come: bytes or an end make it unusable.
+        if connection.io & IO_READABLE and connection.transport.receive(engine, connection, &byte, 1) != IO_AGAIN:
+            close_connection(engine, connection, False)
+    elif connection.state == STATE_CONNECTING:
+        if connection.io & (IO_WRITABLE | IO_ERROR):
+            error = connect_result(connection)
+            if error:
+                fail_attempt(engine, exchange, connect_failure(error))
+            else:
+                connected(engine, exchange)
+
+
+cdef bint read_response(Engine* engine, Connection* connection, Exchange* exchange) noexcept nogil:
+    # Reads until the final head is complete. False: the exchange moved on (or ended); do not touch it in this event.
+    cdef:
+        Head* head = &engine.response
+        char* data
+        uint32_t size
+        ssize_t n
+        int result
+    while connection.io & IO_READABLE:
+        data = engine.read_buffer
+        n = connection.transport.receive(engine, connection, data, FIRST_READ_BYTES)
+        if unlikely(n <= 0):
+            if n == IO_AGAIN:
+                return True
+            fail_attempt(engine, exchange, FAILURE_BACKEND_CLOSED if n == 0 else FAILURE_BACKEND_RESET)
+            return False
+        size = <uint32_t>n
+        engine.counters.backend_bytes_in += size
+        exchange.attempt.state = ATTEMPT_ANSWERED
+        if unlikely(connection.input != NULL):
+            if not append_bytes(&engine.buffers, &connection.input, data, size):
+                fail_attempt(engine, exchange, FAILURE_RESPONSE_HEAD_TOO_LARGE)
+                return False
+            data = connection.input.data + connection.input.start
+            size = connection.input.end - connection.input.start
+        while True:
+            result = parse_response(head, data, size, &RESPONSE_LIMITS, exchange.method)
+            if result <= 0 or head.status >= 200 or head.status == 101:
+                break
+            exchange.client.codec.send_informational(engine, exchange, head)
+            data += result
+            size -= <uint32_t>result
+        if unlikely(result < 0):
+            fail_attempt(engine, exchange, <uint32_t>-result)
+            return False
+        if likely(result > 0):
+            # Bytes may stand in connection.input: it is let go of only after they have been handed on.
+            take_response_bytes(engine, connection, exchange, head, data + result, size - <uint32_t>result)
+            return False
+        if connection.input != NULL:
+            connection.input.start = connection.input.end - size
+            if size == 0:
+                return_buffer(&engine.buffers, connection.input)
+                connection.input = NULL
+        elif size and not append_bytes(&engine.buffers, &connection.input, data, size):
+            fail_attempt(engine, exchange, FAILURE_RESPONSE_HEAD_TOO_LARGE)
+            return False
+    return True
+
+
+cdef void take_response_bytes(Engine* engine, Connection* connection, Exchange* exchange, Head* head, char* body,
+                              uint32_t body_size) noexcept nogil:
+    cdef Buffer* input = connection.input
+    connection.input = NULL                     # owned here, so that the relay and the idle cache see a clean connection
+    take_response_head(engine, exchange, head, body, body_size)
+    return_buffer(&engine.buffers, input)
+
+
+cdef void backend_timed_out(Engine* engine, Connection* connection) noexcept nogil:
+    # The backend is blamed only for what it owes: not while the client is slow.
+    cdef Exchange* exchange = connection.exchange
+    if exchange == NULL:
+        close_connection(engine, connection, False)     # idle for too long
+        return
+    if connection.state == STATE_CONNECTING:
+        fail_attempt(engine, exchange, FAILURE_CONNECT_TIMEOUT)
+    elif exchange.flags & X_TUNNEL:
+        client_timed_out(engine, exchange.client)
+    elif exchange.up.pending != NULL and exchange.up.state == RELAY_RUNNING:
+        fail_attempt(engine, exchange, FAILURE_BETWEEN_BYTES_TIMEOUT)    # it stopped reading the request
+    elif not exchange.flags & X_HEAD_SENT and exchange.up.state == RELAY_RUNNING:
+        backend_deadline(engine, exchange)              # the client still sends
+    elif not exchange.flags & X_HEAD_SENT:
+        fail_attempt(engine, exchange, FAILURE_FIRST_BYTE_TIMEOUT)
+    elif exchange.down.pending != NULL or exchange.down.pipe != NO_PIPE or exchange.down.state != RELAY_RUNNING:
+        backend_deadline(engine, exchange)              # the client reads slowly
+    else:
+        engine.counters.reasons[FAILURE_BETWEEN_BYTES_TIMEOUT] += 1
+        fail_attempt(engine, exchange, FAILURE_BETWEEN_BYTES_TIMEOUT)
+
+
+cdef Codec CLIENT
+CLIENT.ready = client_ready
+CLIENT.timed_out = client_timed_out
+CLIENT.send_informational = send_informational
+CLIENT.send_head = send_head
+CLIENT.send_local = send_local
+CLIENT.end = end_client
+CLIENT.reset = reset_client
+CLIENT.switch_to_tunnel = switch_to_tunnel
+CLIENT.send_request = NULL
+
+cdef Codec BACKEND
+BACKEND.ready = backend_ready
+BACKEND.timed_out = backend_timed_out
+BACKEND.send_informational = NULL
+BACKEND.send_head = NULL
+BACKEND.send_local = NULL
+BACKEND.end = NULL
+BACKEND.reset = NULL
+BACKEND.switch_to_tunnel = NULL
+BACKEND.send_request = send_request
+
+
+cdef const Codec* http1_client_codec() noexcept nogil:
+    return &CLIENT
+
+
+cdef const Codec* http1_backend_codec() noexcept nogil:
+    return &BACKEND

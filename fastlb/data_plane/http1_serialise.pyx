@@ -1,0 +1,177 @@
+"""Heads as they are sent: into engine.write_buffer, whose first bytes they become. Each function returns the size written,
+0 when the head does not fit (the caller refuses the message).
+"""
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+
+from fastlb.data_plane.failure cimport failures, status_phrase
+from fastlb.data_plane.header_operations cimport apply_operations, copy_fields
+from fastlb.data_plane.system cimport gmtime_r, likely, memcpy, strlen, time_t, tm, unlikely
+from fastlb.data_plane.types cimport (DATE_BYTES, FRAME_CHUNKED, HEAD_ABSOLUTE_TARGET, HEAD_UPGRADE, HEADER_CONTENT_LENGTH, HEADER_DATE,
+                                      HEADER_EXPECT, METHOD_OPTIONS, SMALL_BODY_BYTES, WRITE_BUFFER_BYTES, X_HTTP_1_0, X_IS_HEAD,
+                                      X_KEEP_ALIVE, Backend, Engine, Exchange, Head, HeaderField, ImageHeader)
+from fastlb.data_plane.writer cimport Writer, put, put_number
+
+cdef enum:
+    HEAD_ROOM = WRITE_BUFFER_BYTES - 16384 - SMALL_BODY_BYTES   # the rest is for a small body and chunk framing behind the head
+
+cdef const char* DAYS = b"SunMonTueWedThuFriSat"
+cdef const char* MONTHS = b"JanFebMarAprMayJunJulAugSepOctNovDec"
+
+
+cdef inline void open_writer(Engine* engine, Writer* out) noexcept nogil:
+    out.at = engine.write_buffer
+    out.end = engine.write_buffer + HEAD_ROOM
+    out.overflow = False
+
+
+cdef inline uint32_t written(Engine* engine, const Writer* out) noexcept nogil:
+    return 0 if out.overflow else <uint32_t>(out.at - engine.write_buffer)
+
+
+cdef void two_digits(char* at, int value) noexcept nogil:
+    at[0] = <char>(c"0" + value // 10 % 10)
+    at[1] = <char>(c"0" + value % 10)
+
+
+cdef void put_date(Engine* engine, Writer* out) noexcept nogil:
+    # IMF-fixdate (RFC 9110 section 5.6.7), made once a second.
+    cdef:
+        uint64_t now_s = (engine.now_ms + engine.wall_offset_ms) // 1000
+        time_t when = <time_t>now_s
+        tm parts
+        char* text = engine.date
+    if engine.date_s != now_s:
+        engine.date_s = now_s
+        gmtime_r(&when, &parts)
+        memcpy(text, b"Sun, 06 Nov 1994 08:49:37 GMT", DATE_BYTES)
+        memcpy(text, DAYS + 3 * parts.tm_wday, 3)
+        two_digits(text + 5, parts.tm_mday)
+        memcpy(text + 8, MONTHS + 3 * parts.tm_mon, 3)
+        two_digits(text + 12, (parts.tm_year + 1900) // 100)
+        two_digits(text + 14, parts.tm_year % 100)
+        two_digits(text + 17, parts.tm_hour)
+        two_digits(text + 20, parts.tm_min)
+        two_digits(text + 23, parts.tm_sec)
+    put(out, b"Date: ", 6)
+    put(out, text, DATE_BYTES)
+    put(out, b"\r\n", 2)
+
+
+cdef void put_upgrade(const Head* head, Writer* out) noexcept nogil:
+    cdef const HeaderField* field = &head.fields[head.upgrade_field]
+    put(out, b"Connection: Upgrade\r\nUpgrade: ", 30)
+    put(out, head.data + field.value, field.value_size)
+    put(out, b"\r\n", 2)
+
+
+cdef uint32_t write_request(Engine* engine, Exchange* exchange, const Head* head, const Backend* backend) noexcept nogil:
+    # The request as this backend gets it: origin form, HTTP/1.1, hop-by-hop fields gone, the snapshot's header operations applied.
+    cdef:
+        Writer out
+        uint64_t except_ids = exchange.snapshot.header.operation_headers
+    open_writer(engine, &out)
+    put(&out, head.data, head.method_size + 1)
+    if unlikely(head.flags & HEAD_ABSOLUTE_TARGET and (head.origin_size == 0 or head.data[head.origin] == c"?")):
+        # "http://host" and "http://host?q" have an empty path (RFC 9112 section 3.2.1; "*" for OPTIONS, section 3.2.4)
+        put(&out, b"*" if head.method == METHOD_OPTIONS and head.origin_size == 0 else b"/", 1)
+    put(&out, head.data + head.origin, head.origin_size)
+    put(&out, b" HTTP/1.1\r\n", 11)
+    if unlikely(head.flags & HEAD_ABSOLUTE_TARGET):
+        put(&out, b"Host: ", 6)
+        put(&out, head.data + head.host, head.host_size)
+        put(&out, b"\r\n", 2)
+    elif unlikely(head.host == 0):
+        put(&out, b"Host: ", 6)                 # HTTP/1.0 may come without one; HTTP/1.1 may not go without
+        put(&out, backend.display, backend.display_size)
+        put(&out, b"\r\n", 2)
+    if unlikely(head.version == 0):
+        except_ids |= <uint64_t>1 << HEADER_EXPECT      # means nothing in HTTP/1.0 (RFC 9110 section 10.1.1)
+    copy_fields(&out, head, except_ids)
+    if head.framing == FRAME_CHUNKED:
+        put(&out, b"Transfer-Encoding: chunked\r\n", 28)
+    if unlikely(head.flags & HEAD_UPGRADE):
+        put_upgrade(head, &out)
+    apply_operations(engine, exchange, head, &out)
+    put(&out, b"\r\n", 2)
+    return written(engine, &out)
+
+
+cdef void put_status_line(const Head* head, Writer* out) noexcept nogil:
+    # Always our own version; status and reason phrase as received.
+    put(out, b"HTTP/1.1 ", 9)
+    put(out, head.data + 9, 3)
+    put(out, b" ", 1)
+    put(out, head.data + head.reason, head.reason_size)
+    put(out, b"\r\n", 2)
+
+
+cdef uint32_t write_response(Engine* engine, Exchange* exchange, const Head* head, bint chunked, bint close) noexcept nogil:
+    # The final head for an HTTP/1.x client; `chunked`: how the body will follow; `close`: this is the connection's last exchange.
+    cdef:
+        Writer out
+        uint64_t except_ids = 0
+    open_writer(engine, &out)
+    put_status_line(head, &out)
+    if unlikely(head.status == 204 or head.status == 101):
+        except_ids = <uint64_t>1 << HEADER_CONTENT_LENGTH       # must not be sent with these (RFC 9110 section 8.6)
+    copy_fields(&out, head, except_ids)
+    if unlikely(not (head.seen >> HEADER_DATE) & 1):
+        put_date(engine, &out)                  # RFC 9110 section 6.6.1
+    if chunked:
+        put(&out, b"Transfer-Encoding: chunked\r\n", 28)
+    if unlikely(head.status == 101):
+        put_upgrade(head, &out)
+    elif unlikely(close):
+        put(&out, b"Connection: close\r\n", 19)
+    elif unlikely(exchange.flags & X_HTTP_1_0):
+        put(&out, b"Connection: keep-alive\r\n", 24)
+    put(&out, b"\r\n", 2)
+    return written(engine, &out)
+
+
+cdef uint32_t write_informational(Engine* engine, const Head* head) noexcept nogil:
+    cdef Writer out
+    open_writer(engine, &out)
+    put_status_line(head, &out)
+    copy_fields(&out, head, <uint64_t>1 << HEADER_CONTENT_LENGTH)
+    put(&out, b"\r\n", 2)
+    return written(engine, &out)
+
+
+cdef uint32_t write_local(Engine* engine, Exchange* exchange, uint32_t failure, bint close) noexcept nogil:
+    # A response of our own, with its reason id. `exchange.snapshot` may be gone; the engine's current one names the header then.
+    cdef:
+        Writer out
+        const ImageHeader* header = engine.snapshot.header
+        const char* phrase = status_phrase(failures[failure].status)
+        const char* sentence = failures[failure].sentence
+        size_t phrase_size = strlen(phrase)
+        size_t sentence_size = strlen(sentence)
+    open_writer(engine, &out)
+    put(&out, b"HTTP/1.1 ", 9)
+    put_number(&out, failures[failure].status)
+    put(&out, b" ", 1)
+    put(&out, phrase, phrase_size)
+    put(&out, b"\r\n", 2)
+    put_date(engine, &out)
+    put(&out, b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: ", 57)
+    put_number(&out, <uint32_t>(phrase_size + sentence_size + 6))
+    put(&out, b"\r\n", 2)
+    if header.reason_header.size:
+        put(&out, engine.snapshot.image + header.reason_header.offset, header.reason_header.size)
+        put(&out, b": ", 2)
+        put(&out, failures[failure].id, strlen(failures[failure].id))
+        put(&out, b"\r\n", 2)
+    if close:
+        put(&out, b"Connection: close\r\n", 19)
+    elif exchange.flags & X_HTTP_1_0:
+        put(&out, b"Connection: keep-alive\r\n", 24)
+    put(&out, b"\r\n", 2)
+    if not exchange.flags & X_IS_HEAD:
+        put_number(&out, failures[failure].status)
+        put(&out, b" ", 1)
+        put(&out, phrase, phrase_size)
+        put(&out, b"\n", 1)
+        put(&out, sentence, sentence_size)
+        put(&out, b"\n", 1)
+    return written(engine, &out)

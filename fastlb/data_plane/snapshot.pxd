@@ -1,0 +1,15 @@
+from libc.stdint cimport int64_t, uint32_t
+
+from fastlb.data_plane.types cimport Engine, ImageHost, ImageRoute, ImageText, Snapshot
+
+cdef enum:
+    IMAGE_MAGIC = 0x00626C7473616600      # "fastlb" between zero bytes
+    IMAGE_LAYOUT = 1
+
+cdef int check_image(const char* image, size_t size) noexcept nogil
+cdef Snapshot* load_snapshot(Engine* engine, int image_fd, int* error) noexcept nogil
+cdef void drop_snapshot(Engine* engine, Snapshot* snapshot) noexcept nogil
+
+
+cdef inline const char* image_text(const Snapshot* snapshot, const ImageText* text) noexcept nogil:
+    return snapshot.image + text.offset

@@ -1,0 +1,179 @@
+"""Compiled configuration: reading an image, and the running arrays built over it.
+
+The image is position-independent (offsets, no pointers), sealed, and written by SnapshotWriter in _core.pyx alone. A Snapshot
+is one mapping of it with dense pool arrays whose rows point at the backends' running rows. It is counted by the engine and by
+exchanges that may still retry; nothing in it changes but the pools' cursors.
+"""
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+
+from fastlb.data_plane.backend_table cimport drop_backend, hold_backend
+from fastlb.data_plane.system cimport MAP_FAILED, MAP_SHARED, PROT_READ, errno, memcpy, mmap, munmap
+from fastlb.data_plane.types cimport (NO_INDEX, Backend, Engine, ImageBackend, ImageHeader, ImageHeaderOperation, ImageHost, ImageListener,
+                                      ImageNetwork, ImagePool, ImageRoute, ImageSection, ImageText, Pool, PoolBackend, Snapshot)
+
+cdef extern from "<sys/stat.h>" nogil:
+    cdef struct stat_result "stat":
+        int64_t st_size
+    int fstat(int fd, stat_result* result)
+
+
+cdef bint fits(size_t size, const ImageSection* section, size_t record) noexcept nogil:
+    return section.offset <= size and <uint64_t>section.count * record <= size - section.offset and section.offset % 8 == 0
+
+
+cdef bint text_fits(size_t size, const ImageText* text) noexcept nogil:
+    return text.offset <= size and text.size <= size - text.offset
+
+
+cdef bint range_fits(const ImageSection* inner, const ImageSection* outer) noexcept nogil:
+    # `inner` counts records inside the section `outer`: its offset is a record index.
+    return inner.offset <= outer.count and inner.count <= outer.count - inner.offset
+
+
+cdef int check_image(const char* image, size_t size) noexcept nogil:
+    # 0, or -1: not an image of this layout, or damaged. Everything an index or offset can reach is checked here once, so that
+    # no later code has to.
+    cdef:
+        const ImageHeader* header = <const ImageHeader*>image
+        const ImageHeaderOperation* operations
+        const ImageHost* hosts
+        const ImageRoute* routes
+        const ImagePool* pools
+        const ImageBackend* backends
+        const ImageListener* listeners
+        const uint32_t* numbers
+        uint32_t i
+    if size < sizeof(ImageHeader) or header.magic != <uint64_t>IMAGE_MAGIC or header.layout_version != IMAGE_LAYOUT:
+        return -1
+    if header.size != size or size > 0x7FFFFFFF:
+        return -1
+    if not (fits(size, &header.operations, sizeof(ImageHeaderOperation)) and fits(size, &header.networks, sizeof(ImageNetwork))
+            and fits(size, &header.listeners, sizeof(ImageListener)) and fits(size, &header.binds, sizeof(uint32_t))
+            and fits(size, &header.host_slots, sizeof(uint32_t)) and fits(size, &header.hosts, sizeof(ImageHost))
+            and fits(size, &header.routes, sizeof(ImageRoute)) and fits(size, &header.pools, sizeof(ImagePool))
+            and fits(size, &header.backends, sizeof(ImageBackend)) and text_fits(size, &header.reason_header)):
+        return -1
+    if header.reason_header.size > 128 or header.operations.count > 64:
+        return -1
+    if header.host_slots.count & (header.host_slots.count - 1) or (header.host_slots.count and header.host_slots.count <= header.hosts.count):
+        return -1
+    if header.any_host != <uint32_t>NO_INDEX and header.any_host >= header.hosts.count:
+        return -1
+    operations = <const ImageHeaderOperation*>(image + header.operations.offset)
+    for i in range(header.operations.count):
+        if not text_fits(size, &operations[i].name) or not text_fits(size, &operations[i].literal) or operations[i].header_id > 63 \
+                or operations[i].name.size > 256 or operations[i].literal.size > 4096:
+            return -1
+    listeners = <const ImageListener*>(image + header.listeners.offset)
+    for i in range(header.listeners.count):
+        if not text_fits(size, &listeners[i].name):
+            return -1
+    numbers = <const uint32_t*>(image + header.binds.offset)
+    for i in range(header.binds.count):
+        if numbers[i] >= header.listeners.count:
+            return -1
+    numbers = <const uint32_t*>(image + header.host_slots.offset)
+    for i in range(header.host_slots.count):
+        if numbers[i] > header.hosts.count:
+            return -1
+    hosts = <const ImageHost*>(image + header.hosts.offset)
+    for i in range(header.hosts.count):
+        if not text_fits(size, &hosts[i].name) or not range_fits(&hosts[i].routes, &header.routes):
+            return -1
+    routes = <const ImageRoute*>(image + header.routes.offset)
+    for i in range(header.routes.count):
+        if not text_fits(size, &routes[i].prefix) or routes[i].pool >= header.pools.count:
+            return -1
+    pools = <const ImagePool*>(image + header.pools.offset)
+    for i in range(header.pools.count):
+        if not text_fits(size, &pools[i].name) or not range_fits(&pools[i].backends, &header.backends):
+            return -1
+    backends = <const ImageBackend*>(image + header.backends.offset)
+    for i in range(header.backends.count):
+        if not text_fits(size, &backends[i].identity) or not text_fits(size, &backends[i].display) or backends[i].address_size > 110:
+            return -1
+    return 0
+
+
+cdef Snapshot* load_snapshot(Engine* engine, int image_fd, int* error) noexcept nogil:
+    # Maps and checks an image and builds its running arrays: one reference, the caller's. NULL: *error is an errno, or 0 for a
+    # damaged image. Does not change what the engine uses now.
+    cdef:
+        stat_result status
+        Snapshot* snapshot
+        const ImageHeader* header
+        const ImagePool* pools
+        const ImageBackend* backends
+        Backend* row
+        PoolBackend* entry
+        uint32_t i
+        void* image
+    error[0] = 0
+    if fstat(image_fd, &status) != 0:
+        error[0] = errno
+        return NULL
+    if status.st_size < <int64_t>sizeof(ImageHeader):
+        return NULL
+    image = mmap(NULL, <size_t>status.st_size, PROT_READ, MAP_SHARED, image_fd, 0)
+    if image == MAP_FAILED:
+        error[0] = errno
+        return NULL
+    if check_image(<const char*>image, <size_t>status.st_size) != 0:
+        munmap(image, <size_t>status.st_size)
+        return NULL
+    header = <const ImageHeader*>image
+    snapshot = <Snapshot*>calloc(1, sizeof(Snapshot))
+    if snapshot != NULL:
+        snapshot.pools = <Pool*>calloc(header.pools.count + 1, sizeof(Pool))
+        snapshot.backends = <PoolBackend*>calloc(header.backends.count + 1, sizeof(PoolBackend))
+    if snapshot == NULL or snapshot.pools == NULL or snapshot.backends == NULL:
+        if snapshot != NULL:
+            free(snapshot.pools)
+            free(snapshot.backends)
+            free(snapshot)
+        munmap(image, <size_t>status.st_size)
+        error[0] = 12                           # ENOMEM
+        return NULL
+    snapshot.image = <const char*>image
+    snapshot.header = header
+    snapshot.image_size = <size_t>status.st_size
+    snapshot.references = 1
+    snapshot.n_pools = header.pools.count
+    engine.counters.snapshots_opened += 1
+    pools = <const ImagePool*>(snapshot.image + header.pools.offset)
+    backends = <const ImageBackend*>(snapshot.image + header.backends.offset)
+    for i in range(header.backends.count):
+        row = hold_backend(&engine.backends, snapshot.image + backends[i].identity.offset, backends[i].identity.size)
+        if row == NULL:
+            drop_snapshot(engine, snapshot)
+            error[0] = 12
+            return NULL
+        entry = &snapshot.backends[i]
+        entry.row = row
+        entry.weight = backends[i].weight
+        entry.max_in_flight = backends[i].max_in_flight
+        entry.eligible = backends[i].weight > 0 and backends[i].address_size > 0
+    for i in range(header.pools.count):
+        snapshot.pools[i].image = &pools[i]
+        snapshot.pools[i].backends = &snapshot.backends[pools[i].backends.offset]
+        snapshot.pools[i].n_backends = pools[i].backends.count
+        snapshot.pools[i].algorithm = <unsigned char>pools[i].algorithm
+    return snapshot
+
+
+cdef void drop_snapshot(Engine* engine, Snapshot* snapshot) noexcept nogil:
+    # One reference less; the last one unmaps it and lets go of its backends' rows.
+    cdef uint32_t i
+    snapshot.references -= 1
+    if snapshot.references > 0:
+        return
+    engine.counters.snapshots_closed += 1
+    for i in range(snapshot.header.backends.count):
+        if snapshot.backends[i].row != NULL:
+            drop_backend(&engine.backends, snapshot.backends[i].row)
+            snapshot.backends[i].row = NULL
+    munmap(<void*>snapshot.image, snapshot.image_size)
+    free(snapshot.pools)
+    free(snapshot.backends)
+    free(snapshot)

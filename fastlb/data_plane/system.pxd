@@ -1,0 +1,141 @@
+"""libc and kernel externs, nothing else: no state, no function bodies of ours beyond one-line wrappers of compiler built-ins."""
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from posix.types cimport off_t
+
+
+cdef extern from "<sys/socket.h>" nogil:
+    ctypedef unsigned int socklen_t
+    ctypedef unsigned short sa_family_t
+    cdef struct sockaddr:
+        sa_family_t sa_family
+    cdef struct sockaddr_storage:
+        sa_family_t ss_family
+    cdef struct linger:
+        int l_onoff
+        int l_linger
+    cdef struct msghdr:
+        void* msg_name
+        socklen_t msg_namelen
+        iovec* msg_iov
+        size_t msg_iovlen
+    int AF_INET, AF_INET6, AF_UNIX, SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC
+    int SOL_SOCKET, SO_ERROR, SO_LINGER, SHUT_WR, SHUT_RD, MSG_NOSIGNAL, MSG_PEEK, MSG_DONTWAIT, MSG_MORE
+    int socket(int domain, int type, int protocol)
+    int connect(int fd, const sockaddr* address, socklen_t size)
+    int accept4(int fd, sockaddr* address, socklen_t* size, int flags)
+    int shutdown(int fd, int how)
+    int getsockopt(int fd, int level, int name, void* value, socklen_t* size)
+    int setsockopt(int fd, int level, int name, const void* value, socklen_t size)
+    ssize_t recv(int fd, void* data, size_t size, int flags)
+    ssize_t send(int fd, const void* data, size_t size, int flags)
+    ssize_t sendmsg(int fd, const msghdr* message, int flags)
+
+cdef extern from "<sys/uio.h>" nogil:
+    cdef struct iovec:
+        void* iov_base
+        size_t iov_len
+
+cdef extern from "<netinet/in.h>" nogil:
+    cdef struct in_addr:
+        uint32_t s_addr
+    cdef struct in6_addr:
+        uint8_t s6_addr[16]
+    cdef struct sockaddr_in:
+        sa_family_t sin_family
+        uint16_t sin_port
+        in_addr sin_addr
+    cdef struct sockaddr_in6:
+        sa_family_t sin6_family
+        uint16_t sin6_port
+        in6_addr sin6_addr
+    int IPPROTO_TCP
+    uint16_t htons(uint16_t value)
+
+cdef extern from "<netinet/tcp.h>" nogil:
+    int TCP_NODELAY
+
+cdef extern from "<arpa/inet.h>" nogil:
+    const char* inet_ntop(int family, const void* address, char* text, socklen_t size)
+
+cdef extern from "<sys/un.h>" nogil:
+    cdef struct sockaddr_un:
+        sa_family_t sun_family
+        char sun_path[108]
+
+cdef extern from "<sys/epoll.h>" nogil:
+    cdef union epoll_data:
+        uint64_t u64
+    cdef struct epoll_event:
+        uint32_t events
+        epoll_data data
+    int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD
+    uint32_t EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPOLLHUP, EPOLLERR, EPOLLET
+    int epoll_create1(int flags)
+    int epoll_ctl(int epoll_fd, int operation, int fd, epoll_event* event)
+    int epoll_wait(int epoll_fd, epoll_event* events, int max_events, int timeout_ms)
+
+cdef extern from "<sys/eventfd.h>" nogil:
+    int EFD_NONBLOCK, EFD_CLOEXEC
+    int eventfd(unsigned int value, int flags)
+
+cdef extern from "<time.h>" nogil:
+    ctypedef long time_t
+    cdef struct timespec:
+        time_t tv_sec
+        long tv_nsec
+    cdef struct itimerspec:
+        timespec it_interval
+        timespec it_value
+    cdef struct tm:
+        int tm_sec, tm_min, tm_hour, tm_mday, tm_mon, tm_year, tm_wday
+    int CLOCK_MONOTONIC, CLOCK_MONOTONIC_COARSE, CLOCK_REALTIME
+    int clock_gettime(int clock, timespec* result)
+    tm* gmtime_r(const time_t* when, tm* result)
+
+cdef extern from "<sys/timerfd.h>" nogil:
+    int TFD_NONBLOCK, TFD_CLOEXEC, TFD_TIMER_ABSTIME
+    int timerfd_create(int clock, int flags)
+    int timerfd_settime(int fd, int flags, const itimerspec* new_value, itimerspec* old_value)
+
+cdef extern from "<unistd.h>" nogil:
+    int close(int fd)
+    ssize_t read(int fd, void* data, size_t size)
+    ssize_t write(int fd, const void* data, size_t size)
+
+cdef extern from "<fcntl.h>" nogil:
+    int O_NONBLOCK, O_CLOEXEC, F_SETPIPE_SZ, F_GETPIPE_SZ
+    int SPLICE_F_MOVE, SPLICE_F_NONBLOCK, SPLICE_F_MORE
+    int fcntl(int fd, int command, ...)
+    int pipe2(int* descriptors, int flags)
+    ssize_t splice(int fd_in, off_t* offset_in, int fd_out, off_t* offset_out, size_t size, unsigned int flags)
+
+cdef extern from "<sys/mman.h>" nogil:
+    int PROT_READ, MAP_SHARED, MAP_PRIVATE
+    void* MAP_FAILED
+    void* mmap(void* address, size_t size, int protection, int flags, int fd, off_t offset)
+    int munmap(void* address, size_t size)
+
+cdef extern from "<sys/random.h>" nogil:
+    ssize_t getrandom(void* data, size_t size, unsigned int flags)
+
+cdef extern from "<errno.h>" nogil:
+    int errno
+    int EAGAIN, EINTR, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, ECONNABORTED, ECONNREFUSED, ECONNRESET, EPIPE, ETIMEDOUT, EPROTO
+
+cdef extern from "<string.h>" nogil:
+    void* memcpy(void* target, const void* source, size_t size)
+    void* memmove(void* target, const void* source, size_t size)
+    void* memset(void* target, int value, size_t size)
+    int memcmp(const void* a, const void* b, size_t size)
+    void* memchr(const void* data, int value, size_t size)
+    size_t strlen(const char* text)
+
+cdef extern from *:
+    """
+    #define fastlb_likely(x) __builtin_expect(!!(x), 1)
+    #define fastlb_unlikely(x) __builtin_expect(!!(x), 0)
+    static inline int fastlb_lowest_bit(unsigned long long x) { return __builtin_ctzll(x); }
+    """
+    bint likely "fastlb_likely"(bint condition) nogil
+    bint unlikely "fastlb_unlikely"(bint condition) nogil
+    int lowest_bit "fastlb_lowest_bit"(uint64_t bits) nogil    # undefined for 0

@@ -1,0 +1,16 @@
+from libc.stdint cimport uint32_t, uint64_t
+
+from fastlb.data_plane.types cimport Connection, Engine, Relay, Transport
+
+cdef const Transport* plain_transport() noexcept nogil
+cdef bint watch(Engine* engine, Connection* connection) noexcept nogil
+cdef bint watch_listener(Engine* engine, Connection* connection) noexcept nogil
+cdef void unwatch(Engine* engine, Connection* connection) noexcept nogil
+cdef int accept_client(Engine* engine, Connection* listener, Connection** accepted) noexcept nogil
+cdef int start_connect(Engine* engine, const char* address, uint32_t address_size, int* fd) noexcept nogil
+cdef int connect_result(Connection* connection) noexcept nogil
+cdef bint still_open(Connection* connection) noexcept nogil
+cdef void close_descriptor(Connection* connection, bint reset) noexcept nogil
+cdef ssize_t splice_in(Engine* engine, Connection* source, int pipe_fd, size_t size) noexcept nogil
+cdef ssize_t splice_out(Engine* engine, Connection* sink, int pipe_fd, size_t size, bint more) noexcept nogil
+cdef int open_pipe(int* read_fd, int* write_fd) noexcept nogil

@@ -1,0 +1,293 @@
+"""The only file with socket calls.
+
+Every call notes in Connection.io what it learned: a short read or EAGAIN clears IO_READABLE, a short write or EAGAIN clears
+IO_WRITABLE. Edge-triggered epoll reports a change only once, so those bits are the truth and epoll only sets them:
+- data and FIN queued together give one edge: after EPOLLRDHUP a short read does not clear IO_READABLE;
+- a read that fills its buffer is followed by no second edge: it does not clear IO_READABLE.
+`tls` will offer the same Transport table over OpenSSL.
+"""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from fastlb.data_plane.connection_table cimport connection_handle, open_connection
+from fastlb.data_plane.system cimport (AF_INET, AF_INET6, AF_UNIX, EAGAIN, ECONNABORTED, EINPROGRESS, EINTR, ENOMEM,
+                                       EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPROTO,
+                                       F_GETPIPE_SZ, F_SETPIPE_SZ, IPPROTO_TCP, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, O_CLOEXEC,
+                                       O_NONBLOCK, SHUT_WR, SO_ERROR, SO_LINGER, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET,
+                                       SPLICE_F_MORE, SPLICE_F_MOVE, SPLICE_F_NONBLOCK, TCP_NODELAY, accept4, close, connect, epoll_ctl,
+                                       epoll_event, errno, fcntl, getsockopt, inet_ntop, iovec, likely, linger, memcmp, memcpy, memset,
+                                       msghdr, pipe2, recv, send, sendmsg, setsockopt, shutdown, sockaddr, sockaddr_in, sockaddr_in6,
+                                       sockaddr_storage, socket, socklen_t, splice, strlen)
+from fastlb.data_plane.types cimport (ADDRESS_TEXT_BYTES, IO_AGAIN, IO_CLOSED, IO_EOF, IO_HALF_CLOSED, IO_READABLE, IO_WRITABLE,
+                                      IO_WRITE_CLOSED, KIND_CLIENT, PIPE_BYTES, WRITEABLE_PIPE_MIN, Connection, Engine, Transport)
+
+
+cdef ssize_t plain_receive(Engine* engine, Connection* connection, char* data, size_t size) noexcept nogil:
+    # Bytes read; 0 = end of stream (IO_EOF set); IO_AGAIN; IO_CLOSED with engine.last_errno.
+    cdef ssize_t n
+    while True:
+        n = recv(connection.fd, data, size, 0)
+        if likely(n > 0):
+            if <size_t>n < size and not connection.io & IO_HALF_CLOSED:
+                connection.io &= ~<uint32_t>IO_READABLE
+            return n
+        if n == 0:
+            connection.io |= IO_EOF
+            connection.io &= ~<uint32_t>IO_READABLE
+            return 0
+        if errno == EAGAIN:
+            connection.io &= ~<uint32_t>IO_READABLE
+            return IO_AGAIN
+        if errno != EINTR:
+            engine.last_errno = errno
+            connection.io &= ~<uint32_t>IO_READABLE
+            return IO_CLOSED
+
+
+cdef ssize_t plain_send(Engine* engine, Connection* connection, const char* data, size_t size) noexcept nogil:
+    # Bytes accepted (fewer than `size`: the socket is full); IO_AGAIN; IO_CLOSED with engine.last_errno.
+    cdef ssize_t n
+    while True:
+        n = send(connection.fd, data, size, MSG_NOSIGNAL)
+        if likely(n >= 0):
+            if <size_t>n < size:
+                connection.io &= ~<uint32_t>IO_WRITABLE
+            return n
+        if errno == EAGAIN:
+            connection.io &= ~<uint32_t>IO_WRITABLE
+            return IO_AGAIN
+        if errno != EINTR:
+            engine.last_errno = errno
+            connection.io &= ~<uint32_t>IO_WRITABLE
+            return IO_CLOSED
+
+
+cdef ssize_t plain_send_parts(Engine* engine, Connection* connection, const char** parts, const size_t* sizes,
+                              int n_parts) noexcept nogil:
+    # As plain_send for up to 4 parts in one system call.
+    cdef:
+        iovec vectors[4]
+        msghdr message
+        size_t size = 0
+        ssize_t n
+        int i
+    memset(&message, 0, sizeof(message))
+    for i in range(n_parts):
+        vectors[i].iov_base = <void*>parts[i]
+        vectors[i].iov_len = sizes[i]
+        size += sizes[i]
+    message.msg_iov = vectors
+    message.msg_iovlen = <size_t>n_parts
+    while True:
+        n = sendmsg(connection.fd, &message, MSG_NOSIGNAL)
+        if likely(n >= 0):
+            if <size_t>n < size:
+                connection.io &= ~<uint32_t>IO_WRITABLE
+            return n
+        if errno == EAGAIN:
+            connection.io &= ~<uint32_t>IO_WRITABLE
+            return IO_AGAIN
+        if errno != EINTR:
+            engine.last_errno = errno
+            connection.io &= ~<uint32_t>IO_WRITABLE
+            return IO_CLOSED
+
+
+cdef int plain_shut_write(Engine* engine, Connection* connection) noexcept nogil:
+    connection.io |= IO_WRITE_CLOSED
+    return shutdown(connection.fd, SHUT_WR)
+
+
+cdef Transport PLAIN
+PLAIN.receive = plain_receive
+PLAIN.send = plain_send
+PLAIN.send_parts = plain_send_parts
+PLAIN.shut_write = plain_shut_write
+PLAIN.can_splice = True
+
+
+cdef const Transport* plain_transport() noexcept nogil:
+    return &PLAIN
+
+
+cdef bint watch(Engine* engine, Connection* connection) noexcept nogil:
+    # Registers once, for everything, edge-triggered; never modified afterwards.
+    cdef epoll_event event
+    event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET
+    event.data.u64 = connection_handle(connection)
+    return epoll_ctl(engine.epoll_fd, EPOLL_CTL_ADD, connection.fd, &event) == 0
+
+
+cdef bint watch_listener(Engine* engine, Connection* connection) noexcept nogil:
+    # Level-triggered, so that what one turn leaves in the accept queue is reported again.
+    cdef epoll_event event
+    event.events = EPOLLIN
+    event.data.u64 = connection_handle(connection)
+    return epoll_ctl(engine.epoll_fd, EPOLL_CTL_ADD, connection.fd, &event) == 0
+
+
+cdef void unwatch(Engine* engine, Connection* connection) noexcept nogil:
+    # Explicit for listeners, whose description another process may hold open. close() does it for the others.
+    cdef epoll_event event
+    event.events = 0
+    event.data.u64 = 0
+    epoll_ctl(engine.epoll_fd, EPOLL_CTL_DEL, connection.fd, &event)
+
+
+cdef void note_peer(Connection* connection, const sockaddr_storage* address) noexcept nogil:
+    # Keeps the client's address as text, once; IPv4 clients of an IPv6 socket are written as IPv4. Unix sockets have none: "unix:".
+    cdef:
+        const sockaddr_in* v4
+        const sockaddr_in6* v6
+        const char* text = NULL
+    if address.ss_family == AF_INET:
+        v4 = <const sockaddr_in*>address
+        text = inet_ntop(AF_INET, &v4.sin_addr, connection.address, ADDRESS_TEXT_BYTES)
+        connection.peer_port = (v4.sin_port >> 8) | <uint16_t>((v4.sin_port & 255) << 8)
+    elif address.ss_family == AF_INET6:
+        v6 = <const sockaddr_in6*>address
+        if memcmp(&v6.sin6_addr, b"\0\0\0\0\0\0\0\0\0\0\xff\xff", 12) == 0:
+            text = inet_ntop(AF_INET, <const char*>&v6.sin6_addr + 12, connection.address, ADDRESS_TEXT_BYTES)
+        else:
+            text = inet_ntop(AF_INET6, &v6.sin6_addr, connection.address, ADDRESS_TEXT_BYTES)
+        connection.peer_port = (v6.sin6_port >> 8) | <uint16_t>((v6.sin6_port & 255) << 8)
+    if text == NULL:
+        memcpy(connection.address, b"unix:", 6)
+    connection.address_size = <uint8_t>strlen(connection.address)
+
+
+cdef int accept_client(Engine* engine, Connection* listener, Connection** accepted) noexcept nogil:
+    # 0 with *accepted (watched), IO_AGAIN = queue empty, else an errno: EMFILE, ENFILE, ENOBUFS and ENOMEM mean "pause".
+    # TCP_NODELAY is inherited from the listening socket.
+    cdef:
+        sockaddr_storage address
+        socklen_t size
+        int fd
+        Connection* connection
+    accepted[0] = NULL
+    while True:
+        size = sizeof(address)
+        fd = accept4(listener.fd, <sockaddr*>&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
+        if likely(fd >= 0):
+            break
+        if errno == EINTR or errno == ECONNABORTED or errno == EPROTO:
+            continue                            # that client is gone; the next one may be there
+        if errno == EAGAIN:
+            return IO_AGAIN
+        return errno
+    connection = open_connection(&engine.connections, fd, KIND_CLIENT)
+    if connection == NULL:
+        close(fd)
+        return ENOMEM
+    connection.transport = &PLAIN
+    connection.io = IO_WRITABLE
+    note_peer(connection, &address)
+    accepted[0] = connection
+    return 0
+
+
+cdef int start_connect(Engine* engine, const char* address, uint32_t address_size, int* fd) noexcept nogil:
+    # 0 = connected at once (unix sockets), EINPROGRESS, or another errno with nothing left open. *fd owned by the caller.
+    cdef:
+        const sockaddr* where = <const sockaddr*>address
+        int one = 1, result
+    fd[0] = socket(where.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
+    if fd[0] < 0:
+        return errno
+    if where.sa_family != AF_UNIX:
+        setsockopt(fd[0], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
+    while connect(fd[0], where, address_size) != 0:
+        if errno == EINTR:
+            continue
+        result = errno
+        if result == EINPROGRESS:
+            return result
+        close(fd[0])
+        fd[0] = -1
+        return result
+    return 0
+
+
+cdef int connect_result(Connection* connection) noexcept nogil:
+    # The outcome of a connect that was in progress: 0 or an errno.
+    cdef:
+        int error = 0
+        socklen_t size = sizeof(error)
+    if getsockopt(connection.fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0:
+        return errno
+    return error
+
+
+cdef bint still_open(Connection* connection) noexcept nogil:
+    # Whether an idle backend connection has neither ended nor sent anything. One system call: only asked before a request that
+    # could not be sent a second time.
+    cdef char byte
+    return recv(connection.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 and errno == EAGAIN
+
+
+cdef void close_descriptor(Connection* connection, bint reset) noexcept nogil:
+    # The one place where a connection's descriptor closes; the kernel takes it out of the epoll set with it.
+    cdef linger now
+    if reset:
+        now.l_onoff = 1
+        now.l_linger = 0
+        setsockopt(connection.fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now))
+    close(connection.fd)
+    connection.fd = -1
+
+
+cdef int open_pipe(int* read_fd, int* write_fd) noexcept nogil:
+    # The pipe's size in bytes, or -1. What an unprivileged user gets past the kernel's quota is small and is refused here.
+    cdef:
+        int descriptors[2]
+        int size
+    if pipe2(descriptors, O_NONBLOCK | O_CLOEXEC) != 0:
+        return -1
+    fcntl(descriptors[1], F_SETPIPE_SZ, <int>PIPE_BYTES)
+    size = fcntl(descriptors[1], F_GETPIPE_SZ)
+    if size < <int>WRITEABLE_PIPE_MIN:
+        close(descriptors[0])
+        close(descriptors[1])
+        return -1
+    read_fd[0] = descriptors[0]
+    write_fd[0] = descriptors[1]
+    return size
+
+
+cdef ssize_t splice_in(Engine* engine, Connection* source, int pipe_fd, size_t size) noexcept nogil:
+    # Socket -> pipe. EAGAIN may mean socket empty or pipe full; the caller knows the pipe's fill. A short splice says nothing
+    # about the socket, so only EAGAIN clears IO_READABLE, and that is the caller's decision too.
+    cdef ssize_t n
+    while True:
+        n = splice(source.fd, NULL, pipe_fd, NULL, size, SPLICE_F_MOVE | SPLICE_F_NONBLOCK)
+        if n > 0:
+            return n
+        if n == 0:
+            source.io |= IO_EOF
+            source.io &= ~<uint32_t>IO_READABLE
+            return 0
+        if errno == EAGAIN:
+            return IO_AGAIN
+        if errno != EINTR:
+            engine.last_errno = errno
+            source.io &= ~<uint32_t>IO_READABLE
+            return IO_CLOSED
+
+
+cdef ssize_t splice_out(Engine* engine, Connection* sink, int pipe_fd, size_t size, bint more) noexcept nogil:
+    # Pipe -> socket. The pipe is never empty here, so EAGAIN means the socket is full; a short splice means nothing certain.
+    cdef:
+        ssize_t n
+        unsigned int flags = SPLICE_F_MOVE | SPLICE_F_NONBLOCK
+    if more:
+        flags |= SPLICE_F_MORE
+    while True:
+        n = splice(pipe_fd, NULL, sink.fd, NULL, size, flags)
+        if n > 0:
+            return n
+        if n < 0 and errno == EINTR:
+            continue
+        if n < 0 and errno == EAGAIN:
+            sink.io &= ~<uint32_t>IO_WRITABLE
+            return IO_AGAIN
+        engine.last_errno = errno
+        return IO_CLOSED

@@ -1,0 +1,622 @@
+"""Structs, enums and limits of the data plane, with their reasons. No function bodies.
+
+Words in the field comments: *owned* = this struct frees it; *borrowed* = somebody else does, the comment says until when;
+*counted* = a reference counted by the pointed-to struct. Fields stand in the order of how often a request changes them.
+"""
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from fastlb.data_plane.system cimport epoll_event
+
+
+# ---------------------------------------------------------------------------------------------------------------- limits
+cdef enum:
+    # epoll_wait's array: 32 or more costs nothing; 64 is one batch of the usual benchmark and 768 bytes of stack.
+    EVENTS_PER_BATCH = 64
+    # Events one pump() handles before the outer loop gets its turn: ~5 ms of small requests.
+    DEFAULT_PUMP_BUDGET = 512
+    ACCEPTS_PER_EVENT = 32          # then the next listener or connection has its turn; listeners are level-triggered
+    MAX_HEADERS = 256               # hard limit of fields in a head; listeners set a lower one (100)
+    MAX_HEAD_BYTES = 65536 - 64     # a head and its buffer's own struct fit the 64 KiB class
+    MAX_TRIED = 8                   # backends an exchange remembers as tried
+    MAX_TRAILER_BYTES = 8192
+    MAX_TRAILERS = 64
+    # One relay turn moves at most this much before other connections get theirs (fairness under bulk transfers).
+    RELAY_TURN_BYTES = 1048576
+    # The first read of a response: heads and small bodies fit; what is larger than SPLICE_MIN is left for splice.
+    FIRST_READ_BYTES = 16384
+    RELAY_READ_BYTES = 65536        # later reads; doubled while they are filled and the sink keeps up
+    READ_BUFFER_BYTES = 262144      # the worker's shared read buffer: 64 -> 256 KiB saves a quarter of the relay's cost
+    READ_HEADROOM = 32              # before the read buffer: room for a chunk header in front of the data
+    WRITE_BUFFER_BYTES = 98304      # the worker's scratch for one serialised head (64 KiB, plus what we add) and small bodies
+    SMALL_BODY_BYTES = 8192         # up to here a body is copied behind its head (one send); beyond, sendmsg with two parts
+    SPLICE_MIN_BYTES = 131072       # below about 128 KiB splice loses against the buffer path (docs/ARCHITECTURE.md, measured)
+    PIPE_BYTES = 262144
+    WRITEABLE_PIPE_MIN = 65536      # smaller pipes (an unprivileged user past the kernel's quota) are not worth splicing through
+    WHEEL_SLOTS = 4096
+    WHEEL_TICK_MS = 16              # 4096 slots x 16 ms = 65 s a turn; longer waits pass their slot and are filed again
+    ACCEPT_RETRY_MS = 100           # after EMFILE accepting pauses this long at most (a closing connection ends the pause too)
+    LINGER_MS = 2000                # a connection closed with unread input: how long we drain it, so that a reset does not eat the answer
+    LINGER_BYTES = 1048576
+    ADDRESS_TEXT_BYTES = 46         # INET6_ADDRSTRLEN
+    REQUEST_ID_BYTES = 32           # 16 random bytes in hexadecimal, nginx's $request_id
+    DATE_BYTES = 29                 # "Sun, 06 Nov 1994 08:49:37 GMT"
+
+cdef enum:
+    NO_BACKEND = -1
+    NO_PIPE = -1
+    NO_INDEX = 0xFFFFFFFF
+
+
+# ---------------------------------------------------------------------------------------------------------------- enums
+ctypedef enum ConnectionKind:
+    KIND_FREE = 0
+    KIND_LISTENER = 1
+    KIND_CLIENT = 2
+    KIND_BACKEND = 3
+
+# What the kernel has told us and we have not used up: edges are remembered as bits (docs/ARCHITECTURE.md, "Edges").
+ctypedef enum IoBits:
+    IO_READABLE = 1                 # cleared by EAGAIN, or a short read without IO_HALF_CLOSED
+    IO_WRITABLE = 2                 # cleared by EAGAIN or a short write
+    IO_HALF_CLOSED = 4              # EPOLLRDHUP seen: the read side ends after what is queued
+    IO_ERROR = 8                    # EPOLLERR or EPOLLHUP seen
+    IO_READY_LISTED = 16            # on the engine's ready list
+    IO_EOF = 32                     # recv returned 0
+    IO_WRITE_CLOSED = 64            # we shut our write side down
+
+ctypedef enum IoResult:
+    IO_AGAIN = -1
+    IO_CLOSED = -2                  # the other side reset or the socket failed; errno kept in Engine.last_errno
+
+ctypedef enum ConnectionState:
+    STATE_IDLE = 0                  # client: keep-alive, nothing read; backend: in the idle cache
+    STATE_HEAD = 1                  # client: part of a head is here
+    STATE_EXCHANGE = 2              # client or backend: belongs to an exchange
+    STATE_CONNECTING = 3            # backend
+    STATE_LINGER = 4                # client: answered, write side shut, draining input
+    STATE_CLOSED = 5                # in the graveyard until the batch ends
+
+ctypedef enum Framing:
+    FRAME_NONE = 0                  # no body
+    FRAME_LENGTH = 1
+    FRAME_CHUNKED = 2
+    FRAME_UNTIL_CLOSE = 3
+    FRAME_TUNNEL = 4                # both ways, half-close kept
+
+ctypedef enum Method:               # those whose semantics a proxy must know
+    METHOD_OTHER = 0
+    METHOD_GET = 1
+    METHOD_HEAD = 2
+    METHOD_POST = 3
+    METHOD_PUT = 4
+    METHOD_DELETE = 5
+    METHOD_OPTIONS = 6
+    METHOD_TRACE = 7
+    METHOD_CONNECT = 8
+
+# Fields the data plane looks at. Bits of Head.seen, so at most 64.
+ctypedef enum HeaderId:
+    HEADER_OTHER = 0
+    HEADER_HOST = 1
+    HEADER_CONNECTION = 2
+    HEADER_CONTENT_LENGTH = 3
+    HEADER_TRANSFER_ENCODING = 4
+    HEADER_KEEP_ALIVE = 5
+    HEADER_PROXY_CONNECTION = 6
+    HEADER_TE = 7
+    HEADER_UPGRADE = 8
+    HEADER_EXPECT = 9
+    HEADER_DATE = 10
+    HEADER_X_FORWARDED_FOR = 11
+    HEADER_X_FORWARDED_PROTO = 12
+    HEADER_X_FORWARDED_HOST = 13
+    HEADER_X_REQUEST_ID = 14
+    HEADER_HTTP2_SETTINGS = 15
+    HEADER_TRAILER = 16
+
+ctypedef enum FieldFlags:
+    FIELD_DROPPED = 1               # hop by hop, or named in Connection
+
+ctypedef enum HeadFlags:
+    HEAD_CLOSE = 1                  # Connection: close
+    HEAD_KEEP_ALIVE = 2             # Connection: keep-alive
+    HEAD_UPGRADE = 4                # Connection: upgrade with an Upgrade field
+    HEAD_EXPECT_CONTINUE = 8
+    HEAD_ABSOLUTE_TARGET = 16       # absolute-form: its authority replaces Host
+    HEAD_PATH_IS_RAW = 32           # the normalised path equals the bytes of the target
+    HEAD_DROP_LISTED = 64           # Connection names further fields, already flagged FIELD_DROPPED
+    HEAD_H2C = 128                  # Upgrade asks for h2c, which is never forwarded
+
+ctypedef enum ExchangeFlags:
+    X_KEEP_ALIVE = 1                # the client connection goes on after this exchange
+    X_HEAD_SENT = 2                 # the final response head has gone (or begun to go) to the client
+    X_HTTP_1_0 = 4                  # client speaks HTTP/1.0
+    X_IS_HEAD = 8                   # method HEAD
+    X_IDEMPOTENT = 16
+    X_UPGRADE = 32                  # an upgrade was asked for and forwarded
+    X_TUNNEL = 64                   # switched
+    X_REPLAYABLE = 128              # everything sent of the request can be sent again
+    X_BODY_DONE = 256               # request body wholly relayed (or none)
+    X_RESEND = 512                  # an earlier attempt was sent something: the next one gets it again
+    X_EXPECT = 1024                 # the client waits for 100 (Continue)
+    X_FRESH = 2048                  # a pooled connection turned out stale: the next attempt opens its own
+    X_REUSABLE = 4096               # the backend's connection may serve another exchange after this response
+    X_CLOSE_DELIMITED = 8192        # the client sees the end of the body by our closing: a cut must be a reset
+
+ctypedef enum AttemptState:
+    ATTEMPT_IDLE = 0
+    ATTEMPT_CONNECTING = 1
+    ATTEMPT_SENT = 2                # at least one byte of the request was accepted by the socket
+    ATTEMPT_ANSWERED = 3            # at least one byte of a response came back
+
+ctypedef enum Algorithm:
+    ALGORITHM_ROUND_ROBIN = 0
+    ALGORITHM_WEIGHTED_LEAST_CONNECTIONS = 1
+
+ctypedef enum HeaderOperationKind:
+    OPERATION_SET = 0               # drop the client's, add ours
+    OPERATION_APPEND = 1            # join to the client's, comma separated (from trusted networks), else as SET
+    OPERATION_KEEP_OR_SET = 2       # keep the client's where it is trusted, else as SET
+
+ctypedef enum HeaderSource:
+    SOURCE_LITERAL = 0
+    SOURCE_CLIENT_ADDRESS = 1
+    SOURCE_SCHEME = 2
+    SOURCE_HOST = 3
+    SOURCE_REQUEST_ID = 4
+
+
+# ---------------------------------------------------------------------------------------------------------------- forward
+cdef struct Engine
+cdef struct Connection
+cdef struct Exchange
+cdef struct Attempt
+cdef struct Backend
+cdef struct Pool
+cdef struct Snapshot
+cdef struct Listener
+cdef struct Buffer
+cdef struct Relay
+cdef struct Head
+cdef struct Timer
+
+
+# ---------------------------------------------------------------------------------------------------------------- memory
+cdef struct Buffer:
+    # One block from the worker's free lists; data follows the struct.
+    Buffer* next                    # free list, or the next block of a queue
+    uint32_t capacity
+    uint32_t start                  # first byte not consumed
+    uint32_t end                    # one past the last byte held
+    uint8_t size_class
+    char* data                      # points behind this struct
+
+cdef enum:
+    BUFFER_CLASSES = 4              # 4, 16, 64, 256 KiB, struct included
+
+cdef struct BufferPool:
+    Buffer* free[BUFFER_CLASSES]    # owned
+    uint32_t n_free[BUFFER_CLASSES]
+    uint64_t taken, returned
+
+
+# ---------------------------------------------------------------------------------------------------------------- timers
+cdef struct Timer:
+    Timer* next
+    Timer** link                    # what points at us; NULL = not filed
+    uint64_t deadline_ms            # the true deadline; may be later than the slot says (lazy re-arming)
+    uint64_t filed_tick             # the slot we stand in, as an absolute tick
+    # 32 bytes
+
+cdef struct TimerWheel:
+    Timer** slots                   # owned, WHEEL_SLOTS
+    uint64_t* occupied              # owned, one bit a slot
+    uint64_t tick                   # everything up to here has been looked at
+    uint64_t armed_ms               # when the timerfd will fire; 0 = not armed
+    uint64_t count
+    int fd                          # owned: the timerfd
+
+
+# ---------------------------------------------------------------------------------------------------------------- sockets
+# The one table of functions through which bytes reach a connection; `tls` offers the same one.
+cdef struct Transport:
+    ssize_t (*receive)(Engine* engine, Connection* connection, char* data, size_t size) noexcept nogil
+    ssize_t (*send)(Engine* engine, Connection* connection, const char* data, size_t size) noexcept nogil
+    ssize_t (*send_parts)(Engine* engine, Connection* connection, const char** parts, const size_t* sizes, int n_parts) noexcept nogil
+    int (*shut_write)(Engine* engine, Connection* connection) noexcept nogil
+    bint can_splice
+
+# What a codec offers the engine and the exchange, whichever version of HTTP it speaks.
+cdef struct Codec:
+    # The connection has something to read, room to write, or failed.
+    void (*ready)(Engine* engine, Connection* connection) noexcept nogil
+    # Its deadline passed; what it was waiting for follows from its state.
+    void (*timed_out)(Engine* engine, Connection* connection) noexcept nogil
+    # Client side: an interim (1xx) head; the final head, with the body bytes that came with it; a local answer; the end of a
+    # complete exchange; a cut, where the client must see that its answer is not whole; the switch to a tunnel after a 101.
+    void (*send_informational)(Engine* engine, Exchange* exchange, Head* head) noexcept nogil
+    bint (*send_head)(Engine* engine, Exchange* exchange, Head* head, char* body, uint32_t body_size) noexcept nogil
+    void (*send_local)(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil
+    void (*end)(Engine* engine, Exchange* exchange) noexcept nogil
+    void (*reset)(Engine* engine, Exchange* exchange) noexcept nogil
+    bint (*switch_to_tunnel)(Engine* engine, Exchange* exchange, Head* head, char* body, uint32_t body_size) noexcept nogil
+    # Backend side: sends the request of this attempt on its connection; 0 or a FAILURE_*.
+    uint32_t (*send_request)(Engine* engine, Attempt* attempt) noexcept nogil
+
+cdef struct Connection:
+    Timer timer                     # first, so that a Timer* is a Connection*
+    Connection* ready_next          # engine's ready list while IO_READY_LISTED
+    uint32_t io                     # IoBits
+    int32_t fd
+    uint8_t kind                    # ConnectionKind
+    uint8_t state                   # ConnectionState
+    uint8_t close_after_idle        # drain: this client gets no further exchange
+    uint32_t n_exchanges            # served so far on this connection
+    const Transport* transport      # borrowed, static
+    const Codec* codec              # borrowed, static
+    Exchange* exchange              # client: owned while one runs. backend: borrowed, the exchange of `attempt`
+    Attempt* attempt                # backend: borrowed, NULL while idle
+    Buffer* input                   # owned: received and not consumed (part of a head, pipelined requests)
+    Listener* listener              # client: counted
+    Backend* backend                # backend: counted
+    Connection* cache_next          # backend: idle cache; any: graveyard and free list
+    Connection* cache_previous
+    Connection* all_next            # every open client connection (drain walks them)
+    Connection* all_previous
+    uint32_t index                  # own place in the connection table
+    uint32_t generation             # with index: what the kernel gives back; a late event of an earlier use does not match
+    uint32_t drained_bytes          # LINGER
+    uint16_t peer_port
+    uint8_t address_size
+    bint trusted                    # client's address lies in a trusted network (of the snapshot of its generation below)
+    uint64_t trusted_generation
+    char address[ADDRESS_TEXT_BYTES]
+
+cdef struct ConnectionTable:
+    # Index -> connection, in slabs that never move. Closed ones wait in the graveyard until the batch ends, so that no
+    # caller up the stack holds a freed pointer.
+    Connection** slabs              # owned
+    uint32_t n_slabs, max_slabs
+    Connection* free                # borrowed from the slabs
+    Connection* graveyard
+    uint64_t n_open
+
+
+# ---------------------------------------------------------------------------------------------------------------- heads
+cdef struct HeaderField:            # offsets into Head.data; a line is name ":" OWS value OWS CRLF
+    uint32_t name
+    uint32_t value
+    uint32_t value_size
+    uint32_t end                    # one past the CRLF
+    uint16_t name_size
+    uint8_t id                      # HeaderId
+    uint8_t flags                   # FieldFlags
+
+cdef struct Head:
+    # One parsed head, of a request or a response: offsets into `data`, valid as long as those bytes are.
+    const char* data                # borrowed
+    uint32_t size                   # with the empty line
+    uint32_t n_fields
+    uint64_t seen                   # bit per HeaderId
+    int64_t content_length          # -1 = none
+    uint16_t flags                  # HeadFlags
+    uint16_t status                 # response
+    uint8_t version                 # 0 or 1: the minor version
+    uint8_t method                  # Method
+    uint8_t framing                 # Framing
+    uint32_t method_size            # request: method at offset 0
+    uint32_t target, target_size    # as received
+    uint32_t origin, origin_size    # what is forwarded: the target, in origin form
+    uint32_t path_size              # of origin, up to "?"
+    uint32_t host, host_size        # Host, or the authority of an absolute-form target
+    uint32_t reason, reason_size    # response: reason phrase
+    uint32_t fields_start           # offset of the first field line
+    uint32_t connection_field       # index of the (first) Connection field, NO_INDEX = none
+    uint32_t upgrade_field
+    HeaderField fields[MAX_HEADERS]
+
+cdef struct HeadLimits:
+    uint32_t max_bytes, max_target_bytes, max_fields
+
+
+# ---------------------------------------------------------------------------------------------------------------- relay
+cdef struct Pipe:
+    int read_fd, write_fd           # owned
+    uint32_t fill                   # bytes inside
+
+cdef struct PipePool:
+    # Pipes are lent only while bytes move; the kernel gives an unprivileged user 256 big ones over all processes.
+    Pipe* pipes                     # owned
+    int32_t* idle                   # owned: stack of indices
+    int32_t n_made, n_idle, capacity
+    uint64_t taken, returned
+    bint exhausted                  # the kernel gave a small pipe: no more are made
+
+ctypedef enum RelayState:
+    RELAY_OFF = 0
+    RELAY_RUNNING = 1
+    RELAY_DONE = 2                  # source ended as its framing says, everything handed to the sink
+    RELAY_SOURCE_FAILED = 3         # reset, or ended before its framing said
+    RELAY_SOURCE_INVALID = 4        # bad chunked framing
+    RELAY_SINK_FAILED = 5
+    RELAY_TOO_LARGE = 6             # past the listener's body limit
+    RELAY_NO_MEMORY = 7
+
+ctypedef enum ChunkState:           # chunked decoder; see http1_body
+    CHUNK_SIZE_START = 0
+    CHUNK_SIZE = 1
+    CHUNK_EXTENSION = 2
+    CHUNK_EXTENSION_QUOTED = 3
+    CHUNK_EXTENSION_ESCAPED = 4
+    CHUNK_SIZE_LF = 5
+    CHUNK_DATA = 6
+    CHUNK_DATA_CR = 7
+    CHUNK_DATA_LF = 8
+    CHUNK_TRAILER_START = 9
+    CHUNK_TRAILER = 10
+    CHUNK_TRAILER_LF = 11
+    CHUNK_END_LF = 12
+    CHUNK_DONE = 13
+    CHUNK_BAD = 14
+    CHUNK_EXTENSION_SPACE = 15
+
+cdef struct ChunkDecoder:
+    uint64_t remaining              # bytes of the current chunk's data still to come
+    uint32_t extension_bytes        # of this body so far
+    uint8_t state                   # ChunkState
+    uint8_t digits
+    Buffer* trailers                # owned: raw trailer lines, checked at the end
+
+cdef struct Relay:
+    # One direction: bytes from source to sink. Framing is taken off the source and put on the sink.
+    Connection* source              # borrowed while RELAY_RUNNING
+    Connection* sink                # borrowed while RELAY_RUNNING
+    Buffer* pending                 # owned: read (or made) and not yet accepted by the sink
+    int64_t remaining               # FRAME_LENGTH: bytes still to come
+    uint64_t moved                  # body bytes taken from the source
+    uint64_t sent                   # bytes the sink's socket accepted, framing and heads included
+    uint64_t limit                  # RELAY_TOO_LARGE past this; 0 = none
+    Exchange* exchange              # borrowed
+    uint32_t read_size
+    int32_t pipe                    # lent, NO_PIPE
+    uint8_t state                   # RelayState
+    uint8_t source_framing, sink_framing
+    bint source_ended               # nothing more will be read; `pending` may still wait
+    bint source_extra               # bytes beyond the framing came (a backend's connection is then not reused)
+    bint keep                       # the bytes sent are kept in exchange.replay
+    ChunkDecoder chunk
+
+
+# ---------------------------------------------------------------------------------------------------------------- exchange
+cdef struct Attempt:
+    Attempt* next                   # free list
+    Exchange* exchange              # borrowed: its owner
+    Connection* connection          # borrowed: it owns itself; NULL before and after
+    Backend* backend                # counted; its in_flight is claimed while `claimed`
+    int32_t pick                    # index in the pool of the exchange's snapshot
+    uint8_t state                   # AttemptState
+    bint reused                     # connection came from the idle cache
+    bint claimed
+
+cdef struct Exchange:
+    Exchange* next                  # free list, graveyard
+    Connection* client              # borrowed: owns us; NULL once it is gone
+    Attempt* attempt                # owned: the current one
+    Snapshot* snapshot              # counted, until no retry is possible; then NULL
+    Pool* pool                      # borrowed from snapshot
+    uint32_t flags                  # ExchangeFlags
+    uint16_t status                 # of the final head
+    uint8_t failure                 # of the last attempt that failed
+    uint8_t method                  # Method
+    uint8_t n_attempts, max_attempts
+    uint8_t n_tried
+    int32_t tried[MAX_TRIED]        # picks that failed
+    Buffer* request_head            # owned: raw bytes, kept until no retry is possible
+    Buffer* replay                  # owned: body bytes sent so far, while X_REPLAYABLE
+    uint32_t replay_limit
+    # copied from the pool, so that a tunnel open for days pins no snapshot
+    uint32_t connect_timeout_ms, first_byte_timeout_ms, between_bytes_timeout_ms, tunnel_timeout_ms
+    uint64_t deadline_ms            # of the whole exchange
+    Relay up                        # request body, client -> backend
+    Relay down                      # response body, backend -> client; also carries every byte sent to the client
+    char request_id[REQUEST_ID_BYTES]
+
+
+# ---------------------------------------------------------------------------------------------------------------- running rows
+cdef struct IdleCache:              # reusable connections to one backend, the most recent first
+    Connection* newest
+    Connection* oldest
+    uint32_t count
+
+cdef struct Backend:
+    # The running row of one backend, found by identity, outliving snapshots. In-flight counts live here and nowhere else.
+    int64_t in_flight               # attempts assigned and unfinished; claim and release are the only writers
+    IdleCache idle
+    uint64_t n_requests, n_failures
+    int64_t references              # snapshots that list it + attempts + connections
+    uint32_t max_idle               # of the current snapshot; 0 once it is listed no more
+    uint32_t idle_timeout_ms
+    Backend* next                   # identity table's chain
+    uint64_t identity_hash
+    char* identity                  # owned
+    uint32_t identity_size
+    uint32_t address_size           # 0 = not resolved
+    char address[112]               # a packed sockaddr
+    char display[ADDRESS_TEXT_BYTES + 72]
+    uint32_t display_size
+
+cdef struct BackendTable:
+    Backend** chains                # owned
+    uint32_t n_chains
+    uint64_t count
+
+cdef struct ListenerSettings:
+    uint32_t head_timeout_ms, body_timeout_ms, idle_timeout_ms, write_timeout_ms
+    HeadLimits head
+    uint64_t max_body_bytes         # 0 = no limit
+
+cdef struct Listener:
+    # One listening socket. Lives until its last connection is gone.
+    Connection* connection          # owned while accepting; NULL once removed
+    ListenerSettings settings       # copied from the current snapshot at each commit
+    int64_t references
+    bint removed                    # its clients are told Connection: close
+    Listener* next
+    int fd                          # borrowed from the caller of apply
+
+
+# ---------------------------------------------------------------------------------------------------------------- snapshot
+# The image: offsets from its start, no pointers, so that any process maps it anywhere. Written by SnapshotWriter only.
+cdef struct ImageText:
+    uint32_t offset, size
+
+cdef struct ImageSection:
+    uint32_t offset, count
+
+cdef struct ImageHeaderOperation:
+    uint32_t kind                   # HeaderOperationKind
+    uint32_t source                 # HeaderSource
+    uint32_t header_id              # HeaderId
+    ImageText name                  # as sent
+    ImageText literal
+
+cdef struct ImageNetwork:           # IPv4 as ::ffff:a.b.c.d
+    uint8_t address[16]
+    uint32_t prefix_bits
+
+cdef struct ImageListener:
+    ImageText name
+    uint32_t padding
+    ListenerSettings settings
+
+cdef struct ImageHost:
+    ImageText name                  # lower case; a wildcard without its "*"
+    uint32_t hash
+    uint32_t wildcard
+    ImageSection routes             # longest prefix first
+
+cdef struct ImageRoute:
+    ImageText prefix
+    uint32_t pool
+
+cdef struct ImagePool:
+    ImageText name
+    uint32_t algorithm
+    uint32_t attempts
+    uint32_t replay_limit_bytes
+    uint32_t max_idle, idle_timeout_ms
+    uint32_t connect_timeout_ms, first_byte_timeout_ms, between_bytes_timeout_ms, tunnel_timeout_ms
+    uint64_t exchange_timeout_ms
+    ImageSection backends
+
+cdef struct ImageBackend:
+    ImageText identity, display
+    uint32_t address_size
+    uint32_t weight
+    uint32_t max_in_flight          # 0 = no cap
+    char address[112]
+
+cdef struct ImageHeader:
+    uint64_t magic
+    uint32_t layout_version
+    uint32_t size                   # of the whole image
+    uint64_t generation
+    ImageText reason_header         # size 0 = off
+    ImageSection operations         # the header-operation list applied to requests
+    uint64_t operation_headers      # bit per HeaderId that an operation writes
+    ImageSection networks
+    ImageSection listeners
+    ImageSection binds              # uint32 listener index each
+    ImageSection host_slots         # power-of-two open-addressing table of uint32 host index + 1
+    ImageSection hosts
+    ImageSection routes
+    ImageSection pools
+    ImageSection backends
+    uint32_t any_host               # host index for no match, NO_INDEX
+    uint32_t has_wildcards
+
+cdef struct PoolBackend:            # dense: what a pick looks at
+    Backend* row                    # counted
+    uint32_t weight
+    uint32_t max_in_flight
+    bint eligible
+
+cdef struct Pool:
+    const ImagePool* image          # borrowed from the snapshot
+    PoolBackend* backends           # borrowed from the snapshot's block
+    uint32_t n_backends
+    uint32_t cursor                 # round robin position; tie rotation
+    uint8_t algorithm
+
+cdef struct Snapshot:
+    const char* image               # owned mapping
+    const ImageHeader* header       # = image
+    size_t image_size
+    int64_t references              # the engine's own + exchanges
+    Pool* pools                     # owned
+    PoolBackend* backends           # owned
+    uint32_t n_pools
+
+
+# ---------------------------------------------------------------------------------------------------------------- engine
+cdef enum:
+    FAILURE_COUNT = 64              # room in Counters; failure.pxd checks that it is enough
+
+cdef struct Counters:
+    uint64_t clients_opened, clients_closed
+    uint64_t backend_connections_opened, backend_connections_closed
+    uint64_t exchanges_opened, exchanges_closed
+    uint64_t attempts_opened, attempts_closed
+    uint64_t claims_taken, claims_returned
+    uint64_t snapshots_opened, snapshots_closed
+    uint64_t responses_1xx, responses_2xx, responses_3xx, responses_4xx, responses_5xx
+    uint64_t backend_reused, retries, replays
+    uint64_t client_bytes_in, client_bytes_out, backend_bytes_in, backend_bytes_out
+    uint64_t spliced_bytes
+    uint64_t tunnels_opened, tunnels_closed
+    uint64_t accept_pauses, accept_refused
+    uint64_t pumps, batches, events, ready_turns
+    uint64_t timers_fired, timers_refiled
+    uint64_t reasons[FAILURE_COUNT]
+
+cdef struct Engine:
+    uint64_t now_ms                 # monotonic; read once per batch
+    char* read_buffer               # owned; READ_HEADROOM bytes lie before it
+    char* write_buffer              # owned
+    Snapshot* snapshot              # counted: the current one
+    Connection* ready_head          # ready list: a queue
+    Connection* ready_tail
+    Exchange* free_exchanges        # owned
+    Exchange* exchange_graveyard    # ended in this batch
+    Attempt* free_attempts          # owned
+    uint32_t n_free_exchanges, n_free_attempts
+    BufferPool buffers
+    TimerWheel timers
+    PipePool pipes
+    ConnectionTable connections
+    BackendTable backends
+    Counters counters
+    Connection* clients             # every open client connection
+    Listener* listeners             # owned
+    const Codec* client_codec       # borrowed, static: HTTP/1.1 (a later issue: chosen by ALPN)
+    const Codec* backend_codec
+    const Transport* plain          # borrowed, static
+    Head request                    # scratch of the request being parsed
+    Head response                   # scratch of the response being parsed
+    char* path                      # owned scratch: the normalised path
+    uint64_t random[4]              # xoshiro256**; request ids
+    uint64_t date_s                 # wall-clock second of `date`
+    char date[DATE_BYTES + 3]
+    int epoll_fd                    # owned
+    int event_fd                    # owned
+    int last_errno
+    uint32_t max_clients
+    uint32_t n_clients
+    bint event_fd_set
+    bint accept_paused
+    bint draining
+    bint ready_turn                 # whose turn it is when the budget is one event
+    uint64_t accept_resume_ms
+    uint32_t drain_idle_grace_ms
+    uint64_t wall_offset_ms         # wall clock - monotonic, for Date
+    epoll_event events[EVENTS_PER_BATCH]
