@@ -7,7 +7,6 @@ import socket
 import sys
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.errno cimport errno
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
@@ -17,12 +16,12 @@ from fastlb.data_plane.route_table cimport hash_host
 from fastlb.data_plane.snapshot cimport IMAGE_LAYOUT, IMAGE_MAGIC
 from fastlb.data_plane.system cimport memcpy, memset
 from fastlb.data_plane.types cimport (ALGORITHM_ROUND_ROBIN, ALGORITHM_WEIGHTED_LEAST_CONNECTIONS, FAILURE_COUNT, HEADER_X_FORWARDED_FOR,
-                                      HEADER_X_FORWARDED_HOST, HEADER_X_FORWARDED_PROTO, HEADER_X_REQUEST_ID, KIND_LISTENER,
-                                      MAX_HEAD_BYTES, MAX_HEADERS, NO_INDEX, OPERATION_APPEND, OPERATION_KEEP_OR_SET,
-                                      SOURCE_CLIENT_ADDRESS, SOURCE_HOST, SOURCE_REQUEST_ID, SOURCE_SCHEME, Backend, Connection)
+                                      HEADER_X_FORWARDED_HOST, HEADER_X_FORWARDED_PROTO, HEADER_X_REQUEST_ID, MAX_HEAD_BYTES, MAX_HEADERS,
+                                      NO_INDEX, OPERATION_APPEND, OPERATION_KEEP_OR_SET, SOURCE_CLIENT_ADDRESS, SOURCE_HOST,
+                                      SOURCE_REQUEST_ID, SOURCE_SCHEME, Backend, Connection)
 from fastlb.data_plane.types cimport Engine as EngineStruct
 from fastlb.data_plane.types cimport (Exchange, ImageBackend, ImageHeader, ImageHeaderOperation, ImageHost, ImageListener, ImageNetwork,
-                                      ImagePool, ImageRoute, ImageSection, ImageText, Listener)
+                                      ImagePool, ImageRoute, ImageText, Listener)
 
 from fastlb._build import BUILD_ID
 
@@ -248,7 +247,7 @@ cdef class SnapshotWriter:
             ImageHost host
             ImageRoute route
             uint32_t any_host = NO_INDEX, index
-        hosts, routes, n_named, wildcards = [], [], 0, False
+        hosts, routes, wildcards = [], [], False
         names = []
         for name, entries in self.hosts.items():
             wildcard = name.startswith("*.")

@@ -13,10 +13,10 @@ from fastlb.data_plane.failure cimport (FAILURE_CONNECT_FAILED, FAILURE_CONNECT_
                                         FAILURE_OUT_OF_MEMORY, FAILURE_POOL_FULL)
 from fastlb.data_plane.idle_cache cimport cache_take
 from fastlb.data_plane.select.dispatch cimport pick
-from fastlb.data_plane.system cimport (ECONNREFUSED, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, ETIMEDOUT, close, memset, unlikely)
+from fastlb.data_plane.system cimport ECONNREFUSED, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, ETIMEDOUT, close, memset, unlikely
 from fastlb.data_plane.transport cimport start_connect, still_open, watch
-from fastlb.data_plane.types cimport (ATTEMPT_CONNECTING, IO_WRITABLE, KIND_BACKEND, NO_BACKEND, STATE_CONNECTING, STATE_EXCHANGE,
-                                      X_FRESH, X_IDEMPOTENT, Attempt, Backend, Connection, Engine, Exchange, PoolBackend)
+from fastlb.data_plane.types cimport (ATTEMPT_CONNECTING, IO_WRITABLE, KIND_BACKEND, NO_BACKEND, STATE_CONNECTING, STATE_EXCHANGE, X_FRESH,
+                                      X_IDEMPOTENT, Attempt, Backend, Connection, Engine, Exchange, PoolBackend)
 
 cdef extern from "<errno.h>" nogil:
     int ENOENT

@@ -21,14 +21,14 @@ from fastlb.data_plane.ready_list cimport take_ready
 from fastlb.data_plane.snapshot cimport drop_snapshot, load_snapshot
 from fastlb.data_plane.system cimport (CLOCK_MONOTONIC, CLOCK_REALTIME, EFD_CLOEXEC, EFD_NONBLOCK, ENOMEM, EPOLL_CLOEXEC, EPOLL_CTL_ADD,
                                        EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, clock_gettime, close, epoll_create1,
-                                       epoll_ctl, epoll_event, epoll_wait, errno, eventfd, getrandom, likely, memcpy, memset, timespec,
-                                       unlikely, write)
+                                       epoll_ctl, epoll_event, epoll_wait, errno, eventfd, getrandom, memcpy, memset, timespec, unlikely,
+                                       write)
 from fastlb.data_plane.timer_wheel cimport arm_wheel, cancel_timer, take_expired, timer_wheel_close, timer_wheel_open
 from fastlb.data_plane.transport cimport accept_client, plain_transport, unwatch, watch, watch_listener
 from fastlb.data_plane.types cimport (ACCEPT_RETRY_MS, ACCEPTS_PER_EVENT, DEFAULT_PUMP_BUDGET, EVENTS_PER_BATCH, IO_AGAIN, IO_ERROR,
                                       IO_HALF_CLOSED, IO_READABLE, IO_WRITABLE, KIND_BACKEND, KIND_CLIENT, KIND_LISTENER, MAX_HEAD_BYTES,
                                       READ_BUFFER_BYTES, READ_HEADROOM, STATE_IDLE, WRITE_BUFFER_BYTES, Attempt, Backend, Connection,
-                                      Engine, Exchange, ImageBackend, ImageListener, ImagePool, Listener, ListenerSettings, Snapshot, Timer)
+                                      Engine, Exchange, ImageBackend, ImageListener, ImagePool, Listener, Snapshot, Timer)
 
 cdef enum:
     PUMP_MS = 10                    # a pump returns to the outer loop after this long, whatever its budget
@@ -173,10 +173,10 @@ cdef void resume_accepting(Engine* engine) noexcept nogil:
 cdef bint accept_some(Engine* engine, Listener* listener, uint32_t most) noexcept nogil:
     # Accepts up to `most` clients. True: the queue is empty.
     cdef:
-        uint32_t i
+        uint32_t _i
         int result
         Connection* client
-    for i in range(most):
+    for _i in range(most):
         if engine.n_clients >= engine.max_clients:
             pause_accepting(engine)
             return False
@@ -289,7 +289,6 @@ cdef int engine_apply(Engine* engine, int image_fd, const int* sockets, uint32_t
         Listener* listener
         Listener* following
         uint32_t i
-        bint made
     n_removed[0] = 0
     if new == NULL:
         return error if error else -1

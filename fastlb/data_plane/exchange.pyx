@@ -11,17 +11,15 @@ lives on copied time-outs, so that a tunnel open for days pins no configuration.
 After `refuse`, `abandon`, `fail_attempt`, `take_response_head` or `progress` the exchange may be over: callers do not touch
 it again in the same event. Ended ones are freed when the batch ends.
 """
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 from fastlb.data_plane.attempt cimport end_attempt, start_attempt
 from fastlb.data_plane.buffer cimport return_buffer
 from fastlb.data_plane.connection cimport close_connection, set_deadline
-from fastlb.data_plane.failure cimport (FAILURE_BACKEND_CLOSED, FAILURE_BACKEND_RESET, FAILURE_BAD_FRAMING, FAILURE_BAD_RESPONSE,
-                                        FAILURE_BAD_TARGET, FAILURE_BETWEEN_BYTES_TIMEOUT, FAILURE_BODY_TIMEOUT,
-                                        FAILURE_BODY_TOO_LARGE, FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET,
-                                        FAILURE_CLIENT_WRITE_TIMEOUT, FAILURE_CONNECT_TIMEOUT, FAILURE_EXCHANGE_TIMEOUT,
-                                        FAILURE_FIRST_BYTE_TIMEOUT, FAILURE_NO_ROUTE, FAILURE_OUT_OF_MEMORY, FAILURE_TRUNCATED)
+from fastlb.data_plane.failure cimport (FAILURE_BAD_FRAMING, FAILURE_BAD_RESPONSE, FAILURE_BAD_TARGET, FAILURE_BODY_TOO_LARGE,
+                                        FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_NO_ROUTE, FAILURE_OUT_OF_MEMORY,
+                                        FAILURE_TRUNCATED)
 from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.relay cimport relay_close, relay_flush, relay_open, relay_run
 from fastlb.data_plane.retry cimport is_stale_reuse, may_retry
@@ -31,12 +29,11 @@ from fastlb.data_plane.system cimport likely, memset, unlikely
 from fastlb.data_plane.target cimport normalise_path
 from fastlb.data_plane.types cimport (FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE, HEAD_CLOSE, HEAD_EXPECT_CONTINUE, HEAD_KEEP_ALIVE,
                                       HEAD_PATH_IS_RAW, HEAD_UPGRADE, HEADER_UPGRADE, IO_READABLE, MAX_TRIED, METHOD_DELETE, METHOD_GET,
-                                      METHOD_HEAD, METHOD_OPTIONS, METHOD_PUT, METHOD_TRACE, NO_INDEX, NO_PIPE, RELAY_DONE,
-                                      RELAY_NO_MEMORY, RELAY_OFF, RELAY_RUNNING, RELAY_SINK_FAILED, RELAY_SOURCE_FAILED,
-                                      RELAY_SOURCE_INVALID, RELAY_TOO_LARGE, STATE_CONNECTING, STATE_EXCHANGE, STATE_IDLE, X_BODY_DONE,
-                                      X_CLOSE_DELIMITED, X_EXPECT, X_FRESH, X_HEAD_SENT, X_HTTP_1_0, X_IDEMPOTENT, X_IS_HEAD,
-                                      X_KEEP_ALIVE, X_REPLAYABLE, X_RESEND, X_REUSABLE, X_TUNNEL, X_UPGRADE, Attempt, Connection,
-                                      Engine, Exchange, Head, ImagePool, Pool, Relay, Snapshot)
+                                      METHOD_HEAD, METHOD_OPTIONS, METHOD_PUT, METHOD_TRACE, NO_INDEX, NO_PIPE, RELAY_DONE, RELAY_NO_MEMORY,
+                                      RELAY_OFF, RELAY_RUNNING, RELAY_SINK_FAILED, RELAY_SOURCE_FAILED, RELAY_SOURCE_INVALID,
+                                      RELAY_TOO_LARGE, STATE_EXCHANGE, X_BODY_DONE, X_EXPECT, X_FRESH, X_HEAD_SENT, X_HTTP_1_0,
+                                      X_IDEMPOTENT, X_IS_HEAD, X_KEEP_ALIVE, X_REPLAYABLE, X_RESEND, X_REUSABLE, X_TUNNEL, X_UPGRADE,
+                                      Attempt, Connection, Engine, Exchange, Head, ImagePool, Relay, Snapshot)
 
 cdef enum:
     FREE_EXCHANGES_KEPT = 4096
@@ -278,7 +275,6 @@ cdef void abandon(Engine* engine, Exchange* exchange, uint32_t failure) noexcept
 cdef void take_response_head(Engine* engine, Exchange* exchange, Head* head, char* body, uint32_t body_size) noexcept nogil:
     # The final response head has been parsed; `body`: what was received behind it. Interim heads do not come here.
     cdef:
-        Attempt* attempt = exchange.attempt
         Connection* client = exchange.client
         bint sent
     if unlikely(head.status == 101):
@@ -332,21 +328,18 @@ cdef void count_status(Engine* engine, uint32_t status) noexcept nogil:
 cdef bint settle_up(Engine* engine, Exchange* exchange) noexcept nogil:
     # What the request's relay came to. False: the exchange is over.
     cdef Relay* up = &exchange.up
+    if exchange.flags & X_TUNNEL:
+        return True                             # settle_tunnel looks at both directions
     if up.state == RELAY_DONE:
         exchange.flags |= X_BODY_DONE
         return True
     if up.state == RELAY_SINK_FAILED:
-        if exchange.flags & X_TUNNEL:
-            close_tunnel(engine, exchange)
-            return False
         # The backend takes no more. It may have answered before it closed: its side is read to the end.
         if exchange.attempt != NULL:
             exchange.attempt.connection.io |= IO_READABLE
             list_ready(engine, exchange.attempt.connection)
         return True
-    if exchange.flags & X_TUNNEL:
-        close_tunnel(engine, exchange)
-    elif up.state == RELAY_SOURCE_FAILED:
+    if up.state == RELAY_SOURCE_FAILED:
         abandon(engine, exchange, FAILURE_CLIENT_CLOSED)
     elif exchange.flags & X_HEAD_SENT:
         abandon(engine, exchange, FAILURE_BODY_TOO_LARGE if up.state == RELAY_TOO_LARGE else FAILURE_BAD_FRAMING)
@@ -359,8 +352,17 @@ cdef bint settle_up(Engine* engine, Exchange* exchange) noexcept nogil:
     return False
 
 
-cdef void close_tunnel(Engine* engine, Exchange* exchange) noexcept nogil:
-    cdef Connection* client = exchange.client
+cdef void settle_tunnel(Engine* engine, Exchange* exchange) noexcept nogil:
+    # A tunnel ends when both directions have, or when one fails; one side's end alone is passed on as a half-close.
+    cdef:
+        Connection* client = exchange.client
+        Relay* up = &exchange.up
+        Relay* down = &exchange.down
+    if (up.state == RELAY_RUNNING or up.state == RELAY_DONE) and (down.state == RELAY_RUNNING or down.state == RELAY_DONE) \
+            and not (up.state == RELAY_DONE and down.state == RELAY_DONE):
+        client_deadline(engine, exchange)       # bytes in either direction keep both sides
+        backend_deadline(engine, exchange)
+        return
     close_exchange(engine, exchange)
     close_connection(engine, client, False)
 
@@ -371,7 +373,10 @@ cdef void settle(Engine* engine, Exchange* exchange) noexcept nogil:
         Relay* down = &exchange.down
         Attempt* attempt = exchange.attempt
         bint reuse
-    if likely(down.source_ended and down.state <= RELAY_DONE) and attempt != NULL and not exchange.flags & X_TUNNEL:
+    if unlikely(exchange.flags & X_TUNNEL):
+        settle_tunnel(engine, exchange)
+        return
+    if likely(down.source_ended and down.state <= RELAY_DONE) and attempt != NULL:
         # The backend has said everything: it is free, however slowly the client reads.
         reuse = exchange.flags & X_REUSABLE and exchange.flags & X_BODY_DONE and not down.source_extra
         if not exchange.flags & X_BODY_DONE:
@@ -384,14 +389,7 @@ cdef void settle(Engine* engine, Exchange* exchange) noexcept nogil:
             backend_deadline(engine, exchange)
         return
     if down.state == RELAY_DONE:
-        if exchange.flags & X_TUNNEL:
-            if exchange.up.state == RELAY_DONE:
-                close_tunnel(engine, exchange)
-            return
         exchange.client.codec.end(engine, exchange)
-        return
-    if exchange.flags & X_TUNNEL:
-        close_tunnel(engine, exchange)
     elif down.state == RELAY_SINK_FAILED:
         abandon(engine, exchange, FAILURE_CLIENT_RESET)
     elif down.state == RELAY_NO_MEMORY:

@@ -6,7 +6,7 @@ tests nothing. What a client claims about itself (X-Forwarded-*, X-Request-Id) i
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from fastlb.data_plane.system cimport AF_INET, AF_INET6, likely, memcmp, memcpy, memset
+from fastlb.data_plane.system cimport AF_INET, AF_INET6, likely, memcmp, memset
 from fastlb.data_plane.types cimport (FIELD_DROPPED, OPERATION_APPEND, OPERATION_KEEP_OR_SET, REQUEST_ID_BYTES, SOURCE_CLIENT_ADDRESS,
                                       SOURCE_HOST, SOURCE_LITERAL, SOURCE_REQUEST_ID, SOURCE_SCHEME, Connection, Engine, Exchange, Head,
                                       HeaderField, ImageHeader, ImageHeaderOperation, ImageNetwork)
@@ -23,8 +23,8 @@ cdef void copy_fields(Writer* out, const Head* head, uint64_t except_ids) noexce
     cdef:
         const HeaderField* field = &head.fields[0]
         const char* run = head.data + head.fields_start
-        uint32_t i
-    for i in range(head.n_fields):
+        uint32_t _i
+    for _i in range(head.n_fields):
         if field.flags & FIELD_DROPPED or (except_ids >> field.id) & 1:
             if head.data + field.name > run:
                 put(out, run, <size_t>(head.data + field.name - run))
@@ -37,8 +37,8 @@ cdef void copy_fields(Writer* out, const Head* head, uint64_t except_ids) noexce
 cdef bint in_networks(const ImageHeader* header, const uint8_t* address) noexcept nogil:
     cdef:
         const ImageNetwork* network = <const ImageNetwork*>(<const char*>header + header.networks.offset)
-        uint32_t i, whole, rest
-    for i in range(header.networks.count):
+        uint32_t _i, whole, rest
+    for _i in range(header.networks.count):
         whole = network.prefix_bits >> 3
         rest = network.prefix_bits & 7
         if memcmp(network.address, address, whole) == 0 and \
@@ -122,10 +122,10 @@ cdef void apply_operations(Engine* engine, Exchange* exchange, const Head* head,
     cdef:
         const ImageHeader* header = exchange.snapshot.header
         const ImageHeaderOperation* operation = <const ImageHeaderOperation*>(exchange.snapshot.image + header.operations.offset)
-        uint32_t i
+        uint32_t _i
         bint received
         bint trusted = head.seen & header.operation_headers != 0 and is_trusted(engine, exchange)
-    for i in range(header.operations.count):
+    for _i in range(header.operations.count):
         put(out, exchange.snapshot.image + operation.name.offset, operation.name.size)
         put(out, b": ", 2)
         received = trusted and (head.seen >> operation.header_id) & 1

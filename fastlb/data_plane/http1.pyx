@@ -4,30 +4,29 @@ Two Codec tables: one for clients (requests in, responses out), one for backends
 response is the exchange's; moving bodies is the relay's. An idle keep-alive connection holds no buffer: heads are read into
 the worker's shared read buffer, and only what cannot be used at once is copied into Connection.input.
 """
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from fastlb.data_plane.attempt cimport connect_failure
 from fastlb.data_plane.buffer cimport append_bytes, return_buffer, take_buffer
 from fastlb.data_plane.connection cimport close_connection, set_deadline
 from fastlb.data_plane.exchange cimport (abandon, backend_deadline, begin_exchange, client_deadline, close_exchange, connected,
                                          fail_attempt, open_exchange, progress, refuse, take_response_head)
-from fastlb.data_plane.failure cimport (FAILURE_BACKEND_CLOSED, FAILURE_BACKEND_RESET, FAILURE_BAD_RESPONSE,
-                                        FAILURE_BETWEEN_BYTES_TIMEOUT, FAILURE_BODY_TIMEOUT, FAILURE_CLIENT_CLOSED,
-                                        FAILURE_CLIENT_RESET, FAILURE_CLIENT_WRITE_TIMEOUT, FAILURE_CONNECT_TIMEOUT,
-                                        FAILURE_EXCHANGE_TIMEOUT, FAILURE_FIRST_BYTE_TIMEOUT, FAILURE_HEAD_TIMEOUT,
-                                        FAILURE_HEAD_TOO_LARGE, FAILURE_OUT_OF_MEMORY, FAILURE_RESPONSE_HEAD_TOO_LARGE, SIDE_CLIENT, failures)
+from fastlb.data_plane.failure cimport (FAILURE_BACKEND_CLOSED, FAILURE_BACKEND_RESET, FAILURE_BETWEEN_BYTES_TIMEOUT, FAILURE_BODY_TIMEOUT,
+                                        FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_CLIENT_WRITE_TIMEOUT, FAILURE_CONNECT_TIMEOUT,
+                                        FAILURE_EXCHANGE_TIMEOUT, FAILURE_FIRST_BYTE_TIMEOUT, FAILURE_HEAD_TIMEOUT, FAILURE_HEAD_TOO_LARGE,
+                                        FAILURE_OUT_OF_MEMORY, FAILURE_RESPONSE_HEAD_TOO_LARGE, SIDE_CLIENT, failures)
 from fastlb.data_plane.http1_head cimport HEAD_INCOMPLETE, parse_request, parse_response
 from fastlb.data_plane.http1_serialise cimport write_informational, write_local, write_request, write_response
 from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.relay cimport relay_close, relay_interject, relay_offer, relay_open, relay_redirect, relay_replay, relay_run
-from fastlb.data_plane.system cimport ECONNREFUSED, ECONNRESET, EPIPE, likely, memchr, memcpy, unlikely
+from fastlb.data_plane.system cimport likely, memchr, memcpy, unlikely
 from fastlb.data_plane.transport cimport connect_result
 from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, ATTEMPT_SENT, FIRST_READ_BYTES, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE,
                                       FRAME_TUNNEL, FRAME_UNTIL_CLOSE, IO_AGAIN, IO_EOF, IO_ERROR, IO_READABLE, IO_WRITABLE, LINGER_BYTES,
-                                      LINGER_MS, MAX_HEAD_BYTES, MAX_HEADERS, NO_PIPE, RELAY_DONE, RELAY_OFF, RELAY_RUNNING,
-                                      RELAY_SINK_FAILED, STATE_CONNECTING, STATE_EXCHANGE, STATE_HEAD, STATE_IDLE, STATE_LINGER,
-                                      X_BODY_DONE, X_CLOSE_DELIMITED, X_EXPECT, X_HEAD_SENT, X_HTTP_1_0, X_KEEP_ALIVE, X_RESEND, X_REUSABLE, X_TUNNEL,
-                                      Attempt, Buffer, Codec, Connection, Engine, Exchange, Head, HeadLimits, ListenerSettings, Relay)
+                                      LINGER_MS, MAX_HEAD_BYTES, MAX_HEADERS, NO_PIPE, RELAY_RUNNING, RELAY_SINK_FAILED, STATE_CONNECTING,
+                                      STATE_EXCHANGE, STATE_HEAD, STATE_IDLE, STATE_LINGER, X_BODY_DONE, X_CLOSE_DELIMITED, X_HEAD_SENT,
+                                      X_HTTP_1_0, X_KEEP_ALIVE, X_RESEND, X_REUSABLE, X_TUNNEL, Attempt, Buffer, Codec, Connection, Engine,
+                                      Exchange, Head, HeadLimits, ListenerSettings, Relay)
 
 # Response heads: as large as ours may be; a backend that sends more is at fault.
 cdef HeadLimits RESPONSE_LIMITS

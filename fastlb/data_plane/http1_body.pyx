@@ -11,8 +11,7 @@ from fastlb.data_plane.system cimport memchr, memmove
 from fastlb.data_plane.target cimport hex_value
 from fastlb.data_plane.types cimport (CHUNK_BAD, CHUNK_DATA, CHUNK_DATA_CR, CHUNK_DATA_LF, CHUNK_DONE, CHUNK_END_LF, CHUNK_EXTENSION,
                                       CHUNK_EXTENSION_ESCAPED, CHUNK_EXTENSION_QUOTED, CHUNK_SIZE, CHUNK_SIZE_LF, CHUNK_SIZE_START,
-                                      CHUNK_TRAILER, CHUNK_TRAILER_START, MAX_TRAILER_BYTES, BufferPool,
-                                      ChunkDecoder, Head)
+                                      CHUNK_TRAILER, CHUNK_TRAILER_START, MAX_TRAILER_BYTES, BufferPool, ChunkDecoder, Head)
 
 cdef enum:
     MAX_SIZE_DIGITS = 15            # 2**60 bytes in a chunk are enough, and no sum overflows

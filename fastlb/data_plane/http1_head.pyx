@@ -16,9 +16,9 @@ from fastlb.data_plane.types cimport (FIELD_DROPPED, FRAME_CHUNKED, FRAME_LENGTH
                                       HEAD_UPGRADE, HEADER_CONNECTION, HEADER_CONTENT_LENGTH, HEADER_DATE, HEADER_EXPECT, HEADER_HOST,
                                       HEADER_HTTP2_SETTINGS, HEADER_KEEP_ALIVE, HEADER_OTHER, HEADER_PROXY_CONNECTION, HEADER_TE,
                                       HEADER_TRAILER, HEADER_TRANSFER_ENCODING, HEADER_UPGRADE, HEADER_X_FORWARDED_FOR,
-                                      HEADER_X_FORWARDED_HOST, HEADER_X_FORWARDED_PROTO, HEADER_X_REQUEST_ID, MAX_HEADERS, MAX_TRAILERS,
-                                      METHOD_CONNECT, METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_OTHER, METHOD_POST,
-                                      METHOD_PUT, METHOD_TRACE, NO_INDEX, Head, HeaderField, HeadLimits)
+                                      HEADER_X_FORWARDED_HOST, HEADER_X_FORWARDED_PROTO, HEADER_X_REQUEST_ID, MAX_TRAILERS, METHOD_CONNECT,
+                                      METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_OTHER, METHOD_POST, METHOD_PUT,
+                                      METHOD_TRACE, NO_INDEX, Head, HeaderField, HeadLimits)
 
 # Character classes, filled when the module is imported and never written again.
 cdef enum:
@@ -384,7 +384,8 @@ cdef int read_target(Head* head) noexcept nogil:
     at = authority
     while at < size and text[at] != c"/" and text[at] != c"?":
         at += 1
-    if at == authority or not valid_authority(text + authority, at - authority):
+    # An http target without a host is refused (RFC 9110 section 4.2.1), also with a port behind it.
+    if at == authority or text[authority] == c":" or not valid_authority(text + authority, at - authority):
         return -<int>FAILURE_BAD_TARGET
     head.flags |= HEAD_ABSOLUTE_TARGET
     head.host = head.target + authority

@@ -1,14 +1,14 @@
 """Heads as they are sent: into engine.write_buffer, whose first bytes they become. Each function returns the size written,
 0 when the head does not fit (the caller refuses the message).
 """
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from fastlb.data_plane.failure cimport failures, status_phrase
 from fastlb.data_plane.header_operations cimport apply_operations, copy_fields
-from fastlb.data_plane.system cimport gmtime_r, likely, memcpy, strlen, time_t, tm, unlikely
+from fastlb.data_plane.system cimport gmtime_r, memcpy, strlen, time_t, tm, unlikely
 from fastlb.data_plane.types cimport (DATE_BYTES, FRAME_CHUNKED, HEAD_ABSOLUTE_TARGET, HEAD_UPGRADE, HEADER_CONTENT_LENGTH, HEADER_DATE,
-                                      HEADER_EXPECT, METHOD_OPTIONS, SMALL_BODY_BYTES, WRITE_BUFFER_BYTES, X_HTTP_1_0, X_IS_HEAD,
-                                      X_KEEP_ALIVE, Backend, Engine, Exchange, Head, HeaderField, ImageHeader)
+                                      HEADER_EXPECT, METHOD_OPTIONS, SMALL_BODY_BYTES, WRITE_BUFFER_BYTES, X_HTTP_1_0, X_IS_HEAD, Backend,
+                                      Engine, Exchange, Head, HeaderField, ImageHeader)
 from fastlb.data_plane.writer cimport Writer, put, put_number
 
 cdef enum:

@@ -8,7 +8,7 @@ enter this process.
 It owns `pending`, the lent pipe and the trailers; it never closes a connection and never decides what a failure means: it
 leaves a RelayState for the exchange.
 """
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from fastlb.data_plane.buffer cimport append_bytes, return_buffer, take_buffer
 from fastlb.data_plane.http1_body cimport chunk_decoder_close, chunk_decoder_open, decode_chunked, write_chunk_header
@@ -18,11 +18,11 @@ from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.system cimport likely, memcpy, unlikely
 from fastlb.data_plane.transport cimport splice_in, splice_out
 from fastlb.data_plane.types cimport (CHUNK_BAD, CHUNK_DONE, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE, FRAME_TUNNEL, FRAME_UNTIL_CLOSE,
-                                      IO_AGAIN, IO_EOF, IO_HALF_CLOSED, IO_READABLE, IO_WRITABLE, IO_WRITE_CLOSED, KIND_CLIENT, NO_PIPE,
-                                      PIPE_BYTES, READ_BUFFER_BYTES, RELAY_DONE, RELAY_NO_MEMORY, RELAY_OFF, RELAY_READ_BYTES,
-                                      RELAY_RUNNING, RELAY_SINK_FAILED, RELAY_SOURCE_FAILED, RELAY_SOURCE_INVALID, RELAY_TOO_LARGE,
-                                      RELAY_TURN_BYTES, SMALL_BODY_BYTES, SPLICE_MIN_BYTES, WRITE_BUFFER_BYTES, X_REPLAYABLE, Buffer,
-                                      Connection, Engine, Exchange, Head, HeaderField, Pipe, Relay)
+                                      IO_AGAIN, IO_READABLE, IO_WRITABLE, IO_WRITE_CLOSED, KIND_CLIENT, NO_PIPE, READ_BUFFER_BYTES,
+                                      RELAY_DONE, RELAY_NO_MEMORY, RELAY_OFF, RELAY_READ_BYTES, RELAY_RUNNING, RELAY_SINK_FAILED,
+                                      RELAY_SOURCE_FAILED, RELAY_SOURCE_INVALID, RELAY_TOO_LARGE, RELAY_TURN_BYTES, SMALL_BODY_BYTES,
+                                      SPLICE_MIN_BYTES, SPLICE_MOVE_BYTES, WRITE_BUFFER_BYTES, X_REPLAYABLE, Buffer, Connection, Engine,
+                                      Exchange, Head, Pipe, Relay)
 
 cdef enum:
     CHUNK_OVERHEAD = 32             # a chunk header, its CRLF and "0\r\n\r\n"
@@ -345,8 +345,8 @@ cdef bint splice_turn(Engine* engine, Relay* relay, uint32_t* turn) noexcept nog
         Pipe* pipe = &engine.pipes.pipes[relay.pipe]
         ssize_t n
         size_t room
-    if not relay.source_ended and pipe.fill < PIPE_BYTES and relay.source.io & IO_READABLE:
-        room = PIPE_BYTES - pipe.fill
+    if not relay.source_ended and pipe.fill < SPLICE_MOVE_BYTES and relay.source.io & IO_READABLE:
+        room = SPLICE_MOVE_BYTES - pipe.fill
         if <int64_t>room > relay.remaining:
             room = <size_t>relay.remaining
         n = splice_in(engine, relay.source, pipe.write_fd, room)

@@ -46,8 +46,8 @@ cdef uint32_t match_path(const Snapshot* snapshot, uint32_t host_index, const ch
     cdef:
         const ImageHost* host = <const ImageHost*>(snapshot.image + snapshot.header.hosts.offset) + host_index
         const ImageRoute* route = <const ImageRoute*>(snapshot.image + snapshot.header.routes.offset) + host.routes.offset
-        uint32_t i
-    for i in range(host.routes.count):
+        uint32_t _i
+    for _i in range(host.routes.count):
         if route.prefix.size <= size and memcmp(snapshot.image + route.prefix.offset, path, route.prefix.size) == 0:
             return route.pool
         route += 1

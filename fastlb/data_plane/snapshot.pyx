@@ -8,9 +8,10 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from fastlb.data_plane.backend_table cimport drop_backend, hold_backend
-from fastlb.data_plane.system cimport MAP_FAILED, MAP_SHARED, PROT_READ, errno, memcpy, mmap, munmap
-from fastlb.data_plane.types cimport (NO_INDEX, Backend, Engine, ImageBackend, ImageHeader, ImageHeaderOperation, ImageHost, ImageListener,
-                                      ImageNetwork, ImagePool, ImageRoute, ImageSection, ImageText, Pool, PoolBackend, Snapshot)
+from fastlb.data_plane.system cimport MAP_FAILED, MAP_SHARED, PROT_READ, errno, mmap, munmap
+from fastlb.data_plane.types cimport (ALGORITHM_WEIGHTED_LEAST_CONNECTIONS, MAX_HEAD_BYTES, MAX_HEADERS, NO_INDEX, Backend, Engine,
+                                      ImageBackend, ImageHeader, ImageHeaderOperation, ImageHost, ImageListener, ImageNetwork, ImagePool,
+                                      ImageRoute, ImageSection, ImageText, Pool, PoolBackend, Snapshot)
 
 cdef extern from "<sys/stat.h>" nogil:
     cdef struct stat_result "stat":
@@ -42,8 +43,9 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
         const ImagePool* pools
         const ImageBackend* backends
         const ImageListener* listeners
+        const ImageNetwork* networks
         const uint32_t* numbers
-        uint32_t i
+        uint32_t i, empty = 0
     if size < sizeof(ImageHeader) or header.magic != <uint64_t>IMAGE_MAGIC or header.layout_version != IMAGE_LAYOUT:
         return -1
     if header.size != size or size > 0x7FFFFFFF:
@@ -67,7 +69,12 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
             return -1
     listeners = <const ImageListener*>(image + header.listeners.offset)
     for i in range(header.listeners.count):
-        if not text_fits(size, &listeners[i].name):
+        if (not text_fits(size, &listeners[i].name) or listeners[i].settings.head.max_fields - 1 >= <uint32_t>MAX_HEADERS
+                or listeners[i].settings.head.max_bytes > <uint32_t>MAX_HEAD_BYTES):
+            return -1
+    networks = <const ImageNetwork*>(image + header.networks.offset)
+    for i in range(header.networks.count):
+        if networks[i].prefix_bits > 128:
             return -1
     numbers = <const uint32_t*>(image + header.binds.offset)
     for i in range(header.binds.count):
@@ -77,6 +84,9 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
     for i in range(header.host_slots.count):
         if numbers[i] > header.hosts.count:
             return -1
+        empty += numbers[i] == 0
+    if header.host_slots.count and empty == 0:
+        return -1                               # a look-up ends at an empty slot
     hosts = <const ImageHost*>(image + header.hosts.offset)
     for i in range(header.hosts.count):
         if not text_fits(size, &hosts[i].name) or not range_fits(&hosts[i].routes, &header.routes):
@@ -87,7 +97,8 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
             return -1
     pools = <const ImagePool*>(image + header.pools.offset)
     for i in range(header.pools.count):
-        if not text_fits(size, &pools[i].name) or not range_fits(&pools[i].backends, &header.backends):
+        if not text_fits(size, &pools[i].name) or not range_fits(&pools[i].backends, &header.backends) \
+                or not 0 < pools[i].attempts < 256 or pools[i].algorithm > ALGORITHM_WEIGHTED_LEAST_CONNECTIONS:
             return -1
     backends = <const ImageBackend*>(image + header.backends.offset)
     for i in range(header.backends.count):

@@ -10,8 +10,8 @@ it goes away.
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 
-from fastlb.data_plane.system cimport (CLOCK_MONOTONIC, TFD_CLOEXEC, TFD_NONBLOCK, TFD_TIMER_ABSTIME, close, itimerspec, lowest_bit,
-                                       memset, timerfd_create, timerfd_settime)
+from fastlb.data_plane.system cimport (CLOCK_MONOTONIC, TFD_CLOEXEC, TFD_NONBLOCK, TFD_TIMER_ABSTIME, close, itimerspec, lowest_bit, memset,
+                                       timerfd_create, timerfd_settime)
 from fastlb.data_plane.types cimport WHEEL_SLOTS, WHEEL_TICK_MS, Timer, TimerWheel
 
 
@@ -99,10 +99,10 @@ cdef inline uint64_t next_tick(TimerWheel* wheel) noexcept nogil:
         uint64_t slot = start % WHEEL_SLOTS
         uint64_t word = slot >> 6
         uint64_t bits = wheel.occupied[word] & (~<uint64_t>0 << (slot & 63))
-        uint64_t i
+        uint64_t _i
     if wheel.count == 0:
         return 0
-    for i in range(WHEEL_SLOTS // 64 + 1):
+    for _i in range(WHEEL_SLOTS // 64 + 1):
         if bits:
             return start + (((word << 6) + <uint64_t>lowest_bit(bits) - slot) & (WHEEL_SLOTS - 1))
         word = (word + 1) & (WHEEL_SLOTS // 64 - 1)

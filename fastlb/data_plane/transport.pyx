@@ -6,17 +6,17 @@ IO_WRITABLE. Edge-triggered epoll reports a change only once, so those bits are 
 - a read that fills its buffer is followed by no second edge: it does not clear IO_READABLE.
 `tls` will offer the same Transport table over OpenSSL.
 """
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from fastlb.data_plane.connection_table cimport connection_handle, open_connection
-from fastlb.data_plane.system cimport (AF_INET, AF_INET6, AF_UNIX, EAGAIN, ECONNABORTED, EINPROGRESS, EINTR, ENOMEM,
-                                       EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPROTO,
-                                       F_GETPIPE_SZ, F_SETPIPE_SZ, IPPROTO_TCP, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, O_CLOEXEC,
-                                       O_NONBLOCK, SHUT_WR, SO_ERROR, SO_LINGER, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET,
-                                       SPLICE_F_MORE, SPLICE_F_MOVE, SPLICE_F_NONBLOCK, TCP_NODELAY, accept4, close, connect, epoll_ctl,
-                                       epoll_event, errno, fcntl, getsockopt, inet_ntop, iovec, likely, linger, memcmp, memcpy, memset,
-                                       msghdr, pipe2, recv, send, sendmsg, setsockopt, shutdown, sockaddr, sockaddr_in, sockaddr_in6,
-                                       sockaddr_storage, socket, socklen_t, splice, strlen)
+from fastlb.data_plane.system cimport (AF_INET, AF_INET6, AF_UNIX, EAGAIN, ECONNABORTED, EINPROGRESS, EINTR, ENOMEM, EPOLL_CTL_ADD,
+                                       EPOLL_CTL_DEL, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPROTO, F_GETPIPE_SZ, F_SETPIPE_SZ,
+                                       IPPROTO_TCP, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, O_CLOEXEC, O_NONBLOCK, SHUT_WR, SO_ERROR,
+                                       SO_LINGER, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SPLICE_F_MORE, SPLICE_F_MOVE,
+                                       SPLICE_F_NONBLOCK, TCP_NODELAY, accept4, close, connect, epoll_ctl, epoll_event, errno, fcntl,
+                                       getsockopt, inet_ntop, iovec, likely, linger, memcmp, memcpy, memset, msghdr, pipe2, recv, send,
+                                       sendmsg, setsockopt, shutdown, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socket,
+                                       socklen_t, splice, strlen)
 from fastlb.data_plane.types cimport (ADDRESS_TEXT_BYTES, IO_AGAIN, IO_CLOSED, IO_EOF, IO_HALF_CLOSED, IO_READABLE, IO_WRITABLE,
                                       IO_WRITE_CLOSED, KIND_CLIENT, PIPE_BYTES, WRITEABLE_PIPE_MIN, Connection, Engine, Transport)
 

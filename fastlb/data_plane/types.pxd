@@ -31,6 +31,9 @@ cdef enum:
     SMALL_BODY_BYTES = 8192         # up to here a body is copied behind its head (one send); beyond, sendmsg with two parts
     SPLICE_MIN_BYTES = 131072       # below about 128 KiB splice loses against the buffer path (docs/ARCHITECTURE.md, measured)
     PIPE_BYTES = 262144
+    # One splice moves at most this much, although the pipe holds more: under bbr, the default of some systems, handing the
+    # socket 256 KiB at once starts its pacing timers and costs 1.35 times as much; under cubic the two are equal.
+    SPLICE_MOVE_BYTES = 65536
     WRITEABLE_PIPE_MIN = 65536      # smaller pipes (an unprivileged user past the kernel's quota) are not worth splicing through
     WHEEL_SLOTS = 4096
     WHEEL_TICK_MS = 16              # 4096 slots x 16 ms = 65 s a turn; longer waits pass their slot and are filed again

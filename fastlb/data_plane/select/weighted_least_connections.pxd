@@ -14,9 +14,9 @@ cdef inline int32_t pick_weighted_least_connections(Pool* pool, const int32_t* t
     cdef:
         int32_t best = NO_BACKEND
         int64_t best_load = 0, best_weight = 0, load
-        uint32_t i, at = pool.cursor
+        uint32_t _i, at = pool.cursor
         const PoolBackend* backend
-    for i in range(pool.n_backends):
+    for _i in range(pool.n_backends):
         if is_candidate(pool, at, tried, n_tried):
             backend = &pool.backends[at]
             load = backend.row.in_flight + 1
