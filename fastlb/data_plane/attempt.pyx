@@ -22,7 +22,7 @@ cdef extern from "<errno.h>" nogil:
     int ENOENT
 
 cdef enum:
-    FREE_ATTEMPTS_KEPT = 4096
+    FREE_ATTEMPTS_KEPT = 1024
 
 
 cdef uint32_t connect_failure(int error) noexcept nogil:

@@ -28,7 +28,7 @@ from fastlb.data_plane.snapshot cimport drop_snapshot
 from fastlb.data_plane.system cimport likely, memset, unlikely
 from fastlb.data_plane.target cimport normalise_path
 from fastlb.data_plane.types cimport (FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE, HEAD_CLOSE, HEAD_EXPECT_CONTINUE, HEAD_KEEP_ALIVE,
-                                      HEAD_PATH_IS_RAW, HEAD_UPGRADE, HEADER_UPGRADE, IO_READABLE, MAX_TRIED, METHOD_DELETE, METHOD_GET,
+                                      HEAD_PATH_IS_RAW, HEAD_UPGRADE, HEADER_UPGRADE, IO_ERROR, IO_READABLE, MAX_TRIED, METHOD_DELETE, METHOD_GET,
                                       METHOD_HEAD, METHOD_OPTIONS, METHOD_PUT, METHOD_TRACE, NO_INDEX, NO_PIPE, RELAY_DONE, RELAY_NO_MEMORY,
                                       RELAY_OFF, RELAY_RUNNING, RELAY_SINK_FAILED, RELAY_SOURCE_FAILED, RELAY_SOURCE_INVALID,
                                       RELAY_TOO_LARGE, STATE_EXCHANGE, X_BODY_DONE, X_EXPECT, X_FRESH, X_HEAD_SENT, X_HTTP_1_0,
@@ -36,7 +36,7 @@ from fastlb.data_plane.types cimport (FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE, H
                                       Attempt, Connection, Engine, Exchange, Head, ImagePool, Relay, Snapshot)
 
 cdef enum:
-    FREE_EXCHANGES_KEPT = 4096
+    FREE_EXCHANGES_KEPT = 1024
     IDEMPOTENT = (1 << METHOD_GET | 1 << METHOD_HEAD | 1 << METHOD_OPTIONS | 1 << METHOD_TRACE | 1 << METHOD_PUT
                   | 1 << METHOD_DELETE)         # RFC 9110 section 9.2.2
 
@@ -114,8 +114,8 @@ cdef uint32_t choose_pool(Engine* engine, Exchange* exchange, Head* head) noexce
         int path_size = <int>head.path_size
         const ImagePool* image
         uint32_t pool
-    if unlikely(path_size == 0):
-        path = b"/"                             # absolute-form without a path
+    if unlikely(path_size == 0 or path[0] == c"*"):
+        path = b"/"                             # absolute-form without a path, and "*" of OPTIONS: what serves "/" answers for the whole
         path_size = 1
     elif unlikely(not head.flags & HEAD_PATH_IS_RAW):
         path_size = normalise_path(path, head.path_size, engine.path)
@@ -353,13 +353,16 @@ cdef bint settle_up(Engine* engine, Exchange* exchange) noexcept nogil:
 
 
 cdef void settle_tunnel(Engine* engine, Exchange* exchange) noexcept nogil:
-    # A tunnel ends when both directions have, or when one fails; one side's end alone is passed on as a half-close.
+    # A tunnel ends when both directions have, or when one fails; one side's end alone is passed on as a half-close. A side that
+    # has ended its direction is not read any more: its reset shows as IO_ERROR only.
     cdef:
         Connection* client = exchange.client
         Relay* up = &exchange.up
         Relay* down = &exchange.down
     if (up.state == RELAY_RUNNING or up.state == RELAY_DONE) and (down.state == RELAY_RUNNING or down.state == RELAY_DONE) \
-            and not (up.state == RELAY_DONE and down.state == RELAY_DONE):
+            and not (up.state == RELAY_DONE and down.state == RELAY_DONE) \
+            and not (up.state == RELAY_DONE and client.io & IO_ERROR) \
+            and not (down.state == RELAY_DONE and exchange.attempt.connection.io & IO_ERROR):
         client_deadline(engine, exchange)       # bytes in either direction keep both sides
         backend_deadline(engine, exchange)
         return

@@ -34,14 +34,15 @@ cdef void copy_fields(Writer* out, const Head* head, uint64_t except_ids) noexce
         put(out, run, <size_t>(head.data + head.size - 2 - run))
 
 
-cdef bint in_networks(const ImageHeader* header, const uint8_t* address) noexcept nogil:
+cdef bint in_networks(const ImageHeader* header, const uint8_t* address, uint32_t least_bits) noexcept nogil:
+    # `address` in 16 bytes; `least_bits` 96 for a mapped IPv4 address, which "::/0" must not hold.
     cdef:
         const ImageNetwork* network = <const ImageNetwork*>(<const char*>header + header.networks.offset)
         uint32_t _i, whole, rest
     for _i in range(header.networks.count):
         whole = network.prefix_bits >> 3
         rest = network.prefix_bits & 7
-        if memcmp(network.address, address, whole) == 0 and \
+        if network.prefix_bits >= least_bits and memcmp(network.address, address, whole) == 0 and \
                 (rest == 0 or (network.address[whole] ^ address[whole]) >> (8 - rest) == 0):
             return True
         network += 1
@@ -60,8 +61,10 @@ cdef bint is_trusted(Engine* engine, Exchange* exchange) noexcept nogil:
         client.trusted_generation = header.generation
         memset(address, 0, 16)
         address[10] = address[11] = 0xFF
-        client.trusted = (inet_pton(AF_INET, client.address, address + 12) == 1 or inet_pton(AF_INET6, client.address, address) == 1) \
-            and in_networks(header, address)
+        if inet_pton(AF_INET, client.address, address + 12) == 1:
+            client.trusted = in_networks(header, address, 96)
+        else:
+            client.trusted = inet_pton(AF_INET6, client.address, address) == 1 and in_networks(header, address, 0)
     return client.trusted
 
 

@@ -265,10 +265,9 @@ cdef void relay_offer(Engine* engine, Relay* relay, uint32_t prefix_size, char* 
     # The first bytes: a serialised head at the start of engine.write_buffer, and body bytes that came with the head just parsed
     # (in the read buffer, or in the source's `input`, whose start the caller then moves). Notes what was not this body's.
     cdef uint32_t used = take(engine, relay, prefix_size, data, size)
-    if relay.state == RELAY_RUNNING:
-        if used < size:
-            keep_extra(engine, relay, data + used, size - used)
-        finish_if_done(engine, relay)
+    if used < size:
+        keep_extra(engine, relay, data + used, size - used)
+    finish_if_done(engine, relay)
 
 
 cdef void relay_replay(Engine* engine, Relay* relay, uint32_t prefix_size) noexcept nogil:
@@ -306,7 +305,8 @@ cdef void relay_flush(Engine* engine, Relay* relay) noexcept nogil:
 
 
 cdef void keep_extra(Engine* engine, Relay* relay, const char* data, uint32_t size) noexcept nogil:
-    # Bytes behind the body: a client's next request waits in its input; from a backend they are a fault, and are dropped.
+    # Bytes behind the body: a client's next request waits in its input, also when this attempt's sink has failed (the next one
+    # replays the body and not what follows); from a backend they are a fault, and are dropped.
     relay.source_extra = True
     if relay.source.kind == KIND_CLIENT and not append_bytes(&engine.buffers, &relay.source.input, data, size):
         relay.state = RELAY_NO_MEMORY
@@ -450,10 +450,10 @@ cdef void relay_run(Engine* engine, Relay* relay) noexcept nogil:
             turn += <uint32_t>n
             count_in(engine, relay, <uint64_t>n)
             used = take(engine, relay, 0, engine.read_buffer, <uint32_t>n)
-            if relay.state != RELAY_RUNNING:
-                return
             if used < <uint32_t>n:
                 keep_extra(engine, relay, engine.read_buffer + used, <uint32_t>n - used)
+            if relay.state != RELAY_RUNNING:
+                return
             if <uint32_t>n == wanted and relay.pending == NULL and wanted < MAX_READ_BYTES:
                 relay.read_size = wanted * 2 if wanted * 2 < MAX_READ_BYTES else MAX_READ_BYTES
             finish_if_done(engine, relay)
