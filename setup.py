@@ -1,0 +1,141 @@
+"""Builds every Cython file of fastlb into one extension module each.
+
+Names, versions and dependencies live in pyproject.toml; here is only what has to be code. Switches, all environment variables:
+
+    FASTLB_DEBUG=1      bounds, wraparound, initialisation and None checks on; -Og; assert statements kept
+    FASTLB_PROBE=1      also builds tests/support/_probe.pyx, which shows internals of the data plane to the tests
+    FASTLB_FUZZ=1       also builds tests/fuzz/fuzz_*.pyx and the libFuzzer driver (needs clang, see tests/fuzz/run.py)
+    CFLAGS, LDFLAGS     appended after our own flags, so they win
+
+Annotated pages (which line touches Python?) are made by `./dev annotate`, with the directives of this file.
+"""
+
+import contextlib
+import hashlib
+import io
+import os
+import pathlib
+import shlex
+import sys
+import tomllib
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+
+ROOT = pathlib.Path(__file__).resolve().parent
+JOBS = os.cpu_count() or 1
+
+
+def is_on(switch: str) -> bool:
+    return os.environ.get(switch, "") not in ("", "0")
+
+
+DEBUG, PROBE, FUZZ = (is_on(f"FASTLB_{name}") for name in ("DEBUG", "PROBE", "FUZZ"))
+
+if not sys.platform.startswith("linux"):
+    sys.exit("fastlb runs on Linux only: it is built on epoll, splice and memfd, which this system does not have")
+
+# Set here and not in comments of the .pyx files: a comment does not reach the bodies in the .pxd files that they cimport.
+DIRECTIVES = {
+    "language_level": 3,
+    "binding": True,
+    "embedsignature": True,
+    "boundscheck": DEBUG,
+    "wraparound": DEBUG,
+    "initializedcheck": DEBUG,
+    "nonecheck": DEBUG,
+    "cdivision": True,  # in debug builds too: it is not only a check, it changes what -7 // 2 is
+}
+
+C_FLAGS = [
+    "-Og" if DEBUG else "-O3",
+    "-g1",  # line numbers for perf and backtraces at a tenth of the size of -g
+    "-fno-semantic-interposition",
+    "-fno-plt",
+    "-fvisibility=hidden",  # a module exports its init function and nothing else
+    "-Wall",
+    "-Werror=implicit-function-declaration",
+    "-Werror=incompatible-pointer-types",
+    "-Wno-unused-function",  # each module gets a copy of all inline functions of the .pxd files it cimports
+    "-Wno-unused-variable",
+    "-Wno-unused-but-set-variable",
+    "-Wno-sign-compare",
+]
+MACROS = [] if DEBUG else [("CYTHON_WITHOUT_ASSERTIONS", "1")]
+
+
+def find_pyx() -> list[pathlib.Path]:
+    files = sorted((ROOT / "fastlb").rglob("*.pyx"))
+    if PROBE:
+        files += sorted((ROOT / "tests" / "support").glob("_probe.pyx"))
+    if FUZZ:
+        files += sorted((ROOT / "tests" / "fuzz").glob("fuzz_*.pyx"))
+    return [path.relative_to(ROOT) for path in files]
+
+
+def make_extension(path: pathlib.Path) -> Extension:
+    return Extension(
+        name=".".join(path.with_suffix("").parts),
+        sources=[str(path)],
+        define_macros=MACROS,
+        extra_compile_args=[*C_FLAGS, *shlex.split(os.environ.get("CFLAGS", ""))],
+        extra_link_args=shlex.split(os.environ.get("LDFLAGS", "")),
+    )
+
+
+def write_build_id() -> None:
+    """fastlb/_build.py: processes of different builds must not share memory, so a build is named after its sources."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    digest = hashlib.sha256(version.encode())
+    for path in sorted([*(ROOT / "fastlb").rglob("*.pyx"), *(ROOT / "fastlb").rglob("*.pxd")]):
+        digest.update(b"\0" + str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes())
+    text = '"""Written by setup.py at every build; not in git."""\n\n'
+    text += f'VERSION = "{version}"\nBUILD_ID = "{version}+{digest.hexdigest()[:12]}"\n'
+    target = ROOT / "fastlb" / "_build.py"
+    if not target.exists() or target.read_text() != text:
+        target.write_text(text)
+
+
+class BuildPy(build_py):
+    def run(self) -> None:
+        write_build_id()
+        super().run()
+
+
+class BuildExt(build_ext):
+    """Cythonizes late (so that `pip` reading metadata costs nothing), in parallel, and again when the flags have changed."""
+
+    def finalize_options(self) -> None:
+        from Cython.Build import cythonize
+
+        write_build_id()
+        # Variables are not files, so no time stamp tells that the flags differ from those of the last build.
+        environment = {name: os.environ.get(name) for name in ("CC", "LDSHARED", "CFLAGS", "LDFLAGS", "FASTLB_DEBUG")}
+        self.flags = f"{hashlib.sha256((ROOT / 'setup.py').read_bytes()).hexdigest()} {environment}"
+        self.stamp = ROOT / "build" / "flags"
+        if not self.stamp.exists() or self.stamp.read_text() != self.flags:
+            self.force = True
+            self.stamp.unlink(missing_ok=True)  # a build that fails half-way leaves objects of both kinds
+        extensions = [make_extension(path) for path in find_pyx()]
+        with contextlib.redirect_stdout(io.StringIO()):  # two lines a module; errors and warnings go to stderr
+            self.distribution.ext_modules = cythonize(
+                extensions,
+                build_dir="build/cython",
+                compiler_directives=DIRECTIVES,
+                emit_linenums=True,  # debuggers, profilers and sanitizers name the line of the .pyx file
+                force=bool(self.force),
+                nthreads=min(JOBS, len(extensions)),
+            )
+        super().finalize_options()
+        self.parallel = self.parallel or JOBS
+
+    def run(self) -> None:
+        super().run()
+        self.stamp.parent.mkdir(exist_ok=True)
+        self.stamp.write_text(self.flags)
+
+
+if __name__ == "__main__":  # the processes that cythonize starts import this file; the annotated pages use its directives
+    os.chdir(ROOT)
+    setup(cmdclass={"build_py": BuildPy, "build_ext": BuildExt}, ext_modules=[make_extension(path) for path in find_pyx()])
