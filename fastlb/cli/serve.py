@@ -1,0 +1,93 @@
+"""`fastlb serve`: a configuration, a listener and backends from the command line, or the demo."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from fastlb import FastlbError
+from fastlb.cli import fail
+from fastlb.cli.arguments import Arguments
+from fastlb.control_plane.config.loader import Loaded, load_file, read_config
+from fastlb.processes.demo import DemoBackend, run_demo_backends
+
+DEFAULT_LISTEN = "127.0.0.1:8080"
+
+
+@click.command()
+@click.option("-c", "--config", metavar="FILE", help="A TOML configuration; `fastlb check FILE` explains it.")
+@click.option(
+    "--listen", "listens", metavar="ADDRESS", multiple=True, help='Where to accept clients: ":8080", "unix:/path". May be repeated.'
+)
+@click.option(
+    "--backend",
+    "backends",
+    metavar="ADDRESS[,weight=N][,max_in_flight=N]",
+    multiple=True,
+    help="Where to forward requests. May be repeated.",
+)
+@click.option("--algorithm", metavar="NAME", default="", help='"weighted_least_connections" (default) or "round_robin".')
+@click.option("--control", metavar="PATH", default="", hidden=True, help="Open a control socket (JSON lines) here.")
+@click.option("--counters", metavar="FILE", default="", hidden=True, help="Write the counters here at the end.")
+def serve(config: str | None, listens: Sequence[str], backends: Sequence[str], algorithm: str, control: str, counters: str) -> None:
+    """Relay requests between clients and backends.
+
+    Without a file and without backends a demo runs, with three small backends of its own. SIGTERM and Ctrl-C stop at once; SIGQUIT finishes
+    what is in flight.
+    """
+    if config is not None and (listens or backends or algorithm):
+        raise click.UsageError("-c FILE already says what to listen on and where to forward: leave out --listen, --backend and --algorithm")
+    for path in (control, counters):
+        if path and not Path(path).parent.is_dir():
+            raise click.UsageError(f"there is no directory {Path(path).parent}")
+    listens = listens or (DEFAULT_LISTEN,)
+    try:
+        if config is not None:
+            _run(load_file(config), control, counters)
+        elif backends:
+            _run(read_config(Arguments(listens, backends, algorithm)), control, counters)
+        else:
+            _load_data_plane()  # before the fork, so that the demo's processes share its pages
+            with run_demo_backends() as demo:
+                loaded = read_config(Arguments(listens, [backend.address for backend in demo], algorithm))
+                _run(loaded, control, counters, demo)
+    except FastlbError as error:
+        fail(error)
+
+
+def _load_data_plane() -> None:
+    try:
+        import fastlb.processes.worker  # noqa: F401
+    except ImportError as error:
+        raise FastlbError(f"the compiled data plane is missing ({error}); build it with ./dev build, or install fastlb with pip") from error
+
+
+def _run(loaded: Loaded, control: str, counters: str, demo: Sequence[DemoBackend] = ()) -> None:
+    _load_data_plane()
+    from fastlb.processes.worker import WorkerOptions, run_worker
+
+    run_worker(loaded, WorkerOptions(control, counters, lambda urls: show_demo(urls, demo) if demo else None))
+
+
+def show_demo(urls: Sequence[str], backends: Sequence[DemoBackend]) -> None:
+    """What a newcomer may want to try."""
+    url = urls[0].replace("//0.0.0.0:", "//127.0.0.1:")
+    curl = f"curl -i --unix-socket {url.removeprefix('unix:')} http://localhost" if url.startswith("unix:") else f"curl -i {url}"
+    running = ", ".join(f"{backend.name} (pid {backend.pid}, {backend.address})" for backend in backends)
+    click.echo(
+        f"""
+A demo: requests to {url} go to three small backends of our own,
+{running}. To try next:
+
+  {curl}/hello
+        what a backend receives; again, and another one answers
+  kill {backends[0].pid}
+        one backend less, and no request fails
+  wrk -c 64 -d 5 {url}/
+        how fast it is
+  fastlb serve --listen :8080 --backend 10.0.0.1:80 --backend 10.0.0.2:80,weight=3
+        your own backends; or write them into a file: fastlb serve -c fastlb.toml
+
+Ctrl-C stops it.
+"""
+    )

@@ -1,0 +1,195 @@
+"""From a file, or from what the command line said, to a `Config`: parse, fill in defaults, validate.
+
+What one value may be is said by its kind; here are the checks that concern several values at once. Every mistake is collected and they
+are raised together as one ConfigError; nothing else is ever raised about what a configuration says.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fastlb.control_plane.config.address import BindAddress
+from fastlb.control_plane.config.errors import ConfigError, Place, Problem, nearest, quote, quote_all
+from fastlb.control_plane.config.option import read_table
+from fastlb.control_plane.config.reader import Reader, Source
+from fastlb.control_plane.config.route_pattern import ANY_HOST
+from fastlb.control_plane.config.schema import ROUND_ROBIN, WEIGHTED_LEAST_CONNECTIONS, Backend, Config, Listener, Pool, Route
+from fastlb.control_plane.config.toml import TomlDocument
+
+# A thousand pools of a hundred backends take 4 MB; a file larger than this was not meant.
+MAX_FILE_BYTES = 16 << 20
+
+_NGINX_BLOCK = r"(?m)^\s*(events|http|server|upstream\s+\S+)\s*\{"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration that can be used, and what in it is probably not what was meant."""
+
+    config: Config
+    warnings: tuple[Problem, ...]
+
+
+def load_file(path: str) -> Loaded:
+    """Reads a TOML file.
+
+    Raises:
+        ConfigError: with every mistake in it, sorted by place.
+    """
+    return load_text(*_read_text(path))
+
+
+def load_text(text: str, name: str, problems: Iterable[Problem] = ()) -> Loaded:
+    """Reads TOML text.
+
+    Args:
+        name: what problems call the text, usually its path.
+        problems: what is already known to be wrong with it.
+
+    Raises:
+        ConfigError: with every mistake in it, sorted by place.
+    """
+    document = TomlDocument(text, name)
+    if not document.complete and re.search(_NGINX_BLOCK, text):
+        raise ConfigError([Problem(Place(1, 1, name), "this looks like an nginx configuration", "this version reads TOML only")])
+    return read_config(document, (*problems, *document.problems))
+
+
+def read_config(source: Source, problems: Iterable[Problem] = ()) -> Loaded:
+    """Makes a Config of what a source holds.
+
+    Args:
+        problems: what is already known to be wrong with the source; anything else on the same lines is not reported.
+
+    Raises:
+        ConfigError: with every mistake in it, sorted by place.
+    """
+    known = list(problems)
+    reader = Reader(source, Config)
+    config = read_table(Config, source.values, (), reader) or Config()
+    _check_listeners(reader)
+    _check_binds(reader)
+    _check_routes(reader)
+    _check_pools(reader)
+    if source.complete:
+        _check_parts(reader)
+    damaged_lines = {problem.place.line for problem in known} - {0}
+    known += [problem for problem in reader.problems if problem.place.line not in damaged_lines]
+    if known:
+        raise ConfigError(known)
+    return Loaded(_add_implied_route(config), tuple(sorted(reader.warnings)))
+
+
+def _read_text(path: str) -> tuple[str, str, list[Problem]]:
+    """The text of a file, its name, and what is wrong with its encoding."""
+    place = Place(0, 0, path)
+    right = "give the path of a TOML file"
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError:
+        raise ConfigError([Problem(place, "no such file", right)]) from None
+    except IsADirectoryError:
+        raise ConfigError([Problem(place, "this is a directory", right)]) from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise ConfigError([Problem(place, f"cannot be read: {reason.lower()}", right)]) from error
+    if len(content) > MAX_FILE_BYTES:
+        raise ConfigError([Problem(place, "the file is too large", f"at most {MAX_FILE_BYTES >> 20} MiB")])
+    try:
+        return content.decode("utf-8-sig"), path, []
+    except UnicodeDecodeError:
+        # Every damaged byte becomes one character, so that lines and columns stay what an editor shows.
+        text = content.decode("utf-8-sig", "surrogateescape")
+    problems = []
+    for number, line in enumerate(text.split("\n"), 1):
+        bad = re.search("[\udc80-\udcff]", line)
+        if bad:
+            place = Place(number, bad.start() + 1, path)
+            byte = ord(bad[0]) - 0xDC00
+            problems.append(Problem(place, f"the byte 0x{byte:02X} is not UTF-8", "save the file as UTF-8"))
+    return re.sub("[\udc80-\udcff]", "\N{REPLACEMENT CHARACTER}", text), path, problems
+
+
+def _check_listeners(reader: Reader) -> None:
+    names: dict[str, Place] = {}
+    for path, listener in reader.all_read(Listener):
+        place = reader.source.value_place((*path, "name"))
+        if listener.name in names:
+            found = f"a second listener is called {quote(listener.name)}"
+            reader.reject((*path, "name"), found, f"the first is {_at(names[listener.name])}: each needs a name of its own")
+        names.setdefault(listener.name, place)
+        limits = listener.limits
+        if limits.target_bytes > limits.head_bytes and "target" in reader.source.values["listeners"][path[1]].get("limits", {}):
+            right = "the target is part of the head, whose limit is met first"
+            reader.warn((*path, "limits", "target"), "limits.target is larger than limits.head", right)
+
+
+def _check_binds(reader: Reader) -> None:
+    """No two sockets that the kernel would not let exist together."""
+    by_port: dict[tuple[int, str], list[tuple[BindAddress, Place]]] = {}
+    for path, address in reader.all_read(BindAddress):
+        place = reader.source.value_place(path)
+        near = by_port.setdefault((address.port, address.unix_path), [])
+        for other, first in near:
+            if address.overlaps(other):
+                found = f"{address} is bound a second time" if address == other else f"{address} overlaps with {other}"
+                reader.reject(path, found, f"the first is {_at(first)}: an address has one listener")
+                break
+        near.append((address, place))
+
+
+def _check_routes(reader: Reader) -> None:
+    pools = reader.source.values.get("pools")
+    known = list(pools) if isinstance(pools, dict) else []
+    seen: dict[tuple[str, str], Place] = {}
+    for path, route in reader.all_read(Route):
+        place = reader.source.key_place(path)
+        for host in route.hosts:
+            if (host, route.path) in seen:
+                found = f"a second route for host {quote(host or '*')} and path {quote(route.path)}"
+                reader.reject_key(path, found, f"the first is {_at(seen[host, route.path])}: keep one of them")
+            seen.setdefault((host, route.path), place)
+        if route.pool not in known and reader.source.complete:
+            right = f"the pools are {quote_all(known)}" if known else "there are no pools: each has a header such as [pools.api]"
+            reader.reject((*path, "pool"), f"there is no pool {quote(route.pool)}", right, nearest(route.pool, known))
+
+
+def _check_pools(reader: Reader) -> None:
+    backends = reader.all_read(Backend)
+    round_robin = {path for path, pool in reader.all_read(Pool) if pool.algorithm == ROUND_ROBIN}
+    for path, backend in backends:
+        if backend.weight != 1 and path[:2] in round_robin:
+            found = f"weight {backend.weight} in a pool with algorithm {quote(ROUND_ROBIN)}, which knows no weights"
+            reader.reject((*path, "weight"), found, f"{quote(WEIGHTED_LEAST_CONNECTIONS)} honours weights; or leave the weight out")
+
+
+def _check_parts(reader: Reader) -> None:
+    """What is missing, where everything that was written could be read."""
+    values = reader.source.values
+    listeners, routes, pools = (values.get(key) for key in ("listeners", "routes", "pools"))
+    if not listeners and ("listeners",) not in reader.misspelt:
+        reader.reject_key((), "there is no listener", 'at least one is needed: [[listeners]] with name = "web" and bind = "127.0.0.1:8080"')
+    if not pools and ("pools",) not in reader.misspelt:
+        reader.reject_key((), "there is no pool", 'at least one is needed: [pools.NAME] with backends = ["10.0.0.11:8080"]')
+    if not isinstance(pools, dict) or not isinstance(routes, list | None):
+        return
+    if routes:
+        used = {route.get("pool") for route in routes if isinstance(route, dict) and isinstance(route.get("pool"), str)}
+        for name in pools.keys() - used:
+            reader.warn(("pools", name), f"no route leads to the pool {quote(name)}", "it gets no requests")
+    elif len(pools) > 1:
+        found = f"there are {len(pools)} pools and no route"
+        reader.reject_key(("pools",), found, 'say which requests go where: [[routes]] with pool = "NAME", host and path')
+
+
+def _add_implied_route(config: Config) -> Config:
+    """Without any route the only pool gets every request."""
+    if config.routes:
+        return config
+    return replace(config, routes=(Route(hosts=(ANY_HOST,), pool=config.pools[0].name),))
+
+
+def _at(place: Place) -> str:
+    return f"in line {place.line}" if place.line else str(place)

@@ -1,0 +1,185 @@
+"""Every option there is, as frozen dataclasses: fields with their unit in the name, and beside each its key, kind, range and default.
+
+A `Config` is what the rest of fastlb sees, whatever it was written in. Each option has a page in docs/options/; a test compares the two.
+"""
+# ruff: noqa: RUF009  option() and table() declare fields, as dataclasses.field() does
+
+import re
+from dataclasses import dataclass
+
+from fastlb.control_plane.config.address import (
+    BackendAddress,
+    BindAddress,
+    Network,
+    parse_backend_address,
+    parse_bind_address,
+    parse_network,
+)
+from fastlb.control_plane.config.errors import Rejected, quote
+from fastlb.control_plane.config.kind import Choice, Count, Flag, ListOf, Text, duration, size
+from fastlb.control_plane.config.option import NamedTables, TableArray, TextOrTable, option, table
+from fastlb.control_plane.config.route_pattern import parse_host, parse_path
+
+ROUND_ROBIN = "round_robin"
+WEIGHTED_LEAST_CONNECTIONS = "weighted_least_connections"
+
+# Deadlines are kept in 32 bits of milliseconds, 49 days; nobody waits longer than a month.
+LONGEST = "30d"
+
+_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}"
+_FIELD_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}"  # RFC 9110 section 5.6.2
+# Fields that say how a message is framed or routed: an extra one of these would break it.
+_FRAMING_HEADERS = frozenset(
+    ("connection", "content-length", "content-type", "date", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade")
+)
+
+
+def parse_name(text: str) -> str:
+    """A name for messages, counters and metrics: letters, digits, _ . - (at most 64)."""
+    if re.fullmatch(_NAME, text):
+        return text
+    meant = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip("-.")[:64]
+    raise Rejected(f"{quote(text)} is not a name", "a name is 1 to 64 letters, digits, _, . and -", meant or None)
+
+
+def parse_header_name(text: str) -> str:
+    """The name of a header field, or "" for none."""
+    if text and not re.fullmatch(_FIELD_NAME, text):
+        meant = re.sub(r"[^A-Za-z0-9-]+", "-", text).strip("-")[:128]
+        right = 'a header name is made of letters, digits and -; "" turns it off'
+        raise Rejected(f"{quote(text)} is not a header name", right, meant or None)
+    if text.casefold() in _FRAMING_HEADERS:
+        raise Rejected(f"{quote(text)} has a meaning of its own", "choose a name that HTTP does not use", "X-Fastlb-Reason")
+    return text
+
+
+_NAME_TEXT = Text("a name", parse_name, "web")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GlobalSettings:
+    """[global]: what concerns the whole process."""
+
+    reason_header: str = option("reason_header", Text("a header name", parse_header_name, "X-Fastlb-Reason"), "X-Fastlb-Reason")
+    forwarded_headers: bool = option("forwarded_headers", Flag(), True)
+    request_id: bool = option("request_id", Flag(), True)
+    trusted_networks: tuple[Network, ...] = option(
+        "trusted_networks", ListOf(Text("a network", parse_network, "10.0.0.0/8")), [], ("set_real_ip_from", "trusted_proxies")
+    )
+    drain_timeout_ms: int = option("drain_timeout", duration("0s", LONGEST), "30s")
+    drain_idle_grace_ms: int = option("drain_idle_grace", duration("0s", "1h"), "2s")
+    # Two descriptors per connection, and Linux allows at most 2^30 in a process (fs.nr_open's own limit).
+    max_connections: int = option("max_connections", Count(1, 1 << 29, "from the descriptor limit"), 0, ("maxconn", "worker_connections"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerTimeouts:
+    """How long a listener waits for its clients."""
+
+    head_ms: int = option("head", duration("1ms", "1h"), "10s", ("client_header_timeout", "header", "request"))
+    body_ms: int = option("body", duration("1ms", LONGEST), "60s", ("client_body_timeout",))
+    idle_ms: int = option("idle", duration("1ms", LONGEST), "75s", ("keepalive_timeout", "keepalive", "keep_alive"))
+    write_ms: int = option("write", duration("1ms", LONGEST), "60s", ("send_timeout", "send"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerLimits:
+    """How much a listener takes from a client. The engine keeps a head in one buffer of 64 KiB and its fields in 256 slots."""
+
+    head_bytes: int = option("head", size("1KiB", "64KiB"), "32KiB", ("header", "large_client_header_buffers"))
+    target_bytes: int = option("target", size("64B", "64KiB"), "8KiB", ("uri", "url"))
+    headers: int = option("headers", Count(1, 256), 100)
+    body_bytes: int = option("body", size("1B", "1024TiB", "no limit"), 0, ("client_max_body_size",))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listener:
+    """[[listeners]]: addresses that accept clients."""
+
+    name: str = option("name", _NAME_TEXT)
+    bind: tuple[BindAddress, ...] = option(
+        "bind",
+        ListOf(Text("an address", parse_bind_address, "127.0.0.1:8080"), least=1),
+        also_called=("listen", "address", "addresses", "port"),
+    )
+    protocol: str = option("protocol", Choice(("http",), not_yet=("tcp", "udp", "https", "http2", "h2")), "http", ("mode",))
+    timeouts: ListenerTimeouts = table("timeouts", ListenerTimeouts)
+    limits: ListenerLimits = table("limits", ListenerLimits)
+    backlog: int = option("backlog", Count(1, 65535), 4096)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """[[routes]]: which requests go to which pool."""
+
+    hosts: tuple[str, ...] = option("host", ListOf(Text("a host", parse_host, "shop.example.com"), least=1), "*", ("hosts", "server_name"))
+    path: str = option("path", Text("a path prefix", parse_path, "/api/"), "/", ("prefix", "location", "paths", "path_prefix"))
+    pool: str = option("pool", Text("a pool's name", str, "api"), also_called=("backend", "upstream", "proxy_pass", "target", "to"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend:
+    """One address that requests are forwarded to."""
+
+    address: BackendAddress = option(
+        "address", Text("a backend", parse_backend_address, "10.0.0.11:8080"), also_called=("host", "server", "url")
+    )
+    weight: int = option("weight", Count(1, 256), 1)
+    max_in_flight: int = option("max_in_flight", Count(1, (1 << 31) - 1, "no cap"), 0, ("max_conns", "maxconn", "max_connections"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keepalive:
+    """Connections to a backend that are kept for the next request."""
+
+    max_idle: int = option("max_idle", Count(1, 65535, "one connection per request"), 1024, ("connections", "max"))
+    idle_ms: int = option("idle", duration("1ms", LONGEST), "60s", ("timeout", "idle_timeout"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolTimeouts:
+    """How long an exchange waits for its backend."""
+
+    connect_ms: int = option("connect", duration("1ms", "1h"), "5s", ("proxy_connect_timeout",))
+    first_byte_ms: int = option("first_byte", duration("1ms", LONGEST), "60s", ("proxy_read_timeout", "read", "server", "response"))
+    between_bytes_ms: int = option("between_bytes", duration("1ms", LONGEST), "60s", ("proxy_send_timeout", "send", "write"))
+    exchange_ms: int = option("exchange", duration("1ms", LONGEST), "4h", ("request", "total"))
+    tunnel_ms: int = option("tunnel", duration("1ms", LONGEST), "1h", ("websocket", "upgrade"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """[pools.NAME]: interchangeable backends under one algorithm."""
+
+    name: str
+    algorithm: str = option(
+        "algorithm",
+        Choice(
+            (WEIGHTED_LEAST_CONNECTIONS, ROUND_ROBIN),
+            not_yet=("weighted_round_robin", "ip_hash", "consistent_hash", "maglev", "random_two_choices", "peak_ewma"),
+            also_called={"leastconn": WEIGHTED_LEAST_CONNECTIONS, "least_conn": WEIGHTED_LEAST_CONNECTIONS, "rr": ROUND_ROBIN},
+        ),
+        WEIGHTED_LEAST_CONNECTIONS,
+        ("balance", "policy", "method", "strategy"),
+    )
+    backends: tuple[Backend, ...] = option(
+        "backends",
+        ListOf(TextOrTable(Backend, "address"), least=1, identity=lambda backend: backend.address),
+        also_called=("backend", "servers", "server", "members", "upstreams", "nodes", "targets"),
+        inner=Backend,
+    )
+    # An exchange remembers up to eight backends that failed it.
+    attempts: int = option("attempts", Count(1, 8), 3, ("retries", "tries", "proxy_next_upstream_tries"))
+    replay_limit_bytes: int = option("replay_limit", size("0B", "1MiB"), "64KiB")
+    keepalive: Keepalive = table("keepalive", Keepalive, ("keep_alive",))
+    timeouts: PoolTimeouts = table("timeouts", PoolTimeouts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """A whole configuration."""
+
+    settings: GlobalSettings = table("global", GlobalSettings, ("globals", "defaults", "main"))
+    listeners: tuple[Listener, ...] = option("listeners", TableArray(Listener), [], ("listener", "frontends", "frontend"), Listener)
+    routes: tuple[Route, ...] = option("routes", TableArray(Route), [], ("route", "locations", "rules"), Route)
+    pools: tuple[Pool, ...] = option("pools", NamedTables(Pool, parse_name), {}, ("pool", "upstreams", "clusters", "services"), Pool)

@@ -1,0 +1,88 @@
+"""From a configuration and the addresses of its names to a snapshot image, which `Engine.apply` maps.
+
+This is the only place that knows both the schema and the image. It decides nothing: defaults, checks and implied routes are the loader's.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from fastlb import _core
+from fastlb.control_plane.config.schema import Backend, Config
+
+
+def build_image(config: Config, binds: Sequence[int], addresses: Mapping[str, Sequence[str]], generation: int) -> int:
+    """Writes one snapshot image.
+
+    Args:
+        binds: for each listening socket, in the order in which `Engine.apply` will get them, the index of its listener.
+        addresses: the IP addresses of every name that is resolved.
+        generation: counts up from 1.
+
+    Returns:
+        A descriptor of the sealed image; the caller closes it.
+    """
+    writer = _core.SnapshotWriter(generation)
+    settings = config.settings
+    writer.set_reason_header(settings.reason_header or None)
+    writer.set_forwarded_headers(settings.forwarded_headers)
+    writer.set_request_id(settings.request_id)
+    for network in settings.trusted_networks:
+        writer.add_trusted_network(network)
+    for listener in config.listeners:
+        writer.add_listener(
+            listener.name,
+            head_timeout_ms=listener.timeouts.head_ms,
+            body_timeout_ms=listener.timeouts.body_ms,
+            idle_timeout_ms=listener.timeouts.idle_ms,
+            write_timeout_ms=listener.timeouts.write_ms,
+            max_head_bytes=listener.limits.head_bytes,
+            max_target_bytes=listener.limits.target_bytes,
+            max_headers=listener.limits.headers,
+            max_body_bytes=listener.limits.body_bytes,
+        )
+    for listener_index in binds:
+        writer.add_bind(listener_index)
+    pool_indexes = {}
+    for pool in config.pools:
+        pool_index = pool_indexes[pool.name] = writer.add_pool(
+            pool.name,
+            algorithm=pool.algorithm,
+            attempts=pool.attempts,
+            replay_limit_bytes=pool.replay_limit_bytes,
+            max_idle=pool.keepalive.max_idle,
+            idle_timeout_ms=pool.keepalive.idle_ms,
+            connect_timeout_ms=pool.timeouts.connect_ms,
+            first_byte_timeout_ms=pool.timeouts.first_byte_ms,
+            between_bytes_timeout_ms=pool.timeouts.between_bytes_ms,
+            exchange_timeout_ms=pool.timeouts.exchange_ms,
+            tunnel_timeout_ms=pool.timeouts.tunnel_ms,
+        )
+        for backend in pool.backends:
+            _add_backend(writer, pool_index, pool.name, backend, addresses)
+    for route in config.routes:
+        for host in route.hosts:
+            writer.add_route(host=host, path_prefix=route.path, pool=pool_indexes[route.pool])
+    return writer.finish()
+
+
+def _add_backend(writer: _core.SnapshotWriter, pool: int, pool_name: str, backend: Backend, addresses: Mapping[str, Sequence[str]]) -> None:
+    """One row for an address; for a name one row per address that it has, or one that gets no requests while it has none."""
+    written = backend.address
+    rows: list[tuple[str, str, bytes | None]]  # identity, display, address
+    if written.unix_path:
+        rows = [(str(written), str(written), _core.pack_unix(written.unix_path))]
+    elif not written.is_name:
+        rows = [(str(written), str(written), _core.pack_address(written.host, written.port))]
+    elif not addresses.get(written.host):
+        rows = [(str(written), str(written), None)]
+    else:
+        ips = addresses[written.host]
+        rows = [(f"{written}|{ip}", f"{written} ({ip})", _core.pack_address(ip, written.port)) for ip in ips]
+    for identity, display, address in rows:
+        writer.add_backend(
+            pool,
+            identity=f"{pool_name}|{identity}",
+            display=display,
+            address=address,
+            weight=backend.weight,
+            max_in_flight=backend.max_in_flight,
+        )

@@ -1,0 +1,187 @@
+"""Listening sockets: bound here, accepted from by the engine, and kept over a change of configuration while their address stays."""
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fastlb import FastlbError
+from fastlb.control_plane.config.address import ANY_HOST, BindAddress, format_host_port
+from fastlb.control_plane.config.schema import Listener
+
+# How often ":0" tries to find a port that is free for IPv4 and IPv6 alike.
+PORT_TRIES = 16
+
+
+class BindError(FastlbError):
+    """Listening sockets that could not be had; the text has one line for each."""
+
+
+@dataclass(slots=True)
+class BoundAddress:
+    """One entry of a listener's `bind` with its sockets: one, or two for every address of the machine (IPv4 and IPv6)."""
+
+    address: BindAddress
+    sockets: list[socket.socket] = field(default_factory=list)
+    unix_file: tuple[int, int] | None = None  # device and inode, so that nobody else's socket is removed
+
+    def urls(self) -> list[str]:
+        """What to connect to, one for each socket, with the ports that the kernel chose."""
+        if self.address.unix_path:
+            return [str(self.address)]
+        return [f"http://{format_host_port(*bound.getsockname()[:2])}" for bound in self.sockets]
+
+    def close(self) -> None:
+        """Closes what is still open and removes the file of a unix socket."""
+        if self.unix_file is not None:
+            path = Path(self.address.unix_path)
+            try:
+                status = path.stat()
+                if (status.st_dev, status.st_ino) == self.unix_file:
+                    path.unlink()
+            except OSError:
+                pass  # somebody else removed it
+            self.unix_file = None
+        for bound in self.sockets:
+            bound.close()
+
+
+def bind_listeners(listeners: Sequence[Listener], kept: Iterable[BoundAddress] = ()) -> list[tuple[int, BoundAddress]]:
+    """Opens the sockets of a configuration.
+
+    Args:
+        kept: what is bound already; an address that is wanted again keeps its sockets and with them its clients.
+
+    Returns:
+        The index of the listener and its sockets, for each address in the order of the configuration.
+
+    Raises:
+        BindError: with all the addresses that could not be bound; what was opened for the others is closed again.
+    """
+    by_address: dict[BindAddress, list[BoundAddress]] = {}
+    for bound in kept:
+        by_address.setdefault(bound.address, []).append(bound)
+    result: list[tuple[int, BoundAddress]] = []
+    opened: list[BoundAddress] = []
+    failures: list[str] = []
+    for index, listener in enumerate(listeners):
+        for address in listener.bind:
+            if by_address.get(address):
+                bound = by_address[address].pop(0)
+                for open_socket in bound.sockets:
+                    open_socket.listen(listener.backlog)  # of a listening socket: changes the backlog, nothing else
+            else:
+                try:
+                    bound = bind_address(address, listener.backlog)
+                except OSError as error:
+                    failures.append(f'cannot bind {address} (listener "{listener.name}"): {_explain(address, error)}')
+                    continue
+                opened.append(bound)
+            result.append((index, bound))
+    if failures:
+        for bound in opened:
+            bound.close()
+        raise BindError("\n".join(failures))
+    return result
+
+
+def bind_address(address: BindAddress, backlog: int) -> BoundAddress:
+    """Opens, binds and listens.
+
+    Raises:
+        OSError: as the kernel said it.
+    """
+    if address.unix_path:
+        return _bind_unix(address, backlog)
+    if address.host != ANY_HOST:
+        family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        return BoundAddress(address, [_bind_tcp(family, address.host, address.port, backlog)])
+    for tries_left in reversed(range(PORT_TRIES if address.port == 0 else 1)):
+        first = _bind_tcp(socket.AF_INET, "0.0.0.0", address.port, backlog)
+        try:
+            second = _bind_tcp(socket.AF_INET6, "::", first.getsockname()[1], backlog)
+        except OSError as error:
+            if error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):  # no IPv6 here
+                return BoundAddress(address, [first])
+            first.close()
+            if error.errno != errno.EADDRINUSE or not tries_left:
+                raise
+        else:
+            return BoundAddress(address, [first, second])
+    raise AssertionError("the last try returns or raises")
+
+
+def _bind_tcp(family: int, host: str, port: int, backlog: int) -> socket.socket:
+    bound = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Accepted sockets inherit it; a head and its small body are one send anyway.
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has a socket of its own
+        address = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0][4]  # knows zones
+        bound.bind(address)
+        bound.listen(backlog)
+    except BaseException:
+        bound.close()
+        raise
+    return bound
+
+
+def _bind_unix(address: BindAddress, backlog: int) -> BoundAddress:
+    path = Path(address.unix_path)
+    _remove_stale(path)
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        bound.bind(str(path))
+        status = path.stat()
+        bound.listen(backlog)
+    except BaseException:
+        bound.close()
+        raise
+    return BoundAddress(address, [bound], (status.st_dev, status.st_ino))
+
+
+def _remove_stale(path: Path) -> None:
+    """Removes a socket file that a process left behind when it died: nobody accepts there.
+
+    Raises:
+        OSError: EADDRINUSE for a socket in use, EEXIST for a file that is no socket.
+    """
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise OSError(errno.EEXIST, "exists and is not a socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as caller:
+        try:
+            caller.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EPROTOTYPE):  # EAGAIN: it listens and its backlog is full
+                raise
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _explain(address: BindAddress, error: OSError) -> str:
+    """What the kernel said, and what to do about it."""
+    what = (error.strerror or str(error)).lower()
+    if error.errno == errno.EADDRINUSE and address.unix_path:
+        return f"{what}; stop the process that accepts there or choose another path"
+    if error.errno == errno.EADDRINUSE:
+        return f"{what}; stop the process that listens there (`ss -ltnp sport = :{address.port}` names it) or choose another port"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{what}; no interface of this machine has it (`ip address` lists them)"
+    if error.errno in (errno.EACCES, errno.EPERM) and 0 < address.port < 1024:
+        return f"{what}; ports below 1024 need root or CAP_NET_BIND_SERVICE: choose a higher port"
+    if error.errno == errno.ENOENT:
+        return f"{what}; its directory has to exist"
+    if error.errno == errno.EAFNOSUPPORT:
+        return f"{what}; this kernel has no IPv6"
+    return what

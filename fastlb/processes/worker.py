@@ -1,0 +1,284 @@
+"""A worker: the thin loop around the engine.
+
+Owns the listening sockets, the engine, the control socket and the names of backends. The loop watches one descriptor for the engine and
+otherwise wakes for signals, control requests and names: no client and no backend is ever seen here.
+"""
+
+import asyncio
+import gc
+import json
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from fastlb import FastlbError, _core
+from fastlb.control_plane.config.errors import ConfigError, Problem
+from fastlb.control_plane.config.loader import Loaded, load_file
+from fastlb.control_plane.config.quantity import format_duration
+from fastlb.control_plane.config.schema import Config
+from fastlb.control_plane.names import Names
+from fastlb.control_plane.snapshot import build_image
+from fastlb.processes.control_socket import ControlSocket
+from fastlb.processes.sockets import BoundAddress, bind_listeners
+
+# Descriptors that are neither clients nor backends: listeners, pipes for splice, control, logs.
+RESERVED_DESCRIPTORS = 200
+# Where the descriptor limit is practically none, as in containers. The kernel alone takes 4 KB for an idle connection.
+MAX_DEFAULT_CONNECTIONS = 1 << 20
+# How long a snapshot waits for names that are new; most answers take a few milliseconds.
+FIRST_NAMES_SECONDS = 1.0
+# How often a drain looks whether the last connection is gone.
+DRAIN_POLL_SECONDS = 0.02
+
+
+class WorkerError(FastlbError):
+    """A worker cannot do what it was asked to."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """What a worker is told besides its configuration.
+
+    Args:
+        control_path: of a unix socket to open for requests; "" for none.
+        counters_path: of a file that gets the engine's counters as JSON at the end; "" for none.
+        on_ready: called once with the URLs that are listened on.
+    """
+
+    control_path: str = ""
+    counters_path: str = ""
+    on_ready: Callable[[list[str]], None] = lambda urls: None
+
+
+def run_worker(loaded: Loaded, options: WorkerOptions) -> None:
+    """Serves until a signal ends it: SIGTERM and SIGINT at once, SIGQUIT after what is in flight.
+
+    Raises:
+        FastlbError: it could not start.
+    """
+    report_warnings(loaded.warnings)
+    loop = uvloop.new_event_loop()
+    try:
+        engine = _core.Engine(max_connections=choose_max_connections(loaded.config.settings.max_connections))
+        loop.run_until_complete(Worker(loop, engine, options).serve(loaded.config))
+    finally:
+        loop.close()
+
+
+class Worker:
+    """One engine and what surrounds it, from the first socket to the last counter."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, engine: _core.Engine, options: WorkerOptions) -> None:
+        self._loop = loop
+        self._engine = engine
+        self._options = options
+        self._stopped = asyncio.Event()
+        self._draining: asyncio.Task[None] | None = None
+        self._applying = asyncio.Lock()
+        self._applying_names: asyncio.Task[None] | None = None
+        self._config = Config()
+        self._bound: list[tuple[int, BoundAddress]] = []  # with the index of the listener, in the order that the engine knows
+        self._generation = 0
+        self._names = Names(loop, self._on_names_changed, report)
+        self._control = ControlSocket(options.control_path, self._handle_control)
+
+    async def serve(self, config: Config) -> None:
+        """Starts, serves and cleans up."""
+        self._loop.add_signal_handler(signal.SIGTERM, self._stopped.set)
+        self._loop.add_signal_handler(signal.SIGINT, self._stopped.set)
+        self._loop.add_signal_handler(signal.SIGQUIT, self.start_drain)
+        try:
+            await self.apply(config)
+            self._loop.add_reader(self._engine.fileno(), self._engine.pump)
+            if self._options.control_path:
+                await self._open_control()
+            say(f"ready (pid {os.getpid()}, generation {self._generation})")
+            self._options.on_ready([url for _, bound in self._bound for url in bound.urls()])
+            gc.collect()
+            gc.freeze()  # what exists now stays: later collections need not look at it
+            await self._stopped.wait()
+        finally:
+            self._close()
+
+    async def apply(self, config: Config) -> int:
+        """Makes this the configuration of every new request. If that fails, nothing has changed.
+
+        Returns:
+            The generation of the snapshot.
+
+        Raises:
+            BindError: an address cannot be bound.
+            ValueError: the engine refused the image.
+            WorkerError: the worker is draining.
+        """
+        async with self._applying:
+            if self._draining is not None:
+                raise WorkerError("the worker is draining and takes no configuration any more")
+            return await self._apply(config)
+
+    def start_drain(self) -> None:
+        """Stops accepting; the worker ends when the last client is gone or drain_timeout is over."""
+        if self._draining is None:
+            self._draining = self._loop.create_task(self._drain())
+
+    async def _apply(self, config: Config) -> int:
+        self._names.watch(names_of(self._config) | names_of(config))
+        await self._names.first_answers(FIRST_NAMES_SECONDS)
+        before = [bound for _, bound in self._bound]
+        after = bind_listeners(config.listeners, before)
+        opened = _without([bound for _, bound in after], before)
+        try:
+            sockets = [(index, one.fileno()) for index, bound in after for one in bound.sockets]
+            indexes = [index for index, _ in sockets]
+            if self._generation:  # there are clients by now, and they do not wait while a large image is written
+                image = await asyncio.to_thread(build_image, config, indexes, self._names.addresses, self._generation + 1)
+            else:
+                image = build_image(config, indexes, self._names.addresses, 1)
+            try:
+                self._engine.apply(image, [descriptor for _, descriptor in sockets])
+            finally:
+                os.close(image)
+        except BaseException:
+            for bound in opened:
+                bound.close()
+            raise
+        self._generation += 1
+        self._bound, self._config = after, config
+        self._names.watch(names_of(config))
+        for bound in _without(before, [bound for _, bound in after]):
+            bound.close()  # the descriptors that engine.apply returned, and with them the file of a unix socket
+        for index, bound in after:
+            for url in bound.urls() if _without([bound], before) else ():
+                say(f'listening on {url} (listener "{config.listeners[index].name}")')
+        return self._generation
+
+    async def _drain(self) -> None:
+        async with self._applying:
+            settings = self._config.settings
+            self._engine.drain(settings.drain_idle_grace_ms)
+            self._close_listeners()
+        deadline = self._loop.time() + settings.drain_timeout_ms / 1000
+        report(f"draining, at most {format_duration(settings.drain_timeout_ms)}; connections left: {self._engine.connections()}")
+        while self._engine.connections() and self._loop.time() < deadline:
+            await asyncio.sleep(DRAIN_POLL_SECONDS)
+        left = self._engine.connections()
+        report(f"drain_timeout is over; connections closed: {left}" if left else "drained")
+        self._stopped.set()
+
+    def _on_names_changed(self) -> None:
+        self._applying_names = self._loop.create_task(self._apply_names())
+
+    async def _apply_names(self) -> None:
+        async with self._applying:
+            if self._draining is None:
+                try:
+                    await self._apply(self._config)
+                except (FastlbError, ValueError, OSError) as error:
+                    report(f"new addresses could not be applied: {error}")
+
+    async def _handle_control(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Answers one request of the control socket."""
+        engine = self._engine
+        match request:
+            case {"do": "counters"}:
+                return {"ok": True, "counters": engine.counters(), "connections": engine.connections(), "generation": engine.generation()}
+            case {"do": "backends"}:
+                return {"ok": True, "backends": engine.backends()}
+            case {"do": "apply", "config": str(path)}:
+                return await self._apply_file(path)
+            case {"do": "drain"}:
+                self.start_drain()
+                return {"ok": True}
+            case {"do": "pump_budget", "events": int(events)} if events >= 0:
+                self._loop.add_reader(engine.fileno(), engine.pump, events)
+                return {"ok": True}
+        return {"ok": False, "errors": ['"do" is one of counters, backends, apply (with config), drain, pump_budget (with events)']}
+
+    async def _apply_file(self, path: str) -> dict[str, Any]:
+        try:
+            loaded = await asyncio.to_thread(load_file, path)
+            report_warnings(loaded.warnings)
+            return {"ok": True, "generation": await self.apply(loaded.config)}
+        except ConfigError as error:
+            return {"ok": False, "errors": error.lines()}
+        except (FastlbError, ValueError, OSError) as error:
+            return {"ok": False, "errors": str(error).splitlines()}
+
+    async def _open_control(self) -> None:
+        try:
+            await self._control.open()
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise WorkerError(f"cannot open the control socket {self._options.control_path}: {reason}") from error
+
+    def _close_listeners(self) -> None:
+        for _, bound in self._bound:
+            bound.close()
+        self._bound = []
+
+    def _close(self) -> None:
+        """Leaves nothing behind: no socket, no file, no thread that anybody waits for."""
+        self._names.close()
+        self._control.close()
+        self._loop.remove_reader(self._engine.fileno())
+        if self._options.counters_path:
+            Path(self._options.counters_path).write_text(json.dumps(self._engine.counters(), indent=1) + "\n")
+        self._engine.close()
+        self._close_listeners()
+
+
+def names_of(config: Config) -> set[str]:
+    """The names that have to be resolved for a configuration."""
+    return {backend.address.host for pool in config.pools for backend in pool.backends if backend.address.is_name}
+
+
+def choose_max_connections(configured: int) -> int:
+    """Raises the soft descriptor limit to the hard one and says how many clients fit: each needs a descriptor, and its backend another.
+
+    Args:
+        configured: `global.max_connections`; 0 for as many as the limit allows.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard == resource.RLIM_INFINITY:
+        hard = 2 * MAX_DEFAULT_CONNECTIONS + RESERVED_DESCRIPTORS
+    fitting = max((hard - RESERVED_DESCRIPTORS) // 2, 1)
+    if configured > fitting:
+        needed = 2 * configured + RESERVED_DESCRIPTORS
+        report(f"max_connections {configured} needs {needed} descriptors and the limit is {hard} (`ulimit -Hn`): using {fitting}")
+    return min(configured or MAX_DEFAULT_CONNECTIONS, fitting)
+
+
+def say(text: str) -> None:
+    """One line on standard output, at once. A reader that has gone away is no reason to stop serving."""
+    try:
+        print(f"fastlb: {text}", flush=True)
+    except OSError:
+        pass
+
+
+def report(text: str) -> None:
+    """Messages on standard error, each line with the prefix."""
+    for line in text.splitlines():
+        try:
+            print(f"fastlb: {line}", file=sys.stderr, flush=True)
+        except OSError:
+            pass
+
+
+def report_warnings(warnings: Iterable[Problem]) -> None:
+    for warning in warnings:
+        report(f"warning: {warning}")
+
+
+def _without(some: list[BoundAddress], others: list[BoundAddress]) -> list[BoundAddress]:
+    """Those that are not among the others, which is a matter of being the same object."""
+    known = {id(bound) for bound in others}
+    return [bound for bound in some if id(bound) not in known]

@@ -1,0 +1,184 @@
+"""What a configuration tells the writer of snapshot images."""
+
+from collections.abc import Iterator, Sequence
+from ipaddress import ip_network
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fastlb.control_plane import snapshot
+from fastlb.control_plane.config.loader import load_text
+
+TEXT = """
+[global]
+trusted_networks = ["10.0.0.0/8"]
+[[listeners]]
+name = "web"
+bind = [":80", "unix:/x"]
+timeouts = { head = "1s", body = "2s", idle = "3s", write = "4s" }
+limits = { head = "16KiB", target = "4KiB", headers = 50, body = "1MiB" }
+[[listeners]]
+name = "other"
+bind = "127.0.0.1:0"
+[[routes]]
+host = ["a.example", "*.b.example"]
+path = "/api/"
+pool = "two"
+[[routes]]
+pool = "one"
+[pools.one]
+backends = [{ address = "app.example:80", weight = 3, max_in_flight = 7 }, "lost.example:81"]
+timeouts = { connect = "1s", first_byte = "2s", between_bytes = "3s", exchange = "4s", tunnel = "5s" }
+[pools.two]
+algorithm = "round_robin"
+backends = ["10.0.0.1:80", "[::1]:80", "unix:/run/app.sock"]
+"""
+
+Call = tuple[str, tuple[Any, ...], dict[str, Any]]
+
+
+class RecordingWriter:
+    """Stands for _core.SnapshotWriter: notes every call, and counts what is added as that does."""
+
+    calls: list[Call]
+
+    def __init__(self, generation: int) -> None:
+        self.calls = [("generation", (generation,), {})]
+        RecordingWriter.last = self
+
+    last: "RecordingWriter"
+
+    def __getattr__(self, name: str) -> Any:
+        def note(*arguments: Any, **options: Any) -> int:
+            index = sum(called == name for called, _, _ in self.calls)
+            self.calls.append((name, arguments, options))
+            return 99 if name == "finish" else index
+
+        return note
+
+    def of(self, name: str) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+        return [(arguments, options) for called, arguments, options in self.calls if called == name]
+
+
+@pytest.fixture
+def writer(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[RecordingWriter]]:
+    core = SimpleNamespace(
+        SnapshotWriter=RecordingWriter,
+        pack_address=lambda ip, port: f"{ip} {port}".encode(),
+        pack_unix=lambda path: f"unix {path}".encode(),
+    )
+    monkeypatch.setattr(snapshot, "_core", core)
+    yield RecordingWriter
+
+
+def build(binds: Sequence[int] = (0, 0, 0, 1), **addresses: Sequence[str]) -> RecordingWriter:
+    known = {name.replace("_", "."): ips for name, ips in addresses.items()}
+    assert snapshot.build_image(load_text(TEXT, "f").config, binds, known, 5) == 99
+    return RecordingWriter.last
+
+
+def test_calls_come_in_the_order_that_the_image_needs(writer: type[RecordingWriter]) -> None:
+    order = list(dict.fromkeys(name for name, _, _ in build().calls))
+    assert order[0] == "generation"
+    assert [name for name in order if name.startswith("add_")] == [
+        "add_trusted_network",
+        "add_listener",
+        "add_bind",
+        "add_pool",
+        "add_backend",
+        "add_route",
+    ]
+    assert order[-1] == "finish"
+
+
+def test_settings_and_listeners_are_written_in_their_units(writer: type[RecordingWriter]) -> None:
+    built = build()
+    assert built.of("generation") == [((5,), {})]
+    assert built.of("set_reason_header") == [(("X-Fastlb-Reason",), {})]
+    assert built.of("add_trusted_network") == [((ip_network("10.0.0.0/8"),), {})]
+    first, second = built.of("add_listener")
+    assert first == (
+        ("web",),
+        {
+            "head_timeout_ms": 1000,
+            "body_timeout_ms": 2000,
+            "idle_timeout_ms": 3000,
+            "write_timeout_ms": 4000,
+            "max_head_bytes": 16384,
+            "max_target_bytes": 4096,
+            "max_headers": 50,
+            "max_body_bytes": 1 << 20,
+        },
+    )
+    assert second[0] == ("other",)
+    assert [arguments for arguments, _ in built.of("add_bind")] == [(0,), (0,), (0,), (1,)]
+
+
+def test_a_reason_header_that_is_off_is_none(writer: type[RecordingWriter]) -> None:
+    config = load_text(TEXT.replace("[global]", '[global]\nreason_header = ""'), "f").config
+    snapshot.build_image(config, [0], {}, 1)
+    assert RecordingWriter.last.of("set_reason_header") == [((None,), {})]
+
+
+def test_routes_name_pools_by_index_and_any_host_by_nothing(writer: type[RecordingWriter]) -> None:
+    assert [options for _, options in build().of("add_route")] == [
+        {"host": "a.example", "path_prefix": "/api/", "pool": 1},
+        {"host": "*.b.example", "path_prefix": "/api/", "pool": 1},
+        {"host": "", "path_prefix": "/", "pool": 0},
+    ]
+
+
+def test_pools_are_written_in_their_units(writer: type[RecordingWriter]) -> None:
+    first, second = build().of("add_pool")
+    assert first == (
+        ("one",),
+        {
+            "algorithm": "weighted_least_connections",
+            "attempts": 3,
+            "replay_limit_bytes": 65536,
+            "max_idle": 1024,
+            "idle_timeout_ms": 60_000,
+            "connect_timeout_ms": 1000,
+            "first_byte_timeout_ms": 2000,
+            "between_bytes_timeout_ms": 3000,
+            "exchange_timeout_ms": 4000,
+            "tunnel_timeout_ms": 5000,
+        },
+    )
+    assert second[1]["algorithm"] == "round_robin"
+
+
+def backends(built: RecordingWriter) -> list[tuple[int, str, str, bytes | None, int, int]]:
+    return [
+        (arguments[0], o["identity"], o["display"], o["address"], o["weight"], o["max_in_flight"])
+        for arguments, o in built.of("add_backend")
+    ]
+
+
+def test_every_address_of_a_name_is_a_backend_and_a_name_without_one_waits(writer: type[RecordingWriter]) -> None:
+    assert backends(build(app_example=["10.1.1.1", "::2"])) == [
+        (0, "one|app.example:80|10.1.1.1", "app.example:80 (10.1.1.1)", b"10.1.1.1 80", 3, 7),
+        (0, "one|app.example:80|::2", "app.example:80 (::2)", b"::2 80", 3, 7),
+        (0, "one|lost.example:81", "lost.example:81", None, 1, 0),
+        (1, "two|10.0.0.1:80", "10.0.0.1:80", b"10.0.0.1 80", 1, 0),
+        (1, "two|[::1]:80", "[::1]:80", b"::1 80", 1, 0),
+        (1, "two|unix:/run/app.sock", "unix:/run/app.sock", b"unix /run/app.sock", 1, 0),
+    ]
+
+
+def test_identities_stay_when_other_backends_come_and_go(writer: type[RecordingWriter]) -> None:
+    before = {row[1] for row in backends(build(app_example=["10.1.1.1"]))}
+    after = {row[1] for row in backends(build(app_example=["10.1.1.1", "10.1.1.2"], lost_example=["10.2.2.2"]))}
+    assert before - after == {"one|lost.example:81"}
+    assert "one|app.example:80|10.1.1.1" in before & after
+
+
+def test_the_real_writer_takes_all_of_it() -> None:
+    import os
+
+    image = snapshot.build_image(load_text(TEXT, "f").config, [0, 0, 0, 1], {"app.example": ["10.1.1.1", "::2"]}, 1)
+    try:
+        assert os.fstat(image).st_size > 0
+    finally:
+        os.close(image)
