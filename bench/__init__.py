@@ -1,0 +1,1 @@
+"""Benchmarks: `compare` measures fastlb against nginx and HAProxy, `micro` one function at a time."""

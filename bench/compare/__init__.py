@@ -1,0 +1,1 @@
+"""Compare fastlb with nginx, HAProxy and a relay that parses nothing; see bench/README.md."""

@@ -1,0 +1,72 @@
+"""Memory of idle keep-alive client connections: what 10,000 of them add to the proxy's PSS."""
+
+import contextlib
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from bench.compare.backend import Backend
+from bench.compare.processes import CLIENT_CPU, BenchError, child_setup
+from bench.compare.proxies import ADDRESS, FASTLB, RELAY, Proxy, running_proxy
+from bench.compare.works import IDLE_CONNECTIONS
+
+_HOLD = Path(__file__).with_name("hold.py")
+_WARM_UP_CONNECTIONS = 200  # held before the first reading, so that what a proxy allocates once is not counted
+_SPARE_FILES = 300  # more than any of them keeps for itself
+_SETTLE_SECONDS = 0.5
+_START_SECONDS = 60
+
+
+def measure_idle(
+    names: list[str], backend: Backend, directory: Path, *, repeats: int, count: int = IDLE_CONNECTIONS, say: Callable[[str], None]
+) -> list[dict[str, object]]:
+    """A fresh process per measurement. Bytes are those of user memory; the kernel's are not in it."""
+    measured: list[dict[str, object]] = []
+    for number in range(1, repeats + 1):
+        for name in names:
+            with running_proxy(name, backend.target, directory) as proxy:
+                measured.append({"proxy": name, "round": number, **_measure(proxy, min(count, _most_connections(name)))})
+        say(f"idle: round {number} of {repeats}")
+    return measured
+
+
+def _most_connections(name: str) -> int:
+    """What the descriptor limit allows: the relay needs two per client, and fastlb sets aside as many."""
+    usable = resource.getrlimit(resource.RLIMIT_NOFILE)[1] - _SPARE_FILES
+    return (usable // 2 if name in (RELAY, FASTLB) else usable) - _WARM_UP_CONNECTIONS
+
+
+def _measure(proxy: Proxy, count: int) -> dict[str, object]:
+    with _holding(proxy, _WARM_UP_CONNECTIONS):
+        time.sleep(_SETTLE_SECONDS)
+        before = proxy.program.pss_bytes()
+        with _holding(proxy, count):
+            time.sleep(_SETTLE_SECONDS)
+            after = proxy.program.pss_bytes()
+    return {"connections": count, "pss_before": before, "pss_after": after, "bytes_per_connection": (after - before) / count}
+
+
+@contextlib.contextmanager
+def _holding(proxy: Proxy, count: int) -> Iterator[None]:
+    holder = subprocess.Popen(
+        [sys.executable, str(_HOLD), ADDRESS, str(proxy.port), str(count)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=child_setup(CLIENT_CPU),
+    )
+    try:
+        assert holder.stdout is not None
+        if holder.stdout.readline() != "held\n":
+            raise BenchError(f"cannot hold {count} connections through {proxy.name}: {holder.communicate()[1]}{proxy.program.log_tail()}")
+        yield
+        still_open = holder.communicate("\n", timeout=_START_SECONDS)[0]
+        if int(still_open) != count:
+            raise BenchError(f"{proxy.name} kept {still_open.strip()} of {count} idle connections")
+    finally:
+        holder.kill()
+        holder.wait()

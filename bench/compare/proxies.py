@@ -1,0 +1,114 @@
+"""The proxies: how each is configured and started for the same work. The configurations are in configs/."""
+
+import contextlib
+import os
+import pwd
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.compare import native
+from bench.compare.processes import PROXY_CPU, BenchError, Program, free_port, running
+
+ADDRESS = "127.0.0.1"
+CONFIGS = Path(__file__).parent / "configs"
+
+NGINX, NGINX_BUFFERS, HAPROXY = "nginx", "nginx-buffers", "haproxy"
+RELAY, RELAY_POOLED, FASTLB = "relay", "relay-pooled", "fastlb"
+PROXY_NAMES = (NGINX, NGINX_BUFFERS, HAPROXY, RELAY, RELAY_POOLED, FASTLB)
+PEER = NGINX  # the proxy that the ratios are taken to
+RELAYS = (RELAY, RELAY_POOLED)
+
+MAX_CLIENTS = 10_600  # idle connections that are held, and some more
+_BINARIES = {NGINX: "nginx", NGINX_BUFFERS: "nginx", HAPROXY: "haproxy"}
+_NGINX_BUFFERS = "proxy_buffer_size 16k; proxy_buffers 16 32k; proxy_busy_buffers_size 64k; proxy_max_temp_file_size 0;"
+_SBIN = "/usr/local/sbin:/usr/sbin:/sbin"  # Debian keeps nginx and haproxy outside an ordinary user's PATH
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    name: str
+    port: int
+    program: Program
+
+    @property
+    def target(self) -> str:
+        return f"{ADDRESS}:{self.port}"
+
+
+def executable(name: str) -> str | None:
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:{_SBIN}")
+
+
+def why_missing(name: str) -> str | None:
+    """Why a proxy cannot run here, or None when it can."""
+    binary = _BINARIES.get(name)
+    if binary and executable(binary) is None:
+        return f"{binary} is not installed"
+    if name == FASTLB:
+        done = subprocess.run([sys.executable, "-m", "fastlb", "--version"], capture_output=True, text=True, check=False, cwd=native.ROOT)
+        if done.returncode:
+            return f"it does not start: {done.stderr.strip().rpartition(chr(10))[2]}"
+    return None
+
+
+@contextlib.contextmanager
+def running_proxy(name: str, backend: str, directory: Path) -> Iterator[Proxy]:
+    """Start one proxy in front of `backend`; its files go to a directory of its own inside `directory`."""
+    home = directory / name
+    home.mkdir(exist_ok=True)
+    port = free_port()
+    with running(name, _command(name, port, backend, home), cpu=PROXY_CPU, directory=home, cwd=native.ROOT) as program:
+        program.wait_until_listening(ADDRESS, port)
+        program.refresh()
+        yield Proxy(name, port, program)
+
+
+def _command(name: str, port: int, backend: str, home: Path) -> list[str]:
+    if name in RELAYS:
+        options = ["-p"] if name == RELAY_POOLED else []
+        return [native.program("relay"), *options, ADDRESS, str(port), *backend.split(":")]
+    if name == FASTLB:
+        config = _fill("fastlb.toml", home, port, backend)
+        return [sys.executable, "-m", "fastlb", "serve", "-c", str(config)]
+    path = executable(_BINARIES[name])
+    if path is None:
+        raise BenchError(f"{name} is not installed")
+    if name != HAPROXY:
+        return [
+            path,
+            "-p",
+            str(home),
+            "-e",
+            "stderr",
+            "-c",
+            str(_fill("nginx.conf", home, port, backend, _NGINX_BUFFERS if name == NGINX_BUFFERS else "")),
+        ]
+    return [path, "-db", "-f", str(_fill("haproxy.cfg", home, port, backend))]
+
+
+def _fill(template: str, home: Path, port: int, backend: str, buffers: str = "") -> Path:
+    text = (CONFIGS / template).read_text()
+    values = {
+        "LISTEN": f"{ADDRESS}:{port}",
+        "BACKEND": backend,
+        "CONNECTIONS": MAX_CLIENTS + (2048 if template == "nginx.conf" else 0),  # nginx counts backend connections too
+        "FILES": resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+        "BUFFERS": buffers,
+        "DIRECTORY": home,
+        "USER": pwd.getpwuid(os.getuid()).pw_name,
+    }
+    for key, value in values.items():
+        text = text.replace(f"@{key}@", str(value))
+    config = home / template
+    config.write_text(text)
+    return config
+
+
+def config_texts() -> dict[str, str]:
+    """The configurations as measured, for the record."""
+    return {path.name: path.read_text() for path in sorted(CONFIGS.iterdir())} | {"nginx-buffers": _NGINX_BUFFERS}

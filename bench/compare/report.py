@@ -1,0 +1,160 @@
+"""A markdown report from a run's JSON:  python -m bench.compare.report bench/results/FILE.json"""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench.compare.proxies import FASTLB, PEER
+from bench.compare.ratios import Spread, cpu_per_request, median_of, ratio_per_round, share_of_window
+from bench.compare.works import IDLE, IDLE_AT_MOST_BYTES, LATENCY, LATENCY_AT_MOST_US, WORKS, Work
+
+_DISTURBED = 0.02  # of the proxies' CPU; above that the report warns
+_LABELS = {
+    "relay": "relay (parses nothing)",
+    "relay-pooled": "relay with pooled backend connections",
+    "nginx-buffers": "nginx with larger buffers",
+    "haproxy": "HAProxy",
+}
+
+
+def render(run: Mapping[str, Any]) -> str:
+    return "\n".join(_lines(run)) + "\n"
+
+
+def _lines(run: Mapping[str, Any]) -> Iterator[str]:
+    machine, versions, settings = run["machine"], run["versions"], run["settings"]
+    yield "# fastlb, nginx, HAProxy and a relay that parses nothing"
+    yield ""
+    yield f"{run['started']}, commit {versions['git_commit'][:12]}{' with changes' if versions['git_dirty'] == 'yes' else ''}"
+    yield ""
+    virtual = ", virtual machine" if machine["virtual"] else ""
+    yield f"- Machine: {machine['cpu']} ({machine['cpu_family_model']}), {machine['cores']} cores{virtual}, {machine['memory_mib']} MiB,"
+    yield f"  Linux {machine['kernel']}, {machine['system']}, TCP {machine['tcp_congestion_control']}"
+    for name in ("nginx", "haproxy", "fastlb", "wrk", "gcc", "python"):
+        if name in versions:
+            yield f"- {_LABELS.get(name, name)}: {versions[name]}"
+    yield (
+        f"- {settings['rounds']} rounds, {settings['passes']} slots of {settings['slot_seconds']} s per proxy and round, taking turns;"
+        " proxies on CPU 0, client and backend on CPU 1"
+    )
+    for name, reason in run["skipped"].items():
+        yield f"- Not measured: {_label(name)} ({reason})"
+    yield ""
+    yield (
+        "CPU is user and system time of the whole process tree, per request. Ratios are taken within a round; shown is the median over"
+        " the rounds, then the smallest and largest round. No run had an error. What the figures mean: bench/README.md."
+    )
+    targets: list[str] = []
+    for work in WORKS:
+        if work.name in run["works"]:
+            yield from _work_lines(work, run["works"][work.name], targets)
+    if LATENCY in run:
+        yield from _latency_lines(run[LATENCY], targets)
+    if IDLE in run:
+        yield from _idle_lines(run[IDLE], targets)
+    if targets:
+        yield from ("", "## Against the targets", "", "| figure | measured | at most | wanted | met |", "|---|---|---|---|---|", *targets)
+    yield from _disturbance_lines(run["works"])
+
+
+def _work_lines(work: Work, measured: Mapping[str, Any], targets: list[str]) -> Iterator[str]:
+    slots = measured["slots"]
+    per_request = cpu_per_request(slots)
+    yield from ("", f"## {work.title}", "")
+    yield f"| proxy | CPU µs per request | ÷ {PEER} | ÷ {work.floor} | requests/s | p50 | p99 | CPU 0 busy |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for proxy, rounds in per_request.items():
+        cells = [
+            _label(proxy),
+            f"{median(rounds.values()):.2f}",
+            _spread(ratio_per_round(per_request, proxy, PEER)),
+            _spread(ratio_per_round(per_request, proxy, work.floor)),
+            f"{median_of(slots, proxy, 'requests_per_second'):,.0f}",
+            _microseconds(median_of(slots, proxy, "p50_us")),
+            _microseconds(median_of(slots, proxy, "p99_us")),
+            f"{share_of_window(slots, ['cpu_us'], proxy):.0%}",
+        ]
+        yield f"| {' | '.join(cells)} |"
+    direct = measured["direct"]
+    yield ""
+    yield f"Without a proxy: {direct['requests_per_second']:,.0f} requests/s, p50 {_microseconds(direct['p50_us'])}."
+    to_peer, to_floor = ratio_per_round(per_request, FASTLB, PEER), ratio_per_round(per_request, FASTLB, work.floor)
+    if to_peer:
+        wanted_of_floor = work.wanted.endswith("relay")
+        targets.append(_target(f"{work.name}: CPU ÷ {PEER}", to_peer.median, work.at_most, "" if wanted_of_floor else work.wanted))
+        if to_floor and work.at_most_of_floor:
+            targets.append(
+                _target(f"{work.name}: CPU ÷ {work.floor}", to_floor.median, work.at_most_of_floor, work.wanted if wanted_of_floor else "")
+            )
+
+
+def _latency_lines(pairs: Sequence[Mapping[str, Any]], targets: list[str]) -> Iterator[str]:
+    yield from ("", "## Latency at half of each proxy's maximum, open loop, 128-byte responses", "")
+    yield "| proxy | requests/s | p50 direct | p50 through | p50 added | p99 direct | p99 through |"
+    yield "|---|---|---|---|---|---|---|"
+    for proxy in dict.fromkeys(pair["proxy"] for pair in pairs):
+        own = [pair for pair in pairs if pair["proxy"] == proxy]
+        added = Spread.of([pair["through"]["p50_us"] - pair["direct"]["p50_us"] for pair in own])
+        cells = [_label(proxy), f"{own[0]['through']['rate']:,.0f}"]
+        cells += [_microseconds(median(pair[side]["p50_us"] for pair in own)) for side in ("direct", "through")]
+        cells += [f"{added.median:.0f} µs ({added.low:.0f}–{added.high:.0f})"]
+        cells += [_microseconds(median(pair[side]["p99_us"] for pair in own)) for side in ("direct", "through")]
+        yield f"| {' | '.join(cells)} |"
+        if proxy == FASTLB:
+            targets.append(_target("latency: p50 added, µs", added.median, LATENCY_AT_MOST_US, ""))
+
+
+def _idle_lines(measured: Sequence[Mapping[str, Any]], targets: list[str]) -> Iterator[str]:
+    yield from ("", "## User memory of an idle keep-alive client connection", "")
+    yield "| proxy | connections held | bytes each | PSS before |"
+    yield "|---|---|---|---|"
+    for proxy in dict.fromkeys(one["proxy"] for one in measured):
+        own = [one for one in measured if one["proxy"] == proxy]
+        each = Spread.of([one["bytes_per_connection"] for one in own])
+        before = median(one["pss_before"] for one in own) / 2**20
+        yield f"| {_label(proxy)} | {own[0]['connections']:,} | {each.median:.0f} ({each.low:.0f}–{each.high:.0f}) | {before:.1f} MiB |"
+        if proxy == FASTLB:
+            targets.append(_target("idle: bytes per connection", each.median, IDLE_AT_MOST_BYTES, ""))
+    yield ""
+    yield (
+        "The relay holds two sockets per client and fastlb sets aside as many, so the descriptor limit may leave them fewer"
+        " connections to hold."
+    )
+
+
+def _disturbance_lines(works: Mapping[str, Any]) -> Iterator[str]:
+    slots = [slot for measured in works.values() for slot in measured["slots"]]
+    if not slots:
+        return
+    others, softirq, steal = (share_of_window(slots, [field]) for field in ("others_us", "ksoftirqd_us", "steal_us"))
+    yield ""
+    yield (
+        f"CPU 0 besides the proxies: {max(others, 0.0):.1%} other processes and interrupts, {softirq:.1%} ksoftirqd, {steal:.1%} stolen"
+        " by the hypervisor. None of it is charged to a proxy."
+    )
+    if others > _DISTURBED or steal > _DISTURBED:
+        yield "**The machine was not quiet: take differences of a few per cent as noise.**"
+
+
+def _target(figure: str, measured: float, at_most: float, wanted: str) -> str:
+    digits = 2 if at_most < 10 else 0
+    return f"| {figure} | {measured:.{digits}f} | {at_most:.{digits}f} | {wanted} | {'yes' if measured <= at_most else '**no**'} |"
+
+
+def _label(proxy: str) -> str:
+    return f"**{proxy}**" if proxy == FASTLB else _LABELS.get(proxy, proxy)
+
+
+def _spread(spread: Spread | None) -> str:
+    return "–" if spread is None else f"{spread.median:.2f} ({spread.low:.2f}–{spread.high:.2f})"
+
+
+def _microseconds(value: float) -> str:
+    return f"{value:.0f} µs" if value < 10_000 else f"{value / 1000:.1f} ms"
+
+
+if __name__ == "__main__":
+    print(render(json.loads(Path(sys.argv[1]).read_text())), end="")

@@ -1,0 +1,49 @@
+"""Before anything is timed: does every proxy do the same work? Asks the backend what it was sent."""
+
+import http.client
+
+from bench.compare.processes import BenchError
+from bench.compare.proxies import ADDRESS, RELAYS, Proxy
+from bench.compare.works import Work
+
+_HOST = "bench.example"
+_CLAIMED = {
+    "X-Forwarded-For": "203.0.113.9",
+    "X-Forwarded-Proto": "https",
+    "X-Forwarded-Host": "claimed.example",
+    "X-Request-Id": "claimed",
+}
+
+
+def check_proxy(proxy: Proxy, works: list[Work]) -> None:
+    """Raises BenchError where a proxy changes a body, or forwards other headers than fastlb's default does."""
+    for work in works:
+        size = int(work.path.rpartition("/")[2])
+        body = _get(proxy, work.path, {})
+        if len(body) != size or body.strip(b"x"):
+            raise BenchError(f"{proxy.name}: {work.path} came with a body of {len(body)} bytes")
+    if proxy.name in RELAYS:
+        return
+    head = _get(proxy, "/head", {"Host": _HOST, **_CLAIMED}).decode("latin-1")
+    received = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head.split("\r\n")[1:])}
+    wanted = {"host": _HOST, "x-forwarded-for": ADDRESS, "x-forwarded-proto": "http", "x-forwarded-host": _HOST}
+    wrong = [f"{name} is {received.get(name)!r}, not {value!r}" for name, value in wanted.items() if received.get(name) != value]
+    if received.get("x-request-id") in (None, "", _CLAIMED["X-Request-Id"]):
+        wrong.append(f"x-request-id is {received.get('x-request-id')!r}, not a new one")
+    if wrong:
+        raise BenchError(f"{proxy.name} does not do the same work: {'; '.join(wrong)}")
+
+
+def _get(proxy: Proxy, path: str, headers: dict[str, str]) -> bytes:
+    connection = http.client.HTTPConnection(ADDRESS, proxy.port, timeout=5)
+    try:
+        connection.request("GET", path, headers=headers)
+        response = connection.getresponse()
+        body = response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise BenchError(f"{proxy.name}: {path}: {error!r}") from error
+    finally:
+        connection.close()
+    if response.status != 200:
+        raise BenchError(f"{proxy.name}: {path} was answered {response.status}: {body[:200]!r}")
+    return body

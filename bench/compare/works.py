@@ -1,0 +1,56 @@
+"""What is measured: the kinds of traffic, and the ratios that issue 2 asked for."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One kind of traffic that wrk makes.
+
+    `relay_path` is what the pooled relay is asked for where that differs: it cannot read "Connection: close", so there the
+    backend says it and keeps its side open. `at_most` is the CPU per request over nginx's that was asked for, `wanted` the better figure.
+    """
+
+    name: str
+    title: str
+    path: str
+    connections: int
+    connection_per_request: bool
+    floor: str  # the relay that marks the floor for this work
+    at_most: float
+    at_most_of_floor: float | None
+    wanted: str
+
+
+SMALL = 128
+LARGE = 256 * 1024
+
+WORKS = (
+    Work("small-64", "128-byte responses, 64 keep-alive connections", f"/bytes/{SMALL}", 64, False, "relay", 0.82, 1.12, "1.05 × relay"),
+    Work("small-1000", "128-byte responses, 1,000 keep-alive connections", f"/bytes/{SMALL}", 1000, False, "relay", 0.62, None, "0.57"),
+    Work(
+        "connect",
+        "128-byte responses, a new client connection per request",
+        f"/bytes/{SMALL}",
+        64,
+        True,
+        "relay-pooled",
+        0.80,
+        None,
+        "0.70",
+    ),
+    Work("large", "256 KiB responses, 16 keep-alive connections", f"/bytes/{LARGE}", 16, False, "relay", 0.40, None, "0.30"),
+)
+# These take part in one work only, where they tell something: the floor when connections are made anew, and nginx with
+# buffers that fit the bodies.
+ONLY_IN = {"relay-pooled": "connect", "nginx-buffers": "large"}
+
+WORK_NAMES = tuple(work.name for work in WORKS)
+
+LATENCY = "latency"  # open-loop client at half of a proxy's maximum
+IDLE = "idle"  # memory of idle keep-alive connections
+PARTS = (*WORK_NAMES, LATENCY, IDLE)
+
+LATENCY_AT_MOST_US = 100.0
+IDLE_AT_MOST_BYTES = 400.0
+IDLE_CONNECTIONS = 10_000

@@ -1,0 +1,925 @@
+"""Internals of the data plane for the tests: each `cdef` function or struct under test gets a thin Python face here.
+
+Built by `./dev build` (FASTLB_PROBE=1), never installed. Whatever parses is given its input in guarded memory: it ends where a
+page without access begins (or, with before=True, starts behind one), so that a read of one byte too many ends the process.
+"""
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.errno cimport errno
+from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from fastlb.data_plane.attempt cimport connect_failure as plane_connect_failure
+from fastlb.data_plane.backend_table cimport (backend_table_close, backend_table_open, claim, drop_backend, hold_backend,
+                                              release_claim)
+from fastlb.data_plane.buffer cimport append_bytes, buffer_pool_close, buffer_pool_open, return_buffer, take_buffer
+from fastlb.data_plane.connection_table cimport (bury_connection, connection_handle, connection_table_close, connection_table_open,
+                                                 empty_graveyard, find_connection, open_connection)
+from fastlb.data_plane.engine cimport engine_close, engine_open
+from fastlb.data_plane.failure cimport FAILURE_BAD_REQUEST_LINE, FAILURE_END, RETRY_IF_REUSED, RETRY_YES, SIDE_BACKEND, SIDE_CLIENT
+from fastlb.data_plane.failure cimport failures
+from fastlb.data_plane.failure cimport status_phrase as plane_status_phrase
+from fastlb.data_plane.header_operations cimport is_trusted
+from fastlb.data_plane.http1_body cimport chunk_decoder_close, chunk_decoder_open, decode_chunked
+from fastlb.data_plane.http1_body cimport write_chunk_header as plane_write_chunk_header
+from fastlb.data_plane.http1_head cimport may_be_trailer
+from fastlb.data_plane.http1_head cimport parse_request as plane_parse_request
+from fastlb.data_plane.http1_head cimport parse_response as plane_parse_response
+from fastlb.data_plane.http1_head cimport parse_trailers as plane_parse_trailers
+from fastlb.data_plane.http1_serialise cimport write_informational, write_local, write_request, write_response
+from fastlb.data_plane.idle_cache cimport cache_put, cache_remove, cache_take
+from fastlb.data_plane.pipe_pool cimport pipe_pool_close, pipe_pool_open, return_pipe, take_pipe
+from fastlb.data_plane.ready_list cimport list_ready, take_ready, unlist_ready
+from fastlb.data_plane.retry cimport is_stale_reuse as plane_is_stale_reuse
+from fastlb.data_plane.retry cimport may_retry as plane_may_retry
+from fastlb.data_plane.route_table cimport find_route, hash_host
+from fastlb.data_plane.select.dispatch cimport pick
+from fastlb.data_plane.snapshot cimport check_image as plane_check_image
+from fastlb.data_plane.snapshot cimport load_snapshot
+from fastlb.data_plane.target cimport normalise_path as plane_normalise_path
+from fastlb.data_plane.timer_wheel cimport arm_wheel, cancel_timer, set_timer, take_expired, timer_wheel_close, timer_wheel_open
+from fastlb.data_plane.types cimport (ALGORITHM_ROUND_ROBIN, ALGORITHM_WEIGHTED_LEAST_CONNECTIONS, ATTEMPT_ANSWERED, ATTEMPT_SENT,
+                                      CHUNK_BAD, CHUNK_DONE, FIELD_DROPPED, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE,
+                                      FRAME_UNTIL_CLOSE, HEAD_ABSOLUTE_TARGET, HEAD_CLOSE, HEAD_DROP_LISTED, HEAD_EXPECT_CONTINUE,
+                                      HEAD_H2C, HEAD_KEEP_ALIVE, HEAD_PATH_IS_RAW, HEAD_UPGRADE, KIND_CLIENT, MAX_TRIED, METHOD_CONNECT,
+                                      METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_OTHER, METHOD_POST, METHOD_PUT,
+                                      METHOD_TRACE, NO_BACKEND, NO_INDEX, NO_PIPE, X_HEAD_SENT, X_HTTP_1_0, X_IDEMPOTENT, X_IS_HEAD,
+                                      X_REPLAYABLE, Attempt, Backend, BackendTable, Buffer, BufferPool, ChunkDecoder, Connection,
+                                      ConnectionTable, Engine, Exchange, Head, HeaderField, HeadLimits, ImageHeader, PipePool, PoolBackend,
+                                      Snapshot, Timer, TimerWheel)
+from fastlb.data_plane.types cimport Pool as PoolStruct
+from fastlb.data_plane.writer cimport Writer, put, put_number
+
+import os
+
+cdef extern from "<sys/mman.h>" nogil:
+    int PROT_NONE, PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS
+    void* MAP_FAILED
+    void* mmap(void* address, size_t size, int protection, int flags, int fd, long offset)
+    int mprotect(void* address, size_t size, int protection)
+    int munmap(void* address, size_t size)
+
+cdef extern from "<sys/timerfd.h>" nogil:
+    cdef struct timespec:
+        long tv_sec
+        long tv_nsec
+    cdef struct itimerspec:
+        timespec it_interval
+        timespec it_value
+    int timerfd_gettime(int fd, itimerspec* value)
+
+cdef enum:
+    PAGE = 4096
+
+
+# ---------------------------------------------------------------------------------------------------------------- guarded memory
+cdef class GuardedMemory:
+    """`room` bytes (rounded up to pages) between two pages that must not be touched."""
+    cdef:
+        char* mapping
+        char* start
+        char* end
+
+    def __cinit__(self, size_t room):
+        room = (room + PAGE - 1) // PAGE * PAGE
+        self.mapping = <char*>mmap(NULL, room + 2 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+        if self.mapping == <char*>MAP_FAILED:
+            self.mapping = NULL
+            raise MemoryError
+        self.start = self.mapping + PAGE
+        self.end = self.start + room
+        if mprotect(self.mapping, PAGE, PROT_NONE) != 0 or mprotect(self.end, PAGE, PROT_NONE) != 0:
+            raise OSError(errno, "mprotect")
+
+    def __dealloc__(self):
+        if self.mapping != NULL:
+            munmap(self.mapping, <size_t>(self.end - self.start) + 2 * PAGE)
+
+    cdef char* room(self, size_t size, bint before=False) except NULL:
+        if size > <size_t>(self.end - self.start):
+            raise ValueError(f"no room for {size} bytes")
+        return self.start if before else self.end - size
+
+    cdef char* place(self, bytes data, bint before=False) except NULL:
+        cdef char* where = self.room(<size_t>len(data), before)
+        memcpy(where, <const char*>data, <size_t>len(data))
+        return where
+
+
+cdef GuardedMemory INPUT = GuardedMemory(1 << 20)
+cdef GuardedMemory OUTPUT = GuardedMemory(1 << 20)
+
+
+def read_past_the_end(bytes data):
+    """Reads one byte too many, to show that the guard works: ends the process."""
+    cdef volatile char* byte = INPUT.place(data) + len(data)
+    return byte[0]
+
+
+# ---------------------------------------------------------------------------------------------------------------- failures
+cdef dict failure_info(uint32_t i):
+    cdef uint32_t side = failures[i].side, retryable = failures[i].retryable
+    return {
+        "id": failures[i].id.decode(),
+        "sentence": failures[i].sentence.decode(),
+        "status": failures[i].status,
+        "side": "client" if side == SIDE_CLIENT else "backend" if side == SIDE_BACKEND else "self",
+        "retryable": "yes" if retryable == RETRY_YES else "if_reused" if retryable == RETRY_IF_REUSED else "no",
+    }
+
+
+FAILURES = [failure_info(i) for i in range(FAILURE_BAD_REQUEST_LINE, FAILURE_END)]
+cdef dict FAILURE_NUMBERS = {failure_info(i)["id"]: i for i in range(FAILURE_BAD_REQUEST_LINE, FAILURE_END)}
+
+
+cdef str reason_of(int result):
+    return failures[-result].id.decode()
+
+
+def status_phrase(uint32_t status):
+    return plane_status_phrase(status).decode()
+
+
+def connect_failure(int error):
+    """Reason id for the errno of a connect."""
+    return reason_of(-<int>plane_connect_failure(error))
+
+
+# ---------------------------------------------------------------------------------------------------------------- heads
+METHODS = {"OTHER": METHOD_OTHER, "GET": METHOD_GET, "HEAD": METHOD_HEAD, "POST": METHOD_POST, "PUT": METHOD_PUT, "DELETE": METHOD_DELETE,
+           "OPTIONS": METHOD_OPTIONS, "TRACE": METHOD_TRACE, "CONNECT": METHOD_CONNECT}
+cdef dict METHOD_NAMES = {number: name for name, number in METHODS.items()}
+cdef dict FRAMINGS = {FRAME_NONE: "none", FRAME_LENGTH: "length", FRAME_CHUNKED: "chunked", FRAME_UNTIL_CLOSE: "until_close"}
+cdef dict HEAD_FLAGS = {"close": HEAD_CLOSE, "keep_alive": HEAD_KEEP_ALIVE, "upgrade": HEAD_UPGRADE,
+                        "expect_continue": HEAD_EXPECT_CONTINUE, "absolute_target": HEAD_ABSOLUTE_TARGET,
+                        "path_is_raw": HEAD_PATH_IS_RAW, "drop_listed": HEAD_DROP_LISTED, "h2c": HEAD_H2C}
+
+
+cdef bytes part(const Head* head, uint32_t offset, uint32_t size):
+    if offset + <uint64_t>size > head.size:
+        raise AssertionError(f"{size} bytes at {offset} are not inside a head of {head.size}")
+    return PyBytes_FromStringAndSize(head.data + offset, size)
+
+
+cdef list describe_fields(const Head* head):
+    cdef:
+        const HeaderField* field
+        uint32_t i
+    fields = []
+    for i in range(head.n_fields):
+        field = &head.fields[i]
+        if part(head, field.end - 2, 2) != b"\r\n":
+            raise AssertionError(f"field {i} does not end behind a CRLF")
+        fields.append((part(head, field.name, field.name_size), part(head, field.value, field.value_size)))
+    return fields
+
+
+cdef dict describe(const Head* head):
+    cdef uint32_t i
+    return {
+        "size": head.size,
+        "fields": describe_fields(head),
+        "ids": [head.fields[i].id for i in range(head.n_fields)],
+        "dropped": [part(head, head.fields[i].name, head.fields[i].name_size) for i in range(head.n_fields)
+                    if head.fields[i].flags & FIELD_DROPPED],
+        "version": head.version,
+        "framing": FRAMINGS[head.framing],
+        "content_length": None if head.content_length < 0 else head.content_length,
+        "flags": {name for name, bit in HEAD_FLAGS.items() if head.flags & <int>bit},
+    }
+
+
+cdef HeadLimits make_limits(max_bytes, max_target_bytes, max_fields):
+    cdef HeadLimits limits
+    limits.max_bytes = max_bytes
+    limits.max_target_bytes = max_target_bytes
+    limits.max_fields = max_fields
+    return limits
+
+
+def parse_request(bytes data, *, max_bytes=32768, max_target_bytes=8192, max_fields=100, before=False):
+    """A dict, a reason id, or None where more bytes are needed."""
+    cdef:
+        Head head
+        HeadLimits limits = make_limits(max_bytes, max_target_bytes, max_fields)
+        int result = plane_parse_request(&head, INPUT.place(data, before), <uint32_t>len(data), &limits)
+    if result <= 0:
+        return reason_of(result) if result else None
+    if <uint32_t>result != head.size:
+        raise AssertionError(f"returned {result}, noted {head.size}")
+    return {
+        **describe(&head),
+        "method": part(&head, 0, head.method_size),
+        "method_name": METHOD_NAMES[head.method],
+        "target": part(&head, head.target, head.target_size),
+        "origin": part(&head, head.origin, head.origin_size),
+        "path": part(&head, head.origin, head.path_size),
+        "host": part(&head, head.host, head.host_size),
+    }
+
+
+def parse_response(bytes data, *, method="GET", max_bytes=65472, max_fields=256, before=False):
+    """As parse_request, for a response to a request of `method`."""
+    cdef:
+        Head head
+        HeadLimits limits = make_limits(max_bytes, 0, max_fields)
+        uint32_t number = METHODS[method]
+        int result = plane_parse_response(&head, INPUT.place(data, before), <uint32_t>len(data), &limits, number)
+    if result <= 0:
+        return reason_of(result) if result else None
+    if <uint32_t>result != head.size:
+        raise AssertionError(f"returned {result}, noted {head.size}")
+    return {**describe(&head), "status": head.status, "reason": part(&head, head.reason, head.reason_size)}
+
+
+def parse_trailers(bytes data):
+    """A list of (name, value, whether it may be forwarded), or a reason id."""
+    cdef:
+        Head head
+        uint32_t i
+        int result = plane_parse_trailers(&head, INPUT.place(data), <uint32_t>len(data))
+    if result <= 0:
+        return reason_of(result)
+    return [(*field, bool(may_be_trailer(&head, i))) for i, field in enumerate(describe_fields(&head))]
+
+
+cdef Head BENCH_HEAD
+
+
+def parse_request_size(bytes data):
+    """What a benchmark calls: the parser and nothing else. Size of the head."""
+    cdef HeadLimits limits
+    limits.max_bytes = 32768
+    limits.max_target_bytes = 8192
+    limits.max_fields = 100
+    return plane_parse_request(&BENCH_HEAD, <const char*>data, <uint32_t>len(data), &limits)
+
+
+def normalise_path(bytes raw):
+    """The normalised path, None where it is refused. Neither read nor written past `len(raw)`."""
+    cdef:
+        char* out = OUTPUT.room(<size_t>len(raw))
+        int size = plane_normalise_path(INPUT.place(raw), <uint32_t>len(raw), out)
+    return None if size < 0 else PyBytes_FromStringAndSize(out, size)
+
+
+# ---------------------------------------------------------------------------------------------------------------- chunked bodies
+cdef class ChunkedDecoder:
+    """A body fed in pieces. `state`: "running", "done" or "bad"."""
+    cdef:
+        ChunkDecoder decoder
+        BufferPool buffers
+
+    def __cinit__(self):
+        buffer_pool_open(&self.buffers)
+        chunk_decoder_open(&self.decoder)
+
+    def __dealloc__(self):
+        chunk_decoder_close(&self.decoder, &self.buffers)
+        buffer_pool_close(&self.buffers)
+
+    def feed(self, bytes piece):
+        """The data in this piece, and how many of its bytes belonged to the body."""
+        cdef:
+            uint32_t size = <uint32_t>len(piece), run_size = 0, used
+            char* data = INPUT.place(piece)
+            char* run = NULL
+        used = decode_chunked(&self.decoder, &self.buffers, data, size, &run, &run_size)
+        if used > size or run < data or run + run_size > data + size:
+            raise AssertionError(f"used {used} of {size}, run of {run_size} at {run - data}")
+        return PyBytes_FromStringAndSize(run, run_size), used
+
+    @property
+    def state(self):
+        return {CHUNK_DONE: "done", CHUNK_BAD: "bad"}.get(self.decoder.state, "running")
+
+    @property
+    def trailers(self):
+        """Raw trailer section with its empty line, None without one."""
+        cdef Buffer* held = self.decoder.trailers
+        return None if held == NULL else PyBytes_FromStringAndSize(held.data + held.start, held.end - held.start)
+
+    def close(self):
+        """Gives everything back; returns how many buffers are missing."""
+        chunk_decoder_close(&self.decoder, &self.buffers)
+        return self.buffers.taken - self.buffers.returned
+
+
+def write_chunk_header(uint32_t size):
+    cdef:
+        char* out = OUTPUT.room(10)
+        uint32_t written = plane_write_chunk_header(out, size)
+    return PyBytes_FromStringAndSize(out, written)
+
+
+def write_parts(size_t room, parts):
+    """Puts byte strings and numbers into `room` bytes: what was written, and whether something did not fit."""
+    cdef:
+        Writer writer
+        bytes text
+        char* start = OUTPUT.room(room)
+    writer.at = start
+    writer.end = start + room
+    writer.overflow = False
+    for item in parts:
+        if type(item) is bytes:
+            text = item
+            put(&writer, <const char*>text, <size_t>len(text))
+        else:
+            put_number(&writer, <uint32_t>item)
+    return PyBytes_FromStringAndSize(start, writer.at - start), bool(writer.overflow)
+
+
+# ---------------------------------------------------------------------------------------------------------------- timers
+cdef class Wheel:
+    """A timer wheel with `n` timers, numbered from 0, under a simulated clock in milliseconds."""
+    cdef:
+        TimerWheel wheel
+        Timer* timers
+        uint32_t n
+        readonly uint64_t refiled
+
+    def __cinit__(self, uint64_t now_ms=0, uint32_t n=64):
+        self.n = n
+        self.timers = <Timer*>calloc(n, sizeof(Timer))
+        self.wheel.fd = -1
+        if self.timers == NULL or timer_wheel_open(&self.wheel, now_ms) != 0:
+            raise MemoryError
+
+    def __dealloc__(self):
+        timer_wheel_close(&self.wheel)
+        free(self.timers)
+
+    cdef Timer* timer(self, uint32_t number) except NULL:
+        if number >= self.n:
+            raise IndexError(number)
+        return &self.timers[number]
+
+    def set(self, uint32_t number, uint64_t deadline_ms):
+        set_timer(&self.wheel, self.timer(number), deadline_ms)
+
+    def cancel(self, uint32_t number):
+        cancel_timer(&self.wheel, self.timer(number))
+
+    def take(self, uint64_t now_ms):
+        """Number of one expired timer, None when there is none (left)."""
+        cdef Timer* timer = take_expired(&self.wheel, now_ms, &self.refiled)
+        return None if timer == NULL else timer - self.timers
+
+    def advance(self, uint64_t now_ms):
+        """Numbers of all timers that expire up to `now_ms`, in the order given."""
+        expired = []
+        while (number := self.take(now_ms)) is not None:
+            expired.append(number)
+        return expired
+
+    def arm(self, uint64_t now_ms):
+        """Arms the timerfd as the engine does at the end of a pump; when it will fire, 0 = not armed."""
+        arm_wheel(&self.wheel, now_ms)
+        return self.wheel.armed_ms
+
+    def is_kernel_timer_set(self):
+        cdef itimerspec value
+        if timerfd_gettime(self.wheel.fd, &value) != 0:
+            raise OSError(errno, os.strerror(errno))
+        return bool(value.it_value.tv_sec or value.it_value.tv_nsec)
+
+    @property
+    def fd(self):
+        return self.wheel.fd
+
+    @property
+    def count(self):
+        return self.wheel.count
+
+    def is_filed(self, uint32_t number):
+        return self.timer(number).link != NULL
+
+
+# ---------------------------------------------------------------------------------------------------------------- memory
+cdef class Buffers:
+    """A buffer pool. Buffers are numbered in the order of taking; None stands for the NULL buffer."""
+    cdef:
+        BufferPool pool
+        list held
+
+    def __cinit__(self):
+        buffer_pool_open(&self.pool)
+        self.held = []
+
+    def __dealloc__(self):
+        for address in self.held:
+            if address is not None:
+                return_buffer(&self.pool, <Buffer*><size_t>address)
+        buffer_pool_close(&self.pool)
+
+    cdef Buffer* buffer(self, number) except? NULL:
+        return NULL if number is None else <Buffer*><size_t>self.held[number]
+
+    def take(self, uint32_t room):
+        cdef Buffer* buffer = take_buffer(&self.pool, room)
+        if buffer == NULL:
+            return None
+        self.held.append(<size_t>buffer)
+        return len(self.held) - 1
+
+    def give_back(self, number):
+        return_buffer(&self.pool, self.buffer(number))
+        if number is not None:
+            self.held[number] = None
+
+    def append(self, number, bytes data):
+        """Number of the buffer that now holds the bytes; None when there is no room in any."""
+        cdef Buffer* buffer = self.buffer(number)
+        cdef Buffer* old = buffer
+        if not append_bytes(&self.pool, &buffer, <const char*>data, <uint32_t>len(data)):
+            if buffer != old:
+                raise AssertionError("a failed append changed the buffer")
+            return None
+        if buffer == old and number is not None:
+            return number
+        if number is not None:
+            self.held[number] = None
+        self.held.append(<size_t>buffer)
+        return len(self.held) - 1
+
+    def consume(self, number, uint32_t size):
+        self.buffer(number).start += size
+
+    def contents(self, number):
+        cdef Buffer* buffer = self.buffer(number)
+        return PyBytes_FromStringAndSize(buffer.data + buffer.start, buffer.end - buffer.start)
+
+    def capacity(self, number):
+        return self.buffer(number).capacity
+
+    def address(self, number):
+        return <size_t>self.buffer(number)
+
+    def fill(self, number):
+        """Writes every byte of the capacity, for the address sanitizer to see."""
+        memset(self.buffer(number).data, 0x55, self.buffer(number).capacity)
+
+    @property
+    def taken(self):
+        return self.pool.taken
+
+    @property
+    def returned(self):
+        return self.pool.returned
+
+    @property
+    def free(self):
+        """Blocks in the free lists, by class."""
+        return list(self.pool.n_free)
+
+
+cdef class Pipes:
+    """A pipe pool with room for `capacity` pipes."""
+    cdef PipePool pool
+
+    def __cinit__(self, int32_t capacity):
+        if pipe_pool_open(&self.pool, capacity) != 0:
+            raise MemoryError
+
+    def __dealloc__(self):
+        pipe_pool_close(&self.pool)
+
+    def take(self):
+        cdef int32_t pipe = take_pipe(&self.pool)
+        return None if pipe == NO_PIPE else pipe
+
+    def give_back(self, int32_t pipe, uint32_t fill=0):
+        """`fill`: bytes that a failed relay left inside."""
+        self.pool.pipes[pipe].fill = fill
+        return_pipe(&self.pool, pipe)
+
+    def descriptors(self, int32_t pipe):
+        return self.pool.pipes[pipe].read_fd, self.pool.pipes[pipe].write_fd
+
+    @property
+    def counts(self):
+        return {"made": self.pool.n_made, "idle": self.pool.n_idle, "taken": self.pool.taken, "returned": self.pool.returned}
+
+
+# ---------------------------------------------------------------------------------------------------------------- connections
+cdef class Connections:
+    """A connection table. Descriptors are made up: the table never touches them."""
+    cdef ConnectionTable table
+
+    def __cinit__(self, uint32_t max_connections):
+        if connection_table_open(&self.table, max_connections) != 0:
+            raise MemoryError
+
+    def __dealloc__(self):
+        connection_table_close(&self.table)
+
+    cdef Connection* connection(self, uint32_t index) except NULL:
+        if index >> 8 >= self.table.n_slabs:
+            raise IndexError(index)
+        return &self.table.slabs[index >> 8][index & 255]
+
+    def open(self, int fd):
+        """Index of a fresh connection, None when the table is full."""
+        cdef Connection* connection = open_connection(&self.table, fd, KIND_CLIENT)
+        return None if connection == NULL else connection.index
+
+    def address(self, uint32_t index):
+        return <size_t>self.connection(index)
+
+    def handle(self, uint32_t index):
+        return connection_handle(self.connection(index))
+
+    def find(self, uint64_t handle):
+        """Index of the connection of this handle, None when it is gone."""
+        cdef Connection* connection = find_connection(&self.table, handle)
+        return None if connection == NULL else connection.index
+
+    def descriptor(self, uint32_t index):
+        return self.connection(index).fd
+
+    def dirty(self, uint32_t index):
+        """Leaves marks that must not be seen by the next user of the slot."""
+        self.connection(index).io = 0xFF
+        self.connection(index).n_exchanges = 7
+
+    def is_blank(self, uint32_t index):
+        cdef Connection* connection = self.connection(index)
+        return (connection.io == 0 and connection.n_exchanges == 0 and connection.exchange == NULL and connection.input == NULL
+                and connection.timer.link == NULL)
+
+    def bury(self, uint32_t index):
+        bury_connection(&self.table, self.connection(index))
+
+    def empty_graveyard(self):
+        empty_graveyard(&self.table)
+
+    @property
+    def n_open(self):
+        return self.table.n_open
+
+
+cdef class ConnectionQueue:
+    """`n` blank connections, numbered from 0, with one idle cache and one ready list to stand in."""
+    cdef:
+        Connection* connections
+        uint32_t n
+        Engine* engine
+        Backend backend
+
+    def __cinit__(self, uint32_t n=16):
+        self.n = n
+        self.connections = <Connection*>calloc(n, sizeof(Connection))
+        self.engine = <Engine*>calloc(1, sizeof(Engine))
+        memset(&self.backend, 0, sizeof(Backend))
+        if self.connections == NULL or self.engine == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.connections)
+        free(self.engine)
+
+    cdef Connection* connection(self, uint32_t number) except NULL:
+        if number >= self.n:
+            raise IndexError(number)
+        return &self.connections[number]
+
+    cdef object number(self, Connection* connection):
+        return None if connection == NULL else connection - self.connections
+
+    def cache_put(self, uint32_t number):
+        cache_put(&self.backend.idle, self.connection(number))
+
+    def cache_remove(self, uint32_t number):
+        cache_remove(&self.backend.idle, self.connection(number))
+
+    def cache_take(self):
+        return self.number(cache_take(&self.backend.idle))
+
+    @property
+    def cached(self):
+        """Numbers in the idle cache, the newest first; checked from both ends and against the count."""
+        cdef Connection* connection = self.backend.idle.newest
+        forward, backward = [], []
+        while connection != NULL:
+            forward.append(self.number(connection))
+            connection = connection.cache_next
+        connection = self.backend.idle.oldest
+        while connection != NULL:
+            backward.append(self.number(connection))
+            connection = connection.cache_previous
+        if forward != backward[::-1] or len(forward) != self.backend.idle.count:
+            raise AssertionError(f"{forward} from the newest, {backward} from the oldest, {self.backend.idle.count} counted")
+        return forward
+
+    def list_ready(self, uint32_t number):
+        list_ready(self.engine, self.connection(number))
+
+    def unlist_ready(self, uint32_t number):
+        unlist_ready(self.engine, self.connection(number))
+
+    def take_ready(self):
+        return self.number(take_ready(self.engine))
+
+    @property
+    def ready(self):
+        """Numbers on the ready list, in order; checked against its tail."""
+        cdef:
+            Connection* connection = self.engine.ready_head
+            Connection* last = NULL
+        numbers = []
+        while connection != NULL:
+            numbers.append(self.number(connection))
+            last = connection
+            connection = connection.ready_next
+        if last != self.engine.ready_tail:
+            raise AssertionError("the tail is not the last of the list")
+        return numbers
+
+
+# ---------------------------------------------------------------------------------------------------------------- backends
+cdef class Backends:
+    """The table of running rows. A row is named by its address in memory."""
+    cdef BackendTable table
+
+    def __cinit__(self):
+        if backend_table_open(&self.table) != 0:
+            raise MemoryError
+
+    def __dealloc__(self):
+        backend_table_close(&self.table)
+
+    def hold(self, bytes identity):
+        cdef Backend* backend = hold_backend(&self.table, <const char*>identity, <uint32_t>len(identity))
+        if backend == NULL:
+            raise MemoryError
+        return <size_t>backend
+
+    def drop(self, size_t row):
+        drop_backend(&self.table, <Backend*>row)
+
+    def identity(self, size_t row):
+        return PyBytes_FromStringAndSize((<Backend*>row).identity, (<Backend*>row).identity_size)
+
+    @property
+    def count(self):
+        return self.table.count
+
+
+cdef int32_t pick_from(PoolStruct* pool, tried) except? -1:
+    cdef:
+        int32_t numbers[MAX_TRIED]
+        uint32_t n = 0
+    if len(tried) > MAX_TRIED:
+        raise ValueError(f"an exchange remembers {MAX_TRIED} tried backends")
+    for number in tried:
+        numbers[n] = number
+        n += 1
+    return pick(pool, numbers, n)
+
+
+cdef class Pool:
+    """A pool of `n` made-up backends, all eligible with weight 1, without a cap and without a request in flight."""
+    cdef:
+        PoolStruct pool
+        PoolBackend* entries
+        Backend* rows
+        Engine* engine
+
+    def __cinit__(self, str algorithm, uint32_t n):
+        self.entries = <PoolBackend*>calloc(n + 1, sizeof(PoolBackend))
+        self.rows = <Backend*>calloc(n + 1, sizeof(Backend))
+        self.engine = <Engine*>calloc(1, sizeof(Engine))
+        if self.entries == NULL or self.rows == NULL or self.engine == NULL:
+            raise MemoryError
+        memset(&self.pool, 0, sizeof(PoolStruct))
+        self.pool.algorithm = {"round_robin": ALGORITHM_ROUND_ROBIN,
+                               "weighted_least_connections": ALGORITHM_WEIGHTED_LEAST_CONNECTIONS}[algorithm]
+        self.pool.backends = self.entries
+        self.pool.n_backends = n
+        cdef uint32_t i
+        for i in range(n):
+            self.entries[i].row = &self.rows[i]
+            self.entries[i].weight = 1
+            self.entries[i].eligible = True
+
+    def __dealloc__(self):
+        free(self.entries)
+        free(self.rows)
+        free(self.engine)
+
+    cdef PoolBackend* entry(self, uint32_t number) except NULL:
+        if number >= self.pool.n_backends:
+            raise IndexError(number)
+        return &self.entries[number]
+
+    def configure(self, uint32_t number, *, weight=None, in_flight=None, max_in_flight=None, eligible=None):
+        cdef PoolBackend* entry = self.entry(number)
+        if weight is not None:
+            entry.weight = weight
+        if in_flight is not None:
+            entry.row.in_flight = in_flight
+        if max_in_flight is not None:
+            entry.max_in_flight = max_in_flight
+        if eligible is not None:
+            entry.eligible = eligible
+
+    def pick(self, tried=()):
+        """Number of the chosen backend, None when there is none."""
+        cdef int32_t number = pick_from(&self.pool, tried)
+        return None if number == NO_BACKEND else number
+
+    def claim(self, uint32_t number):
+        return bool(claim(self.engine, self.entry(number).row, self.entry(number).max_in_flight))
+
+    def release(self, uint32_t number):
+        release_claim(self.engine, self.entry(number).row)
+
+    def in_flight(self, uint32_t number):
+        return self.entry(number).row.in_flight
+
+    def requests(self, uint32_t number):
+        return self.entry(number).row.n_requests
+
+    @property
+    def claims(self):
+        return self.engine.counters.claims_taken, self.engine.counters.claims_returned
+
+    @property
+    def cursor(self):
+        return self.pool.cursor
+
+    @cursor.setter
+    def cursor(self, uint32_t value):
+        self.pool.cursor = value
+
+
+def is_stale_reuse(reason, *, reused=False, answered=False):
+    cdef Attempt attempt
+    memset(&attempt, 0, sizeof(attempt))
+    attempt.reused = reused
+    attempt.state = ATTEMPT_ANSWERED if answered else ATTEMPT_SENT
+    return bool(plane_is_stale_reuse(&attempt, FAILURE_NUMBERS[reason]))
+
+
+def may_retry(reason, *, head_sent=False, routed=True, replayable=True, idempotent=True, reused=False, answered=False, sent=0,
+              n_attempts=1, max_attempts=3):
+    """`sent`: request bytes a socket took; `routed`: the exchange still holds its snapshot."""
+    cdef:
+        Exchange exchange
+        Attempt attempt
+        Snapshot snapshot
+    memset(&exchange, 0, sizeof(exchange))
+    memset(&attempt, 0, sizeof(attempt))
+    memset(&snapshot, 0, sizeof(snapshot))
+    exchange.snapshot = &snapshot if routed else NULL
+    exchange.flags = (X_HEAD_SENT if head_sent else 0) | (X_REPLAYABLE if replayable else 0) | (X_IDEMPOTENT if idempotent else 0)
+    exchange.n_attempts = n_attempts
+    exchange.max_attempts = max_attempts
+    exchange.up.sent = sent
+    attempt.reused = reused
+    attempt.state = ATTEMPT_ANSWERED if answered else ATTEMPT_SENT
+    return bool(plane_may_retry(&exchange, &attempt, FAILURE_NUMBERS[reason]))
+
+
+# ---------------------------------------------------------------------------------------------------------------- snapshots
+def check_image(bytes image):
+    """Whether these bytes pass as a snapshot image. They end at most 7 bytes before the guard page."""
+    cdef:
+        size_t room = (<size_t>len(image) + 7) // 8 * 8
+        char* where = INPUT.room(room)
+    memcpy(where, <const char*>image, <size_t>len(image))
+    return plane_check_image(where, <size_t>len(image)) == 0
+
+
+def host_hash(bytes name):
+    return hash_host(<const char*>name, <uint32_t>len(name))
+
+
+cdef class Plane:
+    """An engine that runs a snapshot (a descriptor from SnapshotWriter.finish) without any socket. ValueError: damaged image."""
+    cdef Engine* engine
+
+    def __cinit__(self, int image_fd):
+        cdef int error = 0
+        self.engine = <Engine*>calloc(1, sizeof(Engine))
+        if self.engine == NULL:
+            raise MemoryError
+        error = engine_open(self.engine, 16, 256, 0)
+        if error:
+            free(self.engine)
+            self.engine = NULL
+            raise OSError(error, os.strerror(error))
+        self.engine.snapshot = load_snapshot(self.engine, image_fd, &error)
+        if self.engine.snapshot == NULL:
+            if error:
+                raise OSError(error, os.strerror(error))
+            raise ValueError("a damaged image")
+
+    def __dealloc__(self):
+        self.close()
+
+    cpdef close(self):
+        if self.engine != NULL:
+            engine_close(self.engine)
+            free(self.engine)
+            self.engine = NULL
+
+    def set_clock(self, uint64_t wall_ms):
+        """Wall-clock time in milliseconds since 1970, for the Date field."""
+        self.engine.wall_offset_ms = wall_ms - self.engine.now_ms
+
+    def find_route(self, bytes host, bytes path):
+        """Number of the pool, None = no route. Host and path are guarded."""
+        cdef uint32_t pool = find_route(self.engine.snapshot, INPUT.place(host), <uint32_t>len(host),
+                                        OUTPUT.place(path), <uint32_t>len(path))
+        return None if pool == <uint32_t>NO_INDEX else pool
+
+    def pools(self):
+        """Of each pool: algorithm number and its backends as (identity, weight, max_in_flight, eligible)."""
+        cdef:
+            uint32_t i, k
+            PoolBackend* entry
+        pools = []
+        for i in range(self.engine.snapshot.n_pools):
+            backends = []
+            for k in range(self.engine.snapshot.pools[i].n_backends):
+                entry = &self.engine.snapshot.pools[i].backends[k]
+                backends.append((PyBytes_FromStringAndSize(entry.row.identity, entry.row.identity_size), entry.weight, entry.max_in_flight,
+                                 bool(entry.eligible)))
+            pools.append((self.engine.snapshot.pools[i].algorithm, backends))
+        return pools
+
+    def pick(self, uint32_t pool, tried=()):
+        if pool >= self.engine.snapshot.n_pools:
+            raise IndexError(pool)
+        cdef int32_t number = pick_from(&self.engine.snapshot.pools[pool], tried)
+        return None if number == NO_BACKEND else number
+
+    def is_trusted(self, bytes address):
+        """Whether a client at this address (text, as the engine keeps it) is believed."""
+        cdef:
+            Exchange exchange
+            Connection client
+        self.fill(&exchange, &client, address)
+        return bool(is_trusted(self.engine, &exchange))
+
+    cdef int fill(self, Exchange* exchange, Connection* client, bytes address) except -1:
+        if len(address) >= sizeof(client.address):
+            raise ValueError("an address text is at most 45 bytes")
+        memset(exchange, 0, sizeof(Exchange))
+        memset(client, 0, sizeof(Connection))
+        memcpy(client.address, <const char*>address, <size_t>len(address))
+        client.address_size = <uint8_t>len(address)
+        exchange.snapshot = self.engine.snapshot
+        exchange.client = client
+        return 0
+
+    cdef bytes written(self, uint32_t size):
+        return PyBytes_FromStringAndSize(self.engine.write_buffer, size) if size else None
+
+    def write_request(self, bytes head, *, client=b"192.0.2.7", display=b"backend:80", repeat=1):
+        """The head as a backend gets it; None where it does not fit. `repeat` > 1: of as many attempts of one exchange, the last."""
+        cdef:
+            Head parsed
+            HeadLimits limits = make_limits(65472, 65472, 256)
+            Exchange exchange
+            Connection connection
+            Backend backend
+        if plane_parse_request(&parsed, INPUT.place(head), <uint32_t>len(head), &limits) != len(head):
+            raise ValueError("not one whole request head")
+        self.fill(&exchange, &connection, client)
+        memset(&backend, 0, sizeof(backend))
+        memcpy(backend.display, <const char*><bytes>display, <size_t>len(display))
+        backend.display_size = <uint32_t>len(display)
+        for _ in range(repeat - 1):
+            write_request(self.engine, &exchange, &parsed, &backend)
+        return self.written(write_request(self.engine, &exchange, &parsed, &backend))
+
+    def write_response(self, bytes head, *, method="GET", chunked=False, close=False, http_1_0=False):
+        """The head as an HTTP/1.x client gets it."""
+        cdef:
+            Head parsed
+            HeadLimits limits = make_limits(65472, 0, 256)
+            Exchange exchange
+            Connection connection
+            uint32_t number = METHODS[method]
+        if plane_parse_response(&parsed, INPUT.place(head), <uint32_t>len(head), &limits, number) != len(head):
+            raise ValueError("not one whole response head")
+        self.fill(&exchange, &connection, b"192.0.2.7")
+        exchange.flags = X_HTTP_1_0 if http_1_0 else 0
+        if parsed.status < 200 and parsed.status != 101:
+            return self.written(write_informational(self.engine, &parsed))
+        return self.written(write_response(self.engine, &exchange, &parsed, chunked, close))
+
+    def write_local(self, reason, *, close=False, is_head=False, http_1_0=False):
+        """A response of our own."""
+        cdef:
+            Exchange exchange
+            Connection connection
+        self.fill(&exchange, &connection, b"192.0.2.7")
+        exchange.flags = (X_HTTP_1_0 if http_1_0 else 0) | (X_IS_HEAD if is_head else 0)
+        return self.written(write_local(self.engine, &exchange, FAILURE_NUMBERS[reason], close))
+
+
+IMAGE_HEADER_BYTES = sizeof(ImageHeader)

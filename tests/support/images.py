@@ -1,0 +1,81 @@
+"""Snapshot images for tests: a writer with sensible values for all that a test does not care about, and where things lie in an image."""
+
+import os
+import struct
+from typing import Any
+
+from fastlb import _core
+from tests.support import _probe
+
+LISTENER = {
+    "head_timeout_ms": 10_000,
+    "body_timeout_ms": 60_000,
+    "idle_timeout_ms": 75_000,
+    "write_timeout_ms": 60_000,
+    "max_head_bytes": 32768,
+    "max_target_bytes": 8192,
+    "max_headers": 100,
+    "max_body_bytes": 0,
+}
+POOL = {
+    "algorithm": "weighted_least_connections",
+    "attempts": 3,
+    "replay_limit_bytes": 65536,
+    "max_idle": 8,
+    "idle_timeout_ms": 60_000,
+    "connect_timeout_ms": 5000,
+    "first_byte_timeout_ms": 60_000,
+    "between_bytes_timeout_ms": 60_000,
+    "exchange_timeout_ms": 3_600_000,
+    "tunnel_timeout_ms": 3_600_000,
+}
+SECTIONS = ("operations", "operation_headers", "networks", "listeners", "binds", "host_slots", "hosts", "routes", "pools", "backends")
+FIRST_SECTION = 32  # behind magic, layout, size, generation and the name of the reason header
+
+
+class Writer(_core.SnapshotWriter):
+    """As SnapshotWriter, with defaults; a backend is named by its port."""
+
+    def __init__(self, generation: int = 1) -> None:
+        super().__init__(generation)
+
+    def listener(self, name: str = "web", **changes: int) -> int:
+        return self.add_listener(name, **{**LISTENER, **changes})
+
+    def pool(self, name: str = "api", **changes: Any) -> int:
+        return self.add_pool(name, **{**POOL, **changes})
+
+    def backend(self, pool: int, port: int = 8080, *, weight: int = 1, max_in_flight: int = 0, resolved: bool = True) -> int:
+        name = f"127.0.0.1:{port}"
+        address = _core.pack_address("127.0.0.1", port) if resolved else None
+        return self.add_backend(pool, identity=f"{pool}|{name}", display=name, address=address, weight=weight, max_in_flight=max_in_flight)
+
+    def image(self) -> bytes:
+        fd = self.finish()
+        try:
+            return os.pread(fd, os.fstat(fd).st_size, 0)
+        finally:
+            os.close(fd)
+
+    def plane(self) -> _probe.Plane:
+        return load(self.image())
+
+
+def load(image: bytes) -> _probe.Plane:
+    """An engine on this image; ValueError when it refuses it."""
+    fd = _core.seal(image)
+    try:
+        return _probe.Plane(fd)
+    finally:
+        os.close(fd)
+
+
+def find_sections(image: bytes) -> dict[str, tuple[int, int]]:
+    """Offset and number of records of each section."""
+    return {name: struct.unpack_from("<II", image, FIRST_SECTION + 8 * i) for i, name in enumerate(SECTIONS)}
+
+
+def patch(image: bytes, offset: int, value: int, form: str = "<I") -> bytes:
+    changed = bytearray(image)
+    struct.pack_into(form, changed, offset, value)
+    return bytes(changed)

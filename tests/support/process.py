@@ -1,0 +1,309 @@
+"""A real `fastlb serve` process: started on free ports, asked over its control socket, and checked for leaks when it ends."""
+
+import json
+import os
+import queue
+import re
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.support.message import request
+from tests.support.peer import Peer
+from tests.support.waiting import DEADLINE_SECONDS, wait_until
+
+ROOT = Path(__file__).parents[2]
+Counters = dict[str, int]
+# Pairs that count what is held for a while: equal at rest. Kept connections and the snapshot in use are looked at apart.
+HELD_AT_REST = ("backend_connections", "snapshots")
+
+
+class Control:
+    """One connection to the control socket."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(DEADLINE_SECONDS)
+        self._socket.connect(str(path))
+        self._lines = self._socket.makefile("rb")
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        self._socket.sendall(json.dumps({"do": do, **arguments}).encode() + b"\n")
+        line = self._lines.readline()
+        assert line, f"no answer to {do}: the process ended"
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def close(self) -> None:
+        self._lines.close()
+        self._socket.close()
+
+
+class Fastlb:
+    """Owns the process, its files and the client connections that `connect` makes.
+
+    Args:
+        text: the configuration.
+        descriptors: soft and hard limit of open files.
+    """
+
+    def __init__(self, text: str, *, descriptors: int = 0) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="fastlb-"))  # short: a unix path has at most 107 bytes
+        self.peers: list[Peer] = []
+        self.urls: list[str] = []
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._stderr = (self.directory / "stderr").open("wb")
+        self._n_files = 0
+        command = [sys.executable, "-m", "fastlb", "serve", "-c", str(self.write(text))]
+        command += ["--control", str(self.directory / "control"), "--counters", str(self.directory / "counters")]
+        if descriptors:
+            command = ["sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh", *command]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._stderr, text=True)
+        self._reader = threading.Thread(target=self._read_lines, daemon=True)
+        self._reader.start()
+        while "ready (pid" not in (line := self.next_line()):
+            self._note_url(line)
+        self.control = Control(self.directory / "control")
+        self.control.ask("counters")
+        self._sockets_at_start = self.count_sockets()
+        self._applied = False
+
+    def _read_lines(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._lines.put(line)
+        self._lines.put("")
+
+    def next_line(self) -> str:
+        """The next line of standard output."""
+        line = self._lines.get(timeout=DEADLINE_SECONDS)
+        assert line, f"the process ended: {self.messages()}"
+        return line
+
+    def _note_url(self, line: str) -> str:
+        found = re.fullmatch(r'fastlb: listening on (\S+) \(listener "(.*)"\)\n', line)
+        assert found, line
+        self.urls.append(found[1])
+        return found[1]
+
+    def write(self, text: str) -> Path:
+        """A configuration file."""
+        self._n_files += 1
+        path = self.directory / f"{self._n_files}.toml"
+        path.write_text(text)
+        return path
+
+    # ------------------------------------------------------------------------------------------------ clients
+    @property
+    def port(self) -> int:
+        return self.port_of(0)
+
+    def port_of(self, bind: int) -> int:
+        return int(self.urls[bind].rpartition(":")[2])
+
+    def connect(self, bind: int = 0, *, small_buffers: bool = False) -> Peer:
+        """A new client connection to the socket of that number."""
+        url = self.urls[bind]
+        if url.startswith("unix:"):
+            connection = socket.socket(socket.AF_UNIX)
+            address: Any = url.removeprefix("unix:")
+        else:
+            host, _, port = url.removeprefix("http://").rpartition(":")
+            connection = socket.socket(socket.AF_INET6 if host.startswith("[") else socket.AF_INET)
+            address = (host.strip("[]"), int(port))
+        if small_buffers:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        connection.settimeout(DEADLINE_SECONDS)
+        connection.connect(address)
+        peer = Peer(connection)
+        self.peers.append(peer)
+        return peer
+
+    def get(self, target: str = "/", *fields: str, bind: int = 0, **options: Any) -> Any:
+        """One request on a connection of its own."""
+        peer = self.connect(bind)
+        message = peer.ask(request(target, *fields, **options), options.get("method", "GET"))
+        peer.close()
+        return message
+
+    # ------------------------------------------------------------------------------------------------ control
+    def counters(self) -> Counters:
+        answer = self.control.ask("counters")
+        assert answer["ok"]
+        counters: Counters = answer["counters"]
+        return counters
+
+    def counter(self, name: str) -> int:
+        return self.counters()[name]
+
+    def reasons(self) -> Counters:
+        """How often each failure happened, without those that never did."""
+        return {name.removeprefix("reason."): n for name, n in self.counters().items() if name.startswith("reason.") and n}
+
+    def backends(self) -> list[dict[str, Any]]:
+        answer = self.control.ask("backends")
+        assert answer["ok"]
+        rows: list[dict[str, Any]] = answer["backends"]
+        return rows
+
+    def wait_for(self, holds: Callable[[Counters], bool], what: str) -> Counters:
+        """Asks for the counters until they are as wanted."""
+        last: Counters = {}
+
+        def look() -> bool:
+            nonlocal last
+            last = self.counters()
+            return holds(last)
+
+        try:
+            wait_until(look, what)
+        except AssertionError as error:
+            shown = {name: n for name, n in last.items() if n}
+            raise AssertionError(f"{what}: it did not happen; counters: {shown}") from error
+        return last
+
+    def wait_for_counter(self, name: str, at_least: int = 1) -> None:
+        self.wait_for(lambda counters: counters[name] >= at_least, f"{name} is {at_least}")
+
+    def wait_for_exchange_end(self) -> Counters:
+        return self.wait_for(lambda counters: counters["exchanges_opened"] == counters["exchanges_closed"], "no exchange is open")
+
+    def apply(self, text: str) -> dict[str, Any]:
+        """Applies another configuration; new sockets are appended to `urls`."""
+        self._applied = True
+        answer = self.control.ask("apply", config=str(self.write(text)))
+        while not self._lines.empty():
+            self._note_url(self.next_line())
+        return answer
+
+    def apply_ok(self, text: str, new_sockets: int = 0) -> None:
+        answer = self.apply(text)
+        assert answer["ok"], answer
+        known = len(self.urls)
+        while new_sockets and len(self.urls) < known:
+            self._note_url(self.next_line())
+
+    # ------------------------------------------------------------------------------------------------ the process
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def freeze(self) -> None:
+        """Stops the process, so that several things can happen before it sees any of them."""
+        self.signal(signal.SIGSTOP)
+        wait_until(lambda: Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T", "the process stands still")
+
+    def thaw(self) -> None:
+        self.signal(signal.SIGCONT)
+
+    def memory_bytes(self) -> int:
+        """Resident memory."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * resource.getpagesize()
+
+    def count_sockets(self) -> int:
+        directory = f"/proc/{self.pid}/fd"
+        count = 0
+        for name in os.listdir(directory):
+            try:
+                count += os.readlink(f"{directory}/{name}").startswith("socket:")
+            except FileNotFoundError:
+                pass  # the listing's own
+        return count
+
+    def messages(self) -> str:
+        """What the process wrote to standard error."""
+        return (self.directory / "stderr").read_text(errors="replace")
+
+    # ------------------------------------------------------------------------------------------------ the end
+    def rest(self) -> Counters:
+        """Closes the clients and waits until nothing is held any more. What never balances is a leak."""
+        for peer in self.peers:
+            peer.close()
+        what = {}
+
+        def balanced() -> bool:
+            nonlocal what
+            counters = self.counters()
+            rows = self.backends()
+            what = imbalance(counters, sum(row["idle"] for row in rows))
+            what |= {f"in_flight of {row['identity']}": row["in_flight"] for row in rows if row["in_flight"]}
+            sockets = self.count_sockets() - self._sockets_at_start - sum(row["idle"] for row in rows)
+            if sockets and not self._applied:
+                what["sockets beyond those at the start and the idle ones"] = sockets
+            return not what
+
+        try:
+            wait_until(balanced, "the counters balance")
+        except AssertionError:
+            raise AssertionError(f"not balanced at rest: {what}; counters: {self.counters()}; backends: {self.backends()}") from None
+        return self.counters()
+
+    def wait_exit(self) -> None:
+        """The process has ended by itself, in order, and its last counters balance."""
+        status = self.process.wait(DEADLINE_SECONDS)
+        assert status == 0, f"exit code {status}; {self.messages()}"
+        for line in self.messages().splitlines():
+            assert line.startswith("fastlb: "), self.messages()
+
+    def final_counters(self) -> Counters:
+        counters: Counters = json.loads((self.directory / "counters").read_text())
+        return counters
+
+    def stop(self) -> None:
+        """The usual end of a test."""
+        if self.process.returncode is None and self.process.poll() is None:
+            self.rest()
+            self.control.close()
+            self.signal(signal.SIGTERM)
+        self.wait_exit()
+        wrong = imbalance(self.final_counters())
+        assert not wrong, f"not balanced at the end: {wrong}; {self.final_counters()}"
+
+    def kill(self) -> None:
+        """Leaves nothing behind, whatever happened."""
+        for peer in self.peers:
+            peer.close()
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self._reader.join()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self._stderr.close()
+        if hasattr(self, "control"):
+            self.control.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def imbalance(counters: Counters, idle: int | None = None) -> dict[str, int]:
+    """The pairs of counters that differ although nothing is in flight.
+
+    Args:
+        idle: backend connections that are kept; None where nobody knows any more.
+    """
+    wrong = {}
+    for name, n in counters.items():
+        for opened, closed in (("_opened", "_closed"), ("_taken", "_returned")):
+            if name.endswith(opened) and not name.startswith(HELD_AT_REST):
+                difference = n - counters[name.removesuffix(opened) + closed]
+                if difference:
+                    wrong[name] = difference
+    if counters["snapshots_opened"] - counters["snapshots_closed"] != 1:
+        wrong["snapshots"] = counters["snapshots_opened"] - counters["snapshots_closed"]
+    kept = counters["backend_connections_opened"] - counters["backend_connections_closed"]
+    if kept != idle if idle is not None else kept < 0:
+        wrong["backend_connections"] = kept
+    return wrong

@@ -1,0 +1,147 @@
+"""`fastlb serve`: what the command line becomes, and that it serves."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from fastlb.cli import main
+from fastlb.cli.arguments import Arguments
+from fastlb.control_plane.config.errors import ConfigError
+from fastlb.control_plane.config.loader import read_config
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["serve", *arguments], prog_name="fastlb")
+
+
+def test_arguments_become_one_listener_and_one_pool() -> None:
+    arguments = Arguments([":8080", "unix:/x"], ["10.0.0.1:80", "10.0.0.2:80,weight=3,max_in_flight=10", "app.example:80"])
+    config = read_config(arguments).config
+    (listener,), (pool,), (route,) = config.listeners, config.pools, config.routes
+    assert [str(address) for address in listener.bind] == [":8080", "unix:/x"]
+    assert [(str(backend.address), backend.weight, backend.max_in_flight) for backend in pool.backends] == [
+        ("10.0.0.1:80", 1, 0),
+        ("10.0.0.2:80", 3, 10),
+        ("app.example:80", 1, 0),
+    ]
+    assert (route.hosts, route.path, route.pool) == (("",), "/", pool.name)
+
+
+def test_wrong_arguments_are_named_all_at_once_in_their_order() -> None:
+    backends = ["10.0.0.1", "10.0.0.2:80,wieght=3", "10.0.0.3:80,weight=x", "10.0.0.4:80,weight", "10.0.0.5:80,weight=2"]
+    with pytest.raises(ConfigError) as caught:
+        read_config(Arguments(["8080"], backends, "round_robin"))
+    assert caught.value.lines() == [
+        '--listen 8080: "8080" is only a number; a port stands behind a colon; did you mean ":8080"?',
+        '--backend 10.0.0.1: "10.0.0.1" has no port; the port stands behind the address, such as "10.0.0.1:8080"',
+        '--backend 10.0.0.2:80,wieght=3: unknown key "wieght"; known here: address, weight, max_in_flight; did you mean "weight"?',
+        '--backend 10.0.0.3:80,weight=x: found "x"; a number, 1 … 256',
+        '--backend 10.0.0.4:80,weight: found ""; a number, 1 … 256',
+        '--backend 10.0.0.5:80,weight=2: weight 2 in a pool with algorithm "round_robin", which knows no weights; '
+        '"weighted_least_connections" honours weights; or leave the weight out',
+    ]
+
+
+def test_a_wrong_configuration_ends_with_2_and_nothing_else() -> None:
+    result = run("--listen", "x", "--backend", "10.0.0.1:80", "--algorithm", "leastconn")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert [line.partition(":")[0] for line in result.stderr.splitlines()] == ["--listen x", "--algorithm leastconn"]
+
+
+def test_a_file_and_arguments_do_not_mix(tmp_path: Path) -> None:
+    result = run("-c", str(tmp_path / "x.toml"), "--listen", ":80")
+    assert result.exit_code == 2
+    assert "leave out --listen" in result.stderr
+
+
+def test_a_directory_that_is_not_there_is_named_before_anything_starts() -> None:
+    result = run("--counters", "/nonexistent/directory/counters")
+    assert result.exit_code == 2
+    assert "there is no directory /nonexistent/directory" in result.stderr
+
+
+def test_without_a_data_plane_it_says_how_to_build_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fastlb.processes.worker", None)
+    result = run("--backend", "10.0.0.1:80")
+    assert result.exit_code == 1
+    assert "the compiled data plane is missing" in result.stderr
+    assert "./dev build" in result.stderr
+
+
+Started = tuple["subprocess.Popen[str]", list[str]]
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Started]]:
+    """Starts `fastlb serve` and reads its lines up to the one that says it is ready."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def run_it(*arguments: str) -> Started:
+        command = [sys.executable, "-m", "fastlb", "serve", *arguments]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        processes.append(process)
+        assert process.stdout is not None
+        lines: list[str] = []
+        while not lines or "ready (pid" not in lines[-1]:
+            lines.append(process.stdout.readline())
+            assert lines[-1], process.communicate()
+        return process, lines
+
+    yield run_it
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def fetch(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as response:
+        text: str = response.read().decode()
+        return text
+
+
+def test_the_demo_serves_survives_the_loss_of_a_backend_and_stops(start: Callable[..., Started]) -> None:
+    process, lines = start("--listen", "127.0.0.1:0")
+    url = lines[0].split()[3]
+    answers = [fetch(f"{url}/hello?a=b") for _ in range(6)]
+    assert {answer.split()[2] for answer in answers} == {"b1", "b2", "b3"}
+    for line in ("GET /hello?a=b HTTP/1.1", "X-Forwarded-For: 127.0.0.1", "X-Request-Id: "):
+        assert line in answers[0]
+    pid = re.search(r"demo backend b1 \(pid (\d+)\)", "".join(answers))
+    assert pid is not None
+    os.kill(int(pid[1]), signal.SIGKILL)
+    assert {fetch(url).split()[2] for _ in range(10)} == {"b2", "b3"}
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(10) == 0
+    assert process.stdout is not None
+    assert process.stderr is not None
+    out, error = process.stdout.read(), process.stderr.read()  # not communicate(): some of it is in the buffer already
+    assert error == ""
+    assert "To try next" in out
+    assert f"curl -i {url}/hello" in out
+
+
+def test_backends_of_the_command_line_are_served(start: Callable[..., Started], tmp_path: Path) -> None:
+    _, demo = start("--listen", f"unix:{tmp_path}/b")
+    assert demo[0] == f'fastlb: listening on unix:{tmp_path}/b (listener "web")\n'
+    process, lines = start("--listen", "127.0.0.1:0", "--backend", f"unix:{tmp_path}/b,weight=2")
+    assert "demo backend" in fetch(lines[0].split()[3])
+    process.send_signal(signal.SIGQUIT)
+    _, error = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert "fastlb: drained\n" in error
+
+
+def test_an_address_in_use_ends_with_1_and_says_what_to_do(start: Callable[..., Started]) -> None:
+    _, lines = start("--listen", "127.0.0.1:0")
+    address = lines[0].split()[3].removeprefix("http://")
+    done = subprocess.run([sys.executable, "-m", "fastlb", "serve", "--listen", address], capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f'fastlb: cannot bind {address} (listener "web"): address already in use; stop the process')

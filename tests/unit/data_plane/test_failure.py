@@ -1,0 +1,79 @@
+"""fastlb/data_plane/failure.pxd: the one table from a kind to a status, a reason id and words."""
+
+import re
+
+import pytest
+
+from tests.support._probe import FAILURES, status_phrase
+
+# The reason ids are an interface: counters and the reason header carry them. Adding is fine, renaming is not.
+STATUS = {
+    "client:bad_request_line": 400,
+    "client:bad_header": 400,
+    "client:bad_framing": 400,
+    "client:bad_host": 400,
+    "client:bad_target": 400,
+    "client:head_timeout": 408,
+    "client:body_timeout": 408,
+    "client:body_too_large": 413,
+    "client:target_too_long": 414,
+    "client:head_too_large": 431,
+    "client:unknown_transfer_coding": 501,
+    "client:method_not_supported": 501,
+    "client:bad_version": 505,
+    "no_route": 404,
+    "no_backend": 503,
+    "pool_full": 503,
+    "out_of_memory": 503,
+    "exchange_timeout": 504,
+    "backend:connect_refused": 502,
+    "backend:connect_failed": 502,
+    "backend:connect_timeout": 504,
+    "backend:closed": 502,
+    "backend:reset": 502,
+    "backend:bad_response": 502,
+    "backend:head_too_large": 502,
+    "backend:first_byte_timeout": 504,
+    "backend:between_bytes_timeout": 504,
+    "backend:truncated": 0,
+    "client:closed": 0,
+    "client:reset": 0,
+    "client:write_timeout": 0,
+}
+
+
+def test_each_reason_keeps_its_status() -> None:
+    assert {failure["id"]: failure["status"] for failure in FAILURES} == STATUS
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: failure["id"])
+def test_each_failure_is_described(failure: dict[str, str]) -> None:
+    assert re.fullmatch(r"((client|backend):)?[a-z_]+", failure["id"])
+    assert re.fullmatch(r"[A-Z][^\n]*\.", failure["sentence"])
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: failure["id"])
+def test_the_side_is_the_one_the_reason_names(failure: dict[str, str]) -> None:
+    assert failure["side"] == (failure["id"].split(":")[0] if ":" in failure["id"] else "self")
+
+
+@pytest.mark.parametrize("failure", [entry for entry in FAILURES if entry["status"]], ids=lambda failure: failure["id"])
+def test_each_status_has_its_phrase(failure: dict[str, int]) -> None:
+    assert status_phrase(failure["status"]) not in ("Error", "")
+
+
+def test_the_client_is_to_blame_for_4xx_only() -> None:
+    for failure in FAILURES:
+        if failure["side"] == "client" and failure["status"]:
+            assert 400 <= failure["status"] < 500 or failure["status"] in (501, 505)
+        if failure["side"] == "backend" and failure["status"]:
+            assert failure["status"] in (502, 504)
+
+
+def test_only_what_proves_that_nothing_was_sent_may_be_retried_in_general() -> None:
+    assert {failure["id"] for failure in FAILURES if failure["retryable"] == "yes"} == {
+        "backend:connect_refused",
+        "backend:connect_failed",
+        "backend:connect_timeout",
+    }
+    assert {failure["id"] for failure in FAILURES if failure["retryable"] == "if_reused"} == {"backend:closed", "backend:reset"}

@@ -1,0 +1,229 @@
+"""fastlb/data_plane/snapshot.pyx: what an image may hold, and the running arrays made of it."""
+
+import ipaddress
+import struct
+from collections.abc import Callable
+
+import pytest
+
+from tests.support._probe import IMAGE_HEADER_BYTES, check_image
+from tests.support.images import Writer, find_sections, load, patch
+
+MAX_HEADERS, MAX_HEAD_BYTES = 256, 65536 - 64
+
+
+def make_image() -> bytes:
+    """A bit of everything."""
+    writer = Writer(7)
+    writer.set_reason_header("X-Fastlb-Reason")
+    writer.add_trusted_network(ipaddress.ip_network("10.0.0.0/8"))
+    writer.add_trusted_network(ipaddress.ip_network("2001:db8::/32"))
+    web, admin = writer.listener("web"), writer.listener("admin", max_headers=10)
+    for listener in (web, web, admin):
+        writer.add_bind(listener)
+    api = writer.pool("api")
+    site = writer.pool("site", algorithm="round_robin")
+    writer.backend(api, 80, weight=3, max_in_flight=9)
+    writer.backend(api, 81, resolved=False)
+    writer.backend(site, 80)
+    for host in ("", "shop.example.com", "*.example.com", "[::1]"):
+        writer.add_route(host=host, path_prefix="/", pool=site)
+        writer.add_route(host=host, path_prefix="/api/", pool=api)
+    return writer.image()
+
+
+IMAGE = make_image()
+AT = {name: offset for name, (offset, _) in find_sections(IMAGE).items()}
+COUNT = {name: count for name, (_, count) in find_sections(IMAGE).items()}
+
+
+def refused(offset: int, value: int, form: str = "<I") -> bool:
+    return not check_image(patch(IMAGE, offset, value, form))
+
+
+def test_image_of_the_writer_passes() -> None:
+    assert check_image(IMAGE)
+    assert (COUNT["listeners"], COUNT["binds"], COUNT["networks"]) == (2, 3, 2)
+    assert (COUNT["hosts"], COUNT["routes"], COUNT["pools"], COUNT["backends"]) == (4, 8, 2, 3)
+
+
+def test_smallest_image_passes() -> None:
+    assert check_image(Writer().image())
+
+
+def test_running_arrays_say_what_the_writer_was_told() -> None:
+    assert load(IMAGE).pools() == [
+        (1, [(b"0|127.0.0.1:80", 3, 9, True), (b"0|127.0.0.1:81", 1, 0, False)]),
+        (0, [(b"1|127.0.0.1:80", 1, 0, True)]),
+    ]
+
+
+def test_backend_without_weight_or_address_is_not_eligible() -> None:
+    writer = Writer()
+    pool = writer.pool()
+    writer.backend(pool, 1, weight=0)
+    writer.backend(pool, 2, resolved=False)
+    plane = writer.plane()
+    assert [eligible for *_, eligible in plane.pools()[0][1]] == [False, False]
+    assert plane.pick(0) is None
+
+
+def test_truncated_image_is_refused_at_every_length() -> None:
+    for size in range(len(IMAGE)):
+        assert not check_image(IMAGE[:size])
+        if size >= IMAGE_HEADER_BYTES:
+            # ... also when the header agrees: the last section lies outside then.
+            assert not check_image(patch(IMAGE[:size], 12, size))
+
+
+def test_image_with_bytes_behind_it_is_refused() -> None:
+    assert not check_image(IMAGE + bytes(8))
+
+
+def test_other_magic_layout_or_size_is_refused() -> None:
+    assert refused(0, 0, "<Q")
+    assert refused(0, struct.unpack_from(">Q", IMAGE)[0], "<Q")
+    assert refused(8, 0)
+    assert refused(8, 2)
+    assert refused(12, len(IMAGE) - 1)
+
+
+@pytest.mark.parametrize("section", [name for name in AT if name != "operation_headers"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda offset, count: (len(IMAGE) // 8 * 8 + 8, count),
+        lambda offset, count: (2**32 - 8, count),
+        lambda offset, count: (offset + 4, count),
+        lambda offset, count: (offset, 2**32 - 1),
+        lambda offset, count: (offset, 2**31),
+        lambda offset, count: (offset, len(IMAGE)),
+        lambda offset, count: (len(IMAGE) // 8 * 8, count),
+    ],
+    ids=[
+        "starts outside",
+        "wraps around",
+        "is not aligned",
+        "has most records",
+        "has many records",
+        "has a few too many",
+        "starts at the end",
+    ],
+)
+def test_section_outside_the_image_is_refused(section: str, damage: Callable[[int, int], tuple[int, int]]) -> None:
+    where = 32 + 8 * list(AT).index(section)
+    assert not check_image(
+        patch(patch(IMAGE, where, damage(AT[section], COUNT[section])[0]), where + 4, damage(AT[section], COUNT[section])[1])
+    )
+
+
+# Offsets of texts (offset, size) inside a record of a section, and the size of a record.
+TEXTS = {
+    "operations": [(12, 28), (20, 28)],
+    "listeners": [(0, 56)],
+    "hosts": [(0, 24)],
+    "routes": [(0, 12)],
+    "pools": [(0, 64)],
+    "backends": [(0, 140), (8, 140)],
+}
+
+
+@pytest.mark.parametrize(("section", "text", "record"), [(name, *entry) for name, entries in TEXTS.items() for entry in entries])
+def test_text_outside_the_image_is_refused(section: str, text: int, record: int) -> None:
+    for number in range(COUNT[section]):
+        at = AT[section] + number * record + text
+        offset, size = struct.unpack_from("<II", IMAGE, at)
+        assert offset + size <= len(IMAGE), "the table of texts above is out of date"
+        for damaged in (
+            (len(IMAGE) + 1, 0),
+            (2**32 - 1, 1),
+            (len(IMAGE) - size + 1, size),
+            (offset, len(IMAGE) - offset + 1),
+            (offset, 2**32 - 1),
+        ):
+            assert not check_image(patch(patch(IMAGE, at, damaged[0]), at + 4, damaged[1])), (number, damaged)
+
+
+def test_reason_header_outside_the_image_or_too_long_is_refused() -> None:
+    assert refused(24, len(IMAGE))
+    assert refused(28, 2**32 - 1)
+    assert refused(28, 129)
+
+
+def test_indices_outside_their_section_are_refused() -> None:
+    for number in range(COUNT["binds"]):
+        assert refused(AT["binds"] + 4 * number, COUNT["listeners"])
+    for number in range(COUNT["host_slots"]):
+        assert refused(AT["host_slots"] + 4 * number, COUNT["hosts"] + 1)
+    for number in range(COUNT["routes"]):
+        assert refused(AT["routes"] + 12 * number + 8, COUNT["pools"])
+    assert refused(112, COUNT["hosts"])  # any_host
+
+
+@pytest.mark.parametrize(("section", "inner", "record", "outer"), [("hosts", 16, 24, "routes"), ("pools", 56, 64, "backends")])
+def test_range_outside_its_section_is_refused(section: str, inner: int, record: int, outer: str) -> None:
+    for number in range(COUNT[section]):
+        at = AT[section] + number * record + inner
+        first, count = struct.unpack_from("<II", IMAGE, at)
+        assert first + count <= COUNT[outer], "the offsets above are out of date"
+        assert refused(at, COUNT[outer] + 1)
+        assert refused(at, 2**32 - 1)
+        assert refused(at + 4, COUNT[outer] - first + 1)
+        assert refused(at + 4, 2**32 - 1)
+
+
+def test_host_table_without_an_empty_slot_is_refused() -> None:
+    # A look-up ends at an empty slot.
+    damaged = IMAGE
+    for number in range(COUNT["host_slots"]):
+        damaged = patch(damaged, AT["host_slots"] + 4 * number, 1)
+    assert not check_image(damaged)
+
+
+@pytest.mark.parametrize("count", [3, 5, 7, 1])
+def test_host_table_of_a_size_that_is_no_power_of_two_or_too_small_is_refused(count: int) -> None:
+    assert refused(32 + 8 * list(AT).index("host_slots") + 4, count)
+
+
+def test_limits_above_the_hard_ones_are_refused() -> None:
+    for number in range(COUNT["listeners"]):
+        settings = AT["listeners"] + 56 * number + 16
+        assert struct.unpack_from("<II", IMAGE, settings + 16) == (32768, 8192), "the offsets above are out of date"
+        assert refused(settings + 16, MAX_HEAD_BYTES + 1)
+        assert refused(settings + 16, 2**32 - 1)
+        assert refused(settings + 24, MAX_HEADERS + 1)
+        assert refused(settings + 24, 2**32 - 1)
+        assert refused(settings + 24, 0)
+        assert not refused(settings + 16, MAX_HEAD_BYTES)
+        assert not refused(settings + 24, MAX_HEADERS)
+
+
+def test_network_prefix_longer_than_an_address_is_refused() -> None:
+    for number in range(COUNT["networks"]):
+        assert refused(AT["networks"] + 20 * number + 16, 129)
+        assert refused(AT["networks"] + 20 * number + 16, 2**32 - 8)
+        assert not refused(AT["networks"] + 20 * number + 16, 128)
+
+
+def test_header_number_without_a_bit_is_refused() -> None:
+    assert refused(AT["operations"] + 8, 64)
+    assert refused(AT["operations"] + 8, 2**32 - 1)
+
+
+def test_address_longer_than_its_room_is_refused() -> None:
+    for number in range(COUNT["backends"]):
+        assert refused(AT["backends"] + 140 * number + 16, 113)
+        assert refused(AT["backends"] + 140 * number + 16, 2**32 - 1)
+
+
+def test_attempts_and_algorithm_out_of_range_are_refused() -> None:
+    assert refused(AT["pools"] + 8, 2)
+    assert refused(AT["pools"] + 12, 0)
+    assert refused(AT["pools"] + 12, 256)
+
+
+def test_damaged_image_is_not_loaded() -> None:
+    with pytest.raises(ValueError, match="damaged"):
+        load(patch(IMAGE, 0, 0))
+    with pytest.raises(ValueError, match="damaged"):
+        load(IMAGE[:50])

@@ -1,0 +1,151 @@
+"""Listening sockets: options, errors that say what to do, and what stays over a change."""
+
+import errno
+import socket
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fastlb.control_plane.config.loader import load_text
+from fastlb.control_plane.config.schema import Listener
+from fastlb.processes import sockets
+from fastlb.processes.sockets import BindError, BoundAddress, bind_listeners
+
+Bound = list[tuple[int, BoundAddress]]
+
+
+def listeners(*binds: str, backlog: int = 7) -> tuple[Listener, ...]:
+    """One listener for each address."""
+    text = "".join(f'[[listeners]]\nname = "l{n}"\nbind = "{bind}"\nbacklog = {backlog}\n' for n, bind in enumerate(binds))
+    return load_text(text + '[pools.p]\nbackends = "127.0.0.1:1"\n', "f").config.listeners
+
+
+@pytest.fixture
+def opened() -> Iterator[list[Bound]]:
+    """Whatever a test puts here is closed in the end."""
+    everything: list[Bound] = []
+    yield everything
+    for bound in everything:
+        for _, address in bound:
+            address.close()
+
+
+def port_of(bound: Bound) -> int:
+    return int(bound[0][1].sockets[0].getsockname()[1])
+
+
+def test_a_tcp_socket_listens_with_the_options_that_the_engine_expects(opened: list[Bound]) -> None:
+    opened.append(bind_listeners(listeners("127.0.0.1:0", "[::1]:0")))
+    (four,), (six,) = (address.sockets for _, address in opened[0])
+    for bound in (four, six):
+        assert bound.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        assert bound.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+        assert bound.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert not bound.getblocking()
+        assert not bound.get_inheritable()
+    assert six.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+    assert [address.urls() for _, address in opened[0]] == [
+        [f"http://127.0.0.1:{four.getsockname()[1]}"],
+        [f"http://[::1]:{six.getsockname()[1]}"],
+    ]
+
+
+def test_an_empty_host_is_every_address_with_one_port_for_both_families(opened: list[Bound]) -> None:
+    opened.append(bind_listeners(listeners(":0")))
+    (_, bound) = opened[0][0]
+    assert {one.family for one in bound.sockets} == {socket.AF_INET, socket.AF_INET6}
+    assert len({one.getsockname()[1] for one in bound.sockets}) == 1
+
+
+def test_where_the_kernel_has_no_ipv6_an_empty_host_is_ipv4(opened: list[Bound], monkeypatch: pytest.MonkeyPatch) -> None:
+    bind_tcp = sockets._bind_tcp
+
+    def without_ipv6(family: int, host: str, port: int, backlog: int) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
+        return bind_tcp(family, host, port, backlog)
+
+    monkeypatch.setattr(sockets, "_bind_tcp", without_ipv6)
+    opened.append(bind_listeners(listeners(":0")))
+    assert [one.family for one in opened[0][0][1].sockets] == [socket.AF_INET]
+    with pytest.raises(BindError, match="this kernel has no IPv6"):
+        bind_listeners(listeners("[::1]:0"))
+
+
+def test_an_address_in_use_says_so_and_what_to_do(opened: list[Bound]) -> None:
+    opened.append(bind_listeners(listeners("127.0.0.1:0")))
+    port = port_of(opened[0])
+    with pytest.raises(BindError) as caught:
+        bind_listeners(listeners(f"127.0.0.1:{port}"))
+    assert str(caught.value).startswith(f'cannot bind 127.0.0.1:{port} (listener "l0"): address already in use; stop the process')
+
+
+def test_every_address_that_cannot_be_bound_is_named_and_none_stays_open(opened: list[Bound], tmp_path: Path) -> None:
+    opened.append(bind_listeners(listeners("127.0.0.1:0")))
+    port = port_of(opened[0])
+    good, absent, taken = tmp_path / "good", tmp_path / "absent" / "x", tmp_path / "file"
+    taken.write_text("not a socket")
+    with pytest.raises(BindError) as caught:
+        bind_listeners(listeners(f"127.0.0.1:{port}", f"unix:{good}", "192.0.2.1:0", f"unix:{absent}", f"unix:{taken}"))
+    reasons = [line.partition("): ")[2].partition(";")[0] for line in str(caught.value).splitlines()]
+    assert reasons == [
+        "address already in use",
+        "cannot assign requested address",
+        "no such file or directory",
+        "exists and is not a socket",
+    ]
+    assert not good.exists()
+    assert taken.read_text() == "not a socket"
+
+
+def test_a_unix_socket_is_a_file_that_goes_away_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    ((_, bound),) = bind_listeners(listeners(f"unix:{path}"))
+    assert stat.S_ISSOCK(path.stat().st_mode)
+    assert bound.urls() == [f"unix:{path}"]
+    bound.close()
+    assert not path.exists()
+    bound.close()
+
+
+def test_a_stale_unix_socket_is_replaced_and_a_live_one_is_not(opened: list[Bound], tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    opened.append(bind_listeners(listeners(f"unix:{path}")))
+    with pytest.raises(BindError, match="address already in use; stop the process that accepts there"):
+        bind_listeners(listeners(f"unix:{path}"))
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.connect(str(path))
+
+
+def test_a_unix_socket_that_somebody_else_put_there_since_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    ((_, bound),) = bind_listeners(listeners(f"unix:{path}"))
+    path.rename(tmp_path / "moved")
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        bound.close()
+        assert path.exists()
+
+
+def test_addresses_that_stay_keep_their_sockets_and_the_rest_is_opened(opened: list[Bound], tmp_path: Path) -> None:
+    before = bind_listeners(listeners("127.0.0.1:0", "127.0.0.1:0", f"unix:{tmp_path}/a"))
+    opened.append(before)
+    after = bind_listeners(listeners(f"unix:{tmp_path}/a", "127.0.0.1:0", f"unix:{tmp_path}/b", backlog=9), [bound for _, bound in before])
+    opened.append(after)
+    assert after[0][1] is before[2][1]
+    assert after[1][1] is before[0][1]
+    assert [index for index, _ in after] == [0, 1, 2]
+    assert not {id(bound) for _, bound in before} & {id(after[2][1])}
+
+
+def test_what_was_kept_survives_a_change_that_fails(opened: list[Bound]) -> None:
+    before = bind_listeners(listeners("127.0.0.1:0"))
+    opened.append(before)
+    with pytest.raises(BindError):
+        bind_listeners(listeners("127.0.0.1:0", "192.0.2.1:0"), [bound for _, bound in before])
+    with socket.create_connection(("127.0.0.1", port_of(before)), 5):
+        pass
