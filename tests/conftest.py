@@ -1,72 +1,54 @@
 """Fixtures for whole-process tests: real fastlb processes between clients and backends that the test plays."""
 
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from tests.support.backend import InstantBackend, ScriptedBackend
+from tests.support.closing import Closing
 from tests.support.configuration import configuration
 from tests.support.process import Fastlb
 
 FAILED = pytest.StashKey[bool]()
+Start = Callable[..., Fastlb]
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     report: pytest.TestReport = yield  # type: ignore[misc, assignment]
     if report.failed:
-        item.stash[FAILED] = True
+        for node in item.iter_parents():
+            node.stash[FAILED] = True
     return report  # type: ignore[return-value]
 
 
-class Closing:
-    """What a test opened, closed in the opposite order when it ends; backends before fastlb looks whether it is at rest."""
-
-    def __init__(self) -> None:
-        self.processes: list[Fastlb] = []
-        self.backends: list[Any] = []
-
-    def end(self, failed: bool) -> None:
-        try:
-            # Scripted connections end first: what waits for their answer then gets none.
-            for process in self.processes:
-                for peer in process.peers:
-                    peer.close()
-            for backend in self.backends:
-                backend.end_connections()
-            if not failed:
-                for process in self.processes:
-                    process.stop()
-        finally:
-            for process in self.processes:
-                messages = process.messages()
-                process.kill()
-                if messages:
-                    print(f"standard error of fastlb {process.pid}:\n{messages}", file=sys.stderr)
-            for backend in self.backends:
-                backend.close()
-
-
-def _closing(request: pytest.FixtureRequest) -> Iterator[Closing]:
+def keep_until_end(request: pytest.FixtureRequest) -> Iterator[Closing]:
     closing = Closing()
     yield closing
     closing.end(request.node.stash.get(FAILED, False))
 
 
-closing = pytest.fixture(_closing)
-
-StartFastlb = Callable[..., Fastlb]
+closing = pytest.fixture(keep_until_end)
+module_closing = pytest.fixture(keep_until_end, scope="module")
 
 
 @pytest.fixture
-def fastlb(closing: Closing) -> StartFastlb:
+def fastlb(closing: Closing) -> Start:
     """Starts a process: `fastlb([backend], pool={...})` as tests.support.configuration says, or `fastlb(text)`.
 
     When the test ends it is stopped, and whatever it leaked or complained about is an error.
     """
+    return starter(closing)
 
+
+@pytest.fixture(scope="module")
+def module_fastlb(module_closing: Closing) -> Start:
+    """The same for processes that a whole file of tests shares."""
+    return starter(module_closing)
+
+
+def starter(closing: Closing) -> Start:
     def start(backends: Any = (), /, *, descriptors: int = 0, **arguments: Any) -> Fastlb:
         text = backends if isinstance(backends, str) else configuration(backends, **arguments)
         process = Fastlb(text, descriptors=descriptors)
@@ -97,17 +79,6 @@ def scripted(closing: Closing) -> Callable[..., ScriptedBackend]:
 
 
 @pytest.fixture
-def keep(closing: Closing) -> Callable[[Any], Any]:
-    """Closes a backend of another kind when the test ends, and returns it."""
-
-    def note(made: Any) -> Any:
-        closing.backends.append(made)
-        return made
-
-    return note
-
-
-@pytest.fixture
 def instant(closing: Closing) -> Callable[..., InstantBackend]:
     """Makes backends that answer at once."""
 
@@ -117,3 +88,14 @@ def instant(closing: Closing) -> Callable[..., InstantBackend]:
         return made
 
     return make
+
+
+@pytest.fixture
+def keep(closing: Closing) -> Callable[[Any], Any]:
+    """Closes a backend of another kind when the test ends, and returns it."""
+
+    def note(made: Any) -> Any:
+        closing.backends.append(made)
+        return made
+
+    return note

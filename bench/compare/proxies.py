@@ -17,15 +17,18 @@ from bench.compare.processes import PROXY_CPU, BenchError, Program, free_port, r
 ADDRESS = "127.0.0.1"
 CONFIGS = Path(__file__).parent / "configs"
 
-NGINX, NGINX_BUFFERS, HAPROXY = "nginx", "nginx-buffers", "haproxy"
+NGINX, NGINX_BUFFERS, NGINX_UNBUFFERED, HAPROXY = "nginx", "nginx-buffers", "nginx-unbuffered", "haproxy"
 RELAY, RELAY_POOLED, FASTLB = "relay", "relay-pooled", "fastlb"
-PROXY_NAMES = (NGINX, NGINX_BUFFERS, HAPROXY, RELAY, RELAY_POOLED, FASTLB)
+PROXY_NAMES = (NGINX, NGINX_BUFFERS, NGINX_UNBUFFERED, HAPROXY, RELAY, RELAY_POOLED, FASTLB)
 PEER = NGINX  # the proxy that the ratios are taken to
 RELAYS = (RELAY, RELAY_POOLED)
 
 MAX_CLIENTS = 10_600  # idle connections that are held, and some more
-_BINARIES = {NGINX: "nginx", NGINX_BUFFERS: "nginx", HAPROXY: "haproxy"}
-_NGINX_BUFFERS = "proxy_buffer_size 16k; proxy_buffers 16 32k; proxy_busy_buffers_size 64k; proxy_max_temp_file_size 0;"
+_BINARIES = {NGINX: "nginx", NGINX_BUFFERS: "nginx", NGINX_UNBUFFERED: "nginx", HAPROXY: "haproxy"}
+_NGINX_TUNING = {
+    NGINX_BUFFERS: "proxy_buffer_size 16k; proxy_buffers 16 32k; proxy_busy_buffers_size 64k; proxy_max_temp_file_size 0;",
+    NGINX_UNBUFFERED: "proxy_buffering off; proxy_buffer_size 64k; proxy_buffers 8 64k; proxy_busy_buffers_size 128k;",
+}
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"  # Debian keeps nginx and haproxy outside an ordinary user's PATH
 
 
@@ -86,7 +89,7 @@ def _command(name: str, port: int, backend: str, home: Path) -> list[str]:
             "-e",
             "stderr",
             "-c",
-            str(_fill("nginx.conf", home, port, backend, _NGINX_BUFFERS if name == NGINX_BUFFERS else "")),
+            str(_fill("nginx.conf", home, port, backend, _NGINX_TUNING.get(name, ""))),
         ]
     return [path, "-db", "-f", str(_fill("haproxy.cfg", home, port, backend))]
 
@@ -111,4 +114,4 @@ def _fill(template: str, home: Path, port: int, backend: str, buffers: str = "")
 
 def config_texts() -> dict[str, str]:
     """The configurations as measured, for the record."""
-    return {path.name: path.read_text() for path in sorted(CONFIGS.iterdir())} | {"nginx-buffers": _NGINX_BUFFERS}
+    return {path.name: path.read_text() for path in sorted(CONFIGS.iterdir())} | _NGINX_TUNING

@@ -16,6 +16,7 @@ _LABELS = {
     "relay": "relay (parses nothing)",
     "relay-pooled": "relay with pooled backend connections",
     "nginx-buffers": "nginx with larger buffers",
+    "nginx-unbuffered": "nginx without response buffering",
     "haproxy": "HAProxy",
 }
 

@@ -66,16 +66,16 @@ def _run(loaded: Loaded, control: str, counters: str, demo: Sequence[DemoBackend
     _load_data_plane()
     from fastlb.processes.worker import WorkerOptions, run_worker
 
-    run_worker(loaded, WorkerOptions(control, counters, lambda urls: show_demo(urls, demo) if demo else None))
+    greet = (lambda urls: explain_demo(urls, demo)) if demo else None
+    run_worker(loaded, WorkerOptions(control, counters, greet))
 
 
-def show_demo(urls: Sequence[str], backends: Sequence[DemoBackend]) -> None:
+def explain_demo(urls: Sequence[str], backends: Sequence[DemoBackend]) -> str:
     """What a newcomer may want to try."""
     url = urls[0].replace("//0.0.0.0:", "//127.0.0.1:")
     curl = f"curl -i --unix-socket {url.removeprefix('unix:')} http://localhost" if url.startswith("unix:") else f"curl -i {url}"
     running = ", ".join(f"{backend.name} (pid {backend.pid}, {backend.address})" for backend in backends)
-    click.echo(
-        f"""
+    return f"""
 A demo: requests to {url} go to three small backends of our own,
 {running}. To try next:
 
@@ -90,4 +90,3 @@ A demo: requests to {url} go to three small backends of our own,
 
 Ctrl-C stops it.
 """
-    )

@@ -14,7 +14,7 @@ def format_versions() -> str:
     except ImportError as error:
         lines.append(f"data plane: not built ({error})")
     else:
-        lines += [f"{name} {version}" for name, version in _core.versions().items() if name != "fastlb"]
+        lines += [f"{name} {version}" for name, version in _core.versions().items() if name not in ("fastlb", "build")]
     lines.append(f"{platform.python_implementation()} {platform.python_version()}")
     for package in ("uvloop", "click", "h11"):
         lines.append(f"{package} {_version_of(package)}")

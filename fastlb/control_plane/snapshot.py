@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from fastlb import _core
 from fastlb.control_plane.config.schema import Backend, Config
 
+# The engine keeps a head together with its buffer's own record in 64 KiB.
+MAX_HEAD_BYTES = 65536 - 64
+
 
 def build_image(config: Config, binds: Sequence[int], addresses: Mapping[str, Sequence[str]], generation: int) -> int:
     """Writes one snapshot image.
@@ -34,7 +37,7 @@ def build_image(config: Config, binds: Sequence[int], addresses: Mapping[str, Se
             body_timeout_ms=listener.timeouts.body_ms,
             idle_timeout_ms=listener.timeouts.idle_ms,
             write_timeout_ms=listener.timeouts.write_ms,
-            max_head_bytes=listener.limits.head_bytes,
+            max_head_bytes=min(listener.limits.head_bytes, MAX_HEAD_BYTES),
             max_target_bytes=listener.limits.target_bytes,
             max_headers=listener.limits.headers,
             max_body_bytes=listener.limits.body_bytes,

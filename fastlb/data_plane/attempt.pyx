@@ -15,8 +15,9 @@ from fastlb.data_plane.idle_cache cimport cache_take
 from fastlb.data_plane.select.dispatch cimport pick
 from fastlb.data_plane.system cimport ECONNREFUSED, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, ETIMEDOUT, close, memset, unlikely
 from fastlb.data_plane.transport cimport start_connect, still_open, watch
-from fastlb.data_plane.types cimport (ATTEMPT_CONNECTING, IO_WRITABLE, KIND_BACKEND, NO_BACKEND, STATE_CONNECTING, STATE_EXCHANGE, X_FRESH,
-                                      X_IDEMPOTENT, Attempt, Backend, Connection, Engine, Exchange, PoolBackend)
+from fastlb.data_plane.types cimport (ATTEMPT_CONNECTING, IO_WRITABLE, KIND_BACKEND, NO_BACKEND, STATE_CONNECTING, STATE_EXCHANGE,
+                                      WAIT_CONNECT, WAIT_UNSET, X_FRESH, X_IDEMPOTENT, Attempt, Backend, Connection, Engine, Exchange,
+                                      PoolBackend)
 
 cdef extern from "<errno.h>" nogil:
     int ENOENT
@@ -141,8 +142,10 @@ cdef uint32_t start_attempt(Engine* engine, Exchange* exchange) noexcept nogil:
         connection = attempt.connection
     connection.attempt = attempt
     connection.exchange = exchange
+    connection.wait = WAIT_UNSET
     if connection.state == STATE_CONNECTING:
         attempt.state = ATTEMPT_CONNECTING
+        connection.wait = WAIT_CONNECT
         set_deadline(engine, connection, engine.now_ms + exchange.connect_timeout_ms)
         return 0
     return connection.codec.send_request(engine, attempt)

@@ -27,13 +27,21 @@ from fastlb.data_plane.route_table cimport find_route
 from fastlb.data_plane.snapshot cimport drop_snapshot
 from fastlb.data_plane.system cimport likely, memset, unlikely
 from fastlb.data_plane.target cimport normalise_path
-from fastlb.data_plane.types cimport (FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE, HEAD_CLOSE, HEAD_EXPECT_CONTINUE, HEAD_KEEP_ALIVE,
-                                      HEAD_PATH_IS_RAW, HEAD_UPGRADE, HEADER_UPGRADE, IO_ERROR, IO_READABLE, MAX_TRIED, METHOD_DELETE, METHOD_GET,
-                                      METHOD_HEAD, METHOD_OPTIONS, METHOD_PUT, METHOD_TRACE, NO_INDEX, NO_PIPE, RELAY_DONE, RELAY_NO_MEMORY,
-                                      RELAY_OFF, RELAY_RUNNING, RELAY_SINK_FAILED, RELAY_SOURCE_FAILED, RELAY_SOURCE_INVALID,
-                                      RELAY_TOO_LARGE, STATE_EXCHANGE, X_BODY_DONE, X_EXPECT, X_FRESH, X_HEAD_SENT, X_HTTP_1_0,
-                                      X_IDEMPOTENT, X_IS_HEAD, X_KEEP_ALIVE, X_REPLAYABLE, X_RESEND, X_REUSABLE, X_TUNNEL, X_UPGRADE,
-                                      Attempt, Connection, Engine, Exchange, Head, ImagePool, Relay, Snapshot)
+from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE, HEAD_CLOSE, HEAD_EXPECT_CONTINUE,
+                                      HEAD_KEEP_ALIVE, HEAD_PATH_IS_RAW, HEAD_UPGRADE, HEADER_UPGRADE, IO_ERROR, IO_READABLE, MAX_TRIED,
+                                      METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_PUT, METHOD_TRACE, NO_INDEX, NO_PIPE,
+                                      RELAY_DONE, RELAY_NO_MEMORY, RELAY_OFF, RELAY_RUNNING, RELAY_SINK_FAILED, RELAY_SOURCE_FAILED,
+                                      RELAY_SOURCE_INVALID, RELAY_TOO_LARGE, STATE_EXCHANGE, WAIT_BETWEEN_BYTES, WAIT_BODY, WAIT_EXCHANGE,
+                                      WAIT_FIRST_BYTE, WAIT_TUNNEL, WAIT_UNSET, WAIT_WRITE, X_BODY_DONE, X_EXPECT, X_FRESH, X_HEAD_SENT,
+                                      X_HTTP_1_0, X_IDEMPOTENT, X_IS_HEAD, X_KEEP_ALIVE, X_REPLAYABLE, X_RESEND, X_REUSABLE, X_TUNNEL,
+                                      X_UPGRADE, Attempt, Connection, Engine, Exchange, Head, ImagePool, Relay, Snapshot)
+
+cdef enum:                          # which way bytes have moved since a deadline was last set
+    UP_TAKEN = 1                    # the client sent some of its body
+    UP_SENT = 2                     # the backend took some
+    DOWN_TAKEN = 4                  # the backend sent some of its answer
+    DOWN_SENT = 8                   # the client took some
+    MOVED_ALL = 15
 
 cdef enum:
     FREE_EXCHANGES_KEPT = 1024
@@ -59,6 +67,7 @@ cdef Exchange* open_exchange(Engine* engine, Connection* client) noexcept nogil:
     engine.snapshot.references += 1
     client.exchange = exchange
     client.state = STATE_EXCHANGE
+    client.wait = WAIT_UNSET
     engine.counters.exchanges_opened += 1
     return exchange
 
@@ -142,6 +151,9 @@ cdef void begin_exchange(Engine* engine, Exchange* exchange, Head* head) noexcep
     cdef:
         uint32_t failure, flags = X_REPLAYABLE
         uint64_t limit = exchange.client.listener.settings.max_body_bytes
+    if unlikely(exchange.client.io & IO_ERROR):
+        abandon(engine, exchange, FAILURE_CLIENT_RESET)     # reset behind its request: nobody waits for the answer
+        return
     exchange.method = head.method
     if head.method == METHOD_HEAD:
         flags |= X_IS_HEAD
@@ -189,13 +201,14 @@ cdef void start(Engine* engine, Exchange* exchange) noexcept nogil:
     if exchange.attempt.connection.state == STATE_EXCHANGE:
         request_sent(engine, exchange)
     else:
-        set_deadline(engine, exchange.client, exchange.deadline_ms)
+        await_client(engine, exchange, 0)
 
 
 cdef void connected(Engine* engine, Exchange* exchange) noexcept nogil:
     # The attempt's connection stands: the request goes out.
     cdef uint32_t failure
     exchange.attempt.connection.state = STATE_EXCHANGE
+    exchange.attempt.connection.wait = WAIT_UNSET
     failure = exchange.attempt.connection.codec.send_request(engine, exchange.attempt)
     if failure:
         fail_attempt(engine, exchange, failure)
@@ -208,8 +221,8 @@ cdef void request_sent(Engine* engine, Exchange* exchange) noexcept nogil:
     if exchange.up.state == RELAY_RUNNING:
         progress(engine, exchange)
     elif settle_up(engine, exchange):
-        set_deadline(engine, exchange.client, exchange.deadline_ms)
-        backend_deadline(engine, exchange)
+        await_client(engine, exchange, 0)
+        await_backend(engine, exchange, 0)
 
 
 # ---------------------------------------------------------------------------------------------------------- failures
@@ -311,7 +324,7 @@ cdef void take_response_head(Engine* engine, Exchange* exchange, Head* head, cha
     exchange.flags |= X_HEAD_SENT
     count_status(engine, head.status)
     drop_retry(engine, exchange)
-    settle(engine, exchange)
+    settle(engine, exchange, MOVED_ALL)
 
 
 cdef void count_status(Engine* engine, uint32_t status) noexcept nogil:
@@ -352,7 +365,7 @@ cdef bint settle_up(Engine* engine, Exchange* exchange) noexcept nogil:
     return False
 
 
-cdef void settle_tunnel(Engine* engine, Exchange* exchange) noexcept nogil:
+cdef void settle_tunnel(Engine* engine, Exchange* exchange, uint32_t moved) noexcept nogil:
     # A tunnel ends when both directions have, or when one fails; one side's end alone is passed on as a half-close. A side that
     # has ended its direction is not read any more: its reset shows as IO_ERROR only.
     cdef:
@@ -363,21 +376,21 @@ cdef void settle_tunnel(Engine* engine, Exchange* exchange) noexcept nogil:
             and not (up.state == RELAY_DONE and down.state == RELAY_DONE) \
             and not (up.state == RELAY_DONE and client.io & IO_ERROR) \
             and not (down.state == RELAY_DONE and exchange.attempt.connection.io & IO_ERROR):
-        client_deadline(engine, exchange)       # bytes in either direction keep both sides
-        backend_deadline(engine, exchange)
+        await_client(engine, exchange, moved)   # bytes in either direction keep both sides
+        await_backend(engine, exchange, moved)
         return
     close_exchange(engine, exchange)
     close_connection(engine, client, False)
 
 
-cdef void settle(Engine* engine, Exchange* exchange) noexcept nogil:
+cdef void settle(Engine* engine, Exchange* exchange, uint32_t moved) noexcept nogil:
     # What the response's relay came to, once it has started.
     cdef:
         Relay* down = &exchange.down
         Attempt* attempt = exchange.attempt
         bint reuse
     if unlikely(exchange.flags & X_TUNNEL):
-        settle_tunnel(engine, exchange)
+        settle_tunnel(engine, exchange, moved)
         return
     if likely(down.source_ended and down.state <= RELAY_DONE) and attempt != NULL:
         # The backend has said everything: it is free, however slowly the client reads.
@@ -387,9 +400,9 @@ cdef void settle(Engine* engine, Exchange* exchange) noexcept nogil:
         end_attempt(engine, exchange, reuse)
         down.source = NULL
     if down.state == RELAY_RUNNING:
-        client_deadline(engine, exchange)
+        await_client(engine, exchange, moved)
         if exchange.attempt != NULL:
-            backend_deadline(engine, exchange)
+            await_backend(engine, exchange, moved)
         return
     if down.state == RELAY_DONE:
         exchange.client.codec.end(engine, exchange)
@@ -403,41 +416,99 @@ cdef void settle(Engine* engine, Exchange* exchange) noexcept nogil:
 
 cdef void progress(Engine* engine, Exchange* exchange) noexcept nogil:
     # Something changed on either side: move what can be moved.
-    if exchange.up.state == RELAY_RUNNING:
-        relay_run(engine, &exchange.up)
-        if exchange.up.state != RELAY_RUNNING and not settle_up(engine, exchange):
+    cdef:
+        Relay* up = &exchange.up
+        Relay* down = &exchange.down
+        uint64_t up_moved = up.moved, up_sent = up.sent, down_moved = down.moved, down_sent = down.sent
+        uint32_t moved = 0
+    if up.state == RELAY_RUNNING:
+        relay_run(engine, up)
+        if up.state != RELAY_RUNNING and not settle_up(engine, exchange):
             return
-    if exchange.down.state == RELAY_OFF:
-        relay_flush(engine, &exchange.down)
-        client_deadline(engine, exchange)
-        if exchange.attempt != NULL and exchange.attempt.connection.state == STATE_EXCHANGE:
-            backend_deadline(engine, exchange)
+    if down.state == RELAY_RUNNING:
+        relay_run(engine, down)
+    elif down.state == RELAY_OFF:
+        relay_flush(engine, down)
+    if up.moved != up_moved:
+        moved |= UP_TAKEN
+    if up.sent != up_sent:
+        moved |= UP_SENT
+    if down.moved != down_moved:
+        moved |= DOWN_TAKEN
+    if down.sent != down_sent:
+        moved |= DOWN_SENT
+    if down.state != RELAY_OFF:
+        settle(engine, exchange, moved)
         return
-    if exchange.down.state == RELAY_RUNNING:
-        relay_run(engine, &exchange.down)
-    settle(engine, exchange)
+    await_client(engine, exchange, moved)
+    if exchange.attempt != NULL and exchange.attempt.connection.state == STATE_EXCHANGE:
+        await_backend(engine, exchange, moved)
 
 
 # ---------------------------------------------------------------------------------------------------------- deadlines
-cdef void client_deadline(Engine* engine, Exchange* exchange) noexcept nogil:
-    # The client's next deadline: its body, its reading, or only the exchange as a whole.
-    cdef uint64_t when = exchange.deadline_ms
-    cdef uint64_t wait = 0
+# A deadline starts anew when what it waits for has moved, or when it waits for something else; whatever else happens buys no time.
+cdef inline bint is_blocked(Engine* engine, const Relay* relay) noexcept nogil:
+    # Bytes are here that the sink does not take.
+    return relay.pending != NULL or (relay.pipe != NO_PIPE and engine.pipes.pipes[relay.pipe].fill != 0)
+
+
+cdef void await_client(Engine* engine, Exchange* exchange, uint32_t moved) noexcept nogil:
+    cdef:
+        Connection* client = exchange.client
+        uint64_t when = exchange.deadline_ms
+        uint64_t wait = 0
+        uint32_t counts = 0
+        uint8_t kind = WAIT_EXCHANGE
     if exchange.flags & X_TUNNEL:
+        kind = WAIT_TUNNEL
+        counts = MOVED_ALL
         wait = exchange.tunnel_timeout_ms
-    elif exchange.down.pending != NULL or exchange.down.pipe != NO_PIPE:
-        wait = exchange.client.listener.settings.write_timeout_ms
-    elif exchange.up.state == RELAY_RUNNING and exchange.up.pending == NULL:
-        wait = exchange.client.listener.settings.body_timeout_ms
+    elif is_blocked(engine, &exchange.down):
+        kind = WAIT_WRITE
+        counts = DOWN_SENT
+        wait = client.listener.settings.write_timeout_ms
+    elif exchange.up.state == RELAY_RUNNING and not is_blocked(engine, &exchange.up):
+        kind = WAIT_BODY
+        counts = UP_TAKEN
+        wait = client.listener.settings.body_timeout_ms
+    if kind == client.wait and not moved & counts:
+        return
+    client.wait = kind
     if wait and engine.now_ms + wait < when:
         when = engine.now_ms + wait
-    set_deadline(engine, exchange.client, when)
+    set_deadline(engine, client, when)
 
 
-cdef void backend_deadline(Engine* engine, Exchange* exchange) noexcept nogil:
-    cdef uint32_t wait = exchange.first_byte_timeout_ms
+cdef void await_backend(Engine* engine, Exchange* exchange, uint32_t moved) noexcept nogil:
+    cdef:
+        Connection* backend = exchange.attempt.connection
+        uint64_t when = exchange.deadline_ms
+        uint32_t counts = 0
+        uint8_t kind
     if exchange.flags & X_TUNNEL:
-        wait = exchange.tunnel_timeout_ms
+        kind = WAIT_TUNNEL
+        counts = MOVED_ALL
+        when = engine.now_ms + exchange.tunnel_timeout_ms
+    elif exchange.up.state == RELAY_RUNNING and is_blocked(engine, &exchange.up):
+        kind = WAIT_WRITE
+        counts = UP_SENT
+        when = engine.now_ms + (exchange.between_bytes_timeout_ms if exchange.flags & X_HEAD_SENT else exchange.first_byte_timeout_ms)
     elif exchange.flags & X_HEAD_SENT:
-        wait = exchange.between_bytes_timeout_ms
-    set_deadline(engine, exchange.attempt.connection, engine.now_ms + wait)
+        if exchange.down.state == RELAY_RUNNING and not is_blocked(engine, &exchange.down):
+            kind = WAIT_BETWEEN_BYTES
+            counts = DOWN_TAKEN
+            when = engine.now_ms + exchange.between_bytes_timeout_ms
+        else:
+            kind = WAIT_EXCHANGE                # the client reads slowly
+    elif exchange.up.state == RELAY_RUNNING:
+        kind = WAIT_EXCHANGE                    # the client still sends
+    elif exchange.attempt.state == ATTEMPT_ANSWERED:
+        kind = WAIT_BETWEEN_BYTES               # part of a head, or an interim one
+        when = engine.now_ms + exchange.between_bytes_timeout_ms
+    else:
+        kind = WAIT_FIRST_BYTE
+        when = engine.now_ms + exchange.first_byte_timeout_ms
+    if kind == backend.wait and not moved & counts:
+        return
+    backend.wait = kind
+    set_deadline(engine, backend, when)

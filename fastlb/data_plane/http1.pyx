@@ -9,8 +9,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from fastlb.data_plane.attempt cimport connect_failure
 from fastlb.data_plane.buffer cimport append_bytes, return_buffer, take_buffer
 from fastlb.data_plane.connection cimport close_connection, set_deadline
-from fastlb.data_plane.exchange cimport (abandon, backend_deadline, begin_exchange, client_deadline, close_exchange, connected,
-                                         fail_attempt, open_exchange, progress, refuse, take_response_head)
+from fastlb.data_plane.exchange cimport (abandon, begin_exchange, close_exchange, connected, fail_attempt, open_exchange, progress, refuse,
+                                         take_response_head)
 from fastlb.data_plane.failure cimport (FAILURE_BACKEND_CLOSED, FAILURE_BACKEND_RESET, FAILURE_BETWEEN_BYTES_TIMEOUT, FAILURE_BODY_TIMEOUT,
                                         FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_CLIENT_WRITE_TIMEOUT, FAILURE_CONNECT_TIMEOUT,
                                         FAILURE_EXCHANGE_TIMEOUT, FAILURE_FIRST_BYTE_TIMEOUT, FAILURE_HEAD_TIMEOUT, FAILURE_HEAD_TOO_LARGE,
@@ -23,10 +23,11 @@ from fastlb.data_plane.system cimport likely, memchr, memcpy, unlikely
 from fastlb.data_plane.transport cimport connect_result
 from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, ATTEMPT_SENT, FIRST_READ_BYTES, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE,
                                       FRAME_TUNNEL, FRAME_UNTIL_CLOSE, IO_AGAIN, IO_EOF, IO_ERROR, IO_READABLE, IO_WRITABLE, LINGER_BYTES,
-                                      LINGER_MS, MAX_HEAD_BYTES, MAX_HEADERS, NO_PIPE, RELAY_RUNNING, RELAY_SINK_FAILED, STATE_CONNECTING,
-                                      STATE_EXCHANGE, STATE_HEAD, STATE_IDLE, STATE_LINGER, X_BODY_DONE, X_CLOSE_DELIMITED, X_HEAD_SENT,
-                                      X_HTTP_1_0, X_KEEP_ALIVE, X_RESEND, X_REUSABLE, X_TUNNEL, Attempt, Buffer, Codec, Connection, Engine,
-                                      Exchange, Head, HeadLimits, ListenerSettings, Relay)
+                                      LINGER_MS, MAX_HEAD_BYTES, MAX_HEADERS, RELAY_RUNNING, RELAY_SINK_FAILED, STATE_CONNECTING,
+                                      STATE_EXCHANGE, STATE_HEAD, STATE_IDLE, STATE_LINGER, WAIT_BETWEEN_BYTES, WAIT_BODY, WAIT_FIRST_BYTE,
+                                      WAIT_UNSET, WAIT_WRITE, X_BODY_DONE, X_CLOSE_DELIMITED, X_HEAD_SENT, X_HTTP_1_0, X_KEEP_ALIVE,
+                                      X_RESEND, X_REUSABLE, X_TUNNEL, Attempt, Buffer, Codec, Connection, Engine, Exchange, Head,
+                                      HeadLimits, ListenerSettings, Relay)
 
 # Response heads: as large as ours may be; a backend that sends more is at fault.
 cdef HeadLimits RESPONSE_LIMITS
@@ -301,24 +302,25 @@ cdef void client_timed_out(Engine* engine, Connection* client) noexcept nogil:
             return
     if exchange == NULL:                        # idle or lingering
         close_connection(engine, client, False)
-        return
-    if exchange.flags & X_TUNNEL:
+    elif exchange.flags & X_TUNNEL:
         close_exchange(engine, exchange)
         close_connection(engine, client, False)
     elif engine.now_ms >= exchange.deadline_ms:
-        if not exchange.flags & X_HEAD_SENT:
-            refuse(engine, exchange, FAILURE_EXCHANGE_TIMEOUT)
-        else:
-            abandon(engine, exchange, FAILURE_EXCHANGE_TIMEOUT)
-    elif exchange.down.pending != NULL or exchange.down.pipe != NO_PIPE:
+        give_up(engine, exchange, FAILURE_EXCHANGE_TIMEOUT)
+    elif client.wait == WAIT_WRITE:
         abandon(engine, exchange, FAILURE_CLIENT_WRITE_TIMEOUT)
-    elif exchange.up.state == RELAY_RUNNING and exchange.up.pending == NULL:
-        if not exchange.flags & X_HEAD_SENT:
-            refuse(engine, exchange, FAILURE_BODY_TIMEOUT)
-        else:
-            abandon(engine, exchange, FAILURE_BODY_TIMEOUT)
+    elif client.wait == WAIT_BODY:
+        give_up(engine, exchange, FAILURE_BODY_TIMEOUT)
     else:
-        client_deadline(engine, exchange)
+        set_deadline(engine, client, exchange.deadline_ms)
+
+
+cdef void give_up(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil:
+    # An answer where one is still possible.
+    if exchange.flags & X_HEAD_SENT:
+        abandon(engine, exchange, failure)
+    else:
+        refuse(engine, exchange, failure)
 
 
 # ---------------------------------------------------------------------------------------------------------- backend
@@ -368,6 +370,7 @@ cdef void backend_ready(Engine* engine, Connection* connection) noexcept nogil:
         if not exchange.flags & X_HEAD_SENT and connection.io & IO_READABLE:
             if not read_response(engine, connection, exchange):
                 return
+            connection.wait = WAIT_UNSET        # bytes came, or an interim head: its time starts anew
         progress(engine, exchange)
     elif connection.state == STATE_IDLE:
         # In the idle cache nothing may come: bytes or an end make it unusable.
@@ -441,26 +444,22 @@ cdef void take_response_bytes(Engine* engine, Connection* connection, Exchange* 
 
 
 cdef void backend_timed_out(Engine* engine, Connection* connection) noexcept nogil:
-    # The backend is blamed only for what it owes: not while the client is slow.
+    # The backend is blamed only for what it owes: while the client is slow its timer stands for the exchange as a whole.
     cdef Exchange* exchange = connection.exchange
     if exchange == NULL:
         close_connection(engine, connection, False)     # idle for too long
-        return
-    if connection.state == STATE_CONNECTING:
+    elif connection.state == STATE_CONNECTING:
         fail_attempt(engine, exchange, FAILURE_CONNECT_TIMEOUT)
-    elif exchange.flags & X_TUNNEL:
-        client_timed_out(engine, exchange.client)
-    elif exchange.up.pending != NULL and exchange.up.state == RELAY_RUNNING:
-        fail_attempt(engine, exchange, FAILURE_BETWEEN_BYTES_TIMEOUT)    # it stopped reading the request
-    elif not exchange.flags & X_HEAD_SENT and exchange.up.state == RELAY_RUNNING:
-        backend_deadline(engine, exchange)              # the client still sends
-    elif not exchange.flags & X_HEAD_SENT:
+    elif connection.wait == WAIT_FIRST_BYTE:
         fail_attempt(engine, exchange, FAILURE_FIRST_BYTE_TIMEOUT)
-    elif exchange.down.pending != NULL or exchange.down.pipe != NO_PIPE or exchange.down.state != RELAY_RUNNING:
-        backend_deadline(engine, exchange)              # the client reads slowly
-    else:
-        engine.counters.reasons[FAILURE_BETWEEN_BYTES_TIMEOUT] += 1
+    elif connection.wait == WAIT_BETWEEN_BYTES or connection.wait == WAIT_WRITE:
+        if exchange.flags & X_HEAD_SENT:
+            engine.counters.reasons[FAILURE_BETWEEN_BYTES_TIMEOUT] += 1
         fail_attempt(engine, exchange, FAILURE_BETWEEN_BYTES_TIMEOUT)
+    elif exchange.flags & X_TUNNEL or engine.now_ms >= exchange.deadline_ms:
+        client_timed_out(engine, exchange.client)
+    else:
+        set_deadline(engine, connection, exchange.deadline_ms)
 
 
 cdef Codec CLIENT

@@ -40,7 +40,7 @@ cdef void put_date(Engine* engine, Writer* out) noexcept nogil:
         time_t when = <time_t>now_s
         tm parts
         char* text = engine.date
-    if engine.date_s != now_s:
+    if engine.date_s != now_s or engine.date[0] == 0:
         engine.date_s = now_s
         gmtime_r(&when, &parts)
         memcpy(text, b"Sun, 06 Nov 1994 08:49:37 GMT", DATE_BYTES)

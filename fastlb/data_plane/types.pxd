@@ -79,6 +79,16 @@ ctypedef enum ConnectionState:
     STATE_LINGER = 4                # client: answered, write side shut, draining input
     STATE_CLOSED = 5                # in the graveyard until the batch ends
 
+ctypedef enum WaitKind:             # what a connection's timer stands for while it belongs to an exchange
+    WAIT_UNSET = 0                  # nothing armed yet for this exchange
+    WAIT_EXCHANGE = 1               # nothing of this side: only the exchange as a whole
+    WAIT_BODY = 2                   # client: its request body
+    WAIT_WRITE = 3                  # this side does not read
+    WAIT_CONNECT = 4                # backend
+    WAIT_FIRST_BYTE = 5             # backend
+    WAIT_BETWEEN_BYTES = 6          # backend
+    WAIT_TUNNEL = 7
+
 ctypedef enum Framing:
     FRAME_NONE = 0                  # no body
     FRAME_LENGTH = 1
@@ -253,6 +263,7 @@ cdef struct Connection:
     int32_t fd
     uint8_t kind                    # ConnectionKind
     uint8_t state                   # ConnectionState
+    uint8_t wait                    # WaitKind
     uint8_t close_after_idle        # drain: this client gets no further exchange
     uint32_t n_exchanges            # served so far on this connection
     const Transport* transport      # borrowed, static

@@ -26,7 +26,7 @@ class ControlSocket:
         self._handle = handle
         self._bound: BoundAddress | None = None
         self._server: asyncio.Server | None = None
-        self._clients: set[asyncio.StreamWriter] = set()
+        self._conversations: set[asyncio.Task[Any]] = set()
 
     async def open(self) -> None:
         """Raises OSError if the path cannot be bound."""
@@ -37,16 +37,21 @@ class ControlSocket:
             os.umask(mask)
         self._server = await asyncio.start_unix_server(self._serve, sock=self._bound.sockets[0], limit=MAX_LINE_BYTES)
 
-    def close(self) -> None:
-        for client in self._clients:
-            client.close()
-        if self._bound is not None:
-            self._bound.close()
+    async def close(self) -> None:
+        """Ends every conversation and removes the socket."""
         if self._server is not None:
             self._server.close()
+        if self._bound is not None:
+            self._bound.close()
+        for task in self._conversations:
+            task.cancel()
+        if self._conversations:
+            await asyncio.wait(self._conversations)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._clients.add(writer)
+        task = asyncio.current_task()
+        assert task is not None
+        self._conversations.add(task)
         try:
             while line := await reader.readline():
                 answer = await self._answer(line)
@@ -54,8 +59,10 @@ class ControlSocket:
                 await writer.drain()
         except (ConnectionError, ValueError):  # ValueError: a line without end
             pass
+        except asyncio.CancelledError:  # by close(); before Python 3.12 asyncio's own callback cannot bear to see it
+            pass
         finally:
-            self._clients.discard(writer)
+            self._conversations.discard(task)
             writer.close()
 
     async def _answer(self, line: bytes) -> Answer:

@@ -77,7 +77,8 @@ def bind_listeners(listeners: Sequence[Listener], kept: Iterable[BoundAddress] =
                 try:
                     bound = bind_address(address, listener.backlog)
                 except OSError as error:
-                    failures.append(f'cannot bind {address} (listener "{listener.name}"): {_explain(address, error)}')
+                    own = next((str(other) for other in by_address if other.overlaps(address)), "")
+                    failures.append(f'cannot bind {address} (listener "{listener.name}"): {_explain(address, error, own)}')
                     continue
                 opened.append(bound)
             result.append((index, bound))
@@ -169,9 +170,11 @@ def _remove_stale(path: Path) -> None:
     raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
-def _explain(address: BindAddress, error: OSError) -> str:
-    """What the kernel said, and what to do about it."""
+def _explain(address: BindAddress, error: OSError, own: str) -> str:
+    """What the kernel said, and what to do about it. `own` is an address of this process that is in the way, or nothing."""
     what = (error.strerror or str(error)).lower()
+    if error.errno == errno.EADDRINUSE and own:
+        return f"{what}; this process listens on {own}, which includes it: restart to change from one to the other"
     if error.errno == errno.EADDRINUSE and address.unix_path:
         return f"{what}; stop the process that accepts there or choose another path"
     if error.errno == errno.EADDRINUSE:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import uvloop
 
@@ -49,12 +49,12 @@ class WorkerOptions:
     Args:
         control_path: of a unix socket to open for requests; "" for none.
         counters_path: of a file that gets the engine's counters as JSON at the end; "" for none.
-        on_ready: called once with the URLs that are listened on.
+        greet: makes a text of the URLs that are listened on, for standard output once all is ready.
     """
 
     control_path: str = ""
     counters_path: str = ""
-    on_ready: Callable[[list[str]], None] = lambda urls: None
+    greet: Callable[[list[str]], str] | None = None
 
 
 def run_worker(loaded: Loaded, options: WorkerOptions) -> None:
@@ -68,6 +68,8 @@ def run_worker(loaded: Loaded, options: WorkerOptions) -> None:
     try:
         engine = _core.Engine(max_connections=choose_max_connections(loaded.config.settings.max_connections))
         loop.run_until_complete(Worker(loop, engine, options).serve(loaded.config))
+    except OSError as error:
+        raise WorkerError(f"the system refused something that a worker needs: {error.strerror or error}") from error
     finally:
         loop.close()
 
@@ -100,12 +102,13 @@ class Worker:
             if self._options.control_path:
                 await self._open_control()
             say(f"ready (pid {os.getpid()}, generation {self._generation})")
-            self._options.on_ready([url for _, bound in self._bound for url in bound.urls()])
+            if self._options.greet is not None:
+                write_line(sys.stdout, self._options.greet([url for _, bound in self._bound for url in bound.urls()]))
             gc.collect()
             gc.freeze()  # what exists now stays: later collections need not look at it
             await self._stopped.wait()
         finally:
-            self._close()
+            await self._close()
 
     async def apply(self, config: Config) -> int:
         """Makes this the configuration of every new request. If that fails, nothing has changed.
@@ -115,8 +118,7 @@ class Worker:
 
         Raises:
             BindError: an address cannot be bound.
-            ValueError: the engine refused the image.
-            WorkerError: the worker is draining.
+            WorkerError: the engine refused the image, or the worker is draining.
         """
         async with self._applying:
             if self._draining is not None:
@@ -130,13 +132,32 @@ class Worker:
 
     async def _apply(self, config: Config) -> int:
         self._names.watch(names_of(self._config) | names_of(config))
-        await self._names.first_answers(FIRST_NAMES_SECONDS)
-        before = [bound for _, bound in self._bound]
-        after = bind_listeners(config.listeners, before)
-        opened = _without([bound for _, bound in after], before)
         try:
-            sockets = [(index, one.fileno()) for index, bound in after for one in bound.sockets]
-            indexes = [index for index, _ in sockets]
+            await self._names.first_answers(FIRST_NAMES_SECONDS)
+            before = [bound for _, bound in self._bound]
+            after = bind_listeners(config.listeners, before)
+            opened = _without([bound for _, bound in after], before)
+            try:
+                await self._apply_image(config, after)
+            except BaseException:
+                for bound in opened:
+                    bound.close()
+                raise
+            self._bound, self._config = after, config
+        finally:
+            self._names.watch(names_of(self._config))
+        for bound in _without(before, [bound for _, bound in after]):
+            bound.close()  # the descriptors that engine.apply returned, and with them the file of a unix socket
+        for index, bound in after:
+            for url in bound.urls() if _without([bound], before) else ():
+                say(f'listening on {url} (listener "{config.listeners[index].name}")')
+        return self._generation
+
+    async def _apply_image(self, config: Config, bound: list[tuple[int, BoundAddress]]) -> None:
+        """Builds the image for these sockets and has the engine change to it."""
+        sockets = [(index, one.fileno()) for index, address in bound for one in address.sockets]
+        indexes = [index for index, _ in sockets]
+        try:
             if self._generation:  # there are clients by now, and they do not wait while a large image is written
                 image = await asyncio.to_thread(build_image, config, indexes, self._names.addresses, self._generation + 1)
             else:
@@ -145,19 +166,9 @@ class Worker:
                 self._engine.apply(image, [descriptor for _, descriptor in sockets])
             finally:
                 os.close(image)
-        except BaseException:
-            for bound in opened:
-                bound.close()
-            raise
+        except (ValueError, OSError) as error:
+            raise WorkerError(f"the data plane refused the configuration: {error}") from error
         self._generation += 1
-        self._bound, self._config = after, config
-        self._names.watch(names_of(config))
-        for bound in _without(before, [bound for _, bound in after]):
-            bound.close()  # the descriptors that engine.apply returned, and with them the file of a unix socket
-        for index, bound in after:
-            for url in bound.urls() if _without([bound], before) else ():
-                say(f'listening on {url} (listener "{config.listeners[index].name}")')
-        return self._generation
 
     async def _drain(self) -> None:
         async with self._applying:
@@ -180,7 +191,7 @@ class Worker:
             if self._draining is None:
                 try:
                     await self._apply(self._config)
-                except (FastlbError, ValueError, OSError) as error:
+                except FastlbError as error:
                     report(f"new addresses could not be applied: {error}")
 
     async def _handle_control(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -208,7 +219,7 @@ class Worker:
             return {"ok": True, "generation": await self.apply(loaded.config)}
         except ConfigError as error:
             return {"ok": False, "errors": error.lines()}
-        except (FastlbError, ValueError, OSError) as error:
+        except FastlbError as error:
             return {"ok": False, "errors": str(error).splitlines()}
 
     async def _open_control(self) -> None:
@@ -223,15 +234,26 @@ class Worker:
             bound.close()
         self._bound = []
 
-    def _close(self) -> None:
-        """Leaves nothing behind: no socket, no file, no thread that anybody waits for."""
+    async def _close(self) -> None:
+        """Leaves nothing behind: no task, no socket, no file, no thread that anybody waits for."""
+        for task in (self._draining, self._applying_names):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
         self._names.close()
-        self._control.close()
+        await self._control.close()
         self._loop.remove_reader(self._engine.fileno())
-        if self._options.counters_path:
-            Path(self._options.counters_path).write_text(json.dumps(self._engine.counters(), indent=1) + "\n")
+        self._write_counters()
         self._engine.close()
         self._close_listeners()
+
+    def _write_counters(self) -> None:
+        path = self._options.counters_path
+        if path:
+            try:
+                Path(path).write_text(json.dumps(self._engine.counters(), indent=1) + "\n")
+            except OSError as error:
+                report(f"cannot write the counters to {path}: {(error.strerror or str(error)).lower()}")
 
 
 def names_of(config: Config) -> set[str]:
@@ -257,20 +279,24 @@ def choose_max_connections(configured: int) -> int:
 
 
 def say(text: str) -> None:
-    """One line on standard output, at once. A reader that has gone away is no reason to stop serving."""
-    try:
-        print(f"fastlb: {text}", flush=True)
-    except OSError:
-        pass
+    """What was asked for, on standard output."""
+    write_line(sys.stdout, f"fastlb: {text}")
 
 
 def report(text: str) -> None:
-    """Messages on standard error, each line with the prefix."""
+    """What went otherwise than wanted, on standard error."""
     for line in text.splitlines():
-        try:
-            print(f"fastlb: {line}", file=sys.stderr, flush=True)
-        except OSError:
-            pass
+        write_line(sys.stderr, f"fastlb: {line}")
+
+
+def write_line(stream: TextIO, text: str) -> None:
+    """Writes at once. A reader that has gone away is no reason to stop serving: from then on nobody is told."""
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def report_warnings(warnings: Iterable[Problem]) -> None:

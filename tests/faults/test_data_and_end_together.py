@@ -3,6 +3,7 @@
 import pytest
 
 from tests.support.message import chunked, request, response
+from tests.support.waiting import DEADLINE_SECONDS
 
 
 @pytest.mark.parametrize("data", [request(), request(method="POST", body=b"x" * 50_000), request("/", "Transfer-Encoding: chunked", method="POST") + chunked(b"hello")])
@@ -52,7 +53,7 @@ def test_response_and_end_of_the_backend_are_passed_on(fastlb, backend, framing,
     lb.freeze()
     connection.socket.setblocking(False)
     sent = connection.socket.send(reply)  # what fits
-    connection.socket.settimeout(15)
+    connection.socket.settimeout(DEADLINE_SECONDS)
     if sent < len(reply):
         lb.thaw()
         connection.send(reply[sent:])

@@ -170,7 +170,8 @@ class Pool:
     )
     # An exchange remembers up to eight backends that failed it.
     attempts: int = option("attempts", Count(1, 8), 3, ("retries", "tries", "proxy_next_upstream_tries"))
-    replay_limit_bytes: int = option("replay_limit", size("0B", "1MiB"), "64KiB")
+    # What is kept has to fit a buffer of the largest class, 256 KiB with its record.
+    replay_limit_bytes: int = option("replay_limit", size("0B", "252KiB"), "64KiB")
     keepalive: Keepalive = table("keepalive", Keepalive, ("keep_alive",))
     timeouts: PoolTimeouts = table("timeouts", PoolTimeouts)
 

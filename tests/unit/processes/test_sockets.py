@@ -142,6 +142,15 @@ def test_addresses_that_stay_keep_their_sockets_and_the_rest_is_opened(opened: l
     assert not {id(bound) for _, bound in before} & {id(after[2][1])}
 
 
+def test_a_wider_address_of_our_own_in_the_way_is_named(opened: list[Bound]) -> None:
+    opened.append(bind_listeners(listeners("127.0.0.1:0")))
+    port = port_of(opened[0])
+    opened[0][0][1].close()
+    opened.append(bind_listeners(listeners(f":{port}")))
+    with pytest.raises(BindError, match=f"this process listens on :{port}, which includes it: restart"):
+        bind_listeners(listeners(f"127.0.0.1:{port}"), [bound for _, bound in opened[1]])
+
+
 def test_what_was_kept_survives_a_change_that_fails(opened: list[Bound]) -> None:
     before = bind_listeners(listeners("127.0.0.1:0"))
     opened.append(before)
