@@ -156,7 +156,9 @@ cdef bint take_trailer_bytes(ChunkDecoder* decoder, BufferPool* buffers, char* d
     text = decoder.trailers.data
     total = decoder.trailers.end
     decoder.state = CHUNK_TRAILER_START
-    if total >= 2 and text[total - 2] == c"\r" and (total == 2 or text[total - 3] == c"\n"):
+    if total < 2 or text[total - 2] != c"\r":
+        return False                            # a bare LF
+    if total == 2 or text[total - 3] == c"\n":
         if parse_trailers(&checked, text, total) != <int>total:
             return False
         decoder.state = CHUNK_DONE

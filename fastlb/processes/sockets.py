@@ -72,10 +72,10 @@ def bind_listeners(listeners: Sequence[Listener], kept: Iterable[BoundAddress] =
             if by_address.get(address):
                 bound = by_address[address].pop(0)
                 for open_socket in bound.sockets:
-                    open_socket.listen(listener.backlog)  # of a listening socket: changes the backlog, nothing else
+                    _listen(open_socket, listener.backlog, listener.defer_accept)  # again: changes the settings, nothing else
             else:
                 try:
-                    bound = bind_address(address, listener.backlog)
+                    bound = bind_address(address, listener.backlog, listener.defer_accept)
                 except OSError as error:
                     own = next((str(other) for other in by_address if other.overlaps(address)), "")
                     failures.append(f'cannot bind {address} (listener "{listener.name}"): {_explain(address, error, own)}')
@@ -89,7 +89,7 @@ def bind_listeners(listeners: Sequence[Listener], kept: Iterable[BoundAddress] =
     return result
 
 
-def bind_address(address: BindAddress, backlog: int) -> BoundAddress:
+def bind_address(address: BindAddress, backlog: int, defer_accept: bool = False) -> BoundAddress:
     """Opens, binds and listens.
 
     Raises:
@@ -99,11 +99,11 @@ def bind_address(address: BindAddress, backlog: int) -> BoundAddress:
         return _bind_unix(address, backlog)
     if address.host != ANY_HOST:
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-        return BoundAddress(address, [_bind_tcp(family, address.host, address.port, backlog)])
+        return BoundAddress(address, [_bind_tcp(family, address.host, address.port, backlog, defer_accept)])
     for tries_left in reversed(range(PORT_TRIES if address.port == 0 else 1)):
-        first = _bind_tcp(socket.AF_INET, "0.0.0.0", address.port, backlog)
+        first = _bind_tcp(socket.AF_INET, "0.0.0.0", address.port, backlog, defer_accept)
         try:
-            second = _bind_tcp(socket.AF_INET6, "::", first.getsockname()[1], backlog)
+            second = _bind_tcp(socket.AF_INET6, "::", first.getsockname()[1], backlog, defer_accept)
         except OSError as error:
             if error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):  # no IPv6 here
                 return BoundAddress(address, [first])
@@ -115,7 +115,7 @@ def bind_address(address: BindAddress, backlog: int) -> BoundAddress:
     raise AssertionError("the last try returns or raises")
 
 
-def _bind_tcp(family: int, host: str, port: int, backlog: int) -> socket.socket:
+def _bind_tcp(family: int, host: str, port: int, backlog: int, defer_accept: bool) -> socket.socket:
     bound = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -125,11 +125,22 @@ def _bind_tcp(family: int, host: str, port: int, backlog: int) -> socket.socket:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has a socket of its own
         address = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0][4]  # knows zones
         bound.bind(address)
-        bound.listen(backlog)
+        _listen(bound, backlog, defer_accept)
     except BaseException:
         bound.close()
         raise
     return bound
+
+
+def _listen(bound: socket.socket, backlog: int, defer_accept: bool) -> None:
+    """Listens, or changes how a listening socket listens.
+
+    With `defer_accept` the kernel shows a connection only when its first bytes are here, or after about a second: one wake-up instead of
+    two for each new connection.
+    """
+    if bound.family != socket.AF_UNIX:
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, int(defer_accept))
+    bound.listen(backlog)
 
 
 def _bind_unix(address: BindAddress, backlog: int) -> BoundAddress:

@@ -169,7 +169,13 @@ def test_malformed_chunk_is_refused_and_never_looks_complete_to_the_backend(stag
 
 @pytest.mark.parametrize(
     "body",
-    [b"5\r\nhello\r\n0\r\n\r\n", b"5;a\r\nhello\r\n0\r\n\r\n", b'5;a="\\"; b"\r\nhello\r\n0;x=y\r\n\r\n', b"005\r\nhello\r\n000\r\n\r\n", b"A\r\nhellohello\r\n0\r\nX: y\r\n\r\n"],
+    [
+        b"5\r\nhello\r\n0\r\n\r\n",
+        b"5;a\r\nhello\r\n0\r\n\r\n",
+        b'5;a="\\"; b"\r\nhello\r\n0;x=y\r\n\r\n',
+        b"005\r\nhello\r\n000\r\n\r\n",
+        b"A\r\nhellohello\r\n0\r\nX: y\r\n\r\n",
+    ],
 )
 def test_well_formed_chunks_are_understood(stage, body):
     stage.accepts(POST + b"Transfer-Encoding: chunked\r\n\r\n" + body)

@@ -116,7 +116,11 @@ BAD_TARGET = {
 
 
 def cases(table):
-    return [pytest.param(value, bytewise, id=f"{kind}-{how}") for kind, value in table.items() for bytewise, how in ((False, "whole"), (True, "bytewise"))]
+    return [
+        pytest.param(value, bytewise, id=f"{kind}-{how}")
+        for kind, value in table.items()
+        for bytewise, how in ((False, "whole"), (True, "bytewise"))
+    ]
 
 
 @pytest.mark.parametrize(("line", "bytewise"), cases(BAD_REQUEST_LINE))

@@ -6,7 +6,10 @@ from tests.support.message import chunked, request, response
 from tests.support.waiting import DEADLINE_SECONDS
 
 
-@pytest.mark.parametrize("data", [request(), request(method="POST", body=b"x" * 50_000), request("/", "Transfer-Encoding: chunked", method="POST") + chunked(b"hello")])
+@pytest.mark.parametrize(
+    "data",
+    [request(), request(method="POST", body=b"x" * 50_000), request("/", "Transfer-Encoding: chunked", method="POST") + chunked(b"hello")],
+)
 def test_request_and_end_of_the_client_get_their_answer(fastlb, backend, data):
     lb = fastlb([backend])
     lb.freeze()

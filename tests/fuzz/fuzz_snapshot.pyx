@@ -1,39 +1,104 @@
-"""Snapshot images: what check_image accepts must be safe to route with. Input: an image, then (after its own size) a host and a path.
+"""Snapshot images: what check_image accepts must be safe to run on. Input: an image; its magic, layout and size are set here.
 
-The magic, layout and size of the header are set here, so that the fuzzer need not guess them.
+Promises: every pool, backend and route is of the image; a request and a local answer can be written, a client can be looked up,
+listeners can take its settings; and the engine goes on to the next image.
 """
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memset, strlen
 
+from fastlb.data_plane.engine cimport engine_apply
+from fastlb.data_plane.failure cimport FAILURE_NO_ROUTE
+from fastlb.data_plane.header_operations cimport is_trusted
+from fastlb.data_plane.http1_head cimport parse_request
+from fastlb.data_plane.http1_serialise cimport write_local, write_request
 from fastlb.data_plane.route_table cimport find_route
+from fastlb.data_plane.select.dispatch cimport pick
 from fastlb.data_plane.snapshot cimport IMAGE_LAYOUT, IMAGE_MAGIC, check_image
-from fastlb.data_plane.types cimport NO_INDEX, ImageHeader, Snapshot
+from fastlb.data_plane.types cimport (MAX_HEAD_BYTES, MAX_HEADERS, NO_BACKEND, NO_INDEX, Backend, Connection, Engine, Exchange, Head,
+                                      HeadLimits, ImageHeader, Listener, Snapshot)
 from tests.fuzz.expect cimport expect
+from tests.fuzz.plane cimport begin, open_plane
+
+cdef extern from "<unistd.h>" nogil:
+    int ftruncate(int fd, int64_t size)
+    ssize_t pwrite(int fd, const void* data, size_t size, int64_t offset)
+
+cdef enum:
+    MAX_BINDS = 4
+
+cdef Engine* engine
+cdef int base_image                 # applied behind each input, so that no input leaves anything to the next one
+cdef int input_image                # a memfd that is written anew for each input
+cdef int listening[MAX_BINDS]
+cdef const char* REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: b\r\nX-Request-Id: c\r\nConnection: d\r\n\r\n"
+
+
+cdef void route(const Snapshot* snapshot, const char* host, uint32_t host_size) noexcept nogil:
+    cdef:
+        uint32_t pool = find_route(snapshot, host, host_size, b"/api/x", 6)
+        int32_t tried[2]
+        int32_t number
+    if pool == <uint32_t>NO_INDEX:
+        return
+    expect(pool < snapshot.n_pools, b"a route leads to a pool of the image")
+    number = pick(&snapshot.pools[pool], tried, 0)
+    if number == NO_BACKEND:
+        return
+    expect(<uint32_t>number < snapshot.pools[pool].n_backends, b"a pick is a backend of its pool")
+    tried[0] = number
+    number = pick(&snapshot.pools[pool], tried, 1)
+    expect(number != tried[0], b"what was tried is not picked again")
+
+
+cdef void use(Engine* engine) noexcept nogil:
+    cdef:
+        Exchange exchange
+        Connection client
+        Backend backend
+        Head head
+        HeadLimits limits
+        Listener* listener = engine.listeners
+    limits.max_bytes = limits.max_target_bytes = 4096
+    limits.max_fields = 10
+    route(engine.snapshot, b"shop.Example.com:80", 19)
+    route(engine.snapshot, b"[::1]", 5)
+    route(engine.snapshot, b"", 0)
+    begin(engine, &exchange, &client)
+    is_trusted(engine, &exchange)
+    memset(&backend, 0, sizeof(backend))
+    expect(parse_request(&head, REQUEST, <uint32_t>strlen(REQUEST), &limits) > 0, b"the request of this target is whole")
+    write_request(engine, &exchange, &head, &backend)
+    write_local(engine, &exchange, FAILURE_NO_ROUTE, False)
+    while listener != NULL:
+        expect(listener.settings.head.max_bytes <= <uint32_t>MAX_HEAD_BYTES and listener.settings.head.max_fields <= <uint32_t>MAX_HEADERS,
+               b"a listener's limits are within the hard ones")
+        listener = listener.next
 
 
 cdef int fuzz_one(const uint8_t* data, size_t size) noexcept nogil:
     cdef:
         char* image
         ImageHeader* header
-        Snapshot snapshot
-        uint32_t pool
+        int removed[2 * MAX_BINDS]
+        uint32_t n_removed = 0, n_binds
+        int result
     if size < sizeof(ImageHeader) or size > 0x10000:
         return 0
-    image = <char*>malloc(size)                 # malloc aligns as mmap does, as far as the structs need
+    image = <char*>malloc(size)                 # ends where the input ends: the mapping below has the rest of a page behind it
     memcpy(image, data, size)
     header = <ImageHeader*>image
     header.magic = <uint64_t>IMAGE_MAGIC
     header.layout_version = IMAGE_LAYOUT
     header.size = <uint32_t>size
-    if check_image(image, size) == 0:
-        memset(&snapshot, 0, sizeof(snapshot))
-        snapshot.image = image
-        snapshot.header = header
-        pool = find_route(&snapshot, b"shop.Example.com:80", 19, b"/api/x", 6)
-        expect(pool == <uint32_t>NO_INDEX or pool < header.pools.count, b"a route leads to a pool of the image")
-        pool = find_route(&snapshot, b"[::1]", 5, b"/", 1)
-        expect(pool == <uint32_t>NO_INDEX or pool < header.pools.count, b"a route leads to a pool of the image")
+    result = check_image(image, size)
+    n_binds = header.binds.count
+    if result == 0 and n_binds <= MAX_BINDS:
+        expect(ftruncate(input_image, 0) == 0 and pwrite(input_image, image, size, 0) == <ssize_t>size, b"the image is written")
+        expect(engine_apply(engine, input_image, listening, n_binds, removed, &n_removed) == 0, b"an image that passes is taken")
+        use(engine)
+        expect(engine_apply(engine, base_image, listening, 0, removed, &n_removed) == 0, b"the next image is taken")
+        expect(n_removed == n_binds, b"every listener is handed back")
     free(image)
     return 0
 
@@ -41,28 +106,31 @@ cdef int fuzz_one(const uint8_t* data, size_t size) noexcept nogil:
 address = <size_t><void*>fuzz_one
 
 
-def make_seeds():
-    # Written by the real writer at every run, so that they never lag behind the layout.
-    import ipaddress
+def prepare():
+    global engine, base_image, input_image
     import os
+    import socket
 
-    from fastlb import _core
+    from tests.fuzz.images import make_image
 
-    times = {f"{name}_timeout_ms": 1000 for name in ("connect", "first_byte", "between_bytes", "exchange", "tunnel", "idle")}
-    limits = {"max_head_bytes": 32768, "max_target_bytes": 8192, "max_headers": 100, "max_body_bytes": 0}
-    for hosts in ([], ["shop.example.com"], ["*.example.com", "[::1]", "", "a.example"]):
-        writer = _core.SnapshotWriter(1)
-        writer.set_reason_header("X-Fastlb-Reason")
-        writer.set_forwarded_headers(bool(hosts))
-        writer.set_request_id(bool(hosts))
-        writer.add_trusted_network(ipaddress.ip_network("10.0.0.0/8"))
-        writer.add_bind(writer.add_listener("web", head_timeout_ms=1, body_timeout_ms=1, idle_timeout_ms=1, write_timeout_ms=1, **limits))
-        pool = writer.add_pool("api", algorithm="weighted_least_connections", attempts=3, replay_limit_bytes=65536, max_idle=8, **times)
-        writer.add_backend(pool, identity="api|127.0.0.1:80", display="127.0.0.1:80", address=_core.pack_address("127.0.0.1", 80), weight=3,
-                           max_in_flight=0)
-        for host in hosts:
-            writer.add_route(host=host, path_prefix="/", pool=pool)
-            writer.add_route(host=host, path_prefix="/api/", pool=pool)
-        image = writer.finish()
-        yield os.pread(image, 1 << 20, 0)
-        os.close(image)
+    base_image = make_image()
+    input_image = os.memfd_create("fuzz")
+    for number in range(MAX_BINDS):
+        opened = socket.create_server(("127.0.0.1", 0))
+        opened.setblocking(False)
+        listening[number] = opened.detach()
+    engine = open_plane(base_image)
+    if engine == NULL:
+        raise MemoryError
+
+
+prepare()
+
+
+def make_seeds():
+    from tests.fuzz.images import make_image, read_image
+
+    for hosts in ([], [""], ["shop.example.com"], ["*.example.com", "[::1]", "", "a.example"]):
+        for binds in (0, 1, 3):
+            yield read_image(make_image(hosts=hosts, networks=["10.0.0.0/8", "192.0.2.0/23", "2001:db8::/32"], binds=binds))
+    yield read_image(make_image(operations=False))

@@ -26,7 +26,11 @@ def test_new_requests_on_old_connections_use_the_new_routes(fastlb, instant):
     assert client.ask(request()).body == b"one"
     lb.apply_ok(configuration([two]))
     assert client.ask(request()).body == b"two"
-    lb.apply_ok(configuration(pools={"a": {"backends": [one]}, "b": {"backends": [two]}}, routes=[{"path": "/a", "pool": "a"}, {"path": "/b", "pool": "b"}]))
+    lb.apply_ok(
+        configuration(
+            pools={"a": {"backends": [one]}, "b": {"backends": [two]}}, routes=[{"path": "/a", "pool": "a"}, {"path": "/b", "pool": "b"}]
+        )
+    )
     assert [client.ask(request(target)).body for target in ("/a", "/b")] == [b"one", b"two"]
     assert client.ask(request("/c")).reason == "no_route"
     assert lb.control.ask("counters")["generation"] == 3

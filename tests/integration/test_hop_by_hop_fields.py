@@ -31,7 +31,9 @@ def test_hop_by_hop_fields_of_a_response_stay_here(fastlb, backend):
 def test_fields_named_in_connection_stay_here(fastlb, backend):
     lb = fastlb([backend])
     client = lb.connect()
-    client.send(request("/", "X-One: 1", "Connection: x-one, X-TWO", "X-Two: 2", "X-Three: 3", "Connection: ,x-four ,", "x-Four: 4", "X-two: again"))
+    client.send(
+        request("/", "X-One: 1", "Connection: x-one, X-TWO", "X-Two: 2", "X-Three: 3", "Connection: ,x-four ,", "x-Four: 4", "X-two: again")
+    )
     connection, received = backend.answer(response(b"ok", "X-One: 1", "Connection: X-One", "X-Two: 2"))
     assert not received.names & {"x-one", "x-two", "x-four", "connection"}
     assert received.get("X-Three") == "3"
@@ -58,7 +60,16 @@ def test_what_makes_the_message_cannot_be_taken_away_by_connection(fastlb, backe
 
 def test_everything_else_passes_as_it_came(fastlb, backend):
     lb = fastlb([backend])
-    fields = ["x-UPPER-lower:  spaces around \t ", "X-Empty:", "X-Twice: 1", "X-Twice: 2", "X-Latin: \xe9\xff", "Accept: */*", "Cookie: a=b; c=d", "Via: 1.1 other"]
+    fields = [
+        "x-UPPER-lower:  spaces around \t ",
+        "X-Empty:",
+        "X-Twice: 1",
+        "X-Twice: 2",
+        "X-Latin: \xe9\xff",
+        "Accept: */*",
+        "Cookie: a=b; c=d",
+        "Via: 1.1 other",
+    ]
     client = lb.connect()
     client.send(request("/", *fields))
     _, received = backend.answer(response(b"ok", *fields, "Set-Cookie: a=1", "Set-Cookie: b=2", "Server: mine"))

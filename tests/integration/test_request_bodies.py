@@ -59,7 +59,10 @@ def test_get_may_have_a_body(fastlb, backend):
 def test_chunk_extensions_and_odd_sizes_are_not_passed_on(fastlb, backend):
     lb = fastlb([backend])
     client = lb.connect()
-    client.send(request("/", "Transfer-Encoding: chunked", method="POST"), b'0005;name=value;q="a;\\"b"\r\nhello\r\n0A\r\n0123456789\r\n000;last\r\n\r\n')
+    client.send(
+        request("/", "Transfer-Encoding: chunked", method="POST"),
+        b'0005;name=value;q="a;\\"b"\r\nhello\r\n0A\r\n0123456789\r\n000;last\r\n\r\n',
+    )
     _, received = backend.answer()  # the peer reads chunk headers strictly
     assert received.body == b"hello0123456789"
     assert client.read_response().status == 200
@@ -197,7 +200,10 @@ def test_chunked_body_over_the_limit_is_refused_when_it_gets_there(fastlb, backe
 def test_body_of_exactly_the_limit_passes(fastlb, backend):
     lb = fastlb([backend], listener={"limits": {"body": "1KiB"}})
     client = lb.connect()
-    for data in (request("/", method="POST", body=b"x" * 1024), request("/", "Transfer-Encoding: chunked", method="POST") + chunked(b"x" * 1024)):
+    for data in (
+        request("/", method="POST", body=b"x" * 1024),
+        request("/", "Transfer-Encoding: chunked", method="POST") + chunked(b"x" * 1024),
+    ):
         client.send(data)
         connection = backend.peers[0] if backend.peers else backend.accept()
         assert connection.read_request().body == b"x" * 1024

@@ -80,7 +80,9 @@ def test_most_specific_host_wins(client):
 def test_longest_prefix_of_the_normalised_path_wins_and_the_raw_target_is_forwarded(client):
     for target, pool in PATHS.items():
         answer = client.ask(request(target, host="shop.example"))
-        raw = "/" + target.split("/", 3)[3] if target.startswith("http://") and target.count("/") > 2 else "/" if "://" in target else target
+        raw = (
+            "/" + target.split("/", 3)[3] if target.startswith("http://") and target.count("/") > 2 else "/" if "://" in target else target
+        )
         assert (answer.get("X-Pool"), answer.body.decode()) == (pool, raw), target
 
 

@@ -23,7 +23,17 @@ def test_host_is_kept_as_the_client_sent_it(fastlb, backend):
 
 def test_raw_target_is_forwarded_byte_for_byte(fastlb, backend):
     lb = fastlb([backend])
-    for target in ("/a%2Fb", "/%2e%2e/x/../y", "/x/%2e%2e/", "//double//slash", "/?a=b&c=%20d", "/a;b=c/d", "/~user/%E2%82%AC", "/a?b?c=/../", "/'\"<>[]{}|\\^`"):
+    for target in (
+        "/a%2Fb",
+        "/%2e%2e/x/../y",
+        "/x/%2e%2e/",
+        "//double//slash",
+        "/?a=b&c=%20d",
+        "/a;b=c/d",
+        "/~user/%E2%82%AC",
+        "/a?b?c=/../",
+        "/'\"<>[]{}|\\^`",
+    ):
         if target.startswith("/%2e%2e"):
             target = "/x" + target
         assert forwarded(lb, backend, request(target)).target == target
@@ -51,6 +61,8 @@ def test_options_of_the_whole_server_is_forwarded(fastlb, backend):
     assert forwarded(lb, backend, request("http://shop.example", method="OPTIONS")).target == "*"
 
 
-@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND", "get", "M-SEARCH", "X!#$%&'*+-.^_`|~9"])
+@pytest.mark.parametrize(
+    "method", ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "PROPFIND", "get", "M-SEARCH", "X!#$%&'*+-.^_`|~9"]
+)
 def test_methods_pass_as_they_came(fastlb, backend, method):
     assert forwarded(fastlb([backend]), backend, request("/x", method=method)).method == method

@@ -82,4 +82,4 @@ class TimerWheelMachine(stateful.RuleBasedStateMachine):
 
 
 TestTimerWheel = TimerWheelMachine.TestCase
-TestTimerWheel.settings = examples(60)
+TestTimerWheel.settings = examples(150)

@@ -85,7 +85,9 @@ def parse_fields(lines: list[str]) -> Fields:
     return fields
 
 
-def request(target: str = "/", *fields: str, method: str = "GET", host: str | None = "test", version: str = "1.1", body: bytes = b"") -> bytes:
+def request(
+    target: str = "/", *fields: str, method: str = "GET", host: str | None = "test", version: str = "1.1", body: bytes = b""
+) -> bytes:
     """The bytes of a request; `fields` are whole lines such as "Connection: close". A body gets its Content-Length."""
     lines = [f"{method} {target} HTTP/{version}"]
     if host is not None:

@@ -269,8 +269,9 @@ class Fastlb:
             self.control.close()
             self.signal(signal.SIGTERM)
         self.wait_exit()
-        wrong = imbalance(self.final_counters())
-        assert not wrong, f"not balanced at the end: {wrong}; {self.final_counters()}"
+        last = self.final_counters()
+        wrong = {} if last["clients"] else imbalance(last)  # a test that stops it with clients has cut them off
+        assert not wrong, f"not balanced at the end: {wrong}; {last}"
 
     def kill(self) -> None:
         """Leaves nothing behind, whatever happened."""

@@ -106,6 +106,7 @@ class Listener:
     timeouts: ListenerTimeouts = table("timeouts", ListenerTimeouts)
     limits: ListenerLimits = table("limits", ListenerLimits)
     backlog: int = option("backlog", Count(1, 65535), 4096)
+    defer_accept: bool = option("defer_accept", Flag(), True, ("deferred", "defer-accept"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

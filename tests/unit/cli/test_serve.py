@@ -141,20 +141,35 @@ def test_backends_of_the_command_line_are_served(start: Callable[..., Started], 
     assert "fastlb: drained\n" in error
 
 
+def connect_when_it_listens(path: str) -> socket.socket:
+    """The file of a unix socket is there before anybody accepts."""
+    deadline = time.monotonic() + 60
+    while True:
+        client = socket.socket(socket.AF_UNIX)
+        try:
+            client.connect(path)
+            return client
+        except (FileNotFoundError, ConnectionRefusedError):
+            client.close()
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
 def test_it_serves_on_when_nobody_reads_what_it_says(tmp_path: Path) -> None:
     command = f"{sys.executable} -m fastlb serve --listen unix:{tmp_path}/s --counters {tmp_path}/counters"
-    with subprocess.Popen(["sh", "-c", f"exec {command} 2>&1 >/dev/full"], stdout=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 10
-        while not (tmp_path / "s").exists() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(10)
-            client.connect(f"{tmp_path}/s")
+    process = subprocess.Popen(["sh", "-c", f"exec {command} 2>&1 >/dev/full"], stdout=subprocess.PIPE, text=True)
+    try:
+        with connect_when_it_listens(f"{tmp_path}/s") as client:
+            client.settimeout(60)
             client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
             assert client.recv(100).startswith(b"HTTP/1.1 200")
         process.send_signal(signal.SIGTERM)
-        assert process.communicate(timeout=10)[0] == ""
+        assert process.communicate(timeout=60)[0] == ""
         assert process.returncode == 0
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_an_address_in_use_ends_with_1_and_says_what_to_do(start: Callable[..., Started]) -> None:

@@ -62,10 +62,10 @@ def test_an_empty_host_is_every_address_with_one_port_for_both_families(opened: 
 def test_where_the_kernel_has_no_ipv6_an_empty_host_is_ipv4(opened: list[Bound], monkeypatch: pytest.MonkeyPatch) -> None:
     bind_tcp = sockets._bind_tcp
 
-    def without_ipv6(family: int, host: str, port: int, backlog: int) -> socket.socket:
+    def without_ipv6(family: int, host: str, port: int, backlog: int, defer_accept: bool) -> socket.socket:
         if family == socket.AF_INET6:
             raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
-        return bind_tcp(family, host, port, backlog)
+        return bind_tcp(family, host, port, backlog, defer_accept)
 
     monkeypatch.setattr(sockets, "_bind_tcp", without_ipv6)
     opened.append(bind_listeners(listeners(":0")))

@@ -142,11 +142,15 @@ timeouts = { connect = "1s", first_byte = "2s", between_bytes = "3s", exchange =
             "[upstreams.api]",
             '4:2: unknown key "upstreams"; known here: global, listeners, routes, pools; did you mean "pools"?',
         ),
-        ("name =", "nam =", '2:1: unknown key "nam"; known here: name, bind, protocol, timeouts, limits, backlog; did you mean "name"?'),
+        (
+            "name =",
+            "nam =",
+            '2:1: unknown key "nam"; known here: name, bind, protocol, timeouts, limits, backlog, defer_accept; did you mean "name"?',
+        ),
         (
             "bind =",
             "listen =",
-            '3:1: unknown key "listen"; known here: name, bind, protocol, timeouts, limits, backlog; did you mean "bind"?',
+            '3:1: unknown key "listen"; known here: name, bind, protocol, timeouts, limits, backlog, defer_accept; did you mean "bind"?',
         ),
         (
             "backends =",

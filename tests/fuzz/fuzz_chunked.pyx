@@ -8,7 +8,8 @@ from libc.string cimport memcmp, memcpy
 
 from fastlb.data_plane.buffer cimport buffer_pool_close, buffer_pool_open
 from fastlb.data_plane.http1_body cimport chunk_decoder_close, chunk_decoder_open, decode_chunked
-from fastlb.data_plane.types cimport CHUNK_BAD, CHUNK_DONE, BufferPool, ChunkDecoder
+from fastlb.data_plane.http1_head cimport parse_trailers
+from fastlb.data_plane.types cimport CHUNK_BAD, CHUNK_DONE, MAX_TRAILER_BYTES, BufferPool, ChunkDecoder, Head
 from tests.fuzz.expect cimport exact_copy, expect
 
 
@@ -22,6 +23,7 @@ cdef struct Result:
 cdef void decode(Result* result, const uint8_t* data, uint32_t size, uint32_t piece) noexcept nogil:
     cdef:
         ChunkDecoder decoder
+        Head trailers
         BufferPool buffers
         uint32_t at = 0, take, used, run_size = 0
         char* text
@@ -43,8 +45,9 @@ cdef void decode(Result* result, const uint8_t* data, uint32_t size, uint32_t pi
         at += used
         free(text)
     if decoder.state == CHUNK_DONE and decoder.trailers != NULL:
-        expect(decoder.trailers.end >= 2 and memcmp(decoder.trailers.data + decoder.trailers.end - 2, b"\r\n", 2) == 0,
-               b"a trailer section ends in CRLF")
+        expect(decoder.trailers.start == 0 and decoder.trailers.end <= MAX_TRAILER_BYTES, b"a trailer section is bounded")
+        expect(parse_trailers(&trailers, decoder.trailers.data, decoder.trailers.end) == <int>decoder.trailers.end,
+               b"a trailer section that is kept is whole and well-formed")
     result.consumed = at
     result.state = decoder.state
     chunk_decoder_close(&decoder, &buffers)
@@ -59,6 +62,7 @@ cdef int fuzz_one(const uint8_t* data, size_t size) noexcept nogil:
     decode(&whole, data + 1, <uint32_t>size - 1, <uint32_t>size)
     decode(&pieces, data + 1, <uint32_t>size - 1, data[0] % 23 + 1)
     expect(whole.state == pieces.state, b"the verdict does not depend on the cutting")
+    expect(whole.state != CHUNK_BAD or whole.consumed <= size, b"a refusal is in the input")
     if whole.state != CHUNK_BAD:
         expect(whole.consumed == pieces.consumed, b"nor does the end of the body")
         expect(whole.size == pieces.size and memcmp(whole.body, pieces.body, whole.size) == 0, b"nor does the body")

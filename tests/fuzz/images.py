@@ -1,0 +1,41 @@
+"""Snapshot images of the real writer, so that they never lag behind the layout."""
+
+import ipaddress
+import os
+from collections.abc import Sequence
+
+from fastlb import _core
+
+TIMES = {f"{name}_timeout_ms": 1000 for name in ("connect", "first_byte", "between_bytes", "exchange", "tunnel", "idle")}
+WAITS = {f"{name}_timeout_ms": 1000 for name in ("head", "body", "idle", "write")}
+LIMITS = {"max_head_bytes": 32768, "max_target_bytes": 8192, "max_headers": 100, "max_body_bytes": 0}
+
+
+def make_image(*, hosts: Sequence[str] = ("",), networks: Sequence[str] = (), binds: int = 0, operations: bool = True) -> int:
+    """The descriptor of a sealed image with two pools; each host has two routes."""
+    writer = _core.SnapshotWriter(1)
+    writer.set_reason_header("X-Fastlb-Reason")
+    writer.set_forwarded_headers(operations)
+    writer.set_request_id(operations)
+    for network in networks:
+        writer.add_trusted_network(ipaddress.ip_network(network))
+    listener = writer.add_listener("web", **WAITS, **LIMITS)
+    for _ in range(binds):
+        writer.add_bind(listener)
+    for name in ("round_robin", "weighted_least_connections"):
+        pool = writer.add_pool(name, algorithm=name, attempts=3, replay_limit_bytes=65536, max_idle=8, **TIMES)
+        for port in (80, 81):
+            backend = f"127.0.0.1:{port}"
+            address = _core.pack_address("127.0.0.1", port)
+            writer.add_backend(pool, identity=f"{name}|{backend}", display=backend, address=address, weight=1, max_in_flight=port - 80)
+    for host in hosts:
+        writer.add_route(host=host, path_prefix="/", pool=0)
+        writer.add_route(host=host, path_prefix="/api/", pool=1)
+    return writer.finish()
+
+
+def read_image(fd: int) -> bytes:
+    try:
+        return os.pread(fd, os.fstat(fd).st_size, 0)
+    finally:
+        os.close(fd)

@@ -1,0 +1,78 @@
+"""A pump that may handle one event at a time serves all busy connections alike."""
+
+import select
+from collections import Counter
+
+from tests.support.message import request, response
+from tests.support.waiting import SANITIZED, deadline_in
+
+CONNECTIONS = 100 if SANITIZED else 1000
+ROUNDS = 8
+
+
+def test_busiest_of_many_connections_gets_at_most_twice_what_the_slowest_gets(fastlb, instant):
+    lb = fastlb([instant(response(b"x" * 100)) for _ in range(2)])
+    clients = {client.socket.fileno(): client for client in (lb.connect() for _ in range(CONNECTIONS))}
+    for client in clients.values():
+        assert client.ask(request()).status == 200
+    assert lb.control.ask("pump_budget", events=1)["ok"]
+    # Every client always has a request under way: a new one is sent as soon as an answer has come.
+    asked = request()
+    watched = select.epoll()
+    answered: Counter[int] = Counter(dict.fromkeys(clients, 0))
+    for descriptor, client in clients.items():
+        watched.register(descriptor, select.EPOLLIN)
+        client.send(asked)
+    in_time = deadline_in(100)
+    while answered.total() < CONNECTIONS * ROUNDS:
+        assert in_time(), answered.total()
+        for descriptor, _ in watched.poll():
+            client = clients[descriptor]
+            client.unread += client.socket.recv(4096)
+            while client.unread.endswith(b"x" * 100):
+                client.unread = b""
+                answered[descriptor] += 1
+                client.send(asked)
+    busiest, slowest = max(answered.values()), min(answered.values())
+    assert busiest <= 2 * slowest, (busiest, slowest)
+    watched.close()
+
+
+def test_bulk_transfer_does_not_starve_small_requests(fastlb, keep, instant):
+    """While hundreds of megabytes go through one connection, the other's requests are answered."""
+    import threading
+
+    from tests.support.backend import ThreadedBackend
+
+    size = 300_000_000
+
+    def serve(peer):
+        peer.read_request()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        part = b"x" * 1_000_000
+        for _ in range(size // len(part)):
+            peer.send(part)
+
+    lb = fastlb(
+        pools={"bulk": {"backends": [keep(ThreadedBackend(serve))]}, "small": {"backends": [instant()]}},
+        routes=[{"path": "/bulk", "pool": "bulk"}, {"path": "/", "pool": "small"}],
+    )
+    assert lb.control.ask("pump_budget", events=1)["ok"]
+    bulk, small = lb.connect(), lb.connect()
+    bulk.send(request("/bulk"))
+    bulk.read_head()
+    left = size
+    answered = 0
+
+    def read_all():
+        nonlocal left
+        while left:
+            left -= len(bulk.receive())
+
+    reader = threading.Thread(target=read_all)
+    reader.start()
+    while reader.is_alive() and answered < 100:
+        assert small.ask(request()).status == 200
+        answered += 1
+    reader.join()
+    assert answered == 100
