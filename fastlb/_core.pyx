@@ -358,7 +358,8 @@ cdef class Engine:
         OSError: a descriptor could not be made. MemoryError.
     """
     cdef:
-        EngineStruct* engine
+        EngineStruct* engine        # owned; its counters outlive close()
+        bint closed
 
     def __cinit__(self, *, max_connections, pipes=192):
         cdef:
@@ -379,21 +380,21 @@ cdef class Engine:
 
     def __dealloc__(self):
         if self.engine != NULL:
-            engine_close(self.engine)
+            self.close()
             free(self.engine)
             self.engine = NULL
 
     cdef EngineStruct* opened(self) except NULL:
-        if self.engine == NULL:
+        if self.closed:
             raise ValueError("this engine is closed")
         return self.engine
 
-    def close(self):
-        """Ends every connection and gives all memory and descriptors back. Listening sockets stay with their owner."""
-        if self.engine != NULL:
+    cpdef close(self):
+        """Ends every connection and gives all memory and descriptors back. Listening sockets stay with their owner. Only counters()
+        may be called afterwards: now every pair of them is equal."""
+        if not self.closed:
+            self.closed = True
             engine_close(self.engine)
-            free(self.engine)
-            self.engine = NULL
 
     def fileno(self):
         """The epoll descriptor: readable whenever pump() has something to do."""
@@ -481,7 +482,7 @@ cdef class Engine:
         """Cumulative counters and gauges of this engine by name. Pairs *_opened/*_closed and *_taken/*_returned are equal at rest
         (for clients and backend connections: when none is open)."""
         cdef:
-            EngineStruct* engine = self.opened()
+            EngineStruct* engine = self.engine
             uint32_t i
         result = dict(engine.counters)
         del result["reasons"]

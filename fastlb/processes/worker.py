@@ -243,8 +243,8 @@ class Worker:
         self._names.close()
         await self._control.close()
         self._loop.remove_reader(self._engine.fileno())
-        self._write_counters()
         self._engine.close()
+        self._write_counters()  # of the end: every pair of them balances
         self._close_listeners()
 
     def _write_counters(self) -> None:

@@ -6,7 +6,7 @@ was read here, framing above all.
 """
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcmp, memset
+from libc.string cimport memchr, memcmp, memset
 
 from fastlb.data_plane.http1_head cimport parse_request
 from fastlb.data_plane.http1_serialise cimport write_request
@@ -15,7 +15,7 @@ from fastlb.data_plane.types cimport (FIELD_DROPPED, FRAME_CHUNKED, HEAD_ABSOLUT
                                       HEADER_X_FORWARDED_FOR, HEADER_X_FORWARDED_HOST, HEADER_X_FORWARDED_PROTO, HEADER_X_REQUEST_ID,
                                       Backend, Connection, Engine, Exchange, Head, HeadLimits)
 from tests.fuzz.expect cimport exact_copy, expect
-from tests.fuzz.heads cimport check_head, choose_limits, same_head
+from tests.fuzz.heads cimport check_clean, check_head, choose_limits, same_head
 from tests.fuzz.plane cimport begin, open_plane
 
 cdef Engine* trusting               # believes what the client says of others
@@ -27,6 +27,8 @@ cdef void check_request(const Head* head, const char* text) noexcept nogil:
         char* path
         int size
     expect(head.target + head.target_size < head.size and head.target_size > 0, b"the target is inside")
+    check_clean(text + head.target, head.target_size, b"a target is clean")
+    expect(memchr(text + head.target, c" ", head.target_size) == NULL, b"a target has no space")
     expect(head.origin + head.origin_size == head.target + head.target_size, b"origin form is the target's end")
     expect(head.path_size <= head.origin_size, b"the path is inside the target")
     expect(head.host + head.host_size <= head.size, b"the host is inside")

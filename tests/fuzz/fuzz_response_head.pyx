@@ -13,7 +13,7 @@ from fastlb.data_plane.types cimport (FIELD_DROPPED, FRAME_CHUNKED, FRAME_NONE, 
                                       HEADER_TRANSFER_ENCODING, HEADER_UPGRADE, METHOD_GET, METHOD_HEAD, X_HTTP_1_0, Connection, Engine,
                                       Exchange, Head, HeadLimits)
 from tests.fuzz.expect cimport exact_copy, expect
-from tests.fuzz.heads cimport check_head, choose_limits, same_head
+from tests.fuzz.heads cimport check_clean, check_head, choose_limits, same_head
 from tests.fuzz.plane cimport begin, open_plane
 
 cdef Engine* engine
@@ -82,6 +82,7 @@ cdef int fuzz_one(const uint8_t* data, size_t size) noexcept nogil:
         check_head(&head, text, n, limits.max_fields)
         expect(head.status >= 100 and head.status <= 999, b"a status has three digits")
         expect(head.reason + head.reason_size + 2 == head.fields_start, b"the reason ends the status line")
+        check_clean(text + head.reason, head.reason_size, b"a reason is clean")
         check_sent(&head, method, data[0] & 8 != 0, data[0] & 16 != 0)
         cut = cut if data[0] & 2 else head.size
     free(text)

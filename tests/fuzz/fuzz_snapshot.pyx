@@ -128,9 +128,17 @@ prepare()
 
 
 def make_seeds():
+    import struct
+
     from tests.fuzz.images import make_image, read_image
 
     for hosts in ([], [""], ["shop.example.com"], ["*.example.com", "[::1]", "", "a.example"]):
         for binds in (0, 1, 3):
-            yield read_image(make_image(hosts=hosts, networks=["10.0.0.0/8", "192.0.2.0/23", "2001:db8::/32"], binds=binds))
+            image = read_image(make_image(hosts=hosts, networks=["10.0.0.0/8", "192.0.2.0/23", "2001:db8::/32"], binds=binds))
+            yield image
+        # A table without an empty slot is several words away from a good one: too far to be found by chance.
+        full = bytearray(image)
+        offset, count = struct.unpack_from("<II", image, <size_t>&(<ImageHeader*>NULL).host_slots)
+        struct.pack_into(f"<{count}I", full, offset, *[1] * count)
+        yield bytes(full)
     yield read_image(make_image(operations=False))

@@ -1,5 +1,5 @@
 """What the fuzz targets for request and response heads share: the promises that hold for any accepted head."""
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcmp
 
 from fastlb.data_plane.types cimport (FRAME_CHUNKED, FRAME_LENGTH, HEADER_CONTENT_LENGTH, HEADER_TRANSFER_ENCODING, Head, HeaderField,
@@ -13,6 +13,13 @@ cdef inline HeadLimits choose_limits(bint small) noexcept nogil:
     limits.max_target_bytes = 32 if small else 8192
     limits.max_fields = 4 if small else 100
     return limits
+
+
+cdef inline void check_clean(const char* text, uint32_t size, const char* promise) noexcept nogil:
+    # No control character but HTAB.
+    cdef uint32_t i
+    for i in range(size):
+        expect(text[i] == c"\t" or (<uint8_t>text[i] >= 0x20 and text[i] != 0x7F), promise)
 
 
 cdef inline void check_head(const Head* head, const char* text, uint32_t size, uint32_t max_fields) noexcept nogil:
@@ -30,6 +37,8 @@ cdef inline void check_head(const Head* head, const char* text, uint32_t size, u
         expect(field.name + field.name_size < field.value, b"a value stands behind its name")
         expect(field.value + field.value_size + 2 <= field.end, b"a value ends before its CRLF")
         expect(memcmp(text + field.end - 2, b"\r\n", 2) == 0, b"a field ends in CRLF")
+        check_clean(text + field.name, field.name_size, b"a name is clean")
+        check_clean(text + field.value, field.value_size, b"a value is clean")
         at = field.end
     expect(at + 2 == head.size, b"the empty line follows the last field")
     expect(not (head.seen >> HEADER_CONTENT_LENGTH) & (head.seen >> HEADER_TRANSFER_ENCODING) & 1, b"never a length and a coding")

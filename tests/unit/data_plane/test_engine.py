@@ -310,7 +310,8 @@ def test_close_in_the_middle_of_everything_gives_all_descriptors_back() -> None:
 def test_closed_engine_says_so(world: World) -> None:
     world.engine.close()
     world.engine.close()
-    for use in (world.engine.pump, world.engine.fileno, world.engine.counters, world.engine.connections, world.engine.backends):
+    assert world.engine.counters()["snapshots_opened"] == world.engine.counters()["snapshots_closed"]
+    for use in (world.engine.pump, world.engine.fileno, world.engine.connections, world.engine.backends):
         with pytest.raises(ValueError, match="closed"):
             use()
 
