@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.compare.backend import Backend
 from bench.compare.processes import CLIENT_CPU, BenchError, child_setup
-from bench.compare.proxies import ADDRESS, FASTLB, RELAY, Proxy, running_proxy
+from bench.compare.proxies import ADDRESS, RELAY, Proxy, running_proxy
 from bench.compare.works import IDLE_CONNECTIONS
 
 _HOLD = Path(__file__).with_name("hold.py")
@@ -34,9 +34,9 @@ def measure_idle(
 
 
 def _most_connections(name: str) -> int:
-    """What the descriptor limit allows: the relay needs two per client, and fastlb sets aside as many."""
+    """What the descriptor limit allows: the relay needs two per client."""
     usable = resource.getrlimit(resource.RLIMIT_NOFILE)[1] - _SPARE_FILES
-    return (usable // 2 if name in (RELAY, FASTLB) else usable) - _WARM_UP_CONNECTIONS
+    return (usable // 2 if name == RELAY else usable) - _WARM_UP_CONNECTIONS
 
 
 def _measure(proxy: Proxy, count: int) -> dict[str, object]:

@@ -262,7 +262,8 @@ def names_of(config: Config) -> set[str]:
 
 
 def choose_max_connections(configured: int) -> int:
-    """Raises the soft descriptor limit to the hard one and says how many clients fit: each needs a descriptor, and its backend another.
+    """Raises the soft descriptor limit to the hard one and says how many clients to take: each needs a descriptor, and its backend another
+    while it is busy.
 
     Args:
         configured: `global.max_connections`; 0 for as many as the limit allows.
@@ -271,11 +272,17 @@ def choose_max_connections(configured: int) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if hard == resource.RLIM_INFINITY:
         hard = 2 * MAX_DEFAULT_CONNECTIONS + RESERVED_DESCRIPTORS
-    fitting = max((hard - RESERVED_DESCRIPTORS) // 2, 1)
-    if configured > fitting:
-        needed = 2 * configured + RESERVED_DESCRIPTORS
-        report(f"max_connections {configured} needs {needed} descriptors and the limit is {hard} (`ulimit -Hn`): using {fitting}")
-    return min(configured or MAX_DEFAULT_CONNECTIONS, fitting)
+    usable = max(hard - RESERVED_DESCRIPTORS, 2)
+    if configured == 0:
+        return min(MAX_DEFAULT_CONNECTIONS, usable // 2)
+    if configured > usable:
+        report(f"max_connections {configured} is over the descriptor limit of {hard} (`ulimit -Hn`): using {usable}")
+    elif configured > usable // 2:
+        report(
+            f"max_connections {configured} leaves {usable - configured} descriptors for backends (the limit is {hard}, `ulimit -Hn`): "
+            "enough only while most clients are idle"
+        )
+    return min(configured, usable)
 
 
 def say(text: str) -> None:

@@ -128,6 +128,7 @@ prepare()
 
 
 def make_seeds():
+    cdef ImageHeader header
     import struct
 
     from tests.fuzz.images import make_image, read_image
@@ -138,7 +139,7 @@ def make_seeds():
             yield image
         # A table without an empty slot is several words away from a good one: too far to be found by chance.
         full = bytearray(image)
-        offset, count = struct.unpack_from("<II", image, <size_t>&(<ImageHeader*>NULL).host_slots)
-        struct.pack_into(f"<{count}I", full, offset, *[1] * count)
+        memcpy(&header, <const char*><bytes>image, sizeof(header))
+        struct.pack_into(f"<{header.host_slots.count}I", full, header.host_slots.offset, *[1] * header.host_slots.count)
         yield bytes(full)
     yield read_image(make_image(operations=False))

@@ -81,7 +81,7 @@ def test_upload_that_the_backend_does_not_read(fastlb, backend, coding):
     client = lb.connect()
     framing = f"Content-Length: {SIZE}" if coding == "length" else "Transfer-Encoding: chunked"
     client.send(request("/", framing, method="POST"))
-    connection = backend.accept().small_buffers()
+    connection = backend.accept()
     connection.read_head()
     before = lb.memory_bytes()
     stalled = threading.Event()
@@ -103,7 +103,7 @@ def test_upload_that_the_backend_does_not_read(fastlb, backend, coding):
 @pytest.mark.parametrize("who", ["client", "backend"])
 def test_tunnel_whose_other_end_does_not_read(fastlb, backend, who):
     lb = fastlb([backend])
-    client = lb.connect(small_buffers=True)
+    client = lb.connect()
     client.send(request("/", "Connection: Upgrade", "Upgrade: proto"))
     connection, _ = backend.answer(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: proto\r\n\r\n")
     client.read_response()

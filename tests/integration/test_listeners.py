@@ -95,3 +95,11 @@ def test_several_listeners_with_limits_of_their_own(fastlb, backend):
     client.send(request("/" + "x" * 64))
     backend.answer()
     assert client.read_response().status == 200
+
+
+@pytest.mark.parametrize("defer", [True, False])
+def test_client_that_says_nothing_at_first_is_served_when_it_speaks(fastlb, instant, defer):
+    lb = fastlb([instant(response(b"ok"))], listener={"defer_accept": defer})
+    client = lb.connect()
+    lb.wait_for_counter("clients_opened")  # the kernel keeps it back for about a second, or not at all
+    assert client.ask(request()).body == b"ok"

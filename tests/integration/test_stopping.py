@@ -95,13 +95,23 @@ def test_sigquit_gives_idle_clients_one_more_request(fastlb, backend):
 
 
 def test_sigquit_closes_idle_clients_after_their_grace(fastlb, instant):
-    lb = fastlb([instant()], settings={"drain_idle_grace": "50ms"})
+    lb = fastlb([instant()], settings={"drain_idle_grace": "50ms"}, listener={"defer_accept": False})
     clients = [lb.connect() for _ in range(5)]
     for client in clients[1:]:
         assert client.ask(request()).status == 200
     drain(lb)
     for client in clients:
         client.expect_end()
+    lb.wait_exit()
+
+
+def test_sigquit_serves_a_client_that_had_connected_and_speaks_later(fastlb, instant):
+    lb = fastlb([instant()], settings={"drain_idle_grace": "60s"}, listener={"defer_accept": False})
+    client = lb.connect()
+    drain(lb)
+    answer = client.ask(request())
+    assert (answer.status, answer.closes) == (200, True)
+    client.expect_end()
     lb.wait_exit()
 
 
