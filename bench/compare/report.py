@@ -120,10 +120,7 @@ def _idle_lines(measured: Sequence[Mapping[str, Any]], targets: list[str]) -> It
         if proxy == FASTLB:
             targets.append(_target("idle: bytes per connection", each.median, IDLE_AT_MOST_BYTES, ""))
     yield ""
-    yield (
-        "The relay holds two sockets per client and fastlb sets aside as many, so the descriptor limit may leave them fewer"
-        " connections to hold."
-    )
+    yield "The relay holds two sockets per client, so the descriptor limit may leave it fewer connections to hold."
 
 
 def _disturbance_lines(works: Mapping[str, Any]) -> Iterator[str]:
