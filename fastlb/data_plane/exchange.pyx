@@ -27,14 +27,14 @@ from fastlb.data_plane.route_table cimport find_route
 from fastlb.data_plane.snapshot cimport drop_snapshot
 from fastlb.data_plane.system cimport likely, memset, unlikely
 from fastlb.data_plane.target cimport normalise_path
-from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE, HEAD_CLOSE, HEAD_EXPECT_CONTINUE,
-                                      HEAD_KEEP_ALIVE, HEAD_PATH_IS_RAW, HEAD_UPGRADE, HEADER_UPGRADE, IO_ERROR, IO_READABLE, MAX_TRIED,
-                                      METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_PUT, METHOD_TRACE, NO_INDEX, NO_PIPE,
-                                      RELAY_DONE, RELAY_NO_MEMORY, RELAY_OFF, RELAY_RUNNING, RELAY_SINK_FAILED, RELAY_SOURCE_FAILED,
+from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE, HEAD_CLOSE, HEAD_KEEP_ALIVE,
+                                      HEAD_PATH_IS_RAW, HEAD_UPGRADE, HEADER_UPGRADE, IO_ERROR, IO_READABLE, MAX_TRIED, METHOD_DELETE,
+                                      METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_PUT, METHOD_TRACE, NO_INDEX, NO_PIPE, RELAY_DONE,
+                                      RELAY_NO_MEMORY, RELAY_OFF, RELAY_RUNNING, RELAY_SINK_FAILED, RELAY_SOURCE_FAILED,
                                       RELAY_SOURCE_INVALID, RELAY_TOO_LARGE, STATE_EXCHANGE, WAIT_BETWEEN_BYTES, WAIT_BODY, WAIT_EXCHANGE,
-                                      WAIT_FIRST_BYTE, WAIT_TUNNEL, WAIT_UNSET, WAIT_WRITE, X_BODY_DONE, X_EXPECT, X_FRESH, X_HEAD_SENT,
-                                      X_HTTP_1_0, X_IDEMPOTENT, X_IS_HEAD, X_KEEP_ALIVE, X_REPLAYABLE, X_RESEND, X_REUSABLE, X_TUNNEL,
-                                      X_UPGRADE, Attempt, Connection, Engine, Exchange, Head, ImagePool, Relay, Snapshot)
+                                      WAIT_FIRST_BYTE, WAIT_TUNNEL, WAIT_UNSET, WAIT_WRITE, X_BODY_DONE, X_FRESH, X_HEAD_SENT, X_HTTP_1_0,
+                                      X_IDEMPOTENT, X_IS_HEAD, X_KEEP_ALIVE, X_REPLAYABLE, X_RESEND, X_REUSABLE, X_TUNNEL, X_UPGRADE,
+                                      Attempt, Connection, Engine, Exchange, Head, ImagePool, Relay, Snapshot)
 
 cdef enum:                          # which way bytes have moved since a deadline was last set
     UP_TAKEN = 1                    # the client sent some of its body
@@ -169,8 +169,6 @@ cdef void begin_exchange(Engine* engine, Exchange* exchange, Head* head) noexcep
         flags |= X_UPGRADE
     if head.framing == FRAME_NONE:
         flags |= X_BODY_DONE
-    elif head.flags & HEAD_EXPECT_CONTINUE:
-        flags |= X_EXPECT
     exchange.flags = flags
     if unlikely(limit != 0 and head.framing == FRAME_LENGTH and <uint64_t>head.content_length > limit):
         refuse(engine, exchange, FAILURE_BODY_TOO_LARGE)
@@ -314,8 +312,10 @@ cdef void take_response_head(Engine* engine, Exchange* exchange, Head* head, cha
         exchange.flags |= X_REUSABLE
     if engine.draining or client.close_after_idle or client.listener.removed:
         exchange.flags &= ~<uint32_t>X_KEEP_ALIVE
-    if exchange.flags & X_EXPECT and exchange.up.moved == 0 and not exchange.flags & X_BODY_DONE:
-        exchange.flags &= ~<uint32_t>X_KEEP_ALIVE       # refused before the body was sent: it may or may not still come
+    if unlikely(not exchange.flags & X_BODY_DONE):
+        # Answered before the request was complete. Its rest may come, be long, or (after Expect) never come: the connection ends
+        # with this exchange, and the answer says so.
+        exchange.flags &= ~<uint32_t>X_KEEP_ALIVE
     exchange.status = head.status
     sent = client.codec.send_head(engine, exchange, head, body, body_size)
     if unlikely(not sent):

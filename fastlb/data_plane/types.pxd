@@ -151,7 +151,6 @@ ctypedef enum ExchangeFlags:
     X_REPLAYABLE = 128              # everything sent of the request can be sent again
     X_BODY_DONE = 256               # request body wholly relayed (or none)
     X_RESEND = 512                  # an earlier attempt was sent something: the next one gets it again
-    X_EXPECT = 1024                 # the client waits for 100 (Continue)
     X_FRESH = 2048                  # a pooled connection turned out stale: the next attempt opens its own
     X_REUSABLE = 4096               # the backend's connection may serve another exchange after this response
     X_CLOSE_DELIMITED = 8192        # the client sees the end of the body by our closing: a cut must be a reset

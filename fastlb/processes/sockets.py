@@ -143,6 +143,16 @@ def _listen(bound: socket.socket, backlog: int, defer_accept: bool) -> None:
     bound.listen(backlog)
 
 
+def end_deferring(sockets: Iterable[socket.socket]) -> bool:
+    """Has the kernel show every connection as soon as it stands. Whether there may be some that it still holds back: closing the socket
+    would reset them, so wait before you do.
+    """
+    deferring = [one for one in sockets if one.family != socket.AF_UNIX and one.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT)]
+    for one in deferring:
+        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 0)
+    return bool(deferring)
+
+
 def _bind_unix(address: BindAddress, backlog: int) -> BoundAddress:
     path = Path(address.unix_path)
     _remove_stale(path)

@@ -26,7 +26,7 @@ from fastlb.control_plane.config.schema import Config
 from fastlb.control_plane.names import Names
 from fastlb.control_plane.snapshot import build_image
 from fastlb.processes.control_socket import ControlSocket
-from fastlb.processes.sockets import BoundAddress, bind_listeners
+from fastlb.processes.sockets import BoundAddress, bind_listeners, end_deferring
 
 # Descriptors that are neither clients nor backends: listeners, pipes for splice, control, logs.
 RESERVED_DESCRIPTORS = 200
@@ -34,6 +34,9 @@ RESERVED_DESCRIPTORS = 200
 MAX_DEFAULT_CONNECTIONS = 1 << 20
 # How long a snapshot waits for names that are new; most answers take a few milliseconds.
 FIRST_NAMES_SECONDS = 1.0
+# How long clients that have connected and not yet spoken may still be held back by the kernel (TCP_DEFER_ACCEPT): until it has sent its
+# answer to their SYN again, after one second.
+DEFERRED_SECONDS = 1.1
 # How often a drain looks whether the last connection is gone.
 DRAIN_POLL_SECONDS = 0.02
 
@@ -173,9 +176,11 @@ class Worker:
     async def _drain(self) -> None:
         async with self._applying:
             settings = self._config.settings
+            deadline = self._loop.time() + settings.drain_timeout_ms / 1000
+            if end_deferring(one for _, bound in self._bound for one in bound.sockets):
+                await asyncio.sleep(min(DEFERRED_SECONDS, settings.drain_timeout_ms / 1000))
             self._engine.drain(settings.drain_idle_grace_ms)
             self._close_listeners()
-        deadline = self._loop.time() + settings.drain_timeout_ms / 1000
         report(f"draining, at most {format_duration(settings.drain_timeout_ms)}; connections left: {self._engine.connections()}")
         while self._engine.connections() and self._loop.time() < deadline:
             await asyncio.sleep(DRAIN_POLL_SECONDS)

@@ -1,7 +1,10 @@
 """Data and FIN in one event: what came before the end is used, and the end is not forgotten."""
 
+import socket
+
 import pytest
 
+from tests.support.backend import ScriptedBackend, listen
 from tests.support.message import chunked, request, response
 from tests.support.waiting import DEADLINE_SECONDS
 
@@ -104,3 +107,32 @@ def test_request_and_reset_of_the_client_leave_nothing_behind(fastlb, backend):
     client.reset()
     lb.thaw()
     lb.wait_for(lambda counters: counters["clients_opened"] == counters["clients_closed"] == 1, "the client is gone")
+
+
+@pytest.mark.parametrize(
+    ("does", "reasons"),
+    [
+        (lambda peer: peer.half_close(), {"backend:closed"}),
+        (lambda peer: peer.close(), {"backend:closed", "backend:reset"}),
+        (lambda peer: peer.reset(), {"backend:connect_failed", "backend:reset"}),
+        (lambda peer: (peer.send(b"SSH-2.0-OpenSSH_9.2\r\n"), peer.half_close()), {"backend:bad_response"}),
+        (lambda peer: peer.send(b"SSH-2.0-OpenSSH_9.2\r\n"), {"backend:bad_response"}),
+    ],
+    ids=["ends", "closes", "resets", "speaks and ends", "speaks"],
+)
+def test_connection_that_stands_and_ends_in_the_same_moment(fastlb, keep, does, reasons):
+    """The backend's queue is full, so that fastlb's connection waits; when it is let in, fastlb stands still and sees all at once."""
+    backend = keep(ScriptedBackend(listen(backlog=0)))
+    filler = socket.create_connection(backend.socket.getsockname())
+    lb = fastlb([backend], pool={"timeouts": {"connect": "60s"}})
+    client = lb.connect()
+    client.send(request())
+    lb.wait_for_counter("backend_connections_opened")
+    lb.freeze()
+    backend.accept()  # the filler; the kernel tries the other one again after a second
+    does(backend.accept())
+    lb.thaw()
+    answer = client.read_response()
+    assert answer.status == 502
+    assert answer.reason in reasons
+    filler.close()

@@ -1,6 +1,6 @@
 """fastlb/data_plane/snapshot.pyx: whatever bytes of an image are changed, it is refused, or everything that reads it stays inside.
 
-Reads outside show under the sanitizers (./dev sanitize), and in part as a crash without them.
+The probe's Plane reads a copy of the image that ends at an unmapped page; writes outside show under the sanitizers.
 """
 
 import ipaddress
@@ -35,6 +35,7 @@ def make_image() -> bytes:
 
 
 IMAGE = make_image()
+assert len(IMAGE) % 8 == 0, "add a byte to a name: only then does the copy end exactly at the unmapped page"
 
 
 def use(plane: Plane) -> None:

@@ -45,8 +45,8 @@ from fastlb.data_plane.types cimport (ALGORITHM_ROUND_ROBIN, ALGORITHM_WEIGHTED_
                                       METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_OTHER, METHOD_POST, METHOD_PUT,
                                       METHOD_TRACE, NO_BACKEND, NO_INDEX, NO_PIPE, X_HEAD_SENT, X_HTTP_1_0, X_IDEMPOTENT, X_IS_HEAD,
                                       X_REPLAYABLE, Attempt, Backend, BackendTable, Buffer, BufferPool, ChunkDecoder, Connection,
-                                      ConnectionTable, Engine, Exchange, Head, HeaderField, HeadLimits, ImageHeader, PipePool, PoolBackend,
-                                      Snapshot, Timer, TimerWheel)
+                                      ConnectionTable, Engine, Exchange, Head, HeaderField, HeadLimits, ImageHeader, ImagePool, PipePool,
+                                      PoolBackend, Snapshot, Timer, TimerWheel)
 from fastlb.data_plane.types cimport Pool as PoolStruct
 from fastlb.data_plane.writer cimport Writer, put, put_number
 
@@ -797,8 +797,14 @@ def host_hash(bytes name):
 
 
 cdef class Plane:
-    """An engine that runs a snapshot (a descriptor from SnapshotWriter.finish) without any socket. ValueError: damaged image."""
-    cdef Engine* engine
+    """An engine that runs a snapshot (a descriptor from SnapshotWriter.finish) without any socket. ValueError: damaged image.
+
+    It reads a copy of the image that ends at an unmapped page, or up to 7 bytes before it where the size is no multiple of 8.
+    """
+    cdef:
+        Engine* engine
+        const char* mapping             # what load_snapshot mapped and drop_snapshot unmaps
+        GuardedMemory copy
 
     def __cinit__(self, int image_fd):
         cdef int error = 0
@@ -815,12 +821,30 @@ cdef class Plane:
             if error:
                 raise OSError(error, os.strerror(error))
             raise ValueError("a damaged image")
+        size = self.engine.snapshot.image_size
+        self.copy = GuardedMemory(size)
+        self.mapping = self.engine.snapshot.image
+        self.read_from(self.copy.room((size + 7) // 8 * 8))
+
+    cdef int read_from(self, char* image) except -1:
+        cdef:
+            Snapshot* snapshot = self.engine.snapshot
+            uint32_t i
+        memcpy(image, self.mapping, snapshot.image_size)
+        for i in range(snapshot.n_pools):
+            snapshot.pools[i].image = <const ImagePool*>(image + (<const char*>snapshot.pools[i].image - self.mapping))
+        snapshot.image = image
+        snapshot.header = <const ImageHeader*>image
+        return 0
 
     def __dealloc__(self):
         self.close()
 
     cpdef close(self):
         if self.engine != NULL:
+            if self.mapping != NULL:
+                self.engine.snapshot.image = self.mapping
+                self.engine.snapshot.header = <const ImageHeader*>self.mapping
             engine_close(self.engine)
             free(self.engine)
             self.engine = NULL

@@ -200,6 +200,7 @@ class InstantProtocol(asyncio.Protocol):
     def __init__(self, backend: InstantBackend) -> None:
         self.backend = backend
         self.unread = b""
+        self.head = b""  # of the request whose body is being skipped
         self.skip = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -212,23 +213,30 @@ class InstantProtocol(asyncio.Protocol):
         self.backend._transports.discard(self.transport)
 
     def data_received(self, data: bytes) -> None:
-        backend = self.backend
-        if self.skip:
-            skipped = min(self.skip, len(data))
-            self.skip -= skipped
-            data = data[skipped:]
         self.unread += data
-        while (end := self.unread.find(b"\r\n\r\n")) >= 0:
-            head, self.unread = self.unread[: end + 4], self.unread[end + 4 :]
-            length = LENGTH.search(head)
-            if length:
-                skipped = min(int(length[1]), len(self.unread))
-                self.skip = int(length[1]) - skipped
+        while True:
+            if self.skip:
+                skipped = min(self.skip, len(self.unread))
+                self.skip -= skipped
                 self.unread = self.unread[skipped:]
-            backend.n_requests += 1
-            backend.heads.append(head)
-            answer = backend.answer if isinstance(backend.answer, bytes) else backend.answer(parse_head(head))
-            if backend.held is not None:
-                backend.held.append(lambda answer=answer: self.transport.write(answer))  # type: ignore[misc]
-            else:
-                self.transport.write(answer)
+                if self.skip:
+                    return
+            if self.head:
+                self.answer(self.head)
+                self.head = b""
+            end = self.unread.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            self.head, self.unread = self.unread[: end + 4], self.unread[end + 4 :]
+            length = LENGTH.search(self.head)
+            self.skip = int(length[1]) if length else 0
+
+    def answer(self, head: bytes) -> None:
+        backend = self.backend
+        backend.n_requests += 1
+        backend.heads.append(head)
+        answer = backend.answer if isinstance(backend.answer, bytes) else backend.answer(parse_head(head))
+        if backend.held is not None:
+            backend.held.append(lambda: self.transport.write(answer))
+        else:
+            self.transport.write(answer)
