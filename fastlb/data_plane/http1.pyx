@@ -383,6 +383,8 @@ cdef void backend_ready(Engine* engine, Connection* connection) noexcept nogil:
                 fail_attempt(engine, exchange, connect_failure(error))
             else:
                 connected(engine, exchange)
+                if connection.state == STATE_EXCHANGE and connection.io & IO_READABLE:
+                    list_ready(engine, connection)      # its end, or an answer before the question, came in the same event
 
 
 cdef bint read_response(Engine* engine, Connection* connection, Exchange* exchange) noexcept nogil:

@@ -190,7 +190,7 @@ def test_body_of_a_get_is_a_body_and_no_request(stage):
 def test_answer_of_one_client_never_reaches_another(stage):
     """The classic outcome of smuggling: an answer too many on a connection that others use."""
     victim, attacker = stage.lb.connect(), stage.lb.connect()
-    attacker.send(request("/", "Content-Length: %d" % len(SMUGGLED), method="POST") + SMUGGLED)
+    attacker.send(request("/", f"Content-Length: {len(SMUGGLED)}", method="POST") + SMUGGLED)
     connection = stage.backend.accept()
     assert connection.read_request().body == SMUGGLED
     connection.send(response(b"for the attacker") + response(b"too many"))

@@ -15,7 +15,10 @@ CONVERSATION = [
     request("/1", method="POST", body=BODIES[1]),
     request("/2"),
 ]
-SHORT = {"pool": {"timeouts": {"first_byte": "100ms", "between_bytes": "100ms", "connect": "1s"}}, "listener": {"timeouts": {"head": "100ms", "body": "100ms", "idle": "100ms"}}}
+SHORT = {
+    "pool": {"timeouts": {"first_byte": "100ms", "between_bytes": "100ms", "connect": "1s"}},
+    "listener": {"timeouts": {"head": "100ms", "body": "100ms", "idle": "100ms"}},
+}
 ACTIONS = ["reset", "close", "half_close"]
 
 

@@ -34,7 +34,9 @@ async def upload(received: Request) -> Response:
 
 async def form(received: Request) -> Response:
     async with received.form() as fields:
-        return JSONResponse({name: value if isinstance(value, str) else (value.filename, len(await value.read())) for name, value in fields.items()})
+        return JSONResponse(
+            {name: value if isinstance(value, str) else (value.filename, len(await value.read())) for name, value in fields.items()}
+        )
 
 
 async def stream(_: Request) -> Response:
@@ -96,12 +98,14 @@ def starlette(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     posts = {"/upload": upload, "/form": form, "/refuse": refuse}
     routes = [Route(path, end) for path, end in ends.items()] + [Route(path, end, methods=["POST", "PUT"]) for path, end in posts.items()]
     application = Starlette(routes=[*routes, WebSocketRoute("/echo", echo)])
-    server = uvicorn.Server(uvicorn.Config(application, log_level="critical", http="h11", ws="websockets", lifespan="off", timeout_graceful_shutdown=1))
+    server = uvicorn.Server(
+        uvicorn.Config(application, log_level="critical", http="h11", ws="auto", lifespan="off", timeout_graceful_shutdown=1)
+    )
     listening = listen()
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     wait_until(lambda: server.started, "uvicorn is ready")
-    yield "127.0.0.1:%d" % listening.getsockname()[1]
+    yield f"127.0.0.1:{listening.getsockname()[1]}"
     server.should_exit = True
     thread.join()
 

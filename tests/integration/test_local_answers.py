@@ -1,4 +1,5 @@
-"""Answers that fastlb makes itself: status, reason id in a header and in the counters, a sentence, and a connection that lives on where it can."""
+"""Answers that fastlb makes itself: status, reason id in a header and in the counters, a sentence, and a connection
+that lives on where it can."""
 
 import pytest
 

@@ -76,7 +76,9 @@ def test_request_of_this_size(fastlb, backend, coding, size, end):
 
 
 @pytest.mark.parametrize("size", AROUND)
-@pytest.mark.parametrize(("framing", "end"), [("length", False), ("length", True), ("chunked", False), ("chunked", True), ("until close", True)])
+@pytest.mark.parametrize(
+    ("framing", "end"), [("length", False), ("length", True), ("chunked", False), ("chunked", True), ("until close", True)]
+)
 def test_response_of_this_size(fastlb, backend, framing, size, end):
     lb = fastlb([backend])
     client = lb.connect()

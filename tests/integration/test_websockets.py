@@ -28,7 +28,7 @@ def echo():
     with serve(handle, sock=listen(), max_size=None) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield "127.0.0.1:%d" % server.socket.getsockname()[1]
+        yield f"127.0.0.1:{server.socket.getsockname()[1]}"
         server.shutdown()
         thread.join()
 

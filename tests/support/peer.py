@@ -1,4 +1,5 @@
-"""One end of a connection with fastlb: a client's, or that of a backend. Sends exact bytes and reads strictly; everything blocks, with a deadline."""
+"""One end of a connection with fastlb: a client's, or that of a backend. Sends exact bytes and reads strictly;
+everything blocks, with a deadline."""
 
 import contextlib
 import socket

@@ -1,7 +1,6 @@
 """A real `fastlb serve` process: started on free ports, asked over its control socket, and checked for leaks when it ends."""
 
 import json
-import os
 import queue
 import re
 import resource
@@ -216,9 +215,9 @@ class Fastlb:
     def count_sockets(self) -> int:
         directory = f"/proc/{self.pid}/fd"
         count = 0
-        for name in os.listdir(directory):
+        for entry in Path(directory).iterdir():
             try:
-                count += os.readlink(f"{directory}/{name}").startswith("socket:")
+                count += str(entry.readlink()).startswith("socket:")
             except FileNotFoundError:
                 pass  # the listing's own
         return count

@@ -1,108 +1,20 @@
-"""fastlb/data_plane/engine.pyx through fastlb._core.Engine, in this process: the test pumps, so that every step is its own."""
+"""fastlb/data_plane/engine.pyx through fastlb._core.Engine, in this process."""
 
-import contextlib
 import os
 import select
-import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from fastlb import _core
 from tests.support.images import Writer
-
-RESPONSE = b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 2\r\n\r\nok"
-REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
-
-
-class World:
-    """An engine with whatever sockets a test opens around it; everything is closed at the end."""
-
-    def __init__(self) -> None:
-        self.engine = _core.Engine(max_connections=100, pipes=4)
-        self.stack = contextlib.ExitStack()
-        self.generation = 0
-        self.backend = self.listen()
-
-    def listen(self) -> socket.socket:
-        listening = self.stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        listening.setblocking(False)
-        return listening
-
-    def apply(self, *listeners: socket.socket, **pool: int) -> list[int]:
-        """A snapshot with these listeners before the one backend."""
-        self.generation += 1
-        writer = Writer(self.generation)
-        for _ in listeners:
-            writer.add_bind(writer.listener())
-        number = writer.pool(**pool)
-        writer.backend(number, self.backend.getsockname()[1])
-        writer.add_route(host="", path_prefix="/", pool=number)
-        return self.apply_image(writer.image(), *listeners)
-
-    def apply_image(self, image: bytes, *listeners: socket.socket) -> list[int]:
-        fd = _core.seal(image)
-        try:
-            return self.engine.apply(fd, [listening.fileno() for listening in listeners])
-        finally:
-            os.close(fd)
-
-    def connect(self, listening: socket.socket) -> socket.socket:
-        client = self.stack.enter_context(socket.create_connection(listening.getsockname()))
-        client.setblocking(False)
-        return client
-
-    def pump_until(self, done: Callable[[], object], budget: int = 0) -> None:
-        """Waits on the engine's descriptor as the outer loop does, and pumps."""
-        deadline = time.monotonic() + 20
-        while not done():
-            assert time.monotonic() < deadline, "the engine went to sleep although something was left to do"
-            if select.select([self.engine.fileno()], [], [], 0.05)[0]:
-                self.engine.pump(budget)
-
-    def read(self, peer: socket.socket, budget: int = 0) -> bytes:
-        """What comes next on this socket; b"" at its end."""
-        received: list[bytes] = []
-
-        def look() -> bool:
-            with contextlib.suppress(BlockingIOError):
-                received.append(peer.recv(65536))
-            return bool(received)
-
-        self.pump_until(look, budget)
-        return received[0]
-
-    def accept(self) -> socket.socket:
-        accepted: list[socket.socket] = []
-
-        def look() -> bool:
-            with contextlib.suppress(BlockingIOError):
-                accepted.append(self.stack.enter_context(self.backend.accept()[0]))
-            return bool(accepted)
-
-        self.pump_until(look)
-        accepted[0].setblocking(False)
-        return accepted[0]
-
-    def exchange(self, client: socket.socket, peer: socket.socket | None = None) -> tuple[bytes, socket.socket]:
-        """One request with its response; over an idle backend connection where `peer` is given."""
-        client.send(REQUEST)
-        peer = peer or self.accept()
-        assert self.read(peer).startswith(b"GET / HTTP/1.1\r\n")
-        peer.send(RESPONSE)
-        return self.read(client), peer
-
-    def counters(self) -> dict[str, int]:
-        return self.engine.counters()
+from tests.support.world import REQUEST, RESPONSE, World
 
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    made = World()
-    with made.stack:
+    with World() as made:
         yield made
-        made.engine.close()
 
 
 # ---------------------------------------------------------------------------------------------------------- snapshots
@@ -292,8 +204,7 @@ def test_idle_client_may_send_one_more_request_within_the_grace(world: World) ->
 
 def test_close_in_the_middle_of_everything_gives_all_descriptors_back() -> None:
     before = len(list(os.scandir("/proc/self/fd")))
-    world = World()
-    with world.stack:
+    with World() as world:
         web = world.listen()
         world.apply(web)
         world.exchange(world.connect(web))  # idle on both sides
@@ -303,7 +214,6 @@ def test_close_in_the_middle_of_everything_gives_all_descriptors_back() -> None:
         half = world.connect(web)
         half.send(b"GET / HT")
         world.pump_until(lambda: world.engine.connections() == 3)
-        world.engine.close()
     assert len(list(os.scandir("/proc/self/fd"))) == before
 
 
