@@ -15,9 +15,9 @@ from fastlb.data_plane.idle_cache cimport cache_take
 from fastlb.data_plane.select.dispatch cimport pick
 from fastlb.data_plane.system cimport ECONNREFUSED, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, ETIMEDOUT, close, memset, unlikely
 from fastlb.data_plane.transport cimport start_connect, still_open, watch
-from fastlb.data_plane.types cimport (ATTEMPT_CONNECTING, IO_WRITABLE, KIND_BACKEND, NO_BACKEND, STATE_CONNECTING, STATE_EXCHANGE,
-                                      WAIT_CONNECT, WAIT_UNSET, X_FRESH, X_IDEMPOTENT, Attempt, Backend, Connection, Engine, Exchange,
-                                      PoolBackend)
+from fastlb.data_plane.types cimport (ATTEMPT_CONNECTING, IO_READABLE, IO_WRITABLE, KIND_BACKEND, NO_BACKEND, STATE_CONNECTING,
+                                      STATE_EXCHANGE, WAIT_CONNECT, WAIT_UNSET, X_FRESH, X_IDEMPOTENT, Attempt, Backend, Connection, Engine,
+                                      Exchange, PoolBackend)
 
 cdef extern from "<errno.h>" nogil:
     int ENOENT
@@ -65,15 +65,19 @@ cdef uint32_t none_left(const Exchange* exchange) noexcept nogil:
 
 
 cdef Connection* take_idle(Engine* engine, Exchange* exchange, Backend* backend) noexcept nogil:
-    # A pooled connection, or NULL. Before a request that could not be sent twice it is asked whether it still stands; for the
-    # others the replay covers that race, without the system call.
+    # A pooled connection, or NULL. It is asked whether it still stands, and is silent, before a request that could not be sent
+    # twice, and where it may hold bytes that nobody has read (IO_READABLE): those would answer this request. For the others the
+    # replay covers the race, without the system call.
     cdef Connection* connection
     while True:
         connection = cache_take(&backend.idle)
         if connection == NULL:
             return NULL
         connection.state = STATE_EXCHANGE
-        if exchange.flags & X_IDEMPOTENT or still_open(connection):
+        if exchange.flags & X_IDEMPOTENT and not connection.io & IO_READABLE:
+            return connection
+        if still_open(connection):
+            connection.io &= ~<uint32_t>IO_READABLE
             return connection
         close_connection(engine, connection, False)
 

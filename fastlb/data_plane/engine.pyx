@@ -31,6 +31,9 @@ from fastlb.data_plane.types cimport (ACCEPT_RETRY_MS, ACCEPTS_PER_EVENT, DEFAUL
                                       Engine, Exchange, ImageBackend, ImageListener, ImagePool, Listener, Snapshot, Timer)
 
 cdef enum:
+    QUEUE_MORE = 0
+    QUEUE_EMPTY = 1
+    QUEUE_STOPPED = 2
     PUMP_MS = 10                    # a pump returns to the outer loop after this long, whatever its budget
     NOT_A_CONNECTION = -1           # epoll data of timerfd and eventfd: waking up is all they are for
 
@@ -170,8 +173,8 @@ cdef void resume_accepting(Engine* engine) noexcept nogil:
         listener = listener.next
 
 
-cdef bint accept_some(Engine* engine, Listener* listener, uint32_t most) noexcept nogil:
-    # Accepts up to `most` clients. True: the queue is empty.
+cdef int accept_some(Engine* engine, Listener* listener, uint32_t most) noexcept nogil:
+    # Accepts up to `most` clients. QUEUE_EMPTY, QUEUE_STOPPED (accepting is paused now), or QUEUE_MORE.
     cdef:
         uint32_t _i
         int result
@@ -179,18 +182,18 @@ cdef bint accept_some(Engine* engine, Listener* listener, uint32_t most) noexcep
     for _i in range(most):
         if engine.n_clients >= engine.max_clients:
             pause_accepting(engine)
-            return False
+            return QUEUE_STOPPED
         result = accept_client(engine, listener.connection, &client)
         if result == IO_AGAIN:
-            return True
+            return QUEUE_EMPTY
         if result != 0:
             pause_accepting(engine)
-            return False
+            return QUEUE_STOPPED
         adopt_client(engine, client, listener)
         if not watch(engine, client):
             engine.counters.accept_refused += 1
             close_connection(engine, client, True)
-    return False
+    return QUEUE_MORE
 
 
 cdef void forget_listener(Engine* engine, Listener* listener) noexcept nogil:
@@ -210,7 +213,8 @@ cdef void forget_listener(Engine* engine, Listener* listener) noexcept nogil:
 cdef int remove_listener(Engine* engine, Listener* listener) noexcept nogil:
     # Takes in what waits in the accept queue (closing the socket would reset it), then forgets the listener. Its descriptor.
     cdef int fd = listener.fd
-    while not engine.accept_paused and not accept_some(engine, listener, ACCEPTS_PER_EVENT):
+    # Tried during a pause too: its cause may be gone.
+    while accept_some(engine, listener, ACCEPTS_PER_EVENT) == QUEUE_MORE:
         pass
     forget_listener(engine, listener)
     return fd
@@ -242,7 +246,9 @@ cdef Listener* add_listener(Engine* engine, int fd) noexcept nogil:
     listener.references = 1
     listener.next = engine.listeners
     engine.listeners = listener
-    if not engine.accept_paused and not watch_listener(engine, connection):
+    if engine.accept_paused:
+        set_deadline(engine, connection, engine.accept_resume_ms)
+    elif not watch_listener(engine, connection):
         forget_listener(engine, listener)
         return NULL
     return listener

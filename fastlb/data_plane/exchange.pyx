@@ -27,14 +27,14 @@ from fastlb.data_plane.route_table cimport find_route
 from fastlb.data_plane.snapshot cimport drop_snapshot
 from fastlb.data_plane.system cimport likely, memset, unlikely
 from fastlb.data_plane.target cimport normalise_path
-from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE, HEAD_CLOSE, HEAD_KEEP_ALIVE,
-                                      HEAD_PATH_IS_RAW, HEAD_UPGRADE, HEADER_UPGRADE, IO_ERROR, IO_READABLE, MAX_TRIED, METHOD_DELETE,
-                                      METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_PUT, METHOD_TRACE, NO_INDEX, NO_PIPE, RELAY_DONE,
-                                      RELAY_NO_MEMORY, RELAY_OFF, RELAY_RUNNING, RELAY_SINK_FAILED, RELAY_SOURCE_FAILED,
+from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE, HEAD_CLOSE, HEAD_EXPECT_CONTINUE,
+                                      HEAD_KEEP_ALIVE, HEAD_PATH_IS_RAW, HEAD_UPGRADE, HEADER_UPGRADE, IO_ERROR, IO_READABLE, MAX_TRIED,
+                                      METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_PUT, METHOD_TRACE, NO_INDEX, NO_PIPE,
+                                      RELAY_DONE, RELAY_NO_MEMORY, RELAY_OFF, RELAY_RUNNING, RELAY_SINK_FAILED, RELAY_SOURCE_FAILED,
                                       RELAY_SOURCE_INVALID, RELAY_TOO_LARGE, STATE_EXCHANGE, WAIT_BETWEEN_BYTES, WAIT_BODY, WAIT_EXCHANGE,
-                                      WAIT_FIRST_BYTE, WAIT_TUNNEL, WAIT_UNSET, WAIT_WRITE, X_BODY_DONE, X_FRESH, X_HEAD_SENT, X_HTTP_1_0,
-                                      X_IDEMPOTENT, X_IS_HEAD, X_KEEP_ALIVE, X_REPLAYABLE, X_RESEND, X_REUSABLE, X_TUNNEL, X_UPGRADE,
-                                      Attempt, Connection, Engine, Exchange, Head, ImagePool, Relay, Snapshot)
+                                      WAIT_FIRST_BYTE, WAIT_TUNNEL, WAIT_UNSET, WAIT_WRITE, X_BODY_DONE, X_EXPECT, X_FRESH, X_HEAD_SENT,
+                                      X_HTTP_1_0, X_IDEMPOTENT, X_IS_HEAD, X_KEEP_ALIVE, X_REPLAYABLE, X_RESEND, X_REUSABLE, X_TUNNEL,
+                                      X_UPGRADE, Attempt, Connection, Engine, Exchange, Head, ImagePool, Relay, Snapshot)
 
 cdef enum:                          # which way bytes have moved since a deadline was last set
     UP_TAKEN = 1                    # the client sent some of its body
@@ -169,6 +169,8 @@ cdef void begin_exchange(Engine* engine, Exchange* exchange, Head* head) noexcep
         flags |= X_UPGRADE
     if head.framing == FRAME_NONE:
         flags |= X_BODY_DONE
+    elif head.flags & HEAD_EXPECT_CONTINUE:
+        flags |= X_EXPECT
     exchange.flags = flags
     if unlikely(limit != 0 and head.framing == FRAME_LENGTH and <uint64_t>head.content_length > limit):
         refuse(engine, exchange, FAILURE_BODY_TOO_LARGE)
@@ -286,11 +288,12 @@ cdef void abandon(Engine* engine, Exchange* exchange, uint32_t failure) noexcept
 cdef void take_response_head(Engine* engine, Exchange* exchange, Head* head, char* body, uint32_t body_size) noexcept nogil:
     # The final response head has been parsed; `body`: what was received behind it. Interim heads do not come here.
     cdef:
+        Attempt* attempt = exchange.attempt
         Connection* client = exchange.client
         bint sent
     if unlikely(head.status == 101):
         # Only what was asked for, only when the request is complete (RFC 9110 section 7.8).
-        if (not exchange.flags & X_UPGRADE or not exchange.flags & X_BODY_DONE or not head.flags & HEAD_UPGRADE
+        if (not exchange.flags & X_UPGRADE or exchange.up.state != RELAY_DONE or not head.flags & HEAD_UPGRADE
                 or not (head.seen >> HEADER_UPGRADE) & 1):
             fail_attempt(engine, exchange, FAILURE_BAD_RESPONSE)
             return
@@ -324,6 +327,8 @@ cdef void take_response_head(Engine* engine, Exchange* exchange, Head* head, cha
     exchange.flags |= X_HEAD_SENT
     count_status(engine, head.status)
     drop_retry(engine, exchange)
+    if unlikely(exchange.up.state == RELAY_RUNNING):
+        list_ready(engine, attempt.connection)  # room to write may have come in the same event, and no other would tell
     settle(engine, exchange, MOVED_ALL)
 
 
@@ -394,8 +399,9 @@ cdef void settle(Engine* engine, Exchange* exchange, uint32_t moved) noexcept no
         return
     if likely(down.source_ended and down.state <= RELAY_DONE) and attempt != NULL:
         # The backend has said everything: it is free, however slowly the client reads.
-        reuse = exchange.flags & X_REUSABLE and exchange.flags & X_BODY_DONE and not down.source_extra
-        if not exchange.flags & X_BODY_DONE:
+        # Reused only when the whole request is with its socket: X_BODY_DONE says no more than that the client has sent it.
+        reuse = exchange.flags & X_REUSABLE and exchange.up.state == RELAY_DONE and not down.source_extra
+        if exchange.up.state != RELAY_DONE:
             relay_close(engine, &exchange.up)
         end_attempt(engine, exchange, reuse)
         down.source = NULL
@@ -452,6 +458,11 @@ cdef inline bint is_blocked(Engine* engine, const Relay* relay) noexcept nogil:
     return relay.pending != NULL or (relay.pipe != NO_PIPE and engine.pipes.pipes[relay.pipe].fill != 0)
 
 
+cdef inline bint awaits_continue(const Exchange* exchange) noexcept nogil:
+    # The client holds its body back until the backend says 100 (Continue): it is the backend that owes something.
+    return exchange.flags & X_EXPECT != 0 and exchange.up.moved == 0
+
+
 cdef void await_client(Engine* engine, Exchange* exchange, uint32_t moved) noexcept nogil:
     cdef:
         Connection* client = exchange.client
@@ -467,7 +478,7 @@ cdef void await_client(Engine* engine, Exchange* exchange, uint32_t moved) noexc
         kind = WAIT_WRITE
         counts = DOWN_SENT
         wait = client.listener.settings.write_timeout_ms
-    elif exchange.up.state == RELAY_RUNNING and not is_blocked(engine, &exchange.up):
+    elif exchange.up.state == RELAY_RUNNING and not is_blocked(engine, &exchange.up) and not awaits_continue(exchange):
         kind = WAIT_BODY
         counts = UP_TAKEN
         wait = client.listener.settings.body_timeout_ms
@@ -494,13 +505,13 @@ cdef void await_backend(Engine* engine, Exchange* exchange, uint32_t moved) noex
         counts = UP_SENT
         when = engine.now_ms + (exchange.between_bytes_timeout_ms if exchange.flags & X_HEAD_SENT else exchange.first_byte_timeout_ms)
     elif exchange.flags & X_HEAD_SENT:
-        if exchange.down.state == RELAY_RUNNING and not is_blocked(engine, &exchange.down):
+        if exchange.down.state == RELAY_RUNNING and not is_blocked(engine, &exchange.down) and exchange.up.state != RELAY_RUNNING:
             kind = WAIT_BETWEEN_BYTES
             counts = DOWN_TAKEN
             when = engine.now_ms + exchange.between_bytes_timeout_ms
         else:
-            kind = WAIT_EXCHANGE                # the client reads slowly
-    elif exchange.up.state == RELAY_RUNNING:
+            kind = WAIT_EXCHANGE                # the client reads slowly, or still sends
+    elif exchange.up.state == RELAY_RUNNING and not awaits_continue(exchange):
         kind = WAIT_EXCHANGE                    # the client still sends
     elif exchange.attempt.state == ATTEMPT_ANSWERED:
         kind = WAIT_BETWEEN_BYTES               # part of a head, or an interim one

@@ -129,9 +129,12 @@ cdef void apply_operations(Engine* engine, Exchange* exchange, const Head* head,
         bint received
         bint trusted = head.seen & header.operation_headers != 0 and is_trusted(engine, exchange)
     for _i in range(header.operations.count):
+        received = trusted and (head.seen >> operation.header_id) & 1
+        if operation.source == SOURCE_HOST and head.host_size == 0 and not received:
+            operation += 1                      # HTTP/1.0 without Host: nothing to say
+            continue
         put(out, exchange.snapshot.image + operation.name.offset, operation.name.size)
         put(out, b": ", 2)
-        received = trusted and (head.seen >> operation.header_id) & 1
         if received and operation.kind == OPERATION_APPEND:
             if put_received(head, operation.header_id, out, False):
                 put(out, b", ", 2)

@@ -25,9 +25,13 @@ from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, ATTEMPT_SENT, FIRST_READ
                                       FRAME_TUNNEL, FRAME_UNTIL_CLOSE, IO_AGAIN, IO_EOF, IO_ERROR, IO_READABLE, IO_WRITABLE, LINGER_BYTES,
                                       LINGER_MS, MAX_HEAD_BYTES, MAX_HEADERS, RELAY_RUNNING, RELAY_SINK_FAILED, STATE_CONNECTING,
                                       STATE_EXCHANGE, STATE_HEAD, STATE_IDLE, STATE_LINGER, WAIT_BETWEEN_BYTES, WAIT_BODY, WAIT_FIRST_BYTE,
-                                      WAIT_UNSET, WAIT_WRITE, X_BODY_DONE, X_CLOSE_DELIMITED, X_HEAD_SENT, X_HTTP_1_0, X_KEEP_ALIVE,
-                                      X_RESEND, X_REUSABLE, X_TUNNEL, Attempt, Buffer, Codec, Connection, Engine, Exchange, Head,
-                                      HeadLimits, ListenerSettings, Relay)
+                                      WAIT_UNSET, WAIT_WRITE, X_BODY_DONE, X_CLOSE_DELIMITED, X_EXPECT, X_HEAD_SENT, X_HTTP_1_0,
+                                      X_KEEP_ALIVE, X_RESEND, X_REUSABLE, X_TUNNEL, Attempt, Buffer, Codec, Connection, Engine, Exchange,
+                                      Head, HeadLimits, ListenerSettings, Relay)
+
+cdef enum:
+    MAX_EMPTY_BYTES = 16            # of empty lines in one read
+    READS_PER_TURN = 4              # of a response head; a flood of interim ones must not keep the others waiting
 
 # Response heads: as large as ours may be; a backend that sends more is at fault.
 cdef HeadLimits RESPONSE_LIMITS
@@ -102,8 +106,8 @@ cdef bint use_request_bytes(Engine* engine, Connection* client, char* data, uint
         Exchange* exchange
         uint32_t skipped = 0
         int result = HEAD_INCOMPLETE
-    while size - skipped >= 2 and data[skipped] == c"\r" and data[skipped + 1] == c"\n":
-        skipped += 2                            # empty lines before a request line (RFC 9112 section 2.2)
+    while size - skipped >= 2 and skipped < MAX_EMPTY_BYTES and data[skipped] == c"\r" and data[skipped + 1] == c"\n":
+        skipped += 2                            # empty lines before a request line (RFC 9112 section 2.2); more are refused
     if skipped:
         data += skipped
         size -= skipped
@@ -392,10 +396,14 @@ cdef bint read_response(Engine* engine, Connection* connection, Exchange* exchan
     cdef:
         Head* head = &engine.response
         char* data
-        uint32_t size
+        uint32_t size, n_reads = 0
         ssize_t n
         int result
     while connection.io & IO_READABLE:
+        if n_reads == READS_PER_TURN:
+            list_ready(engine, connection)
+            return True
+        n_reads += 1
         data = engine.read_buffer
         n = connection.transport.receive(engine, connection, data, FIRST_READ_BYTES)
         if unlikely(n <= 0):
@@ -416,6 +424,8 @@ cdef bint read_response(Engine* engine, Connection* connection, Exchange* exchan
             result = parse_response(head, data, size, &RESPONSE_LIMITS, exchange.method)
             if result <= 0 or head.status >= 200 or head.status == 101:
                 break
+            if head.status == 100:
+                exchange.flags &= ~<uint32_t>X_EXPECT
             exchange.client.codec.send_informational(engine, exchange, head)
             data += result
             size -= <uint32_t>result

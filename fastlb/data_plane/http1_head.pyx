@@ -37,6 +37,7 @@ cdef enum:
     # Never dropped because a Connection field names them: a client could otherwise make the backend see another message.
     NOT_LISTABLE = 1 << HEADER_HOST | 1 << HEADER_CONTENT_LENGTH | 1 << HEADER_TRANSFER_ENCODING | 1 << HEADER_EXPECT
     MAX_CONTENT_LENGTH_DIGITS = 18  # fits int64
+    MAX_CONNECTION_NAMES = 64       # fields named in Connection; real messages name one to three
 
 
 def _fill_classes() -> None:
@@ -227,11 +228,12 @@ cdef void drop_named(Head* head, const char* name, uint32_t size) noexcept nogil
             head.flags |= HEAD_DROP_LISTED
 
 
-cdef void read_connection(Head* head) noexcept nogil:
-    # All Connection fields: close, keep-alive, upgrade, and names of further hop-by-hop fields.
+cdef bint read_connection(Head* head) noexcept nogil:
+    # All Connection fields: close, keep-alive, upgrade, and names of further hop-by-hop fields. False: more names than any real
+    # message has, each of which costs a walk over all fields.
     cdef:
         uint32_t i = find_field(head, HEADER_CONNECTION, 0)
-        uint32_t at, start = 0, size = 0
+        uint32_t at, start = 0, size = 0, n_names = 0
         const char* value
     head.connection_field = i
     while i != NO_INDEX:
@@ -245,8 +247,12 @@ cdef void read_connection(Head* head) noexcept nogil:
             elif size == 7 and same_name(value + start, b"upgrade", 7):
                 head.flags |= HEAD_UPGRADE
             else:
+                n_names += 1
+                if n_names > MAX_CONNECTION_NAMES:
+                    return False
                 drop_named(head, value + start, size)
         i = find_field(head, HEADER_CONNECTION, i + 1)
+    return True
 
 
 cdef int read_content_length(Head* head) noexcept nogil:
@@ -508,8 +514,8 @@ cdef int parse_request(Head* head, const char* data, uint32_t size, const HeadLi
             head.host_size = head.fields[i].value_size
     elif head.version == 1:
         return -<int>FAILURE_BAD_HOST
-    if (head.seen >> HEADER_CONNECTION) & 1:
-        read_connection(head)
+    if (head.seen >> HEADER_CONNECTION) & 1 and not read_connection(head):
+        return -<int>FAILURE_BAD_HEADER
     if (head.seen >> HEADER_UPGRADE) & 1:
         head.upgrade_field = find_field(head, HEADER_UPGRADE, 0)
         # h2c would be a tunnel in which requests pass unseen; several Upgrade fields or HTTP/1.0 are no upgrade either.
@@ -581,8 +587,8 @@ cdef int parse_response(Head* head, const char* data, uint32_t size, const HeadL
         if result == HEAD_INCOMPLETE:
             return HEAD_INCOMPLETE if size < limits.max_bytes else -<int>FAILURE_RESPONSE_HEAD_TOO_LARGE
         return -<int>(FAILURE_RESPONSE_HEAD_TOO_LARGE if result == -<int>FAILURE_HEAD_TOO_LARGE else FAILURE_BAD_RESPONSE)
-    if (head.seen >> HEADER_CONNECTION) & 1:
-        read_connection(head)
+    if (head.seen >> HEADER_CONNECTION) & 1 and not read_connection(head):
+        return -<int>FAILURE_BAD_RESPONSE
     if (head.seen >> HEADER_UPGRADE) & 1:
         head.upgrade_field = find_field(head, HEADER_UPGRADE, 0)
     if (head.seen >> HEADER_CONTENT_LENGTH) & 1 and read_content_length(head) != 0:

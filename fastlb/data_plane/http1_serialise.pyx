@@ -5,10 +5,11 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from fastlb.data_plane.failure cimport failures, status_phrase
 from fastlb.data_plane.header_operations cimport apply_operations, copy_fields
-from fastlb.data_plane.system cimport gmtime_r, memcpy, strlen, time_t, tm, unlikely
-from fastlb.data_plane.types cimport (DATE_BYTES, FRAME_CHUNKED, HEAD_ABSOLUTE_TARGET, HEAD_UPGRADE, HEADER_CONTENT_LENGTH, HEADER_DATE,
-                                      HEADER_EXPECT, METHOD_OPTIONS, SMALL_BODY_BYTES, WRITE_BUFFER_BYTES, X_HTTP_1_0, X_IS_HEAD, Backend,
-                                      Engine, Exchange, Head, HeaderField, ImageHeader)
+from fastlb.data_plane.system cimport (AF_INET, AF_INET6, gmtime_r, htons, inet_ntop, memcpy, sockaddr, sockaddr_in, sockaddr_in6, strlen,
+                                       time_t, tm, unlikely)
+from fastlb.data_plane.types cimport (ADDRESS_TEXT_BYTES, DATE_BYTES, FRAME_CHUNKED, HEAD_ABSOLUTE_TARGET, HEAD_UPGRADE,
+                                      HEADER_CONTENT_LENGTH, HEADER_DATE, HEADER_EXPECT, METHOD_OPTIONS, SMALL_BODY_BYTES,
+                                      WRITE_BUFFER_BYTES, X_HTTP_1_0, X_IS_HEAD, Backend, Engine, Exchange, Head, HeaderField, ImageHeader)
 from fastlb.data_plane.writer cimport Writer, put, put_number
 
 cdef enum:
@@ -64,6 +65,26 @@ cdef void put_upgrade(const Head* head, Writer* out) noexcept nogil:
     put(out, b"\r\n", 2)
 
 
+cdef void put_authority(const Backend* backend, Writer* out) noexcept nogil:
+    # The backend's own address as a host: the only authority there is when the client named none.
+    cdef:
+        const sockaddr* address = <const sockaddr*>backend.address
+        const sockaddr_in* v4 = <const sockaddr_in*>backend.address
+        const sockaddr_in6* v6 = <const sockaddr_in6*>backend.address
+        char text[ADDRESS_TEXT_BYTES]
+    if address.sa_family == AF_INET and inet_ntop(AF_INET, &v4.sin_addr, text, ADDRESS_TEXT_BYTES) != NULL:
+        put(out, text, strlen(text))
+        put(out, b":", 1)
+        put_number(out, htons(v4.sin_port))
+    elif address.sa_family == AF_INET6 and inet_ntop(AF_INET6, &v6.sin6_addr, text, ADDRESS_TEXT_BYTES) != NULL:
+        put(out, b"[", 1)
+        put(out, text, strlen(text))
+        put(out, b"]:", 2)
+        put_number(out, htons(v6.sin6_port))
+    else:
+        put(out, b"localhost", 9)               # a unix socket
+
+
 cdef uint32_t write_request(Engine* engine, Exchange* exchange, const Head* head, const Backend* backend) noexcept nogil:
     # The request as this backend gets it: origin form, HTTP/1.1, hop-by-hop fields gone, the snapshot's header operations applied.
     cdef:
@@ -82,7 +103,7 @@ cdef uint32_t write_request(Engine* engine, Exchange* exchange, const Head* head
         put(&out, b"\r\n", 2)
     elif unlikely(head.host == 0):
         put(&out, b"Host: ", 6)                 # HTTP/1.0 may come without one; HTTP/1.1 may not go without
-        put(&out, backend.display, backend.display_size)
+        put_authority(backend, &out)
         put(&out, b"\r\n", 2)
     if unlikely(head.version == 0):
         except_ids |= <uint64_t>1 << HEADER_EXPECT      # means nothing in HTTP/1.0 (RFC 9110 section 10.1.1)

@@ -35,7 +35,9 @@ cdef void pipe_pool_close(PipePool* pool) noexcept nogil:
 
 cdef int32_t take_pipe(PipePool* pool) noexcept nogil:
     # Index of an empty pipe, or NO_PIPE: use the buffer path.
-    cdef Pipe* pipe
+    cdef:
+        Pipe* pipe
+        int size
     if pool.n_idle:
         pool.n_idle -= 1
         pool.taken += 1
@@ -43,8 +45,9 @@ cdef int32_t take_pipe(PipePool* pool) noexcept nogil:
     if pool.n_made == pool.capacity or pool.exhausted:
         return NO_PIPE
     pipe = &pool.pipes[pool.n_made]
-    if open_pipe(&pipe.read_fd, &pipe.write_fd) < 0:
-        pool.exhausted = True
+    size = open_pipe(&pipe.read_fd, &pipe.write_fd)
+    if size <= 0:
+        pool.exhausted = size == 0              # out of descriptors passes; the kernel's quota does not
         return NO_PIPE
     pipe.fill = 0
     pool.n_made += 1
@@ -60,9 +63,8 @@ cdef void return_pipe(PipePool* pool, int32_t pipe) noexcept nogil:
         close(entry.read_fd)
         close(entry.write_fd)
         entry.fill = 0
-        if open_pipe(&entry.read_fd, &entry.write_fd) < 0:
+        if open_pipe(&entry.read_fd, &entry.write_fd) <= 0:
             entry.read_fd = entry.write_fd = -1
-            pool.exhausted = True
             return                              # this index is never lent again
     pool.idle[pool.n_idle] = pipe
     pool.n_idle += 1

@@ -408,7 +408,7 @@ cdef void relay_run(Engine* engine, Relay* relay) noexcept nogil:
             return
         if relay.pipe != NO_PIPE:
             if turn >= RELAY_TURN_BYTES:
-                list_ready(engine, relay.source)
+                list_ready(engine, relay.sink if relay.source_ended else relay.source)
                 return
             if splice_turn(engine, relay, &turn):
                 finish_if_done(engine, relay)

@@ -236,7 +236,7 @@ cdef void close_descriptor(Connection* connection, bint reset) noexcept nogil:
 
 
 cdef int open_pipe(int* read_fd, int* write_fd) noexcept nogil:
-    # The pipe's size in bytes, or -1. What an unprivileged user gets past the kernel's quota is small and is refused here.
+    # The pipe's size in bytes; 0 = too small, which is what an unprivileged user gets past the kernel's quota; -1 = none now.
     cdef:
         int descriptors[2]
         int size
@@ -247,7 +247,7 @@ cdef int open_pipe(int* read_fd, int* write_fd) noexcept nogil:
     if size < <int>WRITEABLE_PIPE_MIN:
         close(descriptors[0])
         close(descriptors[1])
-        return -1
+        return 0
     read_fd[0] = descriptors[0]
     write_fd[0] = descriptors[1]
     return size

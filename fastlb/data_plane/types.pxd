@@ -146,6 +146,7 @@ ctypedef enum ExchangeFlags:
     X_HTTP_1_0 = 4                  # client speaks HTTP/1.0
     X_IS_HEAD = 8                   # method HEAD
     X_IDEMPOTENT = 16
+    X_EXPECT = 1024                 # the client waits for 100 (Continue), which has not come
     X_UPGRADE = 32                  # an upgrade was asked for and forwarded
     X_TUNNEL = 64                   # switched
     X_REPLAYABLE = 128              # everything sent of the request can be sent again

@@ -1,5 +1,6 @@
 """Out of descriptors or at the limit of clients: accepting pauses, what waits is served later, and what is open goes on."""
 
+from tests.support.configuration import configuration
 from tests.support.message import request, response
 from tests.support.process import Control, Fastlb
 
@@ -12,7 +13,7 @@ def take_every_descriptor(lb: Fastlb) -> list[Control]:
     try:
         while len(controls) < 2 * DESCRIPTORS:
             controls.append(Control(lb.directory / "control"))
-            controls[-1]._socket.settimeout(0.3)
+            controls[-1].patience(0.3)
             controls[-1].ask("counters")
     except (OSError, AssertionError):
         pass
@@ -83,3 +84,20 @@ def test_request_that_finds_no_descriptor_for_its_backend_is_a_503(fastlb, backe
     client.send(request("/again"))
     backend.answer(response(b"ok"))
     assert client.read_response().body == b"ok"
+
+
+def test_configuration_may_change_while_accepting_pauses(fastlb, instant):
+    backend = instant()
+    lb = fastlb([backend], settings={"max_connections": 2})
+    inside = [lb.connect() for _ in range(2)]
+    for client in inside:
+        assert client.ask(request()).status == 200
+    waiting = lb.connect()
+    waiting.send(request())
+    lb.wait_for_counter("accept_pauses")
+    lb.apply_ok(configuration([backend], listener={"bind": ["127.0.0.1:0", "[::1]:0"]}), new_sockets=1)
+    newcomer = lb.connect(1)
+    newcomer.send(request())
+    for client in inside:
+        client.close()
+    assert waiting.read_response().status == newcomer.read_response().status == 200

@@ -8,6 +8,7 @@ import pytest
 from tests.support.backend import ThreadedBackend
 from tests.support.message import chunked, request, response
 from tests.support.proxy import Fault, MisbehavingProxy
+from tests.support.waiting import DEADLINE_SECONDS
 
 BODIES = [b"first" * 40, b"second" * 40, b""]
 CONVERSATION = [
@@ -37,10 +38,12 @@ def serve(peer):
             peer.send(b"HTTP/1.1 103 Early Hints\r\n\r\n" + response(body))
 
 
-def converse(client):
+def converse(lb, seconds=DEADLINE_SECONDS):
     """Plays the conversation as far as it goes. Every whole answer is right, or one of ours with a reason."""
     done = 0
     try:
+        client = lb.connect()
+        client.socket.settimeout(seconds)
         for number, (data, body) in enumerate(zip(CONVERSATION, BODIES, strict=True)):
             answer = client.ask(data)
             if answer.status == 200:
@@ -50,7 +53,8 @@ def converse(client):
                 assert answer.reason, answer.head
     except (EOFError, OSError):
         pass
-    client.close()
+    for peer in lb.peers:
+        peer.close()
     return done
 
 
@@ -67,7 +71,7 @@ def test_backend_side_breaks_anywhere(fastlb, keep, action, direction):
     broken = 0
     for after in range(0, whole_length(), 13):
         proxy.break_next(Fault(action, direction, after))
-        done = converse(lb.connect())
+        done = converse(lb)
         if not proxy.happened.is_set():
             assert done == len(CONVERSATION)
             break
@@ -78,7 +82,7 @@ def test_backend_side_breaks_anywhere(fastlb, keep, action, direction):
     assert broken > 20
     proxy.break_next(None)
     lb.wait_for(lambda counters: counters["backend_connections_opened"] == counters["backend_connections_closed"], "none is pooled")
-    assert converse(lb.connect()) == len(CONVERSATION)
+    assert converse(lb) == len(CONVERSATION)
 
 
 @pytest.mark.parametrize("direction", ["up", "down"])
@@ -91,7 +95,7 @@ def test_client_side_breaks_anywhere(fastlb, keep, action, direction):
     broken = 0
     for after in range(0, whole_length(), 13):
         proxy.break_next(Fault(action, direction, after))
-        done = converse(lb.connect())
+        done = converse(lb)
         if not proxy.happened.is_set():
             assert done == len(CONVERSATION)
             break
@@ -99,7 +103,7 @@ def test_client_side_breaks_anywhere(fastlb, keep, action, direction):
         lb.wait_for_exchange_end()
     assert broken > 20
     lb.urls[0] = direct
-    assert converse(lb.connect()) == len(CONVERSATION)
+    assert converse(lb) == len(CONVERSATION)
 
 
 @pytest.mark.parametrize("direction", ["up", "down"])
@@ -116,9 +120,7 @@ def test_either_side_stalls_anywhere(fastlb, keep, side, direction):
         lb.urls[0] = f"http://{proxy.address}"
     for after in range(1, 600, 149):
         proxy.break_next(Fault("stall", direction, after))
-        client = lb.connect()
-        client.socket.settimeout(0.5)  # the client itself has no more patience than that
-        converse(client)
+        converse(lb, 0.5)  # the client itself has no more patience than that
         lb.wait_for_exchange_end()
     assert proxy.happened.is_set()
 
@@ -133,5 +135,5 @@ def test_bytes_in_small_pieces_arrive_whole(fastlb, keep, side, piece):
         lb = fastlb([behind])
         lb.urls[0] = "http://" + keep(MisbehavingProxy(f"127.0.0.1:{lb.port}", piece)).address
     for _ in range(5):
-        assert converse(lb.connect()) == len(CONVERSATION)
+        assert converse(lb) == len(CONVERSATION)
     assert lb.reasons() == {}

@@ -56,6 +56,19 @@ def test_client_that_never_says_anything_is_closed(fastlb, backend):
     assert lb.reasons() == {}  # as harmless as an idle keep-alive connection
 
 
+def test_client_that_only_sends_empty_lines_is_closed(fastlb, instant):
+    lb = fastlb([instant()], **listener(head=SHORT, idle=SHORT))
+    for asks_first in (False, True):
+        client = lb.connect()
+        if asks_first:
+            assert client.ask(request()).status == 200
+        in_time = deadline_in()
+        while not client.wait_readable(0.01):
+            assert in_time(), "it may send empty lines for ever"
+            client.send(b"\r\n")
+        assert client.read_to_ending()[0] == b""
+
+
 @pytest.mark.parametrize("chunk", [b"", b"half"])
 def test_body_that_stops(fastlb, backend, chunk):
     client = (lb := fastlb([backend], **listener(body=SHORT))).connect()

@@ -44,6 +44,12 @@ def test_304_has_no_body_and_keeps_its_length(fastlb, backend):
     assert (answer.status, answer.get("ETag"), answer.get("Content-Length")) == (304, '"a"', "5")
 
 
+@pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
+def test_chunked_coding_of_an_answer_without_a_body_means_nothing(fastlb, backend, status):
+    answer = ask_twice(fastlb, backend, "GET", f"HTTP/1.1 {status}\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+    assert "transfer-encoding" not in answer.names
+
+
 def test_local_answers_to_head_have_no_body(fastlb, backend):
     lb = fastlb(pools={"main": {"backends": [backend]}}, routes=[{"path": "/yes", "pool": "main"}])
     client = lb.connect()

@@ -1,4 +1,7 @@
-"""Another configuration under load: no request fails, sockets that stay are kept, and new requests on old connections follow it."""
+"""Another configuration under load: no request fails, sockets that stay are kept, and new requests on old connections follow it.
+
+An address that is written the same stays the same socket, also where the kernel chose the port.
+"""
 
 import shutil
 import signal
@@ -10,13 +13,6 @@ import pytest
 
 from tests.support.configuration import configuration
 from tests.support.message import request, response
-
-
-def pick_port():
-    """A port that is free now; an address with a number is what stays the same over two configurations."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_new_requests_on_old_connections_use_the_new_routes(fastlb, instant):
@@ -99,49 +95,46 @@ def test_idle_connections_and_counts_of_a_backend_that_stays_stay(fastlb, backen
 
 def test_listeners_come_and_go(fastlb, instant):
     backend = instant()
-    first, second = pick_port(), pick_port()
+    first, second = "127.0.0.1:0", "127.0.0.2:0"
 
-    def at(*ports):
-        return configuration([backend], listener={"bind": [f"127.0.0.1:{port}" for port in ports]})
+    def at(*addresses):
+        return configuration([backend], listener={"bind": list(addresses)})
 
     lb = fastlb(at(first))
     old = lb.connect(0)
     assert not old.ask(request()).closes
-    lb.apply_ok(at(first, second))
+    lb.apply_ok(at(first, second), new_sockets=1)
     assert lb.connect(1).ask(request()).status == 200
     lb.apply_ok(at(second))
     with socket.socket() as probe:
-        assert probe.connect_ex(("127.0.0.1", first)) != 0
+        assert probe.connect_ex(("127.0.0.1", lb.port_of(0))) != 0
     answer = old.ask(request())  # its listener is gone: it is served, and told
     assert (answer.status, answer.closes) == (200, True)
     old.expect_end()
     assert lb.connect(1).ask(request()).status == 200
-    lb.apply_ok(at(first))
-    assert lb.connect(0).ask(request()).status == 200
+    lb.apply_ok(at(first), new_sockets=1)
+    assert lb.connect(2).ask(request()).status == 200
 
 
 def test_what_waits_at_a_removed_listener_is_served(fastlb, instant):
     backend = instant()
-    first, second = pick_port(), pick_port()
-    lb = fastlb(configuration([backend], listener={"bind": [f"127.0.0.1:{first}", f"127.0.0.1:{second}"]}))
-    after = lb.write(configuration([backend], listener={"bind": f"127.0.0.1:{second}"}))
+    lb = fastlb([backend], listener={"bind": ["127.0.0.1:0", "127.0.0.2:0"]})
+    after = lb.write(configuration([backend], listener={"bind": "127.0.0.2:0"}))
     lb.freeze()
     clients = [lb.connect(0) for _ in range(100)]
     for client in clients:
         client.send(request())
     lb.thaw()
-    lb._applied = True
-    assert lb.control.ask("apply", config=str(after))["ok"]
+    assert lb.apply_file(after)["ok"]
     for client in clients:
         assert client.read_response().status == 200
 
 
 def test_settings_of_a_listener_change_for_open_connections(fastlb, instant):
     backend = instant()
-    port = pick_port()
 
     def limited(size):
-        return configuration([backend], listener={"bind": f"127.0.0.1:{port}", "limits": {"target": size}})
+        return configuration([backend], listener={"limits": {"target": size}})
 
     lb = fastlb(limited("8KiB"))
     client = lb.connect()
@@ -205,9 +198,9 @@ class Load(threading.Thread):
 def test_no_request_fails_while_configurations_change_under_load(fastlb, instant):
     backends = [instant() for _ in range(3)]
     texts = [
-        configuration(backends[:1], listener={"bind": f"127.0.0.1:{(port := pick_port())}"}),
-        configuration(backends[1:], listener={"bind": f"127.0.0.1:{port}"}, pool={"algorithm": "round_robin"}),
-        configuration(backends, listener={"bind": f"127.0.0.1:{port}"}, pool={"keepalive": {"max_idle": 1}}),
+        configuration(backends[:1]),
+        configuration(backends[1:], pool={"algorithm": "round_robin"}),
+        configuration(backends, pool={"keepalive": {"max_idle": 1}}),
     ]
     lb = fastlb(texts[0])
     clients = [Load(lb) for _ in range(16)]
@@ -228,10 +221,9 @@ def test_no_request_fails_while_configurations_change_under_load(fastlb, instant
 @pytest.mark.skipif(not shutil.which("wrk"), reason="wrk is not installed")
 def test_wrk_sees_no_error_while_two_configurations_are_applied(fastlb, instant):
     backends = [instant(), instant()]
-    port = pick_port()
-    texts = [configuration([backend], listener={"bind": f"127.0.0.1:{port}"}) for backend in backends]
+    texts = [configuration([backend]) for backend in backends]
     lb = fastlb(texts[0])
-    wrk = subprocess.Popen(["wrk", "-t1", "-c64", "-d60s", f"http://127.0.0.1:{port}/"], stdout=subprocess.PIPE, text=True)
+    wrk = subprocess.Popen(["wrk", "-t1", "-c64", "-d60s", f"{lb.urls[0]}/"], stdout=subprocess.PIPE, text=True)
     for number in (1, 0):
         served = lb.counter("exchanges_closed")
         lb.wait_for(lambda counters, served=served: counters["exchanges_closed"] > served + 3000, "wrk is at work")

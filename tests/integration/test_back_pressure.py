@@ -120,6 +120,22 @@ def test_tunnel_whose_other_end_does_not_read(fastlb, backend, who):
     sender.join()
 
 
+def test_client_that_pipelines_and_does_not_read_its_answers(fastlb, instant):
+    lb = fastlb(pools={"main": {"backends": [instant(response(b"x" * 10_000))]}}, routes=[{"path": "/yes", "pool": "main"}])
+    client = lb.connect(small_buffers=True)
+    before = lb.memory_bytes()
+    stalled = threading.Event()
+    sender = send_all(client, [request("/yes") + request("/no")] * 5000, stalled)
+    assert stalled.wait(60)
+    lb.counters()
+    assert lb.memory_bytes() - before < BOUND
+    for _ in range(5000):
+        assert client.read_response().status == 200
+        assert client.read_response().status == 404
+    sender.join()
+    assert lb.memory_bytes() - before < BOUND
+
+
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("coding", ["length", "chunked"])

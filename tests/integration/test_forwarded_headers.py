@@ -1,5 +1,6 @@
 """X-Forwarded-For, -Proto and -Host: written anew, or appended to where the client's network is trusted."""
 
+from tests.support.configuration import configuration
 from tests.support.message import request
 
 CLAIMS = ["X-Forwarded-For: 1.2.3.4", "X-Forwarded-Proto: https", "X-Forwarded-Host: evil.example"]
@@ -53,8 +54,6 @@ def test_ipv6_clients_are_named_and_trusted_by_their_networks(fastlb, backend):
 
 
 def test_trust_follows_the_configuration_on_open_connections(fastlb, backend):
-    from tests.support.configuration import configuration
-
     lb = fastlb([backend])
     client = lb.connect()
     seen = []

@@ -1,7 +1,9 @@
 """Listeners and backends over IPv4, IPv6 and unix sockets."""
 
 import os
+import shutil
 import socket
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,7 @@ from tests.support.message import request, response
 
 
 @pytest.fixture
-def path(tmp_path_factory):
-    import shutil
-    import tempfile
-
+def path():
     directory = tempfile.mkdtemp(prefix="fastlb-")  # short: a unix path has at most 107 bytes
     yield Path(directory)
     shutil.rmtree(directory)

@@ -185,11 +185,6 @@ def test_every_pooled_connection_may_be_stale(fastlb, instant):
     lb.freeze()
     for client in clients:
         client.send(request())
-    transports = list(backend._transports)
-    assert len(transports) == 8
-    backend._loop.call_soon_threadsafe(lambda: [transport.abort() for transport in transports])
-    from tests.support.waiting import wait_until
-
-    wait_until(lambda: not backend._transports & set(transports), "all pooled connections have ended")
+    backend.reset_connections()
     lb.thaw()
     assert [client.read_response().status for client in clients] == [200] * 8

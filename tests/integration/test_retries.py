@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from tests.support.backend import address_of, listen
+from tests.support.backend import InstantBackend, address_of, listen
 from tests.support.message import request, response
 
 
@@ -73,8 +73,6 @@ def test_unix_socket_where_nobody_listens_is_refused_too(fastlb, tmp_path):
 
 
 def test_backend_that_comes_back_is_used_again(fastlb, closing):
-    from tests.support.backend import InstantBackend
-
     bound = socket.socket()
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.bind(("127.0.0.1", 0))

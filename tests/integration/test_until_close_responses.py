@@ -1,6 +1,7 @@
 """Responses that end when the backend closes: chunked for HTTP/1.1 clients, whose connection lives on; closed for HTTP/1.0 ones."""
 
 import os
+import threading
 
 import pytest
 
@@ -72,8 +73,6 @@ def test_large_body_arrives_whole(fastlb, backend, version, size):
     connection = backend.accept()
     connection.read_request()
     connection.socket.settimeout(None)
-    import threading
-
     sender = threading.Thread(target=lambda: (connection.send(HEAD + body), connection.close()))
     sender.start()
     assert client.read_response().body == body

@@ -1,11 +1,13 @@
 """Upgrade: after a 101 both directions are plain bytes until either side closes; half-close is kept."""
 
 import os
+import signal
 import threading
 
 import pytest
 
 from tests.support.message import request, response
+from tests.support.waiting import wait_until
 
 ASK = request("/chat", "Connection: Upgrade", "Upgrade: proto/1")
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: proto/1\r\n\r\n"
@@ -131,6 +133,54 @@ def test_refused_upgrade_is_an_ordinary_exchange(fastlb, backend):
     connection.send(response(b"next"))
     assert client.read_response().body == b"next"
     assert lb.counter("tunnels_opened") == 0
+
+
+def test_request_pipelined_behind_a_refused_upgrade_is_served(fastlb, backend):
+    lb = fastlb([backend])
+    client = lb.connect()
+    client.send(ASK + request("/next"))
+    connection, _ = backend.answer(response(b"no"))
+    assert client.read_response().body == b"no"
+    assert connection.read_request().target == "/next"
+    connection.send(response(b"next"))
+    assert client.read_response().body == b"next"
+
+
+def test_interim_response_before_the_switch_passes(fastlb, backend):
+    lb = fastlb([backend])
+    client = lb.connect()
+    client.send(ASK)
+    connection, _ = backend.answer(b"HTTP/1.1 103 Early Hints\r\n\r\n" + SWITCH + b"hello")
+    answer = client.read_response()
+    assert (answer.status, [head.status for head in answer.interim]) == (101, [103])
+    assert client.read_exactly(5) == b"hello"
+    client.send(b"world")
+    assert connection.read_exactly(5) == b"world"
+
+
+def test_switch_before_the_request_is_whole_is_a_bad_response(fastlb, backend):
+    """Its rest would become bytes of the tunnel."""
+    lb = fastlb([backend])
+    client = lb.connect()
+    client.send(request("/", "Connection: Upgrade", "Upgrade: proto/1", "Content-Length: 10", method="POST") + b"half")
+    connection = backend.accept()
+    connection.read_until(b"half")
+    connection.send(SWITCH)
+    answer = client.read_response()
+    assert (answer.status, answer.reason, answer.closes) == (502, "backend:bad_response", True)
+
+
+def test_sigquit_leaves_tunnels_their_time(tunnel):
+    lb, client, backend = tunnel()
+    lb.signal(signal.SIGQUIT)
+    wait_until(lambda: "draining" in lb.messages(), "it drains")
+    for sender, receiver in ((client, backend), (backend, client)):
+        sender.send(b"still here")
+        assert receiver.read_exactly(10) == b"still here"
+    client.close()
+    backend.expect_end()
+    backend.close()
+    lb.wait_exit()
 
 
 @pytest.mark.parametrize("fields", [[], ["Upgrade: proto/1"], ["Connection: Upgrade"]])

@@ -6,6 +6,7 @@ The client writes its requests without waiting (pipelining); the backend answers
 import contextlib
 import dataclasses
 import socket
+import struct
 
 import h11
 from hypothesis import given, note
@@ -182,7 +183,7 @@ def test_everybody_reads_what_was_sent(
         web = world.listen()
         world.apply(web)
         client = Stream(world.connect(web), list(client_cuts))
-        received, last, answered = b"", -1, 0
+        received, last, answered = b"", (-1, -1), 0
         requests = [plan.request(number) for number, plan in enumerate(exchanges)]
         if pipelined:
             client.left, requests = b"".join(requests), []
@@ -229,3 +230,129 @@ def test_everybody_reads_what_was_sent(
         assert counters["exchanges_opened"] == counters["exchanges_closed"] == len(exchanges)
         assert counters["attempts_opened"] == counters["attempts_closed"]
         assert counters["claims_taken"] == counters["claims_returned"]
+
+
+def balance(counters: dict[str, int]) -> None:
+    for name in ("exchanges", "attempts", "claims", "tunnels", "clients"):
+        opened, closed = ("taken", "returned") if name == "claims" else ("opened", "closed")
+        assert counters[f"{name}_{opened}"] == counters[f"{name}_{closed}"], name
+    assert counters["buffers_taken"] == counters["buffers_returned"]
+    assert counters["pipes_taken"] == counters["pipes_returned"]
+
+
+def end(peer: socket.socket, reset: bool) -> None:
+    if reset:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.close()
+
+
+def is_whole(received: bytes, method: str, reset: bool) -> tuple[int, bytes, str] | None:
+    """Status, body and reason id, where a client takes the answer for complete."""
+    reader = h11.Connection(h11.CLIENT, max_incomplete_event_size=1 << 20)
+    reader.send(h11.Request(method=method, target="/", headers=[("Host", "a")]))
+    reader.send(h11.EndOfMessage())
+    if received:
+        reader.receive_data(received)
+    if not reset:
+        reader.receive_data(b"")
+    status, body, reason = 0, b"", ""
+    try:
+        while not isinstance(event := reader.next_event(), h11.EndOfMessage):
+            if event is h11.NEED_DATA:
+                return None
+            if isinstance(event, h11.Response):
+                status = event.status_code
+                reason = dict(event.headers).get(b"x-fastlb-reason", b"").decode()
+            elif isinstance(event, h11.Data):
+                body += bytes(event.data)
+    except h11.RemoteProtocolError:
+        return None
+    return status, body, reason
+
+
+@examples(150)
+@given(plans(), st.sampled_from(["1.1", "1.0"]), st.booleans(), st.floats(0, 1), cuts)
+def test_answer_that_was_cut_never_looks_whole(plan: Plan, version: str, reset: bool, share: float, at: list[int]) -> None:
+    plan = dataclasses.replace(plan, last_on_backend=False)
+    whole = plan.response(0)
+    sent = whole[: int(share * len(whole))]
+    with World() as world:
+        web = world.listen()
+        world.apply(web)
+        client = world.connect(web)
+        client.send(f"{plan.method} /0 HTTP/{version}\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+        peer = world.accept()
+        world.read(peer)
+        stream = Stream(peer, list(at))
+        stream.left = sent
+        received = b""
+        was_reset: bool | None = None
+
+        def look() -> bool:
+            nonlocal received, was_reset
+            if stream.left:
+                stream.send()
+            if not stream.left and peer.fileno() >= 0:
+                end(peer, reset)
+            try:
+                data = client.recv(1 << 20)
+            except BlockingIOError:
+                return False
+            except ConnectionResetError:
+                was_reset = True
+            else:
+                received += data
+                was_reset = None if data else False
+            return was_reset is not None
+
+        world.pump_until(look)
+        seen = is_whole(received, plan.method, bool(was_reset))
+        note(f"sent {len(sent)} of {len(whole)} bytes, received {len(received)}{' and a reset' if was_reset else ''}: {seen and seen[0]}")
+        if seen is not None and seen[2]:
+            assert seen[0] in (502, 504), "a local answer that does not blame the backend"
+            assert seen[2].startswith("backend:")
+        elif seen is not None:
+            until_close = plan.response_framing == "close" and not plan.has_no_body
+            complete = sent[sent.rindex(b"\r\n\r\n") + 4 :] if until_close and not reset else plan.body(0, plan.response_size)
+            assert seen[:2] == (plan.status, b"" if plan.has_no_body else complete)
+        else:
+            assert len(sent) < len(whole) or reset, "the whole answer was sent and did not arrive"
+        client.close()
+        world.pump_until(lambda: world.engine.connections() == 0)
+        balance(world.counters())
+
+
+@examples(150)
+@given(plans(), st.booleans(), st.floats(0, 1), st.floats(0, 1), st.sampled_from([0, 1]))
+def test_client_that_goes_away_leaves_nothing_behind(
+    plan: Plan, reset: bool, request_share: float, response_share: float, budget: int
+) -> None:
+    """At any point of its request, or of the answer."""
+    request, response = plan.request(0), plan.response(0)
+    with World() as world:
+        web = world.listen()
+        world.apply(web)
+        client = Stream(world.connect(web), [int(request_share * len(request))])
+        client.left = request
+        client.send()
+        peers: list[socket.socket] = []
+        for _ in range(4):
+            world.engine.pump(budget)
+            with contextlib.suppress(BlockingIOError):
+                peers.append(world.stack.enter_context(world.backend.accept()[0]))
+                peers[-1].setblocking(False)
+                peers[-1].send(response[: int(response_share * len(response))])
+        end(client.peer, reset)
+        if reset:  # is noticed at once; an orderly end may be a half-close, whose answer is still wanted
+            world.pump_until(lambda: world.engine.connections() == 0, budget)
+
+        def is_over() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                peers.append(world.stack.enter_context(world.backend.accept()[0]))
+            for peer in peers:
+                peer.close()
+            return world.engine.connections() == 0
+
+        world.pump_until(is_over, budget)
+        world.pump_until(lambda: sum(row["in_flight"] + row["idle"] for row in world.engine.backends()) == 0)
+        balance(world.counters())

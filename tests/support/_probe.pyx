@@ -902,7 +902,7 @@ cdef class Plane:
     cdef bytes written(self, uint32_t size):
         return PyBytes_FromStringAndSize(self.engine.write_buffer, size) if size else None
 
-    def write_request(self, bytes head, *, client=b"192.0.2.7", display=b"backend:80", repeat=1):
+    def write_request(self, bytes head, *, client=b"192.0.2.7", address=b"", repeat=1):
         """The head as a backend gets it; None where it does not fit. `repeat` > 1: of as many attempts of one exchange, the last."""
         cdef:
             Head parsed
@@ -914,8 +914,8 @@ cdef class Plane:
             raise ValueError("not one whole request head")
         self.fill(&exchange, &connection, client)
         memset(&backend, 0, sizeof(backend))
-        memcpy(backend.display, <const char*><bytes>display, <size_t>len(display))
-        backend.display_size = <uint32_t>len(display)
+        memcpy(backend.address, <const char*><bytes>address, <size_t>len(address))
+        backend.address_size = <uint32_t>len(address)
         for _ in range(repeat - 1):
             write_request(self.engine, &exchange, &parsed, &backend)
         return self.written(write_request(self.engine, &exchange, &parsed, &backend))

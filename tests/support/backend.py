@@ -174,6 +174,12 @@ class InstantBackend:
     def end_connections(self) -> None:
         self.release()
 
+    def reset_connections(self) -> None:
+        """Resets what is open now, and returns when that has happened."""
+        ending = list(self._transports)
+        self._loop.call_soon_threadsafe(lambda: [transport.abort() for transport in ending])
+        wait_until(lambda: not self._transports & set(ending), "the connections have ended")
+
     def wait_for_held(self, count: int) -> None:
         wait_until(lambda: len(self.held or ()) >= count, f"{count} requests are with the backend")
 

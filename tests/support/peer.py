@@ -90,11 +90,15 @@ class Peer:
     def read_request(self) -> Message:
         """A whole request."""
         message = self.read_head()
+        self.read_body(message)
+        return message
+
+    def read_body(self, message: Message) -> None:
+        """What follows a head whose framing says so."""
         if message.chunked:
             self._read_chunks(message)
         elif message.body_length:
             message.body = self.read_exactly(message.body_length)
-        return message
 
     def read_response(self, method: str = "GET") -> Message:
         """A whole final response to a request of this method."""
@@ -104,10 +108,8 @@ class Peer:
         message.interim = interim
         if method == "HEAD" or message.status in (101, 204, 304):
             return message
-        if message.chunked:
-            self._read_chunks(message)
-        elif message.body_length is not None:
-            message.body = self.read_exactly(message.body_length)
+        if message.chunked or message.body_length is not None:
+            self.read_body(message)
         else:
             message.body = self.read_to_end()
         return message

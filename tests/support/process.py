@@ -34,6 +34,10 @@ class Control:
         self._socket.connect(str(path))
         self._lines = self._socket.makefile("rb")
 
+    def patience(self, seconds: float) -> None:
+        """How long an answer is waited for."""
+        self._socket.settimeout(seconds)
+
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
         self._socket.sendall(json.dumps({"do": do, **arguments}).encode() + b"\n")
         line = self._lines.readline()
@@ -87,11 +91,10 @@ class Fastlb:
         assert line, f"the process ended: {self.messages()}"
         return line
 
-    def _note_url(self, line: str) -> str:
+    def _note_url(self, line: str) -> None:
         found = re.fullmatch(r'fastlb: listening on (\S+) \(listener "(.*)"\)\n', line)
         assert found, line
         self.urls.append(found[1])
-        return found[1]
 
     def write(self, text: str) -> Path:
         """A configuration file."""
@@ -177,18 +180,18 @@ class Fastlb:
         return self.wait_for(lambda counters: counters["exchanges_opened"] == counters["exchanges_closed"], "no exchange is open")
 
     def apply(self, text: str) -> dict[str, Any]:
-        """Applies another configuration; new sockets are appended to `urls`."""
+        """Applies another configuration."""
+        return self.apply_file(self.write(text))
+
+    def apply_file(self, path: Path) -> dict[str, Any]:
         self._applied = True
-        answer = self.control.ask("apply", config=str(self.write(text)))
-        while not self._lines.empty():
-            self._note_url(self.next_line())
-        return answer
+        return self.control.ask("apply", config=str(path))
 
     def apply_ok(self, text: str, new_sockets: int = 0) -> None:
+        """Applies another configuration, which must succeed; its new sockets are appended to `urls`."""
         answer = self.apply(text)
         assert answer["ok"], answer
-        known = len(self.urls)
-        while new_sockets and len(self.urls) < known:
+        for _ in range(new_sockets):
             self._note_url(self.next_line())
 
     # ------------------------------------------------------------------------------------------------ the process

@@ -41,6 +41,7 @@ class World:
         """A snapshot with these listeners before the one backend."""
         self.generation += 1
         writer = Writer(self.generation)
+        writer.set_reason_header("X-Fastlb-Reason")
         for _ in listeners:
             writer.add_bind(writer.listener())
         number = writer.pool(**pool)
@@ -67,7 +68,7 @@ class World:
         wake.register(self.engine.fileno(), select.POLLIN)
         while not done():
             assert time.monotonic() < deadline, "the engine went to sleep although something was left to do"
-            if wake.poll(50):
+            if wake.poll(2):
                 self.engine.pump(budget)
 
     def read(self, peer: socket.socket, budget: int = 0) -> bytes:

@@ -15,8 +15,8 @@ from tests.support._probe import Pool
 def test_eligible_backends_get_equal_shares_to_within_one(eligible: list[bool], n: int, start: int) -> None:
     pool = Pool("round_robin", len(eligible))
     pool.cursor = start % len(eligible)
-    for number, up in enumerate(eligible):
-        pool.configure(number, eligible=up)
+    for number, is_up in enumerate(eligible):
+        pool.configure(number, eligible=is_up)
     picks = [pool.pick() for _ in range(n)]
     up = [number for number, is_up in enumerate(eligible) if is_up]
     if not up:

@@ -76,6 +76,14 @@ def test_empty_claims_of_a_trusted_proxy_are_none() -> None:
     assert ID.fullmatch(fields[b"x-request-id"][0])
 
 
+@pytest.mark.parametrize("head", [b"GET / HTTP/1.0\r\n", b"GET / HTTP/1.1\r\nHost:\r\n"])
+def test_host_that_is_not_known_is_not_forwarded_but_the_claim_of_a_trusted_proxy_is(head: bytes) -> None:
+    claim = b"X-Forwarded-Host: shop\r\n"
+    assert b"X-Forwarded-Host" not in make_plane().write_request(head + b"\r\n")
+    assert b"X-Forwarded-Host" not in make_plane().write_request(head + claim + b"\r\n")
+    assert claim in make_plane("192.0.2.0/24").write_request(head + claim + b"\r\n")
+
+
 def test_nothing_is_written_when_it_is_turned_off_and_claims_pass() -> None:
     fields = forwarded(make_plane(forwarded=False, request_id=False), *CLAIMS)
     assert fields[b"x-forwarded-for"] == [b"1.1.1.1"]

@@ -4,6 +4,7 @@ import email.utils
 
 import pytest
 
+from fastlb._core import pack_address, pack_unix
 from tests.support._probe import FAILURES, Plane, parse_request, parse_response
 from tests.support.images import Writer
 
@@ -44,10 +45,22 @@ def test_asterisk_passes(plane: Plane) -> None:
     assert plane.write_request(head) == head
 
 
-def test_http_1_0_becomes_1_1_and_gets_a_host(plane: Plane) -> None:
-    sent = plane.write_request(b"GET / HTTP/1.0\r\nA: 1\r\nExpect: 100-continue\r\nConnection: keep-alive\r\n\r\n", display=b"10.0.0.1:80")
-    assert sent == b"GET / HTTP/1.1\r\nHost: 10.0.0.1:80\r\nA: 1\r\n\r\n"
-    assert plane.write_request(b"GET / HTTP/1.0\r\nHost: a\r\n\r\n") == b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+def test_http_1_0_becomes_1_1(plane: Plane) -> None:
+    sent = plane.write_request(b"GET / HTTP/1.0\r\nHost: a\r\nA: 1\r\nExpect: 100-continue\r\nConnection: keep-alive\r\n\r\n")
+    assert sent == b"GET / HTTP/1.1\r\nHost: a\r\nA: 1\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("address", "host"),
+    [
+        (pack_address("10.0.0.1", 80), b"10.0.0.1:80"),
+        (pack_address("2001:db8::1", 65535), b"[2001:db8::1]:65535"),
+        (pack_unix("/run/x"), b"localhost"),
+    ],
+)
+def test_request_without_a_host_gets_the_backends(plane: Plane, address: bytes, host: bytes) -> None:
+    sent = plane.write_request(b"GET / HTTP/1.0\r\nA: 1\r\n\r\n", address=address)
+    assert sent == b"GET / HTTP/1.1\r\nHost: " + host + b"\r\nA: 1\r\n\r\n"
 
 
 def test_empty_host_is_kept(plane: Plane) -> None:

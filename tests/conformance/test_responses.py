@@ -1,5 +1,7 @@
 """A response that is not HTTP/1 as it should be is a 502, and nothing of it leaks into the next exchange."""
 
+import contextlib
+
 import pytest
 
 from tests.support.message import request, response
@@ -57,38 +59,46 @@ CUT = {
 }
 
 
-def ask_twice(fastlb, backend, reply, close):
+def ask_twice(stage, reply, *, close=False, bytewise=False):
     """The answer to the first request, whose response is `reply`; the second one must be served as if nothing had been."""
-    lb = fastlb([backend])
-    client = lb.connect()
+    client = stage.lb.connect()
     client.send(request("/1"))
-    first, _ = backend.answer(reply)
+    first = stage.backend.accept()
+    assert first.read_request().target == "/1"
+    if bytewise:
+        with contextlib.suppress(OSError):  # refused before the end
+            first.send_bytewise(reply)
+    else:
+        first.send(reply)
     if close:
         first.close()
     answer = client.read_response()
     client.send(request("/2"))
-    second, received = backend.answer(response(b"good"))
+    second, received = stage.backend.answer(response(b"good", "Connection: close"))
     assert received.target == "/2"
     good = client.read_response()
     assert (good.status, good.body) == (200, b"good")
+    client.close()
     if not close:
         assert first.ending() in ("end", "reset")
-    return lb, answer
+        first.close()
+    second.close()
+    return answer
 
 
+@pytest.mark.parametrize("bytewise", [False, True], ids=["whole", "bytewise"])
 @pytest.mark.parametrize("kind", MALFORMED)
-def test_malformed_response_is_a_502(fastlb, backend, kind):
-    lb, answer = ask_twice(fastlb, backend, MALFORMED[kind], close=False)
+def test_malformed_response_is_a_502(stage, kind, bytewise):
+    before = stage.lb.reasons().get("backend:bad_response", 0)
+    answer = ask_twice(stage, MALFORMED[kind], bytewise=bytewise)
     assert (answer.status, answer.reason, answer.closes) == (502, "backend:bad_response", False)
-    assert lb.reasons() == {"backend:bad_response": 1}
-    assert lb.backends()[0]["failures"] == 1
+    assert stage.lb.reasons() == {**stage.lb.reasons(), "backend:bad_response": before + 1}
 
 
 @pytest.mark.parametrize("kind", CUT)
-def test_response_that_ends_in_its_head_is_a_502(fastlb, backend, kind):
-    lb, answer = ask_twice(fastlb, backend, CUT[kind], close=True)
+def test_response_that_ends_in_its_head_is_a_502(stage, kind):
+    answer = ask_twice(stage, CUT[kind], close=True)
     assert (answer.status, answer.reason) == (502, "backend:closed")
-    assert lb.reasons() == {"backend:closed": 1}
 
 
 @pytest.mark.parametrize(
@@ -96,8 +106,8 @@ def test_response_that_ends_in_its_head_is_a_502(fastlb, backend, kind):
     [OK + b"X: " + b"x" * 70_000, OK + b"X: y\r\n" * 14_000, b"HTTP/1.1 200 " + b"x" * 70_000],
     ids=["one long field", "many fields", "long reason"],
 )
-def test_response_head_that_is_too_large_is_a_502(fastlb, backend, head):
-    _, answer = ask_twice(fastlb, backend, head, close=False)
+def test_response_head_that_is_too_large_is_a_502(stage, head):
+    answer = ask_twice(stage, head)
     assert (answer.status, answer.reason) == (502, "backend:head_too_large")
 
 
@@ -112,14 +122,23 @@ def test_response_head_of_60_kb_and_200_fields_passes(fastlb, backend):
 
 @pytest.mark.parametrize("extra", [b"x", b"\r\n", response(b"evil"), b"x" * 100_000], ids=["byte", "CRLF", "response", "100 kB"])
 @pytest.mark.parametrize("body", [b"", b"hello"])
-def test_bytes_behind_a_response_never_become_the_next_one(fastlb, backend, extra, body):
-    lb, answer = ask_twice(fastlb, backend, response(body) + extra, close=False)
+def test_bytes_behind_a_response_never_become_the_next_one(stage, extra, body):
+    answer = ask_twice(stage, response(body) + extra)
     assert (answer.status, answer.body) == (200, body)
 
 
-def test_bytes_behind_a_chunked_response_never_become_the_next_one(fastlb, backend):
-    _, answer = ask_twice(fastlb, backend, OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + response(b"evil"), close=False)
+def test_bytes_behind_a_chunked_response_never_become_the_next_one(stage):
+    answer = ask_twice(stage, OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + response(b"evil"))
     assert (answer.status, answer.body) == (200, b"")
+
+
+def test_failures_are_counted_for_the_backend(fastlb, backend):
+    lb = fastlb([backend])
+    client = lb.connect()
+    client.send(request())
+    backend.answer(b"garbage\r\n\r\n")
+    assert client.read_response().reason == "backend:bad_response"
+    assert [(row["requests"], row["failures"]) for row in lb.backends()] == [(1, 1)]
 
 
 def test_response_before_any_request_is_not_taken_for_an_answer(fastlb, backend):
