@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from tests.support.backend import InstantBackend
+from tests.support.configuration import configuration
 from tests.support.message import request, response
 from tests.support.peer import Peer
 from tests.support.waiting import wait_until
@@ -158,6 +159,20 @@ def test_sigterm_cuts_a_drain_short(fastlb, backend):
     backend.accept().read_request()
     drain(lb)
     lb.signal(signal.SIGTERM)
+    lb.wait_exit()
+
+
+def test_configuration_is_not_changed_any_more_while_it_drains(fastlb, backend):
+    lb = fastlb([backend])
+    client = lb.connect()
+    client.send(request())
+    connection = backend.accept()
+    connection.read_request()
+    drain(lb)
+    answer = lb.apply(configuration([backend]))
+    assert (answer["ok"], len(answer["errors"])) == (False, 1)
+    connection.send(response(b"last"))
+    assert client.read_response().body == b"last"
     lb.wait_exit()
 
 

@@ -177,7 +177,8 @@ class InstantBackend:
     def reset_connections(self) -> None:
         """Resets what is open now, and returns when that has happened."""
         ending = list(self._transports)
-        self._loop.call_soon_threadsafe(lambda: [transport.abort() for transport in ending])
+        for transport in ending:
+            self._loop.call_soon_threadsafe(transport.abort)
         wait_until(lambda: not self._transports & set(ending), "the connections have ended")
 
     def wait_for_held(self, count: int) -> None:

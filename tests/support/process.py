@@ -21,8 +21,6 @@ from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[2]
 Counters = dict[str, int]
-# Pairs that count what is held for a while: equal at rest. Kept connections and the snapshot in use are looked at apart.
-HELD_AT_REST = ("backend_connections", "snapshots")
 
 
 class Control:
@@ -272,8 +270,8 @@ class Fastlb:
             self.signal(signal.SIGTERM)
         self.wait_exit()
         last = self.final_counters()
-        wrong = {name: n - last[closing_name(name)] for name, n in last.items() if closing_name(name) and n != last[closing_name(name)]}
-        assert not wrong, f"not balanced at the end: {wrong}; {last}"
+        wrong = unequal(last)
+        assert not wrong, f"not balanced after the end: {wrong}; {last}"
 
     def kill(self) -> None:
         """Leaves nothing behind, whatever happened."""
@@ -299,21 +297,21 @@ def closing_name(name: str) -> str:
     return ""
 
 
-def imbalance(counters: Counters, idle: int) -> dict[str, int]:
-    """The pairs of counters that differ although nothing is in flight.
+def unequal(counters: Counters) -> dict[str, int]:
+    """The pairs of counters that differ, and by how much."""
+    differences = {}
+    for opened, closed in (("_opened", "_closed"), ("_taken", "_returned")):
+        for name in counters:
+            if name.endswith(opened):
+                differences[name] = counters[name] - counters[name.removesuffix(opened) + closed]
+    return {name: difference for name, difference in differences.items() if difference}
 
-    Args:
-        idle: backend connections that are kept.
-    """
-    wrong = {}
-    for name, n in counters.items():
-        if closing_name(name) and not name.startswith(HELD_AT_REST):
-            difference = n - counters[closing_name(name)]
-            if difference:
-                wrong[name] = difference
-    if counters["snapshots_opened"] - counters["snapshots_closed"] != 1:
-        wrong["snapshots"] = counters["snapshots_opened"] - counters["snapshots_closed"]
-    kept = counters["backend_connections_opened"] - counters["backend_connections_closed"]
-    if kept != idle:
-        wrong["backend_connections"] = kept
+
+def imbalance(counters: Counters, idle: int) -> dict[str, int]:
+    """What is held although nothing is in flight: everything but the snapshot in use and `idle` backend connections."""
+    wrong = unequal(counters)
+    for name, held in (("snapshots_opened", 1), ("backend_connections_opened", idle)):
+        difference = wrong.pop(name, 0) - held
+        if difference:
+            wrong[name] = difference
     return wrong
