@@ -27,7 +27,7 @@ from fastlb.data_plane.timer_wheel cimport arm_wheel, cancel_timer, take_expired
 from fastlb.data_plane.transport cimport accept_client, plain_transport, unwatch, watch, watch_listener
 from fastlb.data_plane.types cimport (ACCEPT_RETRY_MS, ACCEPTS_PER_EVENT, DEFAULT_PUMP_BUDGET, EVENTS_PER_BATCH, IO_AGAIN, IO_ERROR,
                                       IO_HALF_CLOSED, IO_READABLE, IO_WRITABLE, KIND_BACKEND, KIND_CLIENT, KIND_LISTENER, MAX_HEAD_BYTES,
-                                      READ_BUFFER_BYTES, READ_HEADROOM, STATE_IDLE, WRITE_BUFFER_BYTES, Attempt, Backend, Connection,
+                                      READ_BUFFER_BYTES, STATE_IDLE, WRITE_BUFFER_BYTES, Attempt, Backend, Connection,
                                       Engine, Exchange, ImageBackend, ImageListener, ImagePool, Listener, Snapshot, Timer)
 
 cdef enum:
@@ -55,7 +55,6 @@ cdef bint watch_wakeup(Engine* engine, int fd) noexcept nogil:
 cdef int engine_open(Engine* engine, uint32_t max_clients, uint32_t max_descriptors, int32_t pipes) noexcept nogil:
     # 0, or an errno with everything given back.
     cdef:
-        char* block
         int error
     memset(engine, 0, sizeof(Engine))
     engine.epoll_fd = engine.event_fd = engine.timers.fd = -1
@@ -66,11 +65,10 @@ cdef int engine_open(Engine* engine, uint32_t max_clients, uint32_t max_descript
     engine.client_codec = http1_client_codec()
     engine.backend_codec = http1_backend_codec()
     buffer_pool_open(&engine.buffers)
-    block = <char*>malloc(READ_HEADROOM + READ_BUFFER_BYTES)
-    engine.read_buffer = block + READ_HEADROOM if block != NULL else NULL
+    engine.read_buffer = <char*>malloc(READ_BUFFER_BYTES)
     engine.write_buffer = <char*>malloc(WRITE_BUFFER_BYTES)
     engine.path = <char*>malloc(MAX_HEAD_BYTES + 8)
-    if (block == NULL or engine.write_buffer == NULL or engine.path == NULL
+    if (engine.read_buffer == NULL or engine.write_buffer == NULL or engine.path == NULL
             or connection_table_open(&engine.connections, max_descriptors) != 0
             or backend_table_open(&engine.backends) != 0
             or pipe_pool_open(&engine.pipes, pipes) != 0
@@ -79,7 +77,7 @@ cdef int engine_open(Engine* engine, uint32_t max_clients, uint32_t max_descript
         return ENOMEM
     if getrandom(engine.random, sizeof(engine.random), 0) != <ssize_t>sizeof(engine.random):
         engine.random[0] = engine.now_ms        # cannot happen after boot; ids need only be unique
-        engine.random[1] = <uint64_t>block
+        engine.random[1] = <uint64_t>engine.read_buffer
     engine.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
     engine.event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
     if engine.epoll_fd < 0 or engine.event_fd < 0 or not watch_wakeup(engine, engine.event_fd) \
@@ -130,9 +128,8 @@ cdef void engine_close(Engine* engine) noexcept nogil:
     connection_table_close(&engine.connections)
     backend_table_close(&engine.backends)
     timer_wheel_close(&engine.timers)
-    if engine.read_buffer != NULL:
-        free(engine.read_buffer - READ_HEADROOM)
-        engine.read_buffer = NULL
+    free(engine.read_buffer)
+    engine.read_buffer = NULL
     free(engine.write_buffer)
     engine.write_buffer = NULL
     free(engine.path)

@@ -26,7 +26,6 @@ cdef enum:
     FIRST_READ_BYTES = 16384
     RELAY_READ_BYTES = 65536        # later reads; doubled while they are filled and the sink keeps up
     READ_BUFFER_BYTES = 262144      # the worker's shared read buffer: 64 -> 256 KiB saves a quarter of the relay's cost
-    READ_HEADROOM = 32              # before the read buffer: room for a chunk header in front of the data
     WRITE_BUFFER_BYTES = 98304      # the worker's scratch for one serialised head (64 KiB, plus what we add) and small bodies
     SMALL_BODY_BYTES = 8192         # up to here a body is copied behind its head (one send); beyond, sendmsg with two parts
     SPLICE_MIN_BYTES = 131072       # below about 128 KiB splice loses against the buffer path (docs/ARCHITECTURE.md, measured)
@@ -368,11 +367,9 @@ ctypedef enum ChunkState:           # chunked decoder; see http1_body
     CHUNK_DATA_LF = 8
     CHUNK_TRAILER_START = 9
     CHUNK_TRAILER = 10
-    CHUNK_TRAILER_LF = 11
     CHUNK_END_LF = 12
     CHUNK_DONE = 13
     CHUNK_BAD = 14
-    CHUNK_EXTENSION_SPACE = 15
 
 cdef struct ChunkDecoder:
     uint64_t remaining              # bytes of the current chunk's data still to come
@@ -595,7 +592,7 @@ cdef struct Counters:
 
 cdef struct Engine:
     uint64_t now_ms                 # monotonic; read once per batch
-    char* read_buffer               # owned; READ_HEADROOM bytes lie before it
+    char* read_buffer               # owned
     char* write_buffer              # owned
     Snapshot* snapshot              # counted: the current one
     Connection* ready_head          # ready list: a queue
