@@ -10,18 +10,19 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
-from fastlb.data_plane.engine cimport engine_apply, engine_close, engine_drain, engine_open, engine_pump
+from fastlb.data_plane.engine cimport (engine_abort, engine_assign, engine_close, engine_commit, engine_drain, engine_open, engine_prepare,
+                                       engine_pump)
 from fastlb.data_plane.failure cimport FAILURE_BAD_REQUEST_LINE, FAILURE_END, failures
 from fastlb.data_plane.route_table cimport hash_host
-from fastlb.data_plane.snapshot cimport IMAGE_LAYOUT, IMAGE_MAGIC
-from fastlb.data_plane.system cimport memcpy, memset
+from fastlb.data_plane.snapshot cimport IMAGE_LAYOUT, IMAGE_MAGIC, map_image
+from fastlb.data_plane.system cimport memcpy, memset, munmap
 from fastlb.data_plane.types cimport (ALGORITHM_ROUND_ROBIN, ALGORITHM_WEIGHTED_LEAST_CONNECTIONS, FAILURE_COUNT, HEADER_X_FORWARDED_FOR,
                                       HEADER_X_FORWARDED_HOST, HEADER_X_FORWARDED_PROTO, HEADER_X_REQUEST_ID, MAX_HEAD_BYTES, MAX_HEADERS,
                                       NO_INDEX, OPERATION_APPEND, OPERATION_KEEP_OR_SET, SOURCE_CLIENT_ADDRESS, SOURCE_HOST,
                                       SOURCE_REQUEST_ID, SOURCE_SCHEME, Backend, Connection)
 from fastlb.data_plane.types cimport Engine as EngineStruct
 from fastlb.data_plane.types cimport (Exchange, ImageBackend, ImageHeader, ImageHeaderOperation, ImageHost, ImageListener, ImageNetwork,
-                                      ImagePool, ImageRoute, ImageText, Listener)
+                                      ImagePool, ImageRoute, ImageText, Listener, Socket)
 
 from fastlb._build import BUILD_ID
 
@@ -89,7 +90,7 @@ cdef class SnapshotWriter:
     """
     cdef:
         bytearray texts
-        list networks, listeners, binds, pools, pool_backends
+        list networks, listeners, pools, pool_backends
         dict hosts
         uint64_t generation
         ImageText reason_header
@@ -99,7 +100,7 @@ cdef class SnapshotWriter:
         if generation < 1:
             raise ValueError("generation counts from 1")
         self.texts = bytearray()
-        self.networks, self.listeners, self.binds, self.pools, self.pool_backends = [], [], [], [], []
+        self.networks, self.listeners, self.pools, self.pool_backends = [], [], [], []
         self.hosts = {}
         self.generation = generation
         self.reason_header.offset = sizeof(ImageHeader)
@@ -157,14 +158,6 @@ cdef class SnapshotWriter:
         entry.settings.max_body_bytes = max_body_bytes
         self.listeners.append(record(&entry, sizeof(entry)))
         return len(self.listeners) - 1
-
-    def add_bind(self, listener):
-        """One socket of a listener; the order of calls is the order of the sockets given to Engine.apply. Returns its index."""
-        cdef uint32_t index = listener
-        if index >= len(self.listeners):
-            raise ValueError(f"no listener {listener}")
-        self.binds.append(record(&index, sizeof(index)))
-        return len(self.binds) - 1
 
     def add_pool(self, name, *, algorithm, attempts, replay_limit_bytes, max_idle, idle_timeout_ms, connect_timeout_ms,
                  first_byte_timeout_ms, between_bytes_timeout_ms, exchange_timeout_ms, tunnel_timeout_ms):
@@ -314,7 +307,6 @@ cdef class SnapshotWriter:
         header.operations.offset, header.operations.count = place(operations), len(operations) // sizeof(ImageHeaderOperation)
         header.networks.offset, header.networks.count = place(b"".join(self.networks)), len(self.networks)
         header.listeners.offset, header.listeners.count = place(b"".join(self.listeners)), len(self.listeners)
-        header.binds.offset, header.binds.count = place(b"".join(self.binds)), len(self.binds)
         header.host_slots.offset, header.host_slots.count = place(slots), len(slots) // sizeof(uint32_t)
         header.hosts.offset, header.hosts.count = place(b"".join(hosts)), len(hosts)
         header.routes.offset, header.routes.count = place(b"".join(routes)), len(routes)
@@ -345,6 +337,34 @@ def seal(bytes image):
         os.close(fd)
         raise
     return fd
+
+
+cdef class Image:
+    """A snapshot image, mapped and checked, for Engine.prepare. Making one takes time and touches no engine: any thread may.
+
+    Args:
+        image_fd: from SnapshotWriter.finish; stays the caller's.
+
+    Raises:
+        ValueError: the image is damaged or of another build. OSError.
+    """
+    cdef:
+        const char* data            # owned mapping; NULL once an engine has taken it over
+        size_t size
+
+    def __cinit__(self, int image_fd):
+        cdef int error = 0
+        with nogil:
+            self.data = map_image(image_fd, &self.size, &error)
+        if self.data == NULL:
+            if error:
+                raise OSError(error, os.strerror(error))
+            raise ValueError("the snapshot image is damaged or of another build")
+
+    def __dealloc__(self):
+        if self.data != NULL:
+            munmap(<void*>self.data, self.size)
+            self.data = NULL
 
 
 cdef class Engine:
@@ -411,39 +431,80 @@ cdef class Engine:
             handled = engine_pump(engine, budget)
         return handled
 
-    def apply(self, int image_fd, sockets):
-        """Swaps in a snapshot, whole, between two pumps.
+    def prepare(self, image):
+        """Makes an image the one that the next commit() swaps in, in place of an earlier one.
 
         Args:
-            image_fd: from SnapshotWriter.finish; stays the caller's.
-            sockets: listening descriptors, non-blocking, one per add_bind, in that order; they stay the caller's.
-
-        Returns: descriptors no longer used, their accept queues drained: the caller closes them.
+            image: an Image, which is used up, or the descriptor of one, which stays the caller's.
 
         Raises:
-            ValueError: the image is damaged, or the number of sockets differs. OSError. The old snapshot then stays.
+            ValueError: the image is damaged or of another build. OSError. MemoryError.
         """
         cdef:
             EngineStruct* engine = self.opened()
+            Image mapped = image if isinstance(image, Image) else Image(image)
+        if mapped.data == NULL:
+            raise ValueError("this image is used up")
+        if engine_prepare(engine, mapped.data, mapped.size) != 0:
+            raise MemoryError
+        mapped.data = NULL
+
+    def abort(self):
+        """Lets go of what prepare() was given last, if anything."""
+        engine_abort(self.opened())
+
+    def commit(self, sockets):
+        """Swaps in the prepared snapshot, whole, between two pumps.
+
+        Args:
+            sockets: pairs of a listening descriptor (non-blocking; it stays the caller's) and the index of its listener: all that are
+                accepted from now on.
+
+        Returns: descriptors no longer used, the clients in their accept queues taken in: the caller closes them.
+
+        Raises:
+            ValueError: nothing is prepared, or a socket names no listener. OSError. The old snapshot then stays.
+        """
+        return self.change_sockets(sockets, True)
+
+    def assign(self, sockets):
+        """Accepts from these sockets and no others from now on; arguments and errors as commit(). Clients that wait in the queues of the
+        others stay there, for the worker that accepts from them now. Returns their descriptors."""
+        return self.change_sockets(sockets, False)
+
+    def apply(self, image, sockets):
+        """prepare() and commit() in one; on failure nothing is prepared any more, and the old snapshot stays."""
+        self.prepare(image)
+        try:
+            return self.commit(sockets)
+        finally:
+            self.abort()
+
+    cdef list change_sockets(self, sockets, bint commit):
+        cdef:
+            EngineStruct* engine = self.opened()
             uint32_t n = <uint32_t>len(sockets), n_removed = 0, i
-            int* descriptors = <int*>malloc((n + 1) * sizeof(int))
+            Socket* wanted = <Socket*>malloc((n + 1) * sizeof(Socket))
             int* removed = <int*>malloc((self.count_listeners() + n + 1) * sizeof(int))
             int result
         try:
-            if descriptors == NULL or removed == NULL:
+            if wanted == NULL or removed == NULL:
                 raise MemoryError
             for i in range(n):
-                descriptors[i] = sockets[i]
-            result = engine_apply(engine, image_fd, descriptors, n, removed, &n_removed)
+                wanted[i].fd, wanted[i].listener = sockets[i]
+            if commit:
+                result = engine_commit(engine, wanted, n, removed, &n_removed)
+            else:
+                result = engine_assign(engine, wanted, n, removed, &n_removed)
             if result == -1:
-                raise ValueError("the snapshot image is damaged or of another build")
+                raise ValueError("no snapshot is prepared")
             if result == -2:
-                raise ValueError(f"the snapshot's binds and the {n} sockets given differ in number")
+                raise ValueError("a socket names a listener that the snapshot does not have")
             if result != 0:
                 raise OSError(result, os.strerror(result))
             return [removed[i] for i in range(n_removed)]
         finally:
-            free(descriptors)
+            free(wanted)
             free(removed)
 
     cdef uint32_t count_listeners(self):

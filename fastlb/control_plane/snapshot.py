@@ -12,11 +12,10 @@ from fastlb.control_plane.config.schema import Backend, Config
 MAX_HEAD_BYTES = 65536 - 64
 
 
-def build_image(config: Config, binds: Sequence[int], addresses: Mapping[str, Sequence[str]], generation: int) -> int:
+def build_image(config: Config, addresses: Mapping[str, Sequence[str]], generation: int) -> int:
     """Writes one snapshot image.
 
     Args:
-        binds: for each listening socket, in the order in which `Engine.apply` will get them, the index of its listener.
         addresses: the IP addresses of every name that is resolved.
         generation: counts up from 1.
 
@@ -42,8 +41,6 @@ def build_image(config: Config, binds: Sequence[int], addresses: Mapping[str, Se
             max_headers=listener.limits.headers,
             max_body_bytes=listener.limits.body_bytes,
         )
-    for listener_index in binds:
-        writer.add_bind(listener_index)
     pool_indexes = {}
     for pool in config.pools:
         pool_index = pool_indexes[pool.name] = writer.add_pool(

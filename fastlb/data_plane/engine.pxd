@@ -1,9 +1,12 @@
 from libc.stdint cimport int32_t, uint32_t
 
-from fastlb.data_plane.types cimport Engine
+from fastlb.data_plane.types cimport Engine, Socket
 
 cdef int engine_open(Engine* engine, uint32_t max_clients, uint32_t max_descriptors, int32_t pipes) noexcept nogil
 cdef void engine_close(Engine* engine) noexcept nogil
 cdef uint32_t engine_pump(Engine* engine, uint32_t budget) noexcept nogil
-cdef int engine_apply(Engine* engine, int image_fd, const int* sockets, uint32_t n_sockets, int* removed, uint32_t* n_removed) noexcept nogil
+cdef int engine_prepare(Engine* engine, const char* image, size_t size) noexcept nogil
+cdef void engine_abort(Engine* engine) noexcept nogil
+cdef int engine_commit(Engine* engine, const Socket* sockets, uint32_t n_sockets, int* removed, uint32_t* n_removed) noexcept nogil
+cdef int engine_assign(Engine* engine, const Socket* sockets, uint32_t n_sockets, int* removed, uint32_t* n_removed) noexcept nogil
 cdef void engine_drain(Engine* engine, uint32_t idle_grace_ms, int* removed, uint32_t* n_removed) noexcept nogil

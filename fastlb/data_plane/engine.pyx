@@ -28,7 +28,7 @@ from fastlb.data_plane.transport cimport accept_client, plain_transport, unwatch
 from fastlb.data_plane.types cimport (ACCEPT_RETRY_MS, ACCEPTS_PER_EVENT, DEFAULT_PUMP_BUDGET, EVENTS_PER_BATCH, IO_AGAIN, IO_ERROR,
                                       IO_HALF_CLOSED, IO_READABLE, IO_WRITABLE, KIND_BACKEND, KIND_CLIENT, KIND_LISTENER, MAX_HEAD_BYTES,
                                       READ_BUFFER_BYTES, STATE_IDLE, WRITE_BUFFER_BYTES, Attempt, Backend, Connection,
-                                      Engine, Exchange, ImageBackend, ImageListener, ImagePool, Listener, Snapshot, Timer)
+                                      Engine, Exchange, ImageBackend, ImageListener, ImagePool, Listener, Snapshot, Socket, Timer)
 
 cdef enum:
     QUEUE_MORE = 0
@@ -111,6 +111,7 @@ cdef void engine_close(Engine* engine) noexcept nogil:
     while engine.listeners != NULL:
         listener = engine.listeners
         forget_listener(engine, listener)
+    engine_abort(engine)
     if engine.snapshot != NULL:
         drop_snapshot(engine, engine.snapshot)
         engine.snapshot = NULL
@@ -196,7 +197,6 @@ cdef int accept_some(Engine* engine, Listener* listener, uint32_t most) noexcept
 cdef void forget_listener(Engine* engine, Listener* listener) noexcept nogil:
     # Leaves the socket to its owner: out of the epoll set explicitly, because another process may hold its description open.
     cdef Connection* connection = listener.connection
-    listener.removed = True
     if connection == NULL:
         return
     listener.connection = NULL
@@ -207,14 +207,10 @@ cdef void forget_listener(Engine* engine, Listener* listener) noexcept nogil:
     drop_listener(engine, listener)
 
 
-cdef int remove_listener(Engine* engine, Listener* listener) noexcept nogil:
-    # Takes in what waits in the accept queue (closing the socket would reset it), then forgets the listener. Its descriptor.
-    cdef int fd = listener.fd
-    # Tried during a pause too: its cause may be gone.
+cdef void take_queue(Engine* engine, Listener* listener) noexcept nogil:
+    # Takes in what waits in the accept queue: closing the socket would reset it. Tried during a pause too: its cause may be gone.
     while accept_some(engine, listener, ACCEPTS_PER_EVENT) == QUEUE_MORE:
         pass
-    forget_listener(engine, listener)
-    return fd
 
 
 cdef Listener* find_listener(Engine* engine, int fd) noexcept nogil:
@@ -280,58 +276,125 @@ cdef void adopt_backends(Engine* engine, Snapshot* old, Snapshot* new) noexcept 
                 close_connection(engine, row.idle.oldest, False)
 
 
-cdef int engine_apply(Engine* engine, int image_fd, const int* sockets, uint32_t n_sockets, int* removed, uint32_t* n_removed) noexcept nogil:
-    # Swaps in a snapshot. 0; -1: the image is damaged; -2: the number of sockets differs from the image's binds; or an errno.
-    # On failure nothing has changed. `removed` has room for as many descriptors as there are listeners.
+cdef int engine_prepare(Engine* engine, const char* image, size_t size) noexcept nogil:
+    # Takes over a mapped image as what the next commit swaps in, in place of an earlier one. 0, or ENOMEM with the image still the caller's.
+    cdef Snapshot* new = load_snapshot(engine, image, size)
+    if new == NULL:
+        return ENOMEM
+    engine_abort(engine)
+    engine.prepared = new
+    return 0
+
+
+cdef void engine_abort(Engine* engine) noexcept nogil:
+    # Lets go of what was prepared, if anything was.
+    if engine.prepared != NULL:
+        drop_snapshot(engine, engine.prepared)
+        engine.prepared = NULL
+
+
+cdef int check_sockets(const Snapshot* snapshot, const Socket* sockets, uint32_t n_sockets) noexcept nogil:
+    # -2: a socket names a listener that this snapshot does not have.
+    cdef uint32_t i
+    for i in range(n_sockets):
+        if sockets[i].listener >= snapshot.header.listeners.count:
+            return -2
+    return 0
+
+
+cdef int add_sockets(Engine* engine, const Socket* sockets, uint32_t n_sockets) noexcept nogil:
+    # Begins to accept on those that are new. 0, or an errno with none of them added.
     cdef:
-        int error = 0
-        Snapshot* new = load_snapshot(engine, image_fd, &error)
-        Snapshot* old = engine.snapshot
-        const ImageListener* listeners
-        const uint32_t* binds
         Listener* listener
+        uint32_t i
+        int error
+    for i in range(n_sockets):
+        if find_listener(engine, sockets[i].fd) == NULL and add_listener(engine, sockets[i].fd) == NULL:
+            error = errno if errno else ENOMEM
+            while i > 0:
+                i -= 1
+                listener = find_listener(engine, sockets[i].fd)
+                if listener != NULL and listener.settings.head.max_bytes == 0:      # no snapshot has given it settings: new
+                    forget_listener(engine, listener)
+            return error
+    return 0
+
+
+cdef void settle_sockets(Engine* engine, const Socket* sockets, uint32_t n_sockets, bint take_queues, int* removed,
+                         uint32_t* n_removed) noexcept nogil:
+    # Gives the named sockets the settings of the current snapshot and lets go of all others. `take_queues`: their listeners are gone, so
+    # the clients that wait there are taken in, and all are told Connection: close. Otherwise another worker has these sockets now.
+    cdef:
+        const ImageListener* listeners = <const ImageListener*>(engine.snapshot.image + engine.snapshot.header.listeners.offset)
+        Listener* listener = engine.listeners
         Listener* following
         uint32_t i
     n_removed[0] = 0
-    if new == NULL:
-        return error if error else -1
-    if new.header.binds.count != n_sockets:
-        drop_snapshot(engine, new)
-        return -2
-    engine.now_ms = clock_ms(CLOCK_MONOTONIC)
-    for i in range(n_sockets):
-        if find_listener(engine, sockets[i]) == NULL and add_listener(engine, sockets[i]) == NULL:
-            error = errno if errno else ENOMEM
-            while i > 0:
-                # undo what this call added: those that the old snapshot did not know carry no settings yet
-                i -= 1
-                listener = find_listener(engine, sockets[i])
-                if listener != NULL and listener.settings.head.max_bytes == 0:
-                    forget_listener(engine, listener)
-            drop_snapshot(engine, new)
-            return error
-    # From here nothing fails.
-    engine.snapshot = new
-    adopt_backends(engine, old, new)
-    listeners = <const ImageListener*>(new.image + new.header.listeners.offset)
-    binds = <const uint32_t*>(new.image + new.header.binds.offset)
-    listener = engine.listeners
     while listener != NULL:
-        listener.removed = True
+        if take_queues:
+            listener.removed = True
+        listener.wanted = False
         listener = listener.next
     for i in range(n_sockets):
-        listener = find_listener(engine, sockets[i])
-        listener.settings = listeners[binds[i]].settings
+        listener = find_listener(engine, sockets[i].fd)
+        listener.settings = listeners[sockets[i].listener].settings
         listener.removed = False
+        listener.wanted = True
     listener = engine.listeners
     while listener != NULL:
         following = listener.next
-        if listener.removed and listener.connection != NULL:
-            removed[n_removed[0]] = remove_listener(engine, listener)
+        if not listener.wanted and listener.connection != NULL:
+            removed[n_removed[0]] = listener.fd
             n_removed[0] += 1
+            if take_queues:
+                take_queue(engine, listener)
+            forget_listener(engine, listener)
         listener = following
+
+
+cdef int engine_commit(Engine* engine, const Socket* sockets, uint32_t n_sockets, int* removed, uint32_t* n_removed) noexcept nogil:
+    # Swaps in the prepared snapshot. `sockets`: all that this worker accepts from now on; the clients waiting in the others are taken in
+    # first. 0; -1: nothing is prepared; -2: a socket names no listener; or an errno. On failure nothing has changed.
+    # `removed` has room for as many descriptors as there are listeners.
+    cdef:
+        Snapshot* new = engine.prepared
+        Snapshot* old = engine.snapshot
+        int error
+    n_removed[0] = 0
+    if new == NULL:
+        return -1
+    if check_sockets(new, sockets, n_sockets) != 0:
+        return -2
+    engine.now_ms = clock_ms(CLOCK_MONOTONIC)
+    error = add_sockets(engine, sockets, n_sockets)
+    if error:
+        return error
+    # From here nothing fails.
+    engine.prepared = NULL
+    engine.snapshot = new
+    adopt_backends(engine, old, new)
+    settle_sockets(engine, sockets, n_sockets, True, removed, n_removed)
     if old != NULL:
         drop_snapshot(engine, old)
+    empty_graveyard(&engine.connections)
+    arm_wheel(&engine.timers, engine.now_ms)
+    return 0
+
+
+cdef int engine_assign(Engine* engine, const Socket* sockets, uint32_t n_sockets, int* removed, uint32_t* n_removed) noexcept nogil:
+    # Accepts from these sockets and no others from now on, on the current snapshot. What waits in the queues of the others stays there:
+    # another worker has them now. Results as engine_commit.
+    cdef int error
+    n_removed[0] = 0
+    if engine.snapshot == NULL:
+        return -1
+    if check_sockets(engine.snapshot, sockets, n_sockets) != 0:
+        return -2
+    engine.now_ms = clock_ms(CLOCK_MONOTONIC)
+    error = add_sockets(engine, sockets, n_sockets)
+    if error:
+        return error
+    settle_sockets(engine, sockets, n_sockets, False, removed, n_removed)
     empty_graveyard(&engine.connections)
     arm_wheel(&engine.timers, engine.now_ms)
     return 0
@@ -348,8 +411,10 @@ cdef void engine_drain(Engine* engine, uint32_t idle_grace_ms, int* removed, uin
     while listener != NULL:
         following = listener.next
         if listener.connection != NULL:
-            removed[n_removed[0]] = remove_listener(engine, listener)
+            removed[n_removed[0]] = listener.fd
             n_removed[0] += 1
+            take_queue(engine, listener)
+            forget_listener(engine, listener)
         listener = following
     engine.draining = True
     engine.drain_idle_grace_ms = idle_grace_ms

@@ -7,7 +7,8 @@ cdef enum:
     IMAGE_LAYOUT = 1
 
 cdef int check_image(const char* image, size_t size) noexcept nogil
-cdef Snapshot* load_snapshot(Engine* engine, int image_fd, int* error) noexcept nogil
+cdef const char* map_image(int image_fd, size_t* size, int* error) noexcept nogil
+cdef Snapshot* load_snapshot(Engine* engine, const char* image, size_t size) noexcept nogil
 cdef void drop_snapshot(Engine* engine, Snapshot* snapshot) noexcept nogil
 
 

@@ -51,7 +51,7 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
     if header.size != size or size > 0x7FFFFFFF:
         return -1
     if not (fits(size, &header.operations, sizeof(ImageHeaderOperation)) and fits(size, &header.networks, sizeof(ImageNetwork))
-            and fits(size, &header.listeners, sizeof(ImageListener)) and fits(size, &header.binds, sizeof(uint32_t))
+            and fits(size, &header.listeners, sizeof(ImageListener))
             and fits(size, &header.host_slots, sizeof(uint32_t)) and fits(size, &header.hosts, sizeof(ImageHost))
             and fits(size, &header.routes, sizeof(ImageRoute)) and fits(size, &header.pools, sizeof(ImagePool))
             and fits(size, &header.backends, sizeof(ImageBackend)) and text_fits(size, &header.reason_header)):
@@ -75,10 +75,6 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
     networks = <const ImageNetwork*>(image + header.networks.offset)
     for i in range(header.networks.count):
         if networks[i].prefix_bits > 128:
-            return -1
-    numbers = <const uint32_t*>(image + header.binds.offset)
-    for i in range(header.binds.count):
-        if numbers[i] >= header.listeners.count:
             return -1
     numbers = <const uint32_t*>(image + header.host_slots.offset)
     for i in range(header.host_slots.count):
@@ -107,18 +103,11 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
     return 0
 
 
-cdef Snapshot* load_snapshot(Engine* engine, int image_fd, int* error) noexcept nogil:
-    # Maps and checks an image and builds its running arrays: one reference, the caller's. NULL: *error is an errno, or 0 for a
-    # damaged image. Does not change what the engine uses now.
+cdef const char* map_image(int image_fd, size_t* size, int* error) noexcept nogil:
+    # Maps an image and checks it: the caller's to unmap, unless load_snapshot takes it over. Touches nothing else, so any thread
+    # may do it. NULL: *error is an errno, or 0 for a damaged image.
     cdef:
         stat_result status
-        Snapshot* snapshot
-        const ImageHeader* header
-        const ImagePool* pools
-        const ImageBackend* backends
-        Backend* row
-        PoolBackend* entry
-        uint32_t i
         void* image
     error[0] = 0
     if fstat(image_fd, &status) != 0:
@@ -133,6 +122,21 @@ cdef Snapshot* load_snapshot(Engine* engine, int image_fd, int* error) noexcept 
     if check_image(<const char*>image, <size_t>status.st_size) != 0:
         munmap(image, <size_t>status.st_size)
         return NULL
+    size[0] = <size_t>status.st_size
+    return <const char*>image
+
+
+cdef Snapshot* load_snapshot(Engine* engine, const char* image, size_t size) noexcept nogil:
+    # Takes over a mapped image and builds its running arrays: one reference, the caller's. NULL: out of memory, with the image
+    # still the caller's. Does not change what the engine uses now.
+    cdef:
+        Snapshot* snapshot
+        const ImageHeader* header
+        const ImagePool* pools
+        const ImageBackend* backends
+        Backend* row
+        PoolBackend* entry
+        uint32_t i
     header = <const ImageHeader*>image
     snapshot = <Snapshot*>calloc(1, sizeof(Snapshot))
     if snapshot != NULL:
@@ -143,12 +147,10 @@ cdef Snapshot* load_snapshot(Engine* engine, int image_fd, int* error) noexcept 
             free(snapshot.pools)
             free(snapshot.backends)
             free(snapshot)
-        munmap(image, <size_t>status.st_size)
-        error[0] = 12                           # ENOMEM
         return NULL
-    snapshot.image = <const char*>image
+    snapshot.image = image
     snapshot.header = header
-    snapshot.image_size = <size_t>status.st_size
+    snapshot.image_size = size
     snapshot.references = 1
     snapshot.n_pools = header.pools.count
     engine.counters.snapshots_opened += 1
@@ -157,8 +159,8 @@ cdef Snapshot* load_snapshot(Engine* engine, int image_fd, int* error) noexcept 
     for i in range(header.backends.count):
         row = hold_backend(&engine.backends, snapshot.image + backends[i].identity.offset, backends[i].identity.size)
         if row == NULL:
+            snapshot.image_size = 0             # stays the caller's
             drop_snapshot(engine, snapshot)
-            error[0] = 12
             return NULL
         entry = &snapshot.backends[i]
         entry.row = row
@@ -184,7 +186,8 @@ cdef void drop_snapshot(Engine* engine, Snapshot* snapshot) noexcept nogil:
         if snapshot.backends[i].row != NULL:
             drop_backend(&engine.backends, snapshot.backends[i].row)
             snapshot.backends[i].row = NULL
-    munmap(<void*>snapshot.image, snapshot.image_size)
+    if snapshot.image_size != 0:
+        munmap(<void*>snapshot.image, snapshot.image_size)
     free(snapshot.pools)
     free(snapshot.backends)
     free(snapshot)

@@ -472,8 +472,13 @@ cdef struct Listener:
     ListenerSettings settings       # copied from the current snapshot at each commit
     int64_t references
     bint removed                    # its clients are told Connection: close
+    bint wanted                     # scratch of settle_sockets
     Listener* next
-    int fd                          # borrowed from the caller of apply
+    int fd                          # borrowed from the caller of commit or assign
+
+cdef struct Socket:                 # a listening descriptor and which listener of the snapshot it belongs to
+    int fd
+    uint32_t listener
 
 
 # ---------------------------------------------------------------------------------------------------------------- snapshot
@@ -537,7 +542,6 @@ cdef struct ImageHeader:
     uint64_t operation_headers      # bit per HeaderId that an operation writes
     ImageSection networks
     ImageSection listeners
-    ImageSection binds              # uint32 listener index each
     ImageSection host_slots         # power-of-two open-addressing table of uint32 host index + 1
     ImageSection hosts
     ImageSection routes
@@ -595,6 +599,7 @@ cdef struct Engine:
     char* read_buffer               # owned
     char* write_buffer              # owned
     Snapshot* snapshot              # counted: the current one
+    Snapshot* prepared              # counted: the one that the next commit swaps in; NULL = none
     Connection* ready_head          # ready list: a queue
     Connection* ready_tail
     Exchange* free_exchanges        # owned

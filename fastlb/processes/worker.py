@@ -158,15 +158,14 @@ class Worker:
 
     async def _apply_image(self, config: Config, bound: list[tuple[int, BoundAddress]]) -> None:
         """Builds the image for these sockets and has the engine change to it."""
-        sockets = [(index, one.fileno()) for index, address in bound for one in address.sockets]
-        indexes = [index for index, _ in sockets]
+        sockets = [(one.fileno(), index) for index, address in bound for one in address.sockets]
         try:
             if self._generation:  # there are clients by now, and they do not wait while a large image is written
-                image = await asyncio.to_thread(build_image, config, indexes, self._names.addresses, self._generation + 1)
+                image = await asyncio.to_thread(build_image, config, self._names.addresses, self._generation + 1)
             else:
-                image = build_image(config, indexes, self._names.addresses, 1)
+                image = build_image(config, self._names.addresses, 1)
             try:
-                self._engine.apply(image, [descriptor for _, descriptor in sockets])
+                self._engine.apply(image, sockets)
             finally:
                 os.close(image)
         except (ValueError, OSError) as error:

@@ -7,16 +7,16 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset, strlen
 
-from fastlb.data_plane.engine cimport engine_apply
+from fastlb.data_plane.engine cimport engine_commit, engine_prepare
 from fastlb.data_plane.failure cimport FAILURE_NO_ROUTE
 from fastlb.data_plane.header_operations cimport is_trusted
 from fastlb.data_plane.http1_head cimport parse_request
 from fastlb.data_plane.http1_serialise cimport write_local, write_request
 from fastlb.data_plane.route_table cimport find_route
 from fastlb.data_plane.select.dispatch cimport pick
-from fastlb.data_plane.snapshot cimport IMAGE_LAYOUT, IMAGE_MAGIC, check_image
+from fastlb.data_plane.snapshot cimport IMAGE_LAYOUT, IMAGE_MAGIC, check_image, map_image
 from fastlb.data_plane.types cimport (MAX_HEAD_BYTES, MAX_HEADERS, NO_BACKEND, NO_INDEX, Backend, Connection, Engine, Exchange, Head,
-                                      HeadLimits, ImageHeader, ImagePool, Listener, Snapshot)
+                                      HeadLimits, ImageHeader, ImagePool, Listener, Snapshot, Socket)
 from tests.fuzz.expect cimport expect
 from tests.fuzz.plane cimport begin, open_plane
 
@@ -25,12 +25,12 @@ cdef extern from "<unistd.h>" nogil:
     ssize_t pwrite(int fd, const void* data, size_t size, int64_t offset)
 
 cdef enum:
-    MAX_BINDS = 4
+    MAX_LISTENERS = 4
 
 cdef Engine* engine
 cdef int base_image                 # applied behind each input, so that no input leaves anything to the next one
 cdef int input_image                # a memfd that is written anew for each input
-cdef int listening[MAX_BINDS]
+cdef Socket sockets[MAX_LISTENERS]
 cdef const char* REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: b\r\nX-Request-Id: c\r\nConnection: d\r\n\r\n"
 
 
@@ -85,13 +85,21 @@ cdef void use(Engine* engine) noexcept nogil:
         listener = listener.next
 
 
+cdef bint take(int image_fd, uint32_t n_listeners, int* removed, uint32_t* n_removed) noexcept nogil:
+    cdef:
+        size_t size
+        int error = 0
+        const char* image = map_image(image_fd, &size, &error)
+    return image != NULL and engine_prepare(engine, image, size) == 0 and engine_commit(engine, sockets, n_listeners, removed, n_removed) == 0
+
+
 cdef int fuzz_one(const uint8_t* data, size_t size) noexcept nogil:
     cdef:
         char* image
         const char* mapping
         ImageHeader* header
-        int removed[2 * MAX_BINDS]
-        uint32_t n_removed = 0, n_binds
+        int removed[2 * MAX_LISTENERS]
+        uint32_t n_removed = 0, n_listeners
         int result
     if size < sizeof(ImageHeader) or size > 0x10000:
         return 0
@@ -102,16 +110,16 @@ cdef int fuzz_one(const uint8_t* data, size_t size) noexcept nogil:
     header.layout_version = IMAGE_LAYOUT
     header.size = <uint32_t>size
     result = check_image(image, size)
-    n_binds = header.binds.count
-    if result == 0 and n_binds <= MAX_BINDS:
+    n_listeners = header.listeners.count
+    if result == 0 and n_listeners <= MAX_LISTENERS:
         expect(ftruncate(input_image, 0) == 0 and pwrite(input_image, image, size, 0) == <ssize_t>size, b"the image is written")
-        expect(engine_apply(engine, input_image, listening, n_binds, removed, &n_removed) == 0, b"an image that passes is taken")
+        expect(take(input_image, n_listeners, removed, &n_removed), b"an image that passes is taken")
         mapping = engine.snapshot.image
         read_from(engine.snapshot, mapping, image)
         use(engine)
         read_from(engine.snapshot, image, mapping)
-        expect(engine_apply(engine, base_image, listening, 0, removed, &n_removed) == 0, b"the next image is taken")
-        expect(n_removed == n_binds, b"every listener is handed back")
+        expect(take(base_image, 0, removed, &n_removed), b"the next image is taken")
+        expect(n_removed == n_listeners, b"every listener is handed back")
     free(image)
     return 0
 
@@ -128,10 +136,10 @@ def prepare():
 
     base_image = make_image()
     input_image = os.memfd_create("fuzz")
-    for number in range(MAX_BINDS):
+    for number in range(MAX_LISTENERS):
         opened = socket.create_server(("127.0.0.1", 0))
         opened.setblocking(False)
-        listening[number] = opened.detach()
+        sockets[number].fd, sockets[number].listener = opened.detach(), number
     engine = open_plane(base_image)
     if engine == NULL:
         raise MemoryError
@@ -147,8 +155,8 @@ def make_seeds():
     from tests.fuzz.images import make_image, read_image
 
     for hosts in ([], [""], ["shop.example.com"], ["*.example.com", "[::1]", "", "a.example"]):
-        for binds in (0, 1, 3):
-            image = read_image(make_image(hosts=hosts, networks=["10.0.0.0/8", "192.0.2.0/23", "2001:db8::/32"], binds=binds))
+        for listeners in (0, 1, 3):
+            image = read_image(make_image(hosts=hosts, networks=["10.0.0.0/8", "192.0.2.0/23", "2001:db8::/32"], listeners=listeners))
             yield image
         # A table without an empty slot is several words away from a good one: too far to be found by chance.
         full = bytearray(image)

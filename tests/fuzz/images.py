@@ -11,7 +11,7 @@ WAITS = {f"{name}_timeout_ms": 1000 for name in ("head", "body", "idle", "write"
 LIMITS = {"max_head_bytes": 32768, "max_target_bytes": 8192, "max_headers": 100, "max_body_bytes": 0}
 
 
-def make_image(*, hosts: Sequence[str] = ("",), networks: Sequence[str] = (), binds: int = 0, operations: bool = True) -> int:
+def make_image(*, hosts: Sequence[str] = ("",), networks: Sequence[str] = (), listeners: int = 0, operations: bool = True) -> int:
     """The descriptor of a sealed image with two pools; each host has two routes."""
     writer = _core.SnapshotWriter(1)
     writer.set_reason_header("X-Fastlb-Reason")
@@ -19,9 +19,8 @@ def make_image(*, hosts: Sequence[str] = ("",), networks: Sequence[str] = (), bi
     writer.set_request_id(operations)
     for network in networks:
         writer.add_trusted_network(ipaddress.ip_network(network))
-    listener = writer.add_listener("web", **WAITS, **LIMITS)
-    for _ in range(binds):
-        writer.add_bind(listener)
+    for number in range(listeners):
+        writer.add_listener(f"web{number}", **WAITS, **LIMITS)
     for name in ("round_robin", "weighted_least_connections"):
         pool = writer.add_pool(name, algorithm=name, attempts=3, replay_limit_bytes=65536, max_idle=8, **TIMES)
         for port in (80, 81):

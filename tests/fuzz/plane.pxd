@@ -4,7 +4,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from fastlb.data_plane.engine cimport engine_open
-from fastlb.data_plane.snapshot cimport load_snapshot
+from fastlb.data_plane.snapshot cimport load_snapshot, map_image
 from fastlb.data_plane.types cimport Connection, Engine, Exchange
 
 
@@ -12,11 +12,14 @@ cdef inline Engine* open_plane(int image_fd) noexcept nogil:
     # Owned by the caller. NULL: no memory, no descriptors, or a bad image.
     cdef:
         Engine* engine = <Engine*>calloc(1, sizeof(Engine))
+        const char* image
+        size_t size = 0
         int error = 0
     if engine == NULL or engine_open(engine, 4, 256, 0) != 0:
         free(engine)
         return NULL
-    engine.snapshot = load_snapshot(engine, image_fd, &error)
+    image = map_image(image_fd, &size, &error)
+    engine.snapshot = load_snapshot(engine, image, size) if image != NULL else NULL
     return engine if engine.snapshot != NULL else NULL
 
 

@@ -23,7 +23,7 @@ def make_image() -> bytes:
     writer.set_reason_header("X-Fastlb-Reason")
     writer.add_trusted_network(ipaddress.ip_network("192.0.2.0/24"))
     writer.add_trusted_network(ipaddress.ip_network("2001:db8::/33"))
-    writer.add_bind(writer.listener())
+    writer.listener()
     api, site = writer.pool("api"), writer.pool("site", algorithm="round_robin")
     for port in (1, 2, 3):
         writer.backend(api, port, weight=port, max_in_flight=port)
@@ -54,7 +54,7 @@ def use(plane: Plane) -> None:
     plane.close()
 
 
-def apply(image: bytes, sockets: list[int]) -> bool:
+def apply(image: bytes, sockets: list[tuple[int, int]]) -> bool:
     """Whether the engine takes it; rows and listeners are made and dropped again."""
     engine = _core.Engine(max_connections=1, pipes=0)
     fd = _core.seal(image)
@@ -106,10 +106,10 @@ def test_words_can_be_changed(changes: list[tuple[int, int]]) -> None:
 def test_engine_takes_a_whole_image_and_no_part_of_it() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setblocking(False)
-        assert apply(IMAGE, [listening.fileno()])
+        assert apply(IMAGE, [(listening.fileno(), 0)])
         source = random.Random(1)  # a fixed choice of lengths
         for size in source.sample(range(len(IMAGE)), 50):
-            assert not apply(IMAGE[:size], [listening.fileno()])
+            assert not apply(IMAGE[:size], [(listening.fileno(), 0)])
 
 
 @examples(200)

@@ -35,7 +35,7 @@ from fastlb.data_plane.retry cimport may_retry as plane_may_retry
 from fastlb.data_plane.route_table cimport find_route, hash_host
 from fastlb.data_plane.select.dispatch cimport pick
 from fastlb.data_plane.snapshot cimport check_image as plane_check_image
-from fastlb.data_plane.snapshot cimport load_snapshot
+from fastlb.data_plane.snapshot cimport load_snapshot, map_image
 from fastlb.data_plane.target cimport normalise_path as plane_normalise_path
 from fastlb.data_plane.timer_wheel cimport arm_wheel, cancel_timer, set_timer, take_expired, timer_wheel_close, timer_wheel_open
 from fastlb.data_plane.types cimport (ALGORITHM_ROUND_ROBIN, ALGORITHM_WEIGHTED_LEAST_CONNECTIONS, ATTEMPT_ANSWERED, ATTEMPT_SENT,
@@ -803,11 +803,14 @@ cdef class Plane:
     """
     cdef:
         Engine* engine
-        const char* mapping             # what load_snapshot mapped and drop_snapshot unmaps
+        const char* mapping             # what map_image mapped and drop_snapshot unmaps
         GuardedMemory copy
 
     def __cinit__(self, int image_fd):
-        cdef int error = 0
+        cdef:
+            int error = 0
+            size_t size = 0
+            const char* image
         self.engine = <Engine*>calloc(1, sizeof(Engine))
         if self.engine == NULL:
             raise MemoryError
@@ -816,12 +819,14 @@ cdef class Plane:
             free(self.engine)
             self.engine = NULL
             raise OSError(error, os.strerror(error))
-        self.engine.snapshot = load_snapshot(self.engine, image_fd, &error)
-        if self.engine.snapshot == NULL:
+        image = map_image(image_fd, &size, &error)
+        if image == NULL:
             if error:
                 raise OSError(error, os.strerror(error))
             raise ValueError("a damaged image")
-        size = self.engine.snapshot.image_size
+        self.engine.snapshot = load_snapshot(self.engine, image, size)
+        if self.engine.snapshot == NULL:
+            raise MemoryError
         self.copy = GuardedMemory(size)
         self.mapping = self.engine.snapshot.image
         self.read_from(self.copy.room((size + 7) // 8 * 8))

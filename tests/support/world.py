@@ -43,7 +43,7 @@ class World:
         writer = Writer(self.generation)
         writer.set_reason_header("X-Fastlb-Reason")
         for _ in listeners:
-            writer.add_bind(writer.listener())
+            writer.listener()
         number = writer.pool(**pool)
         writer.backend(number, self.backend.getsockname()[1])
         writer.add_route(host="", path_prefix="/", pool=number)
@@ -52,7 +52,7 @@ class World:
     def apply_image(self, image: bytes, *listeners: socket.socket) -> list[int]:
         fd = _core.seal(image)
         try:
-            return self.engine.apply(fd, [listening.fileno() for listening in listeners])
+            return self.engine.apply(fd, [(listening.fileno(), index) for index, listening in enumerate(listeners)])
         finally:
             os.close(fd)
 

@@ -72,16 +72,6 @@ def test_negative_time_is_refused(name: str) -> None:
         Writer().listener(**{name: -1})
 
 
-def test_bind_needs_its_listener() -> None:
-    writer = Writer()
-    for listener in (0, 1):
-        with pytest.raises(ValueError, match="no listener"):
-            writer.add_bind(listener)
-        writer.listener()
-    assert writer.add_bind(1) == 0
-    assert writer.add_bind(0) == 1
-
-
 @pytest.mark.parametrize("changes", [{"algorithm": "least_con"}, {"attempts": 0}, {"attempts": 256}])
 def test_bad_pool_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"least_con|attempts"):

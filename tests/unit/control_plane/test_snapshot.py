@@ -72,9 +72,9 @@ def writer(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[RecordingWriter]]:
     yield RecordingWriter
 
 
-def build(binds: Sequence[int] = (0, 0, 0, 1), **addresses: Sequence[str]) -> RecordingWriter:
+def build(**addresses: Sequence[str]) -> RecordingWriter:
     known = {name.replace("_", "."): ips for name, ips in addresses.items()}
-    assert snapshot.build_image(load_text(TEXT, "f").config, binds, known, 5) == 99
+    assert snapshot.build_image(load_text(TEXT, "f").config, known, 5) == 99
     return RecordingWriter.last
 
 
@@ -84,7 +84,6 @@ def test_calls_come_in_the_order_that_the_image_needs(writer: type[RecordingWrit
     assert [name for name in order if name.startswith("add_")] == [
         "add_trusted_network",
         "add_listener",
-        "add_bind",
         "add_pool",
         "add_backend",
         "add_route",
@@ -112,12 +111,11 @@ def test_settings_and_listeners_are_written_in_their_units(writer: type[Recordin
         },
     )
     assert second[0] == ("other",)
-    assert [arguments for arguments, _ in built.of("add_bind")] == [(0,), (0,), (0,), (1,)]
 
 
 def test_a_reason_header_that_is_off_is_none(writer: type[RecordingWriter]) -> None:
     config = load_text(TEXT.replace("[global]", '[global]\nreason_header = ""'), "f").config
-    snapshot.build_image(config, [0], {}, 1)
+    snapshot.build_image(config, {}, 1)
     assert RecordingWriter.last.of("set_reason_header") == [((None,), {})]
 
 
@@ -177,7 +175,7 @@ def test_identities_stay_when_other_backends_come_and_go(writer: type[RecordingW
 def test_the_real_writer_takes_all_of_it() -> None:
     import os
 
-    image = snapshot.build_image(load_text(TEXT, "f").config, [0, 0, 0, 1], {"app.example": ["10.1.1.1", "::2"]}, 1)
+    image = snapshot.build_image(load_text(TEXT, "f").config, {"app.example": ["10.1.1.1", "::2"]}, 1)
     try:
         assert os.fstat(image).st_size > 0
     finally:

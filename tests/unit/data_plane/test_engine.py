@@ -47,24 +47,95 @@ def test_damaged_image_leaves_the_old_snapshot(world: World) -> None:
     assert world.exchange(world.connect(web))[0] == RESPONSE
 
 
-def test_wrong_number_of_sockets_leaves_the_old_snapshot(world: World) -> None:
+def test_socket_of_a_listener_that_is_not_there_leaves_the_old_snapshot(world: World) -> None:
     web = world.listen()
     world.apply(web)
-    with pytest.raises(ValueError, match="differ in number"):
-        world.apply_image(Writer(2).image(), web)
+    image = _core.seal(Writer(2).image())
+    with pytest.raises(ValueError, match="names a listener"):
+        world.engine.apply(image, [(web.fileno(), 0)])
+    os.close(image)
     assert world.engine.generation() == 1
     assert world.counters()["snapshots_opened"] - world.counters()["snapshots_closed"] == 1
+
+
+def test_prepared_snapshot_changes_nothing_until_it_is_committed(world: World) -> None:
+    web = world.listen()
+    world.apply(web)
+    client = world.connect(web)
+    _, peer = world.exchange(client)
+    writer = Writer(2)
+    writer.listener()
+    writer.add_route(host="", path_prefix="/", pool=writer.pool())
+    fd = _core.seal(writer.image())
+    world.engine.prepare(_core.Image(fd))
+    assert world.exchange(client, peer)[0] == RESPONSE
+    world.engine.abort()
+    with pytest.raises(ValueError, match="no snapshot is prepared"):
+        world.engine.commit([(web.fileno(), 0)])
+    assert world.engine.generation() == 1
+    for _ in range(2):
+        world.engine.prepare(fd)  # the second takes the place of the first
+    os.close(fd)
+    assert world.engine.commit([(web.fileno(), 0)]) == []
+    assert world.engine.generation() == 2
+    client.send(REQUEST)
+    assert b" 503 " in world.read(client)
+
+
+def test_image_can_be_prepared_once(world: World) -> None:
+    fd = _core.seal(Writer().image())
+    image = _core.Image(fd)
+    os.close(fd)
+    world.engine.prepare(image)
+    with pytest.raises(ValueError, match="used up"):
+        world.engine.prepare(image)
+
+
+# ---------------------------------------------------------------------------------------------------------- lent sockets
+def test_two_sockets_of_one_listener_are_both_accepted_from(world: World) -> None:
+    web, lent = world.listen(), world.listen()
+    world.apply(web)
+    assert world.engine.assign([(web.fileno(), 0), (lent.fileno(), 0)]) == []
+    _, peer = world.exchange(world.connect(lent))
+    world.exchange(world.connect(web), peer)
+
+
+def test_socket_given_back_keeps_its_queue_and_its_clients_stay(world: World) -> None:
+    web, lent = world.listen(), world.listen()
+    world.apply(web)
+    world.engine.assign([(web.fileno(), 0), (lent.fileno(), 0)])
+    client = world.connect(lent)
+    _, peer = world.exchange(client)
+    waiting = world.connect(lent)
+    assert world.engine.assign([(web.fileno(), 0)]) == [lent.fileno()]
+    lent.accept()[0].close()
+    waiting.close()
+    answer, _ = world.exchange(client, peer)
+    assert b"close" not in answer.lower()
+
+
+def test_assigning_a_socket_of_a_listener_that_is_not_there_changes_nothing(world: World) -> None:
+    web = world.listen()
+    world.apply(web)
+    for sockets in ([(web.fileno(), 1)], [(web.fileno(), 0), (9999, 0)]):
+        with pytest.raises((ValueError, OSError)):
+            world.engine.assign(sockets)
+    world.exchange(world.connect(web))
+
+
+def test_nothing_can_be_assigned_before_the_first_snapshot(world: World) -> None:
+    with pytest.raises(ValueError, match="no snapshot"):
+        world.engine.assign([])
 
 
 def test_socket_that_cannot_be_watched_leaves_the_old_snapshot(world: World) -> None:
     web, other = world.listen(), world.listen()
     world.apply(web)
     writer = Writer(2)
-    for _ in range(2):
-        writer.add_bind(writer.listener())
+    writer.listener()
     image = _core.seal(writer.image())
     with pytest.raises(OSError):
-        world.engine.apply(image, [other.fileno(), 9999])
+        world.engine.apply(image, [(other.fileno(), 0), (9999, 0)])
     os.close(image)
     assert world.engine.generation() == 1
     world.connect(other)
@@ -157,7 +228,7 @@ def test_pipelined_requests_wake_the_engine_without_another_event(world: World) 
 def test_timer_wakes_the_engine(world: World) -> None:
     web = world.listen()
     writer = Writer(1)
-    writer.add_bind(writer.listener(head_timeout_ms=20))
+    writer.listener(head_timeout_ms=20)
     writer.pool()
     world.apply_image(writer.image(), web)
     client = world.connect(web)

@@ -18,9 +18,8 @@ def make_image() -> bytes:
     writer.set_reason_header("X-Fastlb-Reason")
     writer.add_trusted_network(ipaddress.ip_network("10.0.0.0/8"))
     writer.add_trusted_network(ipaddress.ip_network("2001:db8::/32"))
-    web, admin = writer.listener("web"), writer.listener("admin", max_headers=10)
-    for listener in (web, web, admin):
-        writer.add_bind(listener)
+    writer.listener("web")
+    writer.listener("admin", max_headers=10)
     api = writer.pool("api")
     site = writer.pool("site", algorithm="round_robin")
     writer.backend(api, 80, weight=3, max_in_flight=9)
@@ -43,7 +42,7 @@ def refused(offset: int, value: int, form: str = "<I") -> bool:
 
 def test_image_of_the_writer_passes() -> None:
     assert check_image(IMAGE)
-    assert (COUNT["listeners"], COUNT["binds"], COUNT["networks"]) == (2, 3, 2)
+    assert (COUNT["listeners"], COUNT["networks"]) == (2, 2)
     assert (COUNT["hosts"], COUNT["routes"], COUNT["pools"], COUNT["backends"]) == (4, 8, 2, 3)
 
 
@@ -151,13 +150,11 @@ def test_reason_header_outside_the_image_or_too_long_is_refused() -> None:
 
 
 def test_indices_outside_their_section_are_refused() -> None:
-    for number in range(COUNT["binds"]):
-        assert refused(AT["binds"] + 4 * number, COUNT["listeners"])
     for number in range(COUNT["host_slots"]):
         assert refused(AT["host_slots"] + 4 * number, COUNT["hosts"] + 1)
     for number in range(COUNT["routes"]):
         assert refused(AT["routes"] + 12 * number + 8, COUNT["pools"])
-    assert refused(112, COUNT["hosts"])  # any_host
+    assert refused(104, COUNT["hosts"])  # any_host
 
 
 @pytest.mark.parametrize(("section", "inner", "record", "outer"), [("hosts", 16, 24, "routes"), ("pools", 56, 64, "backends")])
