@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from fastlb import FastlbError
 from fastlb.processes.channel import Channel
 from fastlb.processes.messages import Fork, Forked, ForkFailed, FromZygote, ToZygote
 from fastlb.processes.output import report
@@ -33,12 +34,14 @@ class ZygoteOptions:
     """What a zygote needs.
 
     Args:
-        drop_privileges: called first.
+        drop_privileges: called first; FastlbError when that cannot be done.
         run: what a forked child does, until it returns.
+        kept: descriptors of the supervisor's that its children need.
     """
 
     drop_privileges: Callable[[], None]
     run: Run
+    kept: frozenset[int] = frozenset()
 
 
 def start_zygote(end: socket.socket, options: ZygoteOptions) -> int:
@@ -50,7 +53,7 @@ def start_zygote(end: socket.socket, options: ZygoteOptions) -> int:
 
 
 def _serve(end: socket.socket, options: ZygoteOptions) -> None:
-    _start_afresh(end.fileno())
+    _start_afresh(options.kept | {end.fileno()})
     options.drop_privileges()
     gc.collect()
     gc.freeze()  # what exists now is never collected, so that collections in the children do not write to shared pages
@@ -116,6 +119,8 @@ def _run_child(run: Callable[[], None]) -> NoReturn:
     try:
         run()
         status = 0
+    except FastlbError as error:
+        report(str(error))
     except BaseException as error:
         # Its own words are all that is left to tell what happened.
         import traceback
@@ -131,7 +136,7 @@ def _run_child(run: Callable[[], None]) -> NoReturn:
         os._exit(status)
 
 
-def _start_afresh(kept: int) -> None:
+def _start_afresh(kept: frozenset[int]) -> None:
     """Lets go of what was the supervisor's: its descriptors, its loop if it had one already, its signal handlers."""
     signal.set_wakeup_fd(-1)
     for number in IGNORED_SIGNALS:
@@ -141,7 +146,7 @@ def _start_afresh(kept: int) -> None:
     asyncio._set_running_loop(None)
     # Closing a copy of an epoll descriptor changes nothing for the supervisor; closing its loop would.
     for entry in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
-        if entry > 2 and entry != kept:
+        if entry > 2 and entry not in kept:
             try:
                 os.close(entry)
             except OSError:
