@@ -93,6 +93,8 @@ class Controller:
         self._loop.add_reader(self._channel.fileno(), self._on_readable)
         self._send(Hello(BUILD_ID))
         try:
+            if self._options.control_path:
+                await self._open_control()
             if left is not None:
                 self._config, self._generation, self._tried = left.config, left.generation, left.generation
                 self._names.watch(names_of(self._config))
@@ -101,8 +103,6 @@ class Controller:
                     await self.apply(self._options.config)
                 except ApplyError:
                     return  # the supervisor knows, and says it
-            if self._options.control_path:
-                await self._open_control()
             await self._stopped.wait()
         finally:
             if self._applying_names is not None:
@@ -271,16 +271,16 @@ def _describe_listener(listener: Listener) -> ListenerBinds:
 
 def _write_state(state: State) -> int:
     descriptor = os.memfd_create("fastlb-state", os.MFD_CLOEXEC)
-    with open(os.dup(descriptor), "wb") as file:
-        pickle.dump(state, file)
+    view = memoryview(pickle.dumps(state))
+    while view:
+        view = view[os.write(descriptor, view) :]
     return descriptor
 
 
 def _read_state(descriptor: int | None) -> State | None:
     if descriptor is None:
         return None
-    with open(descriptor, "rb") as file:
-        file.seek(0)
-        state = pickle.load(file)  # noqa: S301  only controllers of this fastlb write it
+    state = pickle.loads(os.pread(descriptor, os.fstat(descriptor).st_size, 0))  # noqa: S301  only controllers of this fastlb write it
+    os.close(descriptor)
     assert isinstance(state, State)
     return state

@@ -42,7 +42,7 @@ class ProcessState(msgspec.Struct, frozen=True):
 
 
 # -------------------------------------------------------------------------------------------------------------- supervisor and zygote
-class Fork(Message):
+class Fork(Message, frozen=True):
     """Supervisor -> zygote: fork a process. Descriptors: its end of the channel, the shared memory; for a worker its eventfd; for a
     controller, where there is one, the state that its predecessor left."""
 
@@ -50,14 +50,14 @@ class Fork(Message):
     n_workers: Number
 
 
-class Forked(Message):
+class Forked(Message, frozen=True):
     """Zygote -> supervisor: it runs, and is the supervisor's child."""
 
     role: int
     pid: Number
 
 
-class ForkFailed(Message):
+class ForkFailed(Message, frozen=True):
     """Zygote -> supervisor: the system refused it."""
 
     role: int
@@ -65,53 +65,53 @@ class ForkFailed(Message):
 
 
 # -------------------------------------------------------------------------------------------------------------- every child
-class Hello(Message):
+class Hello(Message, frozen=True):
     """Controller or worker -> supervisor: the first message. Processes of different builds lay memory out differently."""
 
     build_id: str
 
 
-class Stop(Message):
+class Stop(Message, frozen=True):
     """Supervisor -> controller or worker: end now."""
 
 
-class Ping(Message):
+class Ping(Message, frozen=True):
     """Supervisor -> controller."""
 
 
-class Pong(Message):
+class Pong(Message, frozen=True):
     """Controller -> supervisor."""
 
 
 # -------------------------------------------------------------------------------------------------------------- supervisor and worker
-class Prepare(Message):
+class Prepare(Message, frozen=True):
     """Supervisor -> worker: get this snapshot ready. Descriptor: the image."""
 
     generation: Number
 
 
-class Prepared(Message):
+class Prepared(Message, frozen=True):
     generation: Number
 
 
-class Refused(Message):
+class Refused(Message, frozen=True):
     """Worker -> supervisor: this snapshot cannot be used here."""
 
     generation: Number
     text: str
 
 
-class Abort(Message):
+class Abort(Message, frozen=True):
     """Supervisor -> worker: forget what was or is being prepared."""
 
 
-class Lend(Message):
+class Lend(Message, frozen=True):
     """Supervisor -> worker: a listening socket to keep for when it is assigned. Descriptor: the socket."""
 
     socket: Number
 
 
-class Commit(Message):
+class Commit(Message, frozen=True):
     """Supervisor -> worker: change to the prepared snapshot.
 
     Args:
@@ -125,28 +125,28 @@ class Commit(Message):
     drain_idle_grace_ms: Number
 
 
-class Committed(Message):
+class Committed(Message, frozen=True):
     """Worker -> supervisor: done; sockets that were not named are closed here."""
 
     generation: Number
 
 
-class Assign(Message):
+class Assign(Message, frozen=True):
     """Supervisor -> worker: accept from these sockets and no others. The queues of the others are somebody else's now."""
 
     sockets: tuple[tuple[Number, Number], ...]
 
 
-class Drain(Message):
+class Drain(Message, frozen=True):
     """Supervisor -> worker: take in what waits in the queues, finish what is in flight, then end."""
 
 
-class Drained(Message):
+class Drained(Message, frozen=True):
     """Worker -> supervisor: nothing is accepted here any more."""
 
 
 # -------------------------------------------------------------------------------------------------------------- supervisor and controller
-class Apply(Message):
+class Apply(Message, frozen=True):
     """Controller -> supervisor: have every worker change to this configuration. Descriptors: the image, and what the next controller has to
     know if this one dies."""
 
@@ -157,24 +157,24 @@ class Apply(Message):
     drain_idle_grace_ms: Number
 
 
-class Applied(Message):
+class Applied(Message, frozen=True):
     """Supervisor -> controller: every worker uses it."""
 
     generation: Number
 
 
-class Rejected(Message):
+class Rejected(Message, frozen=True):
     """Supervisor -> controller: nothing has changed."""
 
     generation: Number
     text: str
 
 
-class DrainAll(Message):
+class DrainAll(Message, frozen=True):
     """Controller -> supervisor: as SIGQUIT."""
 
 
-class Processes(Message):
+class Processes(Message, frozen=True):
     """Supervisor -> controller: which processes there are, after each change."""
 
     processes: tuple[ProcessState, ...]

@@ -190,7 +190,9 @@ def _add_sockets(bound: BoundAddress, n_workers: int, backlog: int, defer_accept
     return added
 
 
-def _bind_tcp(family: int, host: str, port: int, backlog: int, defer_accept: bool, beside: tuple[object, ...] | None = None) -> socket.socket:
+def _bind_tcp(
+    family: int, host: str, port: int, backlog: int, defer_accept: bool, beside: tuple[object, ...] | None = None
+) -> socket.socket:
     """Binds and listens; `beside`: the name of a socket of ours whose address it shares.
 
     The first socket of an address binds as if it wanted to be alone, so that an address which somebody else listens on is found out, and

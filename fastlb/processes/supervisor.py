@@ -44,14 +44,12 @@ from fastlb.processes.messages import (
     DrainAll,
     Drained,
     Fork,
-    Forked,
     ForkFailed,
     FromController,
     FromWorker,
     FromZygote,
     Hello,
     Lend,
-    Message,
     Ping,
     Pong,
     Prepare,
@@ -67,7 +65,7 @@ from fastlb.processes.messages import (
 from fastlb.processes.output import report, say, write_line
 from fastlb.processes.privileges import Identity, drop
 from fastlb.processes.roster import ACCEPTING, Slot, State, make_slot
-from fastlb.processes.sockets import BindError, BoundAddress, bind_listeners, end_deferring
+from fastlb.processes.sockets import BoundAddress, bind_listeners, end_deferring
 from fastlb.processes.worker import WorkerOptions, run_worker
 from fastlb.processes.zygote import ZygoteOptions, start_zygote
 

@@ -54,9 +54,7 @@ def run_worker(slot: int, channel: Channel[ToWorker], shared: _core.SharedMemory
     """Serves until the supervisor says otherwise, or is gone and nothing is in flight any more."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     loop = uvloop.new_event_loop()
-    engine = _core.Engine(
-        max_connections=options.max_connections, pipes=options.pipes, shared=shared, slot=slot, event_fd=event_fd
-    )
+    engine = _core.Engine(max_connections=options.max_connections, pipes=options.pipes, shared=shared, slot=slot, event_fd=event_fd)
     try:
         loop.run_until_complete(Worker(loop, engine, channel, options).serve())
     finally:
@@ -119,7 +117,7 @@ class Worker:
                 self._stopped.set()
 
     async def _prepare(self, generation: int, image_fd: int) -> None:
-        """Maps and checks an image; not on the loop's thread where there are clients, who do not wait while a large one is looked through."""
+        """Maps and checks an image; not on the loop's thread where there are clients, who do not wait meanwhile."""
         n_aborted = self._n_aborted
         try:
             if self._engine.generation():

@@ -86,8 +86,8 @@ def _fork_detached(fork: Fork, descriptors: list[int], channel: Channel[ToZygote
     if between == 0:
         _run_child(lambda: _fork_again(fork, descriptors, channel, options, readable, writable))
     os.close(writable)
-    with open(readable, "rb") as answer:
-        told = answer.read()
+    told = os.read(readable, 8)  # one write of eight bytes, or the end
+    os.close(readable)
     os.waitpid(between, 0)
     if len(told) != 8:
         return ForkFailed(fork.role, "the second fork did not answer")
