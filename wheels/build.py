@@ -6,6 +6,7 @@ and Python give the same file again.
 
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,8 +21,8 @@ FLAGS = {
     # Without what this machine's Python was linked with, which may be a folder to look for libraries in.
     "CC": "gcc",
     "LDSHARED": "gcc -shared",
-    "CFLAGS": " ".join(
-        [f"-include {TREE / 'wheels/glibc_floor.h'}", *(f"-ffile-prefix-map={path}={name}" for path, name in MAPPED.items())]
+    "CFLAGS": shlex.join(
+        ["-include", f"{TREE}/wheels/glibc_floor.h", *(f"-ffile-prefix-map={path}={name}" for path, name in MAPPED.items())]
     ),
     # What is linked in from an archive stays inside; all calls are bound when the module is loaded, then their table is read-only.
     "LDFLAGS": "-Wl,--exclude-libs,ALL -Wl,-z,relro -Wl,-z,now",
@@ -39,7 +40,7 @@ def run(*arguments: str | Path, **environment: str) -> None:
 
 
 def read_date() -> str:
-    """Seconds since 1970 that stand as the time of every file: of the last commit (of the checkout around this copy), or what the environment says."""
+    """Seconds since 1970 that stand as the time of every file: what the environment says, or the last commit of the checkout around."""
     if "SOURCE_DATE_EPOCH" in os.environ:
         return os.environ["SOURCE_DATE_EPOCH"]
     log = subprocess.run(["git", "log", "-1", "--format=%ct"], cwd=TREE, capture_output=True, text=True, check=False)
@@ -55,8 +56,8 @@ def build(folder: Path) -> Path:
     for leftover in ("lib", "bdist"):  # setuptools would pack modules that are gone from the sources
         for path in (TREE / "build").glob(f"{leftover}*"):
             shutil.rmtree(path)
-    pip = ["pip", "wheel", "--no-deps", "--no-build-isolation", "--no-cache-dir", "-w", folder, TREE]
-    run(*pip, **FLAGS, SOURCE_DATE_EPOCH=read_date(), FASTLB_DEBUG="", FASTLB_PROBE="", FASTLB_FUZZ="")
+    plain = {**FLAGS, "SOURCE_DATE_EPOCH": read_date(), "FASTLB_DEBUG": "", "FASTLB_PROBE": "", "FASTLB_FUZZ": ""}
+    run("pip", "wheel", "--no-deps", "--no-build-isolation", "--no-cache-dir", "-w", folder, TREE, **plain)
     return only_wheel(folder)
 
 

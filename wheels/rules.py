@@ -28,8 +28,6 @@ SYSTEM_LIBRARIES = {
     *("libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2", "librt.so.1"),
     *("ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"),
 }
-# Weak names that compilers leave in every shared library, defined or not.
-OF_COMPILERS = {"_ITM_deregisterTMCloneTable", "_ITM_registerTMCloneTable", "__gmon_start__"}
 PACKAGE_FILES = re.compile(r"fastlb/(?:[a-z0-9_]+/)*(?:[a-z0-9_]+\.(?:py|pyi|abi3\.so)|py\.typed)")
 METADATA_FILES = re.compile(r"fastlb-[^/]+\.dist-info/(?:METADATA|WHEEL|RECORD|entry_points\.txt|top_level\.txt|licenses/LICENSE)")
 
@@ -74,14 +72,17 @@ def find_module_faults(path: str, content: bytes) -> Iterator[str]:
     for tag in dynamic.iter_tags():
         if tag.entry.d_tag == "DT_NEEDED" and tag.needed not in SYSTEM_LIBRARIES:
             yield f"needs {tag.needed}; link it in as an archive, or allow it if every system has it"
-        if tag.entry.d_tag in ("DT_RPATH", "DT_RUNPATH"):
-            yield f"looks for libraries in {tag.rpath if tag.entry.d_tag == 'DT_RPATH' else tag.runpath}, a folder of the building machine"
+        if tag.entry.d_tag == "DT_RPATH":
+            yield f"looks for libraries in {tag.rpath}, a folder of the building machine"
+        if tag.entry.d_tag == "DT_RUNPATH":
+            yield f"looks for libraries in {tag.runpath}, a folder of the building machine"
     versions = read_versions(elf)
     for number, symbol in enumerate(symbols.iter_symbols()):
-        if symbol["st_shndx"] != "SHN_UNDEF" or not symbol.name or symbol.name in OF_COMPILERS:
+        if symbol["st_shndx"] != "SHN_UNDEF" or not symbol.name:
             continue
         version = versions.get(number, "")
-        if not version and not symbol.name.startswith(("Py", "_Py")):
+        may_be_missing = symbol["st_info"]["bind"] == "STB_WEAK"  # compilers leave some of those in every shared library
+        if not version and not may_be_missing and not symbol.name.startswith(("Py", "_Py")):
             yield f"needs {symbol.name}, which no library that it names has"
         if version.startswith("GLIBC_") and tuple(int(part) for part in re.findall(r"\d+", version)) > GLIBC:
             yield f"needs {symbol.name} of {version}, newer than {'.'.join(map(str, GLIBC))} (wheels/glibc_floor.h may help)"
