@@ -56,7 +56,7 @@ def build(folder: Path) -> Path:
     for leftover in ("lib", "bdist"):  # setuptools would pack modules that are gone from the sources
         for path in (TREE / "build").glob(f"{leftover}*"):
             shutil.rmtree(path)
-    plain = {**FLAGS, "SOURCE_DATE_EPOCH": read_date(), "FASTLB_DEBUG": "", "FASTLB_PROBE": "", "FASTLB_FUZZ": ""}
+    plain = {**FLAGS, "SOURCE_DATE_EPOCH": read_date(), **{name: "" for name in os.environ if name.startswith("FASTLB_")}}
     run("pip", "wheel", "--no-deps", "--no-build-isolation", "--no-cache-dir", "-w", folder, TREE, **plain)
     return only_wheel(folder)
 
