@@ -8,6 +8,7 @@ import click
 from fastlb import FastlbError
 from fastlb.cli import fail
 from fastlb.cli.arguments import Arguments
+from fastlb.cli.overrides import override
 from fastlb.control_plane.config.loader import Loaded, load_file, read_config
 from fastlb.processes.demo import DemoBackend, run_demo_backends
 
@@ -27,9 +28,22 @@ DEFAULT_LISTEN = "127.0.0.1:8080"
     help="Where to forward requests. May be repeated.",
 )
 @click.option("--algorithm", metavar="NAME", default="", help='"weighted_least_connections" (default) or "round_robin".')
+@click.option("--workers", metavar="N|auto", default="", help="How many worker processes relay requests; one for each CPU by default.")
+@click.option(
+    "--user", metavar="NAME[:GROUP]", default="", help='The account that workers run under; "nobody" by default, if this is root.'
+)
 @click.option("--control", metavar="PATH", default="", hidden=True, help="Open a control socket (JSON lines) here.")
 @click.option("--counters", metavar="FILE", default="", hidden=True, help="Write the counters here at the end.")
-def serve(config: str | None, listens: Sequence[str], backends: Sequence[str], algorithm: str, control: str, counters: str) -> None:
+def serve(
+    config: str | None,
+    listens: Sequence[str],
+    backends: Sequence[str],
+    algorithm: str,
+    workers: str,
+    user: str,
+    control: str,
+    counters: str,
+) -> None:
     """Relay requests between clients and backends.
 
     Without a file and without backends a demo runs, with three small backends of its own. SIGTERM and Ctrl-C stop at once; SIGQUIT finishes
@@ -43,14 +57,14 @@ def serve(config: str | None, listens: Sequence[str], backends: Sequence[str], a
     listens = listens or (DEFAULT_LISTEN,)
     try:
         if config is not None:
-            _run(load_file(config), control, counters)
+            _run(override(load_file(config), workers, user), control, counters)
         elif backends:
-            _run(read_config(Arguments(listens, backends, algorithm)), control, counters)
+            _run(override(read_config(Arguments(listens, backends, algorithm)), workers, user), control, counters)
         else:
             _load_data_plane()  # before the fork, so that the demo's processes share its pages
             with run_demo_backends() as demo:
                 loaded = read_config(Arguments(listens, [backend.address for backend in demo], algorithm))
-                _run(loaded, control, counters, demo)
+                _run(override(loaded, workers, user), control, counters, demo)
     except FastlbError as error:
         fail(error)
 
