@@ -132,7 +132,8 @@ cdef extern from "<sys/random.h>" nogil:
 
 cdef extern from "<errno.h>" nogil:
     int errno
-    int EAGAIN, EINTR, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSPC, EINVAL, ECONNABORTED, ECONNREFUSED, ECONNRESET, EPIPE, ETIMEDOUT, EPROTO
+    int EAGAIN, EINTR, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSPC, EINVAL, ECONNABORTED, ECONNREFUSED, ECONNRESET
+    int EPIPE, ETIMEDOUT, EPROTO
 
 cdef extern from "<string.h>" nogil:
     void* memcpy(void* target, const void* source, size_t size)
