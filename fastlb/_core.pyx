@@ -15,7 +15,7 @@ from fastlb.data_plane.engine cimport (engine_abort, engine_assign, engine_close
                                        engine_publish, engine_pump)
 from fastlb.data_plane.failure cimport FAILURE_BAD_REQUEST_LINE, FAILURE_END, failures
 from fastlb.data_plane.route_table cimport hash_host
-from fastlb.data_plane.settlement cimport Settlement, expected_in_flight, settle_rows, settle_worker
+from fastlb.data_plane.settlement cimport Settlement, read_row, settle_rows, settle_worker
 from fastlb.data_plane.shared_table cimport (COLUMN_BYTES, ROW_BYTES, WORKER_BYTES, add_image_rows, close_shared, column_at, count_rows,
                                              count_workers, create_shared, has_fault_hook, map_shared, open_worker, row_at, sweep_rows,
                                              worker_at)
@@ -28,7 +28,8 @@ from fastlb.data_plane.types cimport (ALGORITHM_ROUND_ROBIN, ALGORITHM_WEIGHTED_
                                       SOURCE_REQUEST_ID, SOURCE_SCHEME, WORKER_LIVE, Backend, Column, Connection, Counters)
 from fastlb.data_plane.types cimport Engine as EngineStruct
 from fastlb.data_plane.types cimport (Exchange, ImageBackend, ImageHeader, ImageHeaderOperation, ImageHost, ImageListener, ImageNetwork,
-                                      ImagePool, ImageRoute, ImageText, Listener, SharedHeader, SharedRow, SharedTable, Socket, WorkerBlock, WorkerGauges)
+                                      ImagePool, ImageRoute, ImageText, Listener, SharedHeader, SharedRow, SharedTable, Socket, WorkerBlock,
+                                      WorkerGauges)
 
 from fastlb._build import BUILD_ID
 
@@ -589,20 +590,19 @@ cdef class SharedMemory:
             SharedTable* table = self.opened()
             SharedRow* row
             uint32_t number
-            int64_t drift, expected
+            int64_t in_flight, expected
             bint stable
         wrong = []
         for number in range(count_rows(table)):
             row = row_at(table, number)
             if row.use == ROW_FREE:
                 continue
-            drift = expected = 0
+            in_flight = expected = 0
             with nogil:
-                stable = expected_in_flight(table, number, &drift, &expected)
-            if not stable or drift != 0:
-                wrong.append({"row": number, "in_flight": expected + drift if stable else row.in_flight,
-                              "identity": row.identity[:min(row.identity_size, <uint32_t>MAX_IDENTITY_BYTES)].decode(errors="replace"),
-                              "expected": expected if stable else None})
+                stable = read_row(table, number, &in_flight, &expected)
+            if not stable or in_flight != expected:
+                wrong.append({"row": number, "in_flight": in_flight, "expected": expected if stable else None,
+                              "identity": row.identity[:min(row.identity_size, <uint32_t>MAX_IDENTITY_BYTES)].decode(errors="replace")})
         return wrong
 
     def set_fault_point(self, uint32_t point, uint32_t after):

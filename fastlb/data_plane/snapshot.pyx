@@ -9,9 +9,9 @@ from libc.stdlib cimport calloc, free
 
 from fastlb.data_plane.backend_table cimport drop_backend, hold_backend
 from fastlb.data_plane.system cimport ENOMEM, MAP_FAILED, MAP_SHARED, PROT_READ, errno, fstat, mmap, munmap, stat_result
-from fastlb.data_plane.types cimport (ALGORITHM_WEIGHTED_LEAST_CONNECTIONS, MAX_HEAD_BYTES, MAX_HEADERS, MAX_IDENTITY_BYTES, NO_INDEX, Backend, Engine,
-                                      ImageBackend, ImageHeader, ImageHeaderOperation, ImageHost, ImageListener, ImageNetwork, ImagePool,
-                                      ImageRoute, ImageSection, ImageText, Pool, PoolBackend, Snapshot)
+from fastlb.data_plane.types cimport (ALGORITHM_WEIGHTED_LEAST_CONNECTIONS, MAX_HEAD_BYTES, MAX_HEADERS, MAX_IDENTITY_BYTES, NO_INDEX, Backend,
+                                      Engine, ImageBackend, ImageHeader, ImageHeaderOperation, ImageHost, ImageListener, ImageNetwork,
+                                      ImagePool, ImageRoute, ImageSection, ImageText, Pool, PoolBackend, Snapshot)
 
 
 cdef bint fits(size_t size, const ImageSection* section, size_t record) noexcept nogil:

@@ -90,6 +90,7 @@ cdef extern from "<time.h>" nogil:
         int tm_sec, tm_min, tm_hour, tm_mday, tm_mon, tm_year, tm_wday
     int CLOCK_MONOTONIC, CLOCK_MONOTONIC_COARSE, CLOCK_REALTIME
     int clock_gettime(int clock, timespec* result)
+    int nanosleep(const timespec* wanted, timespec* left)
     tm* gmtime_r(const time_t* when, tm* result)
 
 cdef extern from "<sys/timerfd.h>" nogil:
@@ -132,7 +133,8 @@ cdef extern from "<sys/random.h>" nogil:
 
 cdef extern from "<errno.h>" nogil:
     int errno
-    int EAGAIN, EINTR, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSPC, EINVAL, ECONNABORTED, ECONNREFUSED, ECONNRESET, EPIPE, ETIMEDOUT, EPROTO
+    int EAGAIN, EINTR, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSPC, EINVAL, ECONNABORTED, ECONNREFUSED, ECONNRESET
+    int EPIPE, ETIMEDOUT, EPROTO
 
 cdef extern from "<string.h>" nogil:
     void* memcpy(void* target, const void* source, size_t size)
