@@ -6,8 +6,8 @@ import os
 import socket
 import sys
 
-cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from cython cimport binding, no_gc
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
@@ -614,7 +614,7 @@ cdef class SharedMemory:
         self.table.fault_after = after
 
 
-@cython.no_gc                       # it refers to nothing that could refer back, and needs its shared memory until the end
+@no_gc                              # it refers to nothing that could refer back, and needs its shared memory until the end
 cdef class Engine:
     """One worker's data plane.
 
@@ -688,6 +688,7 @@ cdef class Engine:
         """The epoll descriptor: readable whenever pump() has something to do."""
         return self.opened().epoll_fd
 
+    @binding(False)      # 5 ns instead of 20 on top of a call, since in the limited API a bound function has no fast call
     def pump(self, uint32_t budget=0):
         """Handles up to `budget` events (0 = the default) with the GIL released; returns how many."""
         cdef:

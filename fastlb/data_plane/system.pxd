@@ -99,7 +99,10 @@ cdef extern from "<sys/timerfd.h>" nogil:
     int timerfd_settime(int fd, int flags, const itimerspec* new_value, itimerspec* old_value)
 
 cdef extern from "<unistd.h>" nogil:
+    int SEEK_END
     int close(int fd)
+    # Tells the size of a memfd, which nobody reads or writes through its position: fstat would tie the wheel to glibc 2.33.
+    off_t lseek(int fd, off_t offset, int whence)
     ssize_t read(int fd, void* data, size_t size)
     ssize_t write(int fd, const void* data, size_t size)
     int ftruncate(int fd, int64_t size)
@@ -119,11 +122,6 @@ cdef extern from "<sys/mman.h>" nogil:
     int munmap(void* address, size_t size)
     int MFD_CLOEXEC, MFD_ALLOW_SEALING
     int memfd_create(const char* name, unsigned int flags)
-
-cdef extern from "<sys/stat.h>" nogil:
-    cdef struct stat_result "stat":
-        int64_t st_size
-    int fstat(int fd, stat_result* result)
 
 cdef extern from "<sched.h>" nogil:
     int sched_yield()
