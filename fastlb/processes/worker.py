@@ -21,11 +21,14 @@ import uvloop
 from fastlb import FastlbError, _core
 from fastlb.control_plane.config.errors import ConfigError, Problem
 from fastlb.control_plane.config.loader import Loaded, load_file
+from fastlb.control_plane.config.log_destination import LogDestination
 from fastlb.control_plane.config.quantity import format_duration
 from fastlb.control_plane.config.schema import Config
+from fastlb.control_plane.log_plan import log_destinations
 from fastlb.control_plane.names import Names
 from fastlb.control_plane.snapshot import build_image
 from fastlb.processes.control_socket import ControlSocket
+from fastlb.processes.log_files import LogFileError, open_destination
 from fastlb.processes.sockets import BoundAddress, bind_listeners, end_deferring
 
 # Descriptors that are neither clients nor backends: listeners, pipes for splice, control, logs.
@@ -91,6 +94,7 @@ class Worker:
         self._config = Config()
         self._bound: list[tuple[int, BoundAddress]] = []  # with the index of the listener, in the order that the engine knows
         self._generation = 0
+        self._logs: list[LogDestination] = []  # in the order that the engine knows
         self._names = Names(loop, self._on_names_changed, report)
         self._control = ControlSocket(options.control_path, self._handle_control)
 
@@ -99,6 +103,7 @@ class Worker:
         self._loop.add_signal_handler(signal.SIGTERM, self._stopped.set)
         self._loop.add_signal_handler(signal.SIGINT, self._stopped.set)
         self._loop.add_signal_handler(signal.SIGQUIT, self.start_drain)
+        self._loop.add_signal_handler(signal.SIGUSR1, self.reopen_logs)
         try:
             await self.apply(config)
             self._loop.add_reader(self._engine.fileno(), self._engine.pump)
@@ -133,6 +138,26 @@ class Worker:
         if self._draining is None:
             self._draining = self._loop.create_task(self._drain())
 
+    def reopen_logs(self) -> None:
+        """Opens every log anew, for a file that was moved away. One that cannot be opened goes on to where it did."""
+        opened: list[int | None] = []
+        for destination in self._logs:
+            try:
+                opened.append(open_destination(destination))
+            except LogFileError as error:
+                report(f"{error}; its lines still go to where they went")
+                opened.append(None)
+        self._set_logs(opened)
+
+    def _set_logs(self, opened: list[int | None]) -> None:
+        """Gives the engine these descriptors, and closes ours: it has its own."""
+        try:
+            self._engine.set_logs(opened)
+        finally:
+            for descriptor in opened:
+                if descriptor is not None:
+                    os.close(descriptor)
+
     async def _apply(self, config: Config) -> int:
         self._names.watch(names_of(self._config) | names_of(config))
         try:
@@ -159,6 +184,23 @@ class Worker:
     async def _apply_image(self, config: Config, bound: list[tuple[int, BoundAddress]]) -> None:
         """Builds the image for these sockets and has the engine change to it."""
         sockets = [(one.fileno(), index) for index, address in bound for one in address.sockets]
+        logs = log_destinations(config)
+        kept = {str(destination) for destination in self._logs}
+        opened: list[int | None] = []
+        try:
+            for destination in logs:
+                opened.append(None if str(destination) in kept else open_destination(destination))
+            await self._commit_image(config, sockets)
+        except BaseException:
+            for descriptor in opened:
+                if descriptor is not None:
+                    os.close(descriptor)
+            raise
+        self._logs = logs
+        if opened:
+            self._set_logs(opened)
+
+    async def _commit_image(self, config: Config, sockets: list[tuple[int, int]]) -> None:
         try:
             if self._generation:  # there are clients by now, and they do not wait while a large image is written
                 image = await asyncio.to_thread(build_image, config, self._names.addresses, self._generation + 1)
