@@ -4,6 +4,7 @@ Names, versions and dependencies live in pyproject.toml; here is only what has t
 
     FASTLB_DEBUG=1      bounds, wraparound, initialisation and None checks on; -Og; assert statements kept
     FASTLB_PROBE=1      also builds tests/support/_probe.pyx, which shows internals of the data plane to the tests
+    FASTLB_FAULT_HOOK=1 a process can be told to end itself between any two stores of a claim, a release or a settlement (shared_table.pxd)
     FASTLB_FUZZ=1       also builds tests/fuzz/fuzz_*.pyx and the libFuzzer driver (needs clang, see tests/fuzz/run.py)
     CFLAGS, LDFLAGS     appended after our own flags, so they win
 
@@ -31,7 +32,7 @@ def is_on(switch: str) -> bool:
     return os.environ.get(switch, "") not in ("", "0")
 
 
-DEBUG, PROBE, FUZZ = (is_on(f"FASTLB_{name}") for name in ("DEBUG", "PROBE", "FUZZ"))
+DEBUG, PROBE, FUZZ, FAULT_HOOK = (is_on(f"FASTLB_{name}") for name in ("DEBUG", "PROBE", "FUZZ", "FAULT_HOOK"))
 
 if not sys.platform.startswith("linux"):
     sys.exit("fastlb runs on Linux only: it is built on epoll, splice and memfd, which this system does not have")
@@ -63,6 +64,8 @@ C_FLAGS = [
     "-Wno-sign-compare",
 ]
 MACROS = [] if DEBUG else [("CYTHON_WITHOUT_ASSERTIONS", "1")]
+# Beside the probe these have the hook in a developer's build: no request passes them.
+HOOKED = ["tests.support._probe", "fastlb.data_plane.settlement", "fastlb.data_plane.shared_table"]
 
 
 def find_pyx() -> list[pathlib.Path]:
@@ -75,10 +78,12 @@ def find_pyx() -> list[pathlib.Path]:
 
 
 def make_extension(path: pathlib.Path) -> Extension:
+    name = ".".join(path.with_suffix("").parts)
+    hook = [("FASTLB_FAULT_HOOK", "1")] if FAULT_HOOK or (PROBE and name in HOOKED) else []
     return Extension(
-        name=".".join(path.with_suffix("").parts),
+        name=name,
         sources=[str(path)],
-        define_macros=MACROS,
+        define_macros=[*MACROS, *hook],
         extra_compile_args=[*C_FLAGS, *shlex.split(os.environ.get("CFLAGS", ""))],
         extra_link_args=shlex.split(os.environ.get("LDFLAGS", "")),
     )
@@ -111,8 +116,8 @@ class BuildExt(build_ext):
 
         write_build_id()
         # Variables are not files, so no time stamp tells that the flags differ from those of the last build.
-        environment = {name: os.environ.get(name) for name in ("CC", "LDSHARED", "CFLAGS", "LDFLAGS", "FASTLB_DEBUG")}
-        self.flags = f"{hashlib.sha256((ROOT / 'setup.py').read_bytes()).hexdigest()} {environment}"
+        environment = {name: os.environ.get(name) for name in ("CC", "LDSHARED", "CFLAGS", "LDFLAGS", "FASTLB_DEBUG", "FASTLB_FAULT_HOOK")}
+        self.flags = f"{hashlib.sha256((ROOT / 'setup.py').read_bytes()).hexdigest()} {environment} {PROBE}"
         self.stamp = ROOT / "build" / "flags"
         if not self.stamp.exists() or self.stamp.read_text() != self.flags:
             self.force = True

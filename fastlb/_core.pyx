@@ -1,4 +1,4 @@
-"""Python's one door to the data plane: the engine, and the writer of the snapshots it runs on.
+"""Python's one door to the data plane: the engine, the memory it shares with others, and the writer of the snapshots it runs on.
 
 Nothing here is called per request. `Engine.pump` releases the GIL for a whole batch.
 """
@@ -6,31 +6,41 @@ import os
 import socket
 import sys
 
+cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
-from fastlb.data_plane.access_log cimport check_log_plan, read_log_counters, set_log
+from fastlb.data_plane.access_log cimport check_log_plan, set_log
 from fastlb.data_plane.engine cimport (engine_abort, engine_assign, engine_close, engine_commit, engine_drain, engine_open, engine_prepare,
-                                       engine_pump)
+                                       engine_publish, engine_pump)
 from fastlb.data_plane.failure cimport FAILURE_BAD_REQUEST_LINE, FAILURE_END, failures
 from fastlb.data_plane.route_table cimport hash_host
+from fastlb.data_plane.settlement cimport Settlement, expected_in_flight, settle_rows, settle_worker
+from fastlb.data_plane.shared_table cimport (COLUMN_BYTES, ROW_BYTES, WORKER_BYTES, add_image_rows, close_shared, column_at, count_rows,
+                                             count_workers, create_shared, has_fault_hook, map_shared, open_worker, row_at, sweep_rows,
+                                             worker_at)
 from fastlb.data_plane.snapshot cimport IMAGE_LAYOUT, IMAGE_MAGIC, map_image
-from fastlb.data_plane.system cimport memcpy, memset, munmap
+from fastlb.data_plane.system cimport ENOSPC, memcpy, memset, munmap
 from fastlb.data_plane cimport types
 from fastlb.data_plane.types cimport (ALGORITHM_ROUND_ROBIN, ALGORITHM_WEIGHTED_LEAST_CONNECTIONS, FAILURE_COUNT, HEADER_X_FORWARDED_FOR,
                                       HEADER_X_FORWARDED_HOST, HEADER_X_FORWARDED_PROTO, HEADER_X_REQUEST_ID, MAX_HEAD_BYTES, MAX_HEADERS,
-                                      NO_INDEX, OPERATION_APPEND, OPERATION_KEEP_OR_SET, SOURCE_CLIENT_ADDRESS, SOURCE_HOST,
-                                      SOURCE_REQUEST_ID, SOURCE_SCHEME, Backend, Connection)
+                                      MAX_IDENTITY_BYTES, MAX_ROWS, MAX_WORKERS, NO_INDEX, NO_SHARED_ROW, NODE_ROW, OPERATION_APPEND,
+                                      OPERATION_KEEP_OR_SET, ROW_DISPLAY_BYTES, ROW_FREE, SOURCE_CLIENT_ADDRESS, SOURCE_HOST,
+                                      SOURCE_REQUEST_ID, SOURCE_SCHEME, WORKER_LIVE, Backend, Column, Connection, Counters)
 from fastlb.data_plane.types cimport Engine as EngineStruct
 from fastlb.data_plane.types cimport (Exchange, ImageBackend, ImageHeader, ImageHeaderOperation, ImageHost, ImageListener, ImageNetwork,
                                       ImageLog, ImageLogCapture, ImageLogDestination, ImageLogOperation, ImageLogPlan, ImageLogSet,
-                                      ImageLogTerm, ImagePool, ImageRoute, ImageSection, ImageText, Listener, Socket)
+                                      ImageLogTerm, ImagePool, ImageRoute, ImageSection, ImageText, Listener, SharedHeader,
+                                      SharedRow, SharedTable, Socket, WorkerBlock, WorkerGauges)
 
 from fastlb._build import BUILD_ID
 
 if <int>FAILURE_END > <int>FAILURE_COUNT:
     raise ImportError("types.pxd: FAILURE_COUNT is too small for failure.pxd")
+if sizeof(SharedRow) != ROW_BYTES or sizeof(Column) != COLUMN_BYTES or sizeof(WorkerBlock) > <size_t>WORKER_BYTES \
+        or sizeof(SharedHeader) > <size_t>WORKER_BYTES:
+    raise ImportError("types.pxd: a struct of shared memory has another size than shared_table.pxd says")
 
 cdef extern from *:
     """
@@ -54,8 +64,8 @@ ALGORITHMS = {"round_robin": ALGORITHM_ROUND_ROBIN, "weighted_least_connections"
 
 def versions():
     """What this build was made with: names to version texts."""
-    cython = ".".join(str(CYTHON_HEX_VERSION >> shift & 255) for shift in (24, 16, 8))
-    return {"build": BUILD_ID, "cython": cython, "compiler": fastlb_compiler.decode()}
+    made_by = ".".join(str(CYTHON_HEX_VERSION >> shift & 255) for shift in (24, 16, 8))
+    return {"build": BUILD_ID, "cython": made_by, "compiler": fastlb_compiler.decode()}
 
 
 def pack_address(str ip, int port):
@@ -99,6 +109,7 @@ cdef class SnapshotWriter:
         ImageText reason_header
         bint forwarded_headers, request_id
         bytes log_plan
+        uint32_t max_connections
 
     def __init__(self, generation):
         if generation < 1:
@@ -111,6 +122,7 @@ cdef class SnapshotWriter:
         self.reason_header.size = 0
         self.forwarded_headers = self.request_id = True
         self.log_plan = b""
+        self.max_connections = 0
 
     cdef ImageText add_text(self, bytes text):
         # Texts stand right behind the header, so that their final offset is known at once.
@@ -127,6 +139,10 @@ cdef class SnapshotWriter:
     def set_forwarded_headers(self, enabled):
         """Whether X-Forwarded-For, -Proto and -Host are written."""
         self.forwarded_headers = enabled
+
+    def set_max_connections(self, count):
+        """Client connections that all workers together hold at most; 0 = no cap."""
+        self.max_connections = count
 
     def set_request_id(self, enabled):
         """Whether X-Request-Id is written."""
@@ -198,8 +214,10 @@ cdef class SnapshotWriter:
 
     def add_backend(self, pool, *, identity, display, address, weight, max_in_flight):
         """A backend of a pool. `address`: from pack_address or pack_unix, None = not resolved (never picked). `identity`: the text
-        that running counts follow from snapshot to snapshot. Returns its index in the pool."""
+        that running counts follow from snapshot to snapshot, at most 424 bytes. Returns its index in the pool."""
         cdef ImageBackend entry
+        if len(identity.encode()) > MAX_IDENTITY_BYTES:
+            raise ValueError(f"the name of a pool and the address of its backend may have {MAX_IDENTITY_BYTES} bytes together: {identity}")
         memset(&entry, 0, sizeof(entry))
         entry.identity = self.add_text(identity.encode())
         entry.display = self.add_text(display.encode())
@@ -334,6 +352,7 @@ cdef class SnapshotWriter:
         header.operation_headers = replaced
         header.any_host = any_host
         header.has_wildcards = wildcards
+        header.max_connections = self.max_connections
         return seal(record(&header, sizeof(header)) + bytes(body))
 
 
@@ -519,40 +538,286 @@ cdef class Image:
             self.data = NULL
 
 
+cdef dict describe_counters(const Counters* counters, const WorkerGauges* gauges):
+    # As Engine.counters and SharedMemory.counters give them.
+    cdef uint32_t i
+    result = dict(counters[0])
+    del result["reasons"]
+    result.update(gauges[0])
+    for i in range(FAILURE_BAD_REQUEST_LINE, FAILURE_END):
+        result["reason." + failures[i].id.decode()] = counters.reasons[i]
+    return result
+
+
+cdef class SharedMemory:
+    """What all processes of a node see: in-flight counts and totals of backends, each worker's counters and heartbeat.
+
+    Made once, by `create`, and mapped by every process that got the descriptor; a fork inherits the mapping. Who may call what: the
+    supervisor opens and settles workers, the controller adds and sweeps rows, everybody reads. It must not be closed under an Engine.
+
+    Args:
+        fd: of the memory that another process made; it is copied, and stays the caller's.
+
+    Raises:
+        ValueError: this is no shared memory, or one of another build. OSError.
+    """
+    cdef:
+        SharedTable table
+        uint32_t n_engines          # that work on it in this process
+
+    def __cinit__(self, int fd):
+        cdef int error
+        self.table.base = NULL
+        self.table.fd = -1
+        if fd < 0:
+            return                  # create() goes on from here
+        error = map_shared(&self.table, fd, <bytes>BUILD_ID.encode())
+        if error == -1:
+            raise ValueError("this is not shared memory of this build of fastlb")
+        if error:
+            raise OSError(error, os.strerror(error))
+
+    @staticmethod
+    def create():
+        """New shared memory, with no worker and no row but the node's own. OSError."""
+        cdef:
+            SharedMemory made = SharedMemory.__new__(SharedMemory, -1)
+            int error = create_shared(&made.table, <bytes>BUILD_ID.encode())
+        if error:
+            raise OSError(error, os.strerror(error))
+        return made
+
+    def __dealloc__(self):
+        close_shared(&self.table)
+
+    cdef SharedTable* opened(self) except NULL:
+        if self.table.base == NULL:
+            raise ValueError("this shared memory is closed")
+        return &self.table
+
+    cdef WorkerBlock* worker(self, slot) except NULL:
+        cdef SharedTable* table = self.opened()
+        if not 0 <= slot < MAX_WORKERS:
+            raise ValueError(f"worker slots are 0 to {MAX_WORKERS - 1}")
+        return worker_at(table, slot)
+
+    def fileno(self):
+        """The descriptor, for other processes."""
+        return self.opened().fd
+
+    def close(self):
+        """Gives the mapping and the descriptor back; other processes keep theirs. ValueError while an Engine of this process uses it."""
+        if self.n_engines:
+            raise ValueError("an engine still uses this shared memory")
+        close_shared(&self.table)
+
+    def open_worker(self, slot, pid):
+        """Makes a slot (0 to MAX_WORKERS - 1) that of the process `pid`, before its engine is made. ValueError: the slot is in use, or
+        its last worker is not settled."""
+        self.worker(slot)
+        if not open_worker(&self.table, slot, pid):
+            raise ValueError(f"worker slot {slot} is in use or not settled")
+
+    def settle_worker(self, slot):
+        """Puts right what the worker of a slot left, after its process has ended, in order or not. The slot is then free.
+
+        Returns: a dict. "settled": False where a sibling stood in the middle of a claim all the time (stopped, most likely); call again
+        later. "exchanges_lost": what the worker had open. "rows": on how many backends it had requests in flight.
+        """
+        cdef Settlement done
+        self.worker(slot)
+        cdef uint32_t number = slot
+        with nogil:
+            done = settle_worker(&self.table, number)
+        return {"settled": bool(done.settled), "exchanges_lost": done.exchanges_lost, "rows": done.rows}
+
+    def settle_all(self, running=()):
+        """For a supervisor that starts over existing memory: settles every worker but those in the slots of `running`, then every row.
+        False: something was not settled; call again later."""
+        cdef:
+            SharedTable* table = self.opened()
+            uint32_t slot
+            bint settled = True
+        for slot in range(count_workers(table)):
+            if slot not in running:
+                settled = settle_worker(table, slot).settled and settled
+        return bool(settle_rows(table) and settled)
+
+    def add_rows(self, image):
+        """Makes rows for the backends of an image (an Image or a descriptor) that have none; before any Engine.prepare of it.
+
+        Raises:
+            OSError: all rows are used, or the memory could not grow. ValueError: the image is damaged.
+        """
+        cdef:
+            SharedTable* table = self.opened()
+            Image mapped = image if isinstance(image, Image) else Image(image)
+            int error
+        if mapped.data == NULL:
+            raise ValueError("this image is used up")
+        error = add_image_rows(table, mapped.data)
+        if error == ENOSPC:
+            raise OSError(error, f"a node has room for {MAX_ROWS - 1} backends, and all of them are used")
+        if error:
+            raise OSError(error, os.strerror(error))
+
+    def sweep(self, image):
+        """Frees the rows of backends that this image does not list, once every worker has committed it; not those that a worker still
+        uses. Returns how many. ValueError: the image is damaged. OSError. MemoryError."""
+        cdef:
+            SharedTable* table = self.opened()
+            Image mapped = image if isinstance(image, Image) else Image(image)
+            int64_t freed
+        if mapped.data == NULL:
+            raise ValueError("this image is used up")
+        freed = sweep_rows(table, mapped.data)
+        if freed < 0:
+            raise MemoryError
+        return freed
+
+    def heartbeat_ms(self, slot):
+        """When the engine in this slot last ended a batch, in milliseconds of the monotonic clock; 0 = no engine yet."""
+        return self.worker(slot).heartbeat_ms
+
+    def worker_pid(self, slot):
+        """Process of this slot, 0 = none."""
+        return self.worker(slot).pid
+
+    def worker_generation(self, slot):
+        """Generation of the snapshot that the worker in this slot uses, 0 = none yet."""
+        return self.worker(slot).generation
+
+    def worker_connections(self, slot):
+        """Client connections of the worker in this slot, when its last pump ended."""
+        return self.worker(slot).gauges.clients
+
+    def connections(self):
+        """Client connections of the node, now."""
+        return row_at(self.opened(), NODE_ROW).in_flight
+
+    def counters(self, slot=None):
+        """As Engine.counters, of one worker slot or summed over all, with those of workers that have ended; when their last pumps ended.
+        And workers_died, exchanges_lost."""
+        cdef:
+            SharedTable* table = self.opened()
+            WorkerBlock* worker
+        slots = range(max(count_workers(table), 1)) if slot is None else (slot,)
+        result = {}
+        for slot in slots:
+            worker = self.worker(slot)
+            for name, value in describe_counters(&worker.counters, &worker.gauges).items():
+                result[name] = result.get(name, 0) + value
+        result["workers_died"] = table.header.workers_died
+        result["exchanges_lost"] = table.header.exchanges_lost
+        return result
+
+    def backends(self):
+        """A dict per backend, as Engine.backends, of all workers together."""
+        cdef:
+            SharedTable* table = self.opened()
+            SharedRow* row
+            Column* column
+            uint32_t number, slot
+        rows = []
+        for number in range(1, count_rows(table)):
+            row = row_at(table, number)
+            if row.use == ROW_FREE:
+                continue
+            idle, requests, failed = 0, 0, 0
+            for slot in range(count_workers(table)):
+                column = column_at(table, number, slot)
+                idle += column.idle
+                requests += column.claims
+                failed += column.failures
+            rows.append({"identity": row.identity[:min(row.identity_size, <uint32_t>MAX_IDENTITY_BYTES)].decode(errors="replace"),
+                         "display": row.display[:min(row.display_size, <uint32_t>ROW_DISPLAY_BYTES)].decode(errors="replace"),
+                         "in_flight": row.in_flight, "idle": idle, "requests": requests, "failures": failed})
+        rows.sort(key=lambda row: row["identity"])
+        return rows
+
+    def verify(self):
+        """Compares every row with the columns of the living workers, while they go on. Returns the rows that differ: dicts of "row"
+        (0 = the node), "identity", "in_flight" and "expected", which is None where no reading was stable."""
+        cdef:
+            SharedTable* table = self.opened()
+            SharedRow* row
+            uint32_t number
+            int64_t drift, expected
+            bint stable
+        wrong = []
+        for number in range(count_rows(table)):
+            row = row_at(table, number)
+            if row.use == ROW_FREE:
+                continue
+            drift = expected = 0
+            with nogil:
+                stable = expected_in_flight(table, number, &drift, &expected)
+            if not stable or drift != 0:
+                wrong.append({"row": number, "in_flight": expected + drift if stable else row.in_flight,
+                              "identity": row.identity[:min(row.identity_size, <uint32_t>MAX_IDENTITY_BYTES)].decode(errors="replace"),
+                              "expected": expected if stable else None})
+        return wrong
+
+    def set_fault_point(self, uint32_t point, uint32_t after):
+        """Ends this process by SIGKILL when it comes to a FaultPoint (shared_table.pxd) for the `after`th time; 0 = never. For tests.
+        RuntimeError: built without FASTLB_FAULT_HOOK."""
+        if not has_fault_hook:
+            raise RuntimeError("built without FASTLB_FAULT_HOOK")
+        self.opened().fault_point = point
+        self.table.fault_after = after
+
+
+@cython.no_gc                       # it refers to nothing that could refer back, and needs its shared memory until the end
 cdef class Engine:
     """One worker's data plane.
 
     Args:
         max_connections: client connections held at most; beyond it accepting pauses.
         pipes: pipes this worker may make for splice.
+        shared: the node's SharedMemory; without it the engine makes some for itself.
+        slot: of this worker in it, opened before (SharedMemory.open_worker).
+        event_fd: an eventfd (non-blocking) whose writers wake this worker; lent, -1 = the engine makes its own.
 
     Raises:
-        OSError: a descriptor could not be made. MemoryError.
+        OSError: a descriptor could not be made. ValueError: the slot is not open. MemoryError.
     """
     cdef:
-        EngineStruct* engine        # owned; its counters outlive close()
+        EngineStruct* engine        # owned
+        SharedMemory shared
+        bint alone                  # nobody else adds rows
         bint closed
+        dict last_counters          # of a closed engine
 
-    def __cinit__(self, *, max_connections, pipes=192):
+    def __cinit__(self, *, max_connections, pipes=192, SharedMemory shared=None, slot=0, int event_fd=-1):
         cdef:
             int error
             uint32_t most = max_connections
             int32_t n_pipes = pipes
         if max_connections < 1:
             raise ValueError("max_connections must be at least 1")
+        self.alone = shared is None
+        if self.alone:
+            shared = SharedMemory.create()
+            shared.open_worker(slot, os.getpid())
+        if shared.worker(slot).use != WORKER_LIVE:
+            raise ValueError(f"worker slot {slot} is not open")
         self.engine = <EngineStruct*>calloc(1, sizeof(EngineStruct))
         if self.engine == NULL:
             raise MemoryError
         # Backend connections and listeners need slots as well; an unused slab costs nothing.
-        error = engine_open(self.engine, most, 2 * most + 4096, n_pipes)
+        error = engine_open(self.engine, most, 2 * most + 4096, n_pipes, &shared.table, slot, event_fd)
         if error:
             free(self.engine)
             self.engine = NULL
             raise OSError(error, os.strerror(error))
+        self.shared = shared
+        shared.n_engines += 1
 
     def __dealloc__(self):
         if self.engine != NULL:
-            self.close()
+            if not self.closed:
+                engine_close(self.engine)
+                self.shared.n_engines -= 1
             free(self.engine)
             self.engine = NULL
 
@@ -567,6 +832,10 @@ cdef class Engine:
         if not self.closed:
             self.closed = True
             engine_close(self.engine)
+            self.last_counters = describe_counters(self.engine.counters, &self.engine.worker.gauges)
+            self.shared.n_engines -= 1
+            if self.alone:
+                self.shared.close()
 
     def fileno(self):
         """The epoll descriptor: readable whenever pump() has something to do."""
@@ -590,14 +859,21 @@ cdef class Engine:
             image: an Image, which is used up, or the descriptor of one, which stays the caller's.
 
         Raises:
-            ValueError: the image is damaged or of another build. OSError. MemoryError.
+            ValueError: the image is damaged or of another build, or has a backend without a row (SharedMemory.add_rows comes first).
+            OSError. MemoryError.
         """
         cdef:
             EngineStruct* engine = self.opened()
             Image mapped = image if isinstance(image, Image) else Image(image)
+            int error
         if mapped.data == NULL:
             raise ValueError("this image is used up")
-        if engine_prepare(engine, mapped.data, mapped.size) != 0:
+        if self.alone:
+            self.shared.add_rows(mapped)
+        error = engine_prepare(engine, mapped.data, mapped.size)
+        if error == NO_SHARED_ROW:
+            raise ValueError("a backend of this snapshot has no row in shared memory")
+        if error != 0:
             raise MemoryError
         mapped.data = NULL
 
@@ -678,6 +954,8 @@ cdef class Engine:
                 raise ValueError("a socket names a listener that the snapshot does not have")
             if result != 0:
                 raise OSError(result, os.strerror(result))
+            if commit and self.alone:
+                sweep_rows(engine.shared, engine.snapshot.image)
             return [removed[i] for i in range(n_removed)]
         finally:
             free(wanted)
@@ -718,26 +996,14 @@ cdef class Engine:
     def counters(self):
         """Cumulative counters and gauges of this engine by name. Pairs *_opened/*_closed and *_taken/*_returned are equal at rest
         (for clients and backend connections: when none is open)."""
-        cdef:
-            EngineStruct* engine = self.engine
-            uint32_t i
-        read_log_counters(engine)
-        result = dict(engine.counters)
-        del result["reasons"]
-        result["buffers_taken"] = engine.buffers.taken
-        result["buffers_returned"] = engine.buffers.returned
-        result["pipes_taken"] = engine.pipes.taken
-        result["pipes_returned"] = engine.pipes.returned
-        result["clients"] = engine.n_clients
-        result["descriptors"] = engine.connections.n_open
-        result["timers"] = engine.timers.count
-        result["backend_rows"] = engine.backends.count
-        for i in range(FAILURE_BAD_REQUEST_LINE, FAILURE_END):
-            result["reason." + failures[i].id.decode()] = engine.counters.reasons[i]
-        return result
+        if self.closed:
+            return dict(self.last_counters)
+        engine_publish(self.engine)
+        return describe_counters(self.engine.counters, &self.engine.worker.gauges)
 
     def backends(self):
-        """A dict per backend row: identity, address as shown, in_flight, idle connections, totals of requests and failures."""
+        """A dict per backend row: identity, address as shown, in_flight of the node, and of this worker slot idle connections and totals of
+        requests and failures."""
         cdef:
             EngineStruct* engine = self.opened()
             Backend* backend
@@ -748,8 +1014,8 @@ cdef class Engine:
             while backend != NULL:
                 rows.append({"identity": backend.identity[:backend.identity_size].decode(),
                              "display": backend.display[:backend.display_size].decode(errors="replace"),
-                             "in_flight": backend.in_flight, "idle": backend.idle.count,
-                             "requests": backend.n_requests, "failures": backend.n_failures})
+                             "in_flight": backend.shared.in_flight, "idle": backend.idle.count,
+                             "requests": backend.column.claims, "failures": backend.column.failures})
                 backend = backend.next
         rows.sort(key=lambda row: row["identity"])
         return rows

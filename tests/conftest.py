@@ -49,9 +49,9 @@ def module_fastlb(module_closing: Closing) -> Start:
 
 
 def starter(closing: Closing) -> Start:
-    def start(backends: Any = (), /, *, descriptors: int = 0, **arguments: Any) -> Fastlb:
+    def start(backends: Any = (), /, *, descriptors: int = 0, workers: int = 1, pump_budget: int = 0, **arguments: Any) -> Fastlb:
         text = backends if isinstance(backends, str) else configuration(backends, **arguments)
-        process = Fastlb(text, descriptors=descriptors)
+        process = Fastlb(text, descriptors=descriptors, workers=workers, pump_budget=pump_budget)
         closing.processes.append(process)
         return process
 

@@ -29,7 +29,16 @@ DEFAULT_LISTEN = "127.0.0.1:8080"
 @click.option("--algorithm", metavar="NAME", default="", help='"weighted_least_connections" (default) or "round_robin".')
 @click.option("--control", metavar="PATH", default="", hidden=True, help="Open a control socket (JSON lines) here.")
 @click.option("--counters", metavar="FILE", default="", hidden=True, help="Write the counters here at the end.")
-def serve(config: str | None, listens: Sequence[str], backends: Sequence[str], algorithm: str, control: str, counters: str) -> None:
+@click.option("--pump-budget", metavar="N", type=click.IntRange(0), default=0, hidden=True, help="Events that one pump handles.")
+def serve(
+    config: str | None,
+    listens: Sequence[str],
+    backends: Sequence[str],
+    algorithm: str,
+    control: str,
+    counters: str,
+    pump_budget: int,
+) -> None:
     """Relay requests between clients and backends.
 
     Without a file and without backends a demo runs, with three small backends of its own. SIGTERM and Ctrl-C stop at once; SIGQUIT finishes
@@ -43,31 +52,31 @@ def serve(config: str | None, listens: Sequence[str], backends: Sequence[str], a
     listens = listens or (DEFAULT_LISTEN,)
     try:
         if config is not None:
-            _run(load_file(config), control, counters)
+            _run(load_file(config), control, counters, pump_budget)
         elif backends:
-            _run(read_config(Arguments(listens, backends, algorithm)), control, counters)
+            _run(read_config(Arguments(listens, backends, algorithm)), control, counters, pump_budget)
         else:
             _load_data_plane()  # before the fork, so that the demo's processes share its pages
             with run_demo_backends() as demo:
                 loaded = read_config(Arguments(listens, [backend.address for backend in demo], algorithm))
-                _run(loaded, control, counters, demo)
+                _run(loaded, control, counters, pump_budget, demo)
     except FastlbError as error:
         fail(error)
 
 
 def _load_data_plane() -> None:
     try:
-        import fastlb.processes.worker  # noqa: F401
+        import fastlb.processes.launch  # noqa: F401
     except ImportError as error:
         raise FastlbError(f"the compiled data plane is missing ({error}); build it with ./dev build, or install fastlb with pip") from error
 
 
-def _run(loaded: Loaded, control: str, counters: str, demo: Sequence[DemoBackend] = ()) -> None:
+def _run(loaded: Loaded, control: str, counters: str, pump_budget: int, demo: Sequence[DemoBackend] = ()) -> None:
     _load_data_plane()
-    from fastlb.processes.worker import WorkerOptions, run_worker
+    from fastlb.processes.launch import LaunchOptions, launch
 
     greet = (lambda urls: explain_demo(urls, demo)) if demo else None
-    run_worker(loaded, WorkerOptions(control, counters, greet))
+    launch(loaded, LaunchOptions(control, counters, pump_budget, greet, frozenset(backend.pid for backend in demo)))
 
 
 def explain_demo(urls: Sequence[str], backends: Sequence[DemoBackend]) -> str:

@@ -26,6 +26,7 @@ def build_image(config: Config, addresses: Mapping[str, Sequence[str]], generati
     writer = _core.SnapshotWriter(generation)
     settings = config.settings
     writer.set_reason_header(settings.reason_header or None)
+    writer.set_max_connections(settings.max_connections)
     writer.set_forwarded_headers(settings.forwarded_headers)
     writer.set_request_id(settings.request_id)
     for network in settings.trusted_networks:

@@ -994,16 +994,24 @@ cdef void write_log(Engine* engine, Exchange* exchange) noexcept nogil:
 # ---------------------------------------------------------------------------------------------------------- the engine
 cdef void read_log_counters(Engine* engine) noexcept nogil:
     # The thread counts for itself, so that it never needs the engine.
-    if engine.log != NULL:
-        engine.counters.log_lines_written = get64(&engine.log.writer.lines_written)
-        engine.counters.log_lines_lost = get64(&engine.log.writer.lines_lost)
-        engine.counters.log_bytes_written = get64(&engine.log.writer.bytes_written)
+    add_counts(engine, get64(&engine.log.writer.lines_written), get64(&engine.log.writer.lines_lost),
+               get64(&engine.log.writer.bytes_written))
+
+
+cdef void add_counts(Engine* engine, uint64_t lines_written, uint64_t lines_lost, uint64_t bytes_written) noexcept nogil:
+    # What the thread has counted since the last time: the engine's counters may be older than this thread.
+    cdef AccessLog* log = engine.log
+    engine.counters.log_lines_written += lines_written - log.lines_written
+    engine.counters.log_lines_lost += lines_lost - log.lines_lost
+    engine.counters.log_bytes_written += bytes_written - log.bytes_written
+    log.lines_written = lines_written
+    log.lines_lost = lines_lost
+    log.bytes_written = bytes_written
 
 
 cdef void end_log_batch(Engine* engine) noexcept nogil:
     # The thread learns of the batch's lines.
     wake_log_writer(engine.log.writer)
-    read_log_counters(engine)
 
 
 cdef void close_log(Engine* engine) noexcept nogil:
@@ -1011,12 +1019,13 @@ cdef void close_log(Engine* engine) noexcept nogil:
     cdef:
         AccessLog* log = engine.log
         LogRecord* record
+        uint64_t lines_written = 0, lines_lost = 0, bytes_written = 0
     if log == NULL:
         return
-    engine.log = NULL
-    log_writer_close(log.writer, CLOSE_PATIENCE_MS, &engine.counters.log_lines_written, &engine.counters.log_lines_lost,
-                     &engine.counters.log_bytes_written)
+    log_writer_close(log.writer, CLOSE_PATIENCE_MS, &lines_written, &lines_lost, &bytes_written)
     log.writer = NULL
+    add_counts(engine, lines_written, lines_lost, bytes_written)
+    engine.log = NULL
     while log.free_records != NULL:
         record = log.free_records
         log.free_records = record.next

@@ -7,7 +7,7 @@ from libc.stdint cimport int32_t, uint32_t
 from libc.stdlib cimport free, malloc
 
 from fastlb.data_plane.access_log cimport log_attempt, log_attempt_end, log_connected
-from fastlb.data_plane.backend_table cimport claim, drop_backend, release_claim
+from fastlb.data_plane.backend_table cimport claim, drop_backend, note_idle, release_claim
 from fastlb.data_plane.connection cimport close_connection, keep_idle, set_deadline
 from fastlb.data_plane.connection_table cimport open_connection
 from fastlb.data_plane.failure cimport (FAILURE_CONNECT_FAILED, FAILURE_CONNECT_REFUSED, FAILURE_CONNECT_TIMEOUT, FAILURE_NO_BACKEND,
@@ -74,6 +74,7 @@ cdef Connection* take_idle(Engine* engine, Exchange* exchange, Backend* backend)
         connection = cache_take(&backend.idle)
         if connection == NULL:
             return NULL
+        note_idle(backend)
         connection.state = STATE_EXCHANGE
         if exchange.flags & X_IDEMPOTENT and not connection.io & IO_READABLE:
             return connection

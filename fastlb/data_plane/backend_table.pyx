@@ -1,26 +1,32 @@
-"""Running rows of backends, found by identity ("POOL|ADDRESS"), outliving snapshots.
+"""This worker's running rows of backends, found by identity ("POOL|ADDRESS"), outliving snapshots.
 
-A row carries what must not start again at a reload: in-flight count, totals, idle connections. It is counted by the snapshots
-that list it, the attempts on it and the connections to it, and goes with the last of them. State: Engine.backends.
+A row carries what must not start again at a reload: the place of its counts in shared memory, idle connections. It is counted by the
+snapshots that list it, the attempts on it and the connections to it, and goes with the last of them; as long as it is here, the row in
+shared memory is held. State: Engine.backends.
 """
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
-from fastlb.data_plane.system cimport memcmp, memcpy, memset
-from fastlb.data_plane.types cimport Backend, BackendTable
+from fastlb.data_plane.shared_table cimport column_at, hash_identity, hold_row, row_at
+from fastlb.data_plane.system cimport ENOMEM, memcmp, memcpy, memset, store_word
+from fastlb.data_plane.types cimport NO_SHARED_ROW, Backend, BackendTable, SharedTable
 
 cdef enum:
     CHAINS = 1024                   # a power of two; pools of a few thousand backends stay at a few steps a look-up, at apply only
 
 
-cdef int backend_table_open(BackendTable* table) noexcept nogil:
+cdef int backend_table_open(BackendTable* table, SharedTable* shared, uint32_t slot) noexcept nogil:
     memset(table, 0, sizeof(BackendTable))
+    table.shared = shared
+    table.slot = slot
     table.chains = <Backend**>calloc(CHAINS, sizeof(Backend*))
     table.n_chains = CHAINS
     return 0 if table.chains != NULL else -1
 
 
 cdef void free_row(Backend* backend) noexcept nogil:
+    backend.column.idle = 0
+    store_word(&backend.column.held, 0)         # last: the controller may free the row in shared memory from here on
     free(backend.identity)
     backend.identity = NULL
     free(backend)
@@ -41,20 +47,12 @@ cdef void backend_table_close(BackendTable* table) noexcept nogil:
     table.chains = NULL
 
 
-cdef uint64_t hash_identity(const char* text, uint32_t size) noexcept nogil:
-    # FNV-1a.
-    cdef:
-        uint64_t value = <uint64_t>0xCBF29CE484222325
-        uint32_t i
-    for i in range(size):
-        value = (value ^ <unsigned char>text[i]) * <uint64_t>0x100000001B3
-    return value
-
-
-cdef Backend* hold_backend(BackendTable* table, const char* identity, uint32_t identity_size) noexcept nogil:
-    # The row of this identity, made if new, with one more reference. NULL: out of memory.
+cdef Backend* hold_backend(BackendTable* table, const char* identity, uint32_t identity_size, int* error) noexcept nogil:
+    # The row of this identity, made if new, with one more reference. NULL: *error is ENOMEM, or NO_SHARED_ROW where the controller has
+    # made none for it.
     cdef:
         uint64_t hash = hash_identity(identity, identity_size)
+        uint32_t number
         Backend** chain = &table.chains[hash & (table.n_chains - 1)]
         Backend* backend = chain[0]
     while backend != NULL:
@@ -63,6 +61,7 @@ cdef Backend* hold_backend(BackendTable* table, const char* identity, uint32_t i
             backend.references += 1
             return backend
         backend = backend.next
+    error[0] = ENOMEM
     backend = <Backend*>calloc(1, sizeof(Backend))
     if backend == NULL:
         return NULL
@@ -70,6 +69,15 @@ cdef Backend* hold_backend(BackendTable* table, const char* identity, uint32_t i
     if backend.identity == NULL:
         free(backend)
         return NULL
+    number = hold_row(table.shared, table.slot, identity, identity_size)
+    if number == 0:
+        error[0] = NO_SHARED_ROW
+        free(backend.identity)
+        free(backend)
+        return NULL
+    backend.number = number
+    backend.shared = row_at(table.shared, number)
+    backend.column = column_at(table.shared, number, table.slot)
     memcpy(backend.identity, identity, identity_size)
     backend.identity[identity_size] = 0
     backend.identity_size = identity_size

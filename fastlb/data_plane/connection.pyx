@@ -7,19 +7,20 @@ from libc.stdint cimport uint32_t
 from libc.stdlib cimport free
 
 from fastlb.data_plane.access_log cimport drop_listener_log
-from fastlb.data_plane.backend_table cimport drop_backend
+from fastlb.data_plane.backend_table cimport drop_backend, note_idle
 from fastlb.data_plane.buffer cimport return_buffer
 from fastlb.data_plane.connection_table cimport bury_connection
 from fastlb.data_plane.idle_cache cimport cache_put, cache_remove
 from fastlb.data_plane.ready_list cimport list_ready, unlist_ready
+from fastlb.data_plane.shared_table cimport release_row
 from fastlb.data_plane.timer_wheel cimport cancel_timer
 from fastlb.data_plane.transport cimport close_descriptor
-from fastlb.data_plane.types cimport (IO_EOF, IO_ERROR, IO_HALF_CLOSED, IO_READABLE, IO_READY_LISTED, KIND_BACKEND, KIND_CLIENT,
+from fastlb.data_plane.types cimport (IO_EOF, IO_ERROR, IO_HALF_CLOSED, IO_READABLE, IO_READY_LISTED, KIND_BACKEND, KIND_CLIENT, NODE_ROW,
                                       STATE_CLOSED, STATE_IDLE, Backend, Connection, Engine, Listener)
 
 
 cdef void adopt_client(Engine* engine, Connection* client, Listener* listener) noexcept nogil:
-    # A freshly accepted client: counted by its listener, on the list of all clients. It must send its first head in time.
+    # A freshly accepted client, claimed on the node's row: counted by its listener, on the list of all clients. It must send its first head in time.
     client.listener = listener
     listener.references += 1
     client.codec = engine.client_codec
@@ -65,6 +66,7 @@ cdef void close_connection(Engine* engine, Connection* connection, bint reset) n
         if connection.all_next != NULL:
             connection.all_next.all_previous = connection.all_previous
         engine.n_clients -= 1
+        release_row(engine.shared, engine.worker, engine.node, engine.node_column, NODE_ROW)
         engine.counters.clients_closed += 1
         drop_listener(engine, connection.listener)
         connection.listener = NULL
@@ -72,6 +74,7 @@ cdef void close_connection(Engine* engine, Connection* connection, bint reset) n
         backend = connection.backend
         if connection.state == STATE_IDLE:
             cache_remove(&backend.idle, connection)
+            note_idle(backend)
         engine.counters.backend_connections_closed += 1
         connection.backend = NULL
         drop_backend(&engine.backends, backend)
@@ -91,6 +94,7 @@ cdef void keep_idle(Engine* engine, Connection* connection) noexcept nogil:
         return
     connection.state = STATE_IDLE
     cache_put(&backend.idle, connection)
+    note_idle(backend)
     set_deadline(engine, connection, engine.now_ms + backend.idle_timeout_ms)
     if connection.io & IO_READABLE:
         list_ready(engine, connection)          # a read filled its buffer exactly: see whether more came

@@ -1,9 +1,11 @@
 from libc.stdint cimport int32_t, uint32_t
 
-from fastlb.data_plane.types cimport Engine, Socket
+from fastlb.data_plane.types cimport Engine, SharedTable, Socket
 
-cdef int engine_open(Engine* engine, uint32_t max_clients, uint32_t max_descriptors, int32_t pipes) noexcept nogil
+cdef int engine_open(Engine* engine, uint32_t max_clients, uint32_t max_descriptors, int32_t pipes, SharedTable* shared, uint32_t slot,
+                     int event_fd) noexcept nogil
 cdef void engine_close(Engine* engine) noexcept nogil
+cdef void engine_publish(Engine* engine) noexcept nogil
 cdef uint32_t engine_pump(Engine* engine, uint32_t budget) noexcept nogil
 cdef int engine_prepare(Engine* engine, const char* image, size_t size) noexcept nogil
 cdef void engine_abort(Engine* engine) noexcept nogil

@@ -6,10 +6,10 @@ is written whenever pump() returns with a ready list that is not empty.
 
 Snapshots are swapped between two pumps, so no exchange sees half of one.
 """
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
-from fastlb.data_plane.access_log cimport close_log, end_log_batch, prepare_log, set_listener_log
+from fastlb.data_plane.access_log cimport close_log, end_log_batch, prepare_log, read_log_counters, set_listener_log
 from fastlb.data_plane.backend_table cimport backend_table_close, backend_table_open
 from fastlb.data_plane.buffer cimport buffer_pool_close, buffer_pool_open
 from fastlb.data_plane.connection cimport adopt_client, close_connection, drop_listener, set_deadline
@@ -19,17 +19,19 @@ from fastlb.data_plane.exchange cimport close_exchange, free_ended_exchanges
 from fastlb.data_plane.http1 cimport http1_backend_codec, http1_client_codec
 from fastlb.data_plane.pipe_pool cimport pipe_pool_close, pipe_pool_open
 from fastlb.data_plane.ready_list cimport take_ready
+from fastlb.data_plane.shared_table cimport claim_row, column_at, release_row, row_at, worker_at
 from fastlb.data_plane.snapshot cimport drop_snapshot, load_snapshot
 from fastlb.data_plane.system cimport (CLOCK_MONOTONIC, CLOCK_REALTIME, EFD_CLOEXEC, EFD_NONBLOCK, ENOMEM, EPOLL_CLOEXEC, EPOLL_CTL_ADD,
                                        EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, clock_gettime, close, epoll_create1,
-                                       epoll_ctl, epoll_event, epoll_wait, errno, eventfd, getrandom, memcpy, memset, timespec, unlikely,
-                                       write)
+                                       epoll_ctl, epoll_event, epoll_wait, errno, eventfd, getrandom, load_relaxed, memcpy, memset,
+                                       store_word, timespec, unlikely, write)
 from fastlb.data_plane.timer_wheel cimport arm_wheel, cancel_timer, take_expired, timer_wheel_close, timer_wheel_open
 from fastlb.data_plane.transport cimport accept_client, plain_transport, unwatch, watch, watch_listener
 from fastlb.data_plane.types cimport (ACCEPT_RETRY_MS, ACCEPTS_PER_EVENT, DEFAULT_PUMP_BUDGET, EVENTS_PER_BATCH, IO_AGAIN, IO_ERROR,
                                       IO_HALF_CLOSED, IO_READABLE, IO_WRITABLE, KIND_BACKEND, KIND_CLIENT, KIND_LISTENER, MAX_HEAD_BYTES,
-                                      READ_BUFFER_BYTES, STATE_IDLE, WRITE_BUFFER_BYTES, Attempt, Backend, Connection,
-                                      Engine, Exchange, ImageBackend, ImageListener, ImagePool, Listener, Snapshot, Socket, Timer)
+                                      NODE_ROW, READ_BUFFER_BYTES, STATE_IDLE, WORKER_CLOSED, WORKER_LIVE, WRITE_BUFFER_BYTES, Attempt, Backend,
+                                      Connection, Engine, Exchange, ImageBackend, ImageListener, ImagePool, Listener, SharedTable, Snapshot,
+                                      Socket, Timer, WorkerBlock)
 
 cdef enum:
     QUEUE_MORE = 0
@@ -53,13 +55,22 @@ cdef bint watch_wakeup(Engine* engine, int fd) noexcept nogil:
     return epoll_ctl(engine.epoll_fd, EPOLL_CTL_ADD, fd, &event) == 0
 
 
-cdef int engine_open(Engine* engine, uint32_t max_clients, uint32_t max_descriptors, int32_t pipes) noexcept nogil:
-    # 0, or an errno with everything given back.
+cdef int engine_open(Engine* engine, uint32_t max_clients, uint32_t max_descriptors, int32_t pipes, SharedTable* shared, uint32_t slot,
+                     int event_fd) noexcept nogil:
+    # 0, or an errno with everything given back. `shared` outlives the engine, and `slot` of it is open (open_worker). `event_fd`: what
+    # others write to wake this worker, lent; -1 = the engine makes its own.
     cdef:
         int error
     memset(engine, 0, sizeof(Engine))
     engine.epoll_fd = engine.event_fd = engine.timers.fd = -1
     engine.max_clients = max_clients
+    engine.shared = shared
+    engine.worker = worker_at(shared, slot)
+    engine.counters = &engine.worker.counters
+    engine.buffers_before = engine.worker.gauges.buffers_taken
+    engine.pipes_before = engine.worker.gauges.pipes_taken
+    engine.node = row_at(shared, NODE_ROW)
+    engine.node_column = column_at(shared, NODE_ROW, slot)
     engine.now_ms = clock_ms(CLOCK_MONOTONIC)
     engine.wall_offset_ms = clock_ms(CLOCK_REALTIME) - engine.now_ms
     engine.plain = plain_transport()
@@ -71,21 +82,25 @@ cdef int engine_open(Engine* engine, uint32_t max_clients, uint32_t max_descript
     engine.path = <char*>malloc(MAX_HEAD_BYTES + 8)
     if (engine.read_buffer == NULL or engine.write_buffer == NULL or engine.path == NULL
             or connection_table_open(&engine.connections, max_descriptors) != 0
-            or backend_table_open(&engine.backends) != 0
+            or backend_table_open(&engine.backends, shared, slot) != 0
             or pipe_pool_open(&engine.pipes, pipes) != 0
             or timer_wheel_open(&engine.timers, engine.now_ms) != 0):
         engine_close(engine)
+        store_word(&engine.worker.use, WORKER_LIVE)     # still the caller's, with nothing claimed
         return ENOMEM
     if getrandom(engine.random, sizeof(engine.random), 0) != <ssize_t>sizeof(engine.random):
         engine.random[0] = engine.now_ms        # cannot happen after boot; ids need only be unique
         engine.random[1] = <uint64_t>engine.read_buffer
     engine.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
-    engine.event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+    engine.event_fd_lent = event_fd >= 0
+    engine.event_fd = event_fd if engine.event_fd_lent else eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
     if engine.epoll_fd < 0 or engine.event_fd < 0 or not watch_wakeup(engine, engine.event_fd) \
             or not watch_wakeup(engine, engine.timers.fd):
         error = errno
         engine_close(engine)
+        store_word(&engine.worker.use, WORKER_LIVE)     # still the caller's, with nothing claimed
         return error
+    engine.worker.heartbeat_ms = engine.now_ms
     return 0
 
 
@@ -125,6 +140,8 @@ cdef void engine_close(Engine* engine) noexcept nogil:
         attempt = engine.free_attempts
         engine.free_attempts = attempt.next
         free(attempt)
+    empty_graveyard(&engine.connections)
+    engine_publish(engine)
     buffer_pool_close(&engine.buffers)
     pipe_pool_close(&engine.pipes)
     connection_table_close(&engine.connections)
@@ -140,9 +157,10 @@ cdef void engine_close(Engine* engine) noexcept nogil:
     if engine.epoll_fd >= 0:
         close(engine.epoll_fd)
         engine.epoll_fd = -1
-    if engine.event_fd >= 0:
+    if engine.event_fd >= 0 and not engine.event_fd_lent:
         close(engine.event_fd)
-        engine.event_fd = -1
+    engine.event_fd = -1
+    store_word(&engine.worker.use, WORKER_CLOSED)
 
 
 # ---------------------------------------------------------------------------------------------------------- accepting
@@ -161,10 +179,19 @@ cdef void pause_accepting(Engine* engine) noexcept nogil:
         listener = listener.next
 
 
+cdef bint is_node_full(const Engine* engine) noexcept nogil:
+    cdef uint32_t cap = engine.snapshot.header.max_connections
+    return cap != 0 and load_relaxed(&engine.node.in_flight) >= <int64_t>cap
+
+
 cdef void resume_accepting(Engine* engine) noexcept nogil:
     cdef Listener* listener = engine.listeners
-    if engine.n_clients >= engine.max_clients:
-        engine.accept_resume_ms = engine.now_ms + ACCEPT_RETRY_MS       # a client that closes resets this
+    if engine.n_clients >= engine.max_clients or is_node_full(engine):
+        engine.accept_resume_ms = engine.now_ms + ACCEPT_RETRY_MS       # a client of ours that closes resets this
+        while listener != NULL:
+            if listener.connection != NULL:
+                set_deadline(engine, listener.connection, engine.accept_resume_ms)     # one of another worker's tells us nothing
+            listener = listener.next
         return
     engine.accept_paused = False
     while listener != NULL:
@@ -180,10 +207,14 @@ cdef int accept_some(Engine* engine, Listener* listener, uint32_t most) noexcept
         int result
         Connection* client
     for _i in range(most):
-        if engine.n_clients >= engine.max_clients:
+        # Claimed before it is accepted: whom the node has no room for stays in the queue.
+        if engine.n_clients >= engine.max_clients or not claim_row(engine.shared, engine.worker, engine.node, engine.node_column, NODE_ROW,
+                                                                   engine.snapshot.header.max_connections):
             pause_accepting(engine)
             return QUEUE_STOPPED
         result = accept_client(engine, listener.connection, &client)
+        if result != 0:
+            release_row(engine.shared, engine.worker, engine.node, engine.node_column, NODE_ROW)
         if result == IO_AGAIN:
             return QUEUE_EMPTY
         if result != 0:
@@ -279,10 +310,13 @@ cdef void adopt_backends(Engine* engine, Snapshot* old, Snapshot* new) noexcept 
 
 
 cdef int engine_prepare(Engine* engine, const char* image, size_t size) noexcept nogil:
-    # Takes over a mapped image as what the next commit swaps in, in place of an earlier one. 0, or ENOMEM with the image still the caller's.
-    cdef Snapshot* new = load_snapshot(engine, image, size)
+    # Takes over a mapped image as what the next commit swaps in, in place of an earlier one. 0, or ENOMEM or NO_SHARED_ROW with the image
+    # still the caller's.
+    cdef:
+        int error = 0
+        Snapshot* new = load_snapshot(engine, image, size, &error)
     if new == NULL:
-        return ENOMEM
+        return error
     engine_abort(engine)
     engine.prepared = new
     return 0
@@ -383,6 +417,7 @@ cdef int engine_commit(Engine* engine, const Socket* sockets, uint32_t n_sockets
         drop_snapshot(engine, old)
     empty_graveyard(&engine.connections)
     arm_wheel(&engine.timers, engine.now_ms)
+    engine_publish(engine)
     return 0
 
 
@@ -430,9 +465,30 @@ cdef void engine_drain(Engine* engine, uint32_t idle_grace_ms, int* removed, uin
         client = client.all_next
     empty_graveyard(&engine.connections)
     arm_wheel(&engine.timers, engine.now_ms)
+    engine_publish(engine)
 
 
 # ---------------------------------------------------------------------------------------------------------- pump
+cdef void engine_publish(Engine* engine) noexcept nogil:
+    # What is counted elsewhere, into shared memory: once a pump, not once a request.
+    cdef:
+        WorkerBlock* worker = engine.worker
+        uint64_t taken = engine.buffers_before + engine.buffers.taken, returned = engine.buffers_before + engine.buffers.returned
+    if engine.log != NULL:
+        read_log_counters(engine)
+    worker.gauges.buffers_taken = taken
+    worker.gauges.buffers_returned = returned
+    taken = engine.pipes_before + engine.pipes.taken
+    returned = engine.pipes_before + engine.pipes.returned
+    worker.gauges.pipes_taken = taken
+    worker.gauges.pipes_returned = returned
+    worker.gauges.clients = engine.n_clients
+    worker.gauges.descriptors = engine.connections.n_open
+    worker.gauges.timers = engine.timers.count
+    worker.gauges.backend_rows = engine.backends.count
+    worker.generation = engine.snapshot.header.generation if engine.snapshot != NULL else 0
+
+
 cdef inline void handle_event(Engine* engine, uint64_t handle, uint32_t events) noexcept nogil:
     cdef:
         Connection* connection = find_connection(&engine.connections, handle)
@@ -477,6 +533,7 @@ cdef inline void end_batch(Engine* engine) noexcept nogil:
     if engine.exchange_graveyard != NULL:
         free_ended_exchanges(engine)
     engine.now_ms = clock_ms(CLOCK_MONOTONIC)
+    engine.worker.heartbeat_ms = engine.now_ms
     expire(engine)
     if engine.log != NULL:
         end_log_batch(engine)
@@ -540,4 +597,5 @@ cdef uint32_t engine_pump(Engine* engine, uint32_t budget) noexcept nogil:
     if engine.ready_head != NULL:
         write(engine.event_fd, &one, sizeof(one))
     arm_wheel(&engine.timers, engine.now_ms)
+    engine_publish(engine)
     return handled

@@ -250,7 +250,7 @@ cdef bint end_failed_attempt(Engine* engine, Exchange* exchange, uint32_t failur
         if again:
             engine.counters.replays += 1
     else:
-        attempt.backend.n_failures += 1
+        attempt.backend.column.failures += 1
         if exchange.n_tried < MAX_TRIED:
             exchange.tried[exchange.n_tried] = attempt.pick
             exchange.n_tried += 1
@@ -273,7 +273,7 @@ cdef inline void note_reason(Exchange* exchange, uint32_t failure) noexcept nogi
 cdef void fail_attempt(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil:
     # The current attempt failed: another one, a local answer, or a visible cut where the answer has begun.
     if exchange.flags & X_HEAD_SENT:
-        exchange.attempt.backend.n_failures += 1
+        exchange.attempt.backend.column.failures += 1
         engine.counters.reasons[FAILURE_TRUNCATED] += 1
         note_reason(exchange, failure)
         exchange.client.codec.reset(engine, exchange)

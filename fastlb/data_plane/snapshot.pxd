@@ -8,7 +8,7 @@ cdef enum:
 
 cdef int check_image(const char* image, size_t size) noexcept nogil
 cdef const char* map_image(int image_fd, size_t* size, int* error) noexcept nogil
-cdef Snapshot* load_snapshot(Engine* engine, const char* image, size_t size) noexcept nogil
+cdef Snapshot* load_snapshot(Engine* engine, const char* image, size_t size, int* error) noexcept nogil
 cdef void drop_snapshot(Engine* engine, Snapshot* snapshot) noexcept nogil
 
 

@@ -9,15 +9,11 @@ from libc.stdlib cimport calloc, free
 
 from fastlb.data_plane.access_log cimport check_log_plan, drop_log_plan, load_log_plan
 from fastlb.data_plane.backend_table cimport drop_backend, hold_backend
-from fastlb.data_plane.system cimport MAP_FAILED, MAP_SHARED, PROT_READ, errno, mmap, munmap
-from fastlb.data_plane.types cimport (ALGORITHM_WEIGHTED_LEAST_CONNECTIONS, MAX_HEAD_BYTES, MAX_HEADERS, NO_INDEX, Backend, Engine,
-                                      ImageBackend, ImageHeader, ImageHeaderOperation, ImageHost, ImageListener, ImageLogPlan, ImageNetwork, ImagePool,
+from fastlb.data_plane.system cimport ENOMEM, MAP_FAILED, MAP_SHARED, PROT_READ, errno, fstat, mmap, munmap, stat_result
+from fastlb.data_plane.types cimport (ALGORITHM_WEIGHTED_LEAST_CONNECTIONS, MAX_HEAD_BYTES, MAX_HEADERS, MAX_IDENTITY_BYTES, NO_INDEX, Backend, Engine,
+                                      ImageBackend, ImageHeader, ImageHeaderOperation, ImageHost, ImageListener, ImageLogPlan, ImageNetwork,
+                                      ImagePool,
                                       ImageRoute, ImageSection, ImageText, Pool, PoolBackend, Snapshot)
-
-cdef extern from "<sys/stat.h>" nogil:
-    cdef struct stat_result "stat":
-        int64_t st_size
-    int fstat(int fd, stat_result* result)
 
 
 cdef bint fits(size_t size, const ImageSection* section, size_t record) noexcept nogil:
@@ -105,7 +101,8 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
             return -1
     backends = <const ImageBackend*>(image + header.backends.offset)
     for i in range(header.backends.count):
-        if not text_fits(size, &backends[i].identity) or not text_fits(size, &backends[i].display) or backends[i].address_size > 110:
+        if not text_fits(size, &backends[i].identity) or not text_fits(size, &backends[i].display) or backends[i].address_size > 110 \
+                or backends[i].identity.size > MAX_IDENTITY_BYTES:
             return -1
     return 0
 
@@ -133,9 +130,9 @@ cdef const char* map_image(int image_fd, size_t* size, int* error) noexcept nogi
     return <const char*>image
 
 
-cdef Snapshot* load_snapshot(Engine* engine, const char* image, size_t size) noexcept nogil:
-    # Takes over a mapped image and builds its running arrays: one reference, the caller's. NULL: out of memory, with the image
-    # still the caller's. Does not change what the engine uses now.
+cdef Snapshot* load_snapshot(Engine* engine, const char* image, size_t size, int* error) noexcept nogil:
+    # Takes over a mapped image and builds its running arrays: one reference, the caller's. NULL: *error is ENOMEM or
+    # NO_SHARED_ROW, with the image still the caller's. Does not change what the engine uses now.
     cdef:
         Snapshot* snapshot
         const ImageHeader* header
@@ -154,6 +151,7 @@ cdef Snapshot* load_snapshot(Engine* engine, const char* image, size_t size) noe
             free(snapshot.pools)
             free(snapshot.backends)
             free(snapshot)
+        error[0] = ENOMEM
         return NULL
     snapshot.image = image
     snapshot.header = header
@@ -170,13 +168,14 @@ cdef Snapshot* load_snapshot(Engine* engine, const char* image, size_t size) noe
     pools = <const ImagePool*>(snapshot.image + header.pools.offset)
     backends = <const ImageBackend*>(snapshot.image + header.backends.offset)
     for i in range(header.backends.count):
-        row = hold_backend(&engine.backends, snapshot.image + backends[i].identity.offset, backends[i].identity.size)
+        row = hold_backend(&engine.backends, snapshot.image + backends[i].identity.offset, backends[i].identity.size, error)
         if row == NULL:
             snapshot.image_size = 0             # stays the caller's
             drop_snapshot(engine, snapshot)
             return NULL
         entry = &snapshot.backends[i]
         entry.row = row
+        entry.shared = row.shared
         entry.weight = backends[i].weight
         entry.max_in_flight = backends[i].max_in_flight
         entry.eligible = backends[i].weight > 0 and backends[i].address_size > 0

@@ -105,9 +105,11 @@ cdef extern from "<unistd.h>" nogil:
     int getpid()
     ssize_t read(int fd, void* data, size_t size)
     ssize_t write(int fd, const void* data, size_t size)
+    int ftruncate(int fd, int64_t size)
 
 cdef extern from "<fcntl.h>" nogil:
-    int O_NONBLOCK, O_CLOEXEC, F_DUPFD_CLOEXEC, F_SETPIPE_SZ, F_GETPIPE_SZ
+    int O_NONBLOCK, O_CLOEXEC, F_SETPIPE_SZ, F_GETPIPE_SZ, F_DUPFD_CLOEXEC
+    int F_ADD_SEALS, F_GET_SEALS, F_SEAL_SHRINK, F_SEAL_SEAL
     int SPLICE_F_MOVE, SPLICE_F_NONBLOCK, SPLICE_F_MORE
     int fcntl(int fd, int command, ...)
     int pipe2(int* descriptors, int flags)
@@ -139,18 +141,27 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_sigmask(int how, const sigset_t* set, sigset_t* old)
 
 cdef extern from "<sys/mman.h>" nogil:
-    int PROT_READ, MAP_SHARED, MAP_PRIVATE
+    int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_NORESERVE
     void* MAP_FAILED
     void* mmap(void* address, size_t size, int protection, int flags, int fd, off_t offset)
     int munmap(void* address, size_t size)
+    int MFD_CLOEXEC, MFD_ALLOW_SEALING
+    int memfd_create(const char* name, unsigned int flags)
+
+cdef extern from "<sys/stat.h>" nogil:
+    cdef struct stat_result "stat":
+        int64_t st_size
+    int fstat(int fd, stat_result* result)
+
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
 
 cdef extern from "<sys/random.h>" nogil:
     ssize_t getrandom(void* data, size_t size, unsigned int flags)
 
 cdef extern from "<errno.h>" nogil:
     int errno
-    int EAGAIN, EINTR, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, ECONNABORTED, ECONNREFUSED, ECONNRESET, EPIPE, ETIMEDOUT, EPROTO
-    int ENOTCONN
+    int EAGAIN, EINTR, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSPC, EINVAL, ECONNABORTED, ECONNREFUSED, ECONNRESET, EPIPE, ETIMEDOUT, EPROTO, ENOTCONN
 
 cdef extern from "<string.h>" nogil:
     void* memcpy(void* target, const void* source, size_t size)
@@ -169,3 +180,24 @@ cdef extern from *:
     bint likely "fastlb_likely"(bint condition) nogil
     bint unlikely "fastlb_unlikely"(bint condition) nogil
     int lowest_bit "fastlb_lowest_bit"(uint64_t bits) nogil    # undefined for 0
+
+# Memory that other processes change: every order is named here, so that aarch64 is as right as x86-64.
+cdef extern from *:
+    """
+    #define fastlb_load_relaxed(from) __atomic_load_n((from), __ATOMIC_RELAXED)
+    #define fastlb_load_acquire(from) __atomic_load_n((from), __ATOMIC_ACQUIRE)
+    #define fastlb_store_release(to, value) __atomic_store_n((to), (value), __ATOMIC_RELEASE)
+    #define fastlb_add(to, value) __atomic_fetch_add((to), (value), __ATOMIC_ACQ_REL)
+    #define fastlb_exchange_if(to, expected, value) \
+        __atomic_compare_exchange_n((to), (expected), (value), 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)
+    #define fastlb_full_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
+    """
+    int64_t load_relaxed "fastlb_load_relaxed"(const int64_t* source) nogil
+    int64_t load_count "fastlb_load_acquire"(const int64_t* source) nogil
+    uint32_t load_word "fastlb_load_acquire"(const uint32_t* source) nogil
+    uint64_t load_long "fastlb_load_acquire"(const uint64_t* source) nogil
+    void store_word "fastlb_store_release"(uint32_t* target, uint32_t value) nogil
+    void store_long "fastlb_store_release"(uint64_t* target, uint64_t value) nogil
+    int64_t add_count "fastlb_add"(int64_t* target, int64_t value) nogil                # returns what was there
+    bint exchange_if "fastlb_exchange_if"(int64_t* target, int64_t* expected, int64_t value) nogil  # False: *expected is what is there
+    void full_fence "fastlb_full_fence"() nogil

@@ -43,10 +43,20 @@ cdef enum:
     REQUEST_ID_BYTES = 32           # 16 random bytes in hexadecimal, nginx's $request_id
     DATE_BYTES = 29                 # "Sun, 06 Nov 1994 08:49:37 GMT"
 
+    # Shared memory (shared_table.pyx). 500,000 layer-4 connections take 51 workers: two descriptors each, 20,000 a worker.
+    MAX_WORKERS = 128
+    MAX_ROWS = 65536                # backends of the node, with the node itself
+    ROWS_PER_BLOCK = 128            # one worker's columns for a block fill a page of their own
+    INDEX_CHAINS = 16384            # a power of two; four rows a chain when all rows are used
+    MAX_IDENTITY_BYTES = 424        # pool name, host name (253), port and address
+    ROW_DISPLAY_BYTES = 128         # more is cut
+    NODE_ROW = 0                    # the row whose in_flight is the node's client connections
+
 cdef enum:
     NO_BACKEND = -1
     NO_PIPE = -1
     NO_INDEX = 0xFFFFFFFF
+    NO_SHARED_ROW = -3              # beside an errno: a backend of the image has no row in shared memory
 
 
 # ---------------------------------------------------------------------------------------------------------------- enums
@@ -191,6 +201,10 @@ cdef struct Buffer
 cdef struct Relay
 cdef struct Head
 cdef struct Timer
+cdef struct SharedRow
+cdef struct Column
+cdef struct SharedTable
+cdef struct WorkerBlock
 cdef struct AccessLog
 cdef struct LogPlan
 cdef struct LogRecord
@@ -629,6 +643,7 @@ cdef struct AccessLog:
     LogRecord* free_records         # owned
     uint32_t n_free_records
     uint32_t pid
+    uint64_t lines_written, lines_lost, bytes_written       # of the writer's, what the engine's counters have already
     uint64_t random
     uint64_t clock_s                # wall-clock second of the texts below
     char time_local[32]
@@ -672,6 +687,58 @@ cdef struct Exchange:
     char request_id[REQUEST_ID_BYTES]
 
 
+# ---------------------------------------------------------------------------------------------------------------- shared memory
+# What all processes of a node see (shared_table.pyx says who writes what). No pointers: every process maps it elsewhere.
+ctypedef enum RowUse:
+    ROW_FREE = 0
+    ROW_USED = 1
+    ROW_LEAVING = 2                 # the controller looks whether anybody still holds it
+
+ctypedef enum WorkerUse:
+    WORKER_FREE = 0
+    WORKER_LIVE = 1
+    WORKER_CLOSED = 2               # its engine closed in order: nothing is open
+    WORKER_DYING = 3                # dead, and being settled: its columns and its operation count no more
+
+cdef struct SharedRow:
+    # One backend of the node, or the node itself. The first cache line is what a pick reads.
+    int64_t in_flight               # claims - releases of all workers; claim_row, release_row and settlement change it
+    uint8_t padding[56]             # for health, admin state and effective weight
+    uint64_t identity_hash          # from here on the controller writes, before anybody can find the row
+    uint32_t next                   # row number of the next in its chain; 0 = none
+    uint32_t use                    # RowUse
+    uint32_t identity_size, display_size
+    char identity[MAX_IDENTITY_BYTES]
+    char display[ROW_DISPLAY_BYTES]
+    # 640 bytes
+
+cdef struct Column:
+    # What one worker did on one row. It alone writes here while it lives; all but the last two only grow.
+    uint64_t claims, releases, failures
+    uint32_t idle                   # connections in its idle cache
+    uint32_t held                   # 1 while it may claim: the row must not be freed
+    # 32 bytes
+
+cdef struct SharedHeader:
+    uint64_t magic
+    uint32_t layout_version
+    uint32_t n_workers              # slots used so far: the highest + 1
+    uint32_t n_rows                 # rows used so far: the highest + 1
+    uint32_t n_free                 # of these, free again
+    uint64_t index_changes          # counted up before a freed row is used again
+    uint64_t workers_died, exchanges_lost
+    char build[128]
+
+cdef struct SharedTable:
+    # One process's mapping of it.
+    char* base                      # owned mapping; NULL = none
+    SharedHeader* header            # = base
+    uint32_t n_rows                 # rows that the file has room for, as far as this process has looked
+    uint32_t free_cursor            # where the controller looks for the next free row
+    int fd                          # owned
+    uint32_t fault_point, fault_after       # FaultPoint at which to end this process, and the how-manieth time (FASTLB_FAULT_HOOK)
+
+
 # ---------------------------------------------------------------------------------------------------------------- running rows
 cdef struct IdleCache:              # reusable connections to one backend, the most recent first
     Connection* newest
@@ -679,10 +746,11 @@ cdef struct IdleCache:              # reusable connections to one backend, the m
     uint32_t count
 
 cdef struct Backend:
-    # The running row of one backend, found by identity, outliving snapshots. In-flight counts live here and nowhere else.
-    int64_t in_flight               # attempts assigned and unfinished; claim and release are the only writers
+    # The running row of one backend in this worker, found by identity, outliving snapshots. Counts live in shared memory.
+    SharedRow* shared               # borrowed: the mapping outlives the engine
+    Column* column                  # borrowed: ours of that row
+    uint32_t number                 # of that row
     IdleCache idle
-    uint64_t n_requests, n_failures
     int64_t references              # snapshots that list it + attempts + connections
     uint32_t max_idle               # of the current snapshot; 0 once it is listed no more
     uint32_t idle_timeout_ms
@@ -696,6 +764,8 @@ cdef struct Backend:
     uint32_t display_size
 
 cdef struct BackendTable:
+    SharedTable* shared             # borrowed
+    uint32_t slot                   # ours in shared memory
     Backend** chains                # owned
     uint32_t n_chains
     uint64_t count
@@ -785,8 +855,11 @@ cdef struct ImageHeader:
     ImageSection log_plan           # an ImageLogPlan and what belongs to it: `count` bytes, 0 = none
     uint32_t any_host               # host index for no match, NO_INDEX
     uint32_t has_wildcards
+    uint32_t max_connections        # client connections of the node; 0 = no cap
+    uint32_t padding
 
 cdef struct PoolBackend:            # dense: what a pick looks at
+    SharedRow* shared               # borrowed: of `row`
     Backend* row                    # counted
     uint32_t weight
     uint32_t max_in_flight
@@ -834,8 +907,29 @@ cdef struct Counters:
     uint64_t log_lines_written, log_lines_dropped, log_lines_lost, log_bytes_written
     uint64_t reasons[FAILURE_COUNT]
 
+cdef struct WorkerGauges:           # written when a pump ends
+    uint64_t buffers_taken, buffers_returned
+    uint64_t pipes_taken, pipes_returned
+    uint64_t clients, descriptors, timers, backend_rows
+
+cdef struct WorkerBlock:
+    # A worker's own page in shared memory: the supervisor opens and settles it, the worker writes the rest.
+    uint32_t operation              # row number + 1 while a claim or release changes that row, else 0
+    uint32_t use                    # WorkerUse
+    int32_t pid
+    uint32_t padding
+    uint64_t heartbeat_ms           # monotonic; when its engine last ended a batch
+    uint64_t generation             # of its snapshot; 0 = none yet
+    WorkerGauges gauges
+    Counters counters               # cumulative over all workers that this slot had
+
 cdef struct Engine:
     uint64_t now_ms                 # monotonic; read once per batch
+    Counters* counters              # = &worker.counters
+    WorkerBlock* worker             # borrowed, as `shared`
+    SharedRow* node                 # borrowed, as `shared`: its in_flight is the node's client connections
+    Column* node_column             # borrowed, as `shared`
+    SharedTable* shared             # borrowed: outlives the engine
     char* read_buffer               # owned
     char* write_buffer              # owned
     Snapshot* snapshot              # counted: the current one
@@ -851,7 +945,6 @@ cdef struct Engine:
     PipePool pipes
     ConnectionTable connections
     BackendTable backends
-    Counters counters
     Connection* clients             # every open client connection
     Listener* listeners             # owned
     const Codec* client_codec       # borrowed, static: HTTP/1.1 (a later issue: chosen by ALPN)
@@ -864,11 +957,11 @@ cdef struct Engine:
     uint64_t date_s                 # wall-clock second of `date`
     char date[DATE_BYTES + 3]
     int epoll_fd                    # owned
-    int event_fd                    # owned
+    int event_fd                    # owned, unless event_fd_lent
     int last_errno
     uint32_t max_clients
     uint32_t n_clients
-    bint event_fd_set
+    bint event_fd_lent
     bint accept_paused
     bint draining
     bint ready_turn                 # whose turn it is when the budget is one event
@@ -876,4 +969,5 @@ cdef struct Engine:
     uint32_t drain_idle_grace_ms
     uint64_t wall_offset_ms         # wall clock - monotonic, for Date
     AccessLog* log                  # owned; NULL until a snapshot logs something
+    uint64_t buffers_before, pipes_before   # taken by earlier workers of this slot
     epoll_event events[EVENTS_PER_BATCH]

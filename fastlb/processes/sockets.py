@@ -1,4 +1,8 @@
-"""Listening sockets: bound here, accepted from by the engine, and kept over a change of configuration while their address stays."""
+"""Listening sockets: bound and kept by the supervisor, lent to workers, and kept over a change of configuration while their address stays.
+
+An address has one socket per worker, which share its port (SO_REUSEPORT): the kernel spreads new connections over them, and no worker
+wakes for another's. A unix socket, or one that systemd opened, cannot be had several times: all workers accept from the one.
+"""
 
 import errno
 import os
@@ -6,11 +10,12 @@ import socket
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
+from typing import Protocol
 
 from fastlb import FastlbError
 from fastlb.control_plane.config.address import ANY_HOST, BindAddress, format_host_port
-from fastlb.control_plane.config.schema import Listener
 
 # How often ":0" tries to find a port that is free for IPv4 and IPv6 alike.
 PORT_TRIES = 16
@@ -20,19 +25,50 @@ class BindError(FastlbError):
     """Listening sockets that could not be had; the text has one line for each."""
 
 
+class Binds(Protocol):
+    """What has to be known of a listener to bind it; `config.schema.Listener` is one."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def bind(self) -> tuple[BindAddress, ...]: ...
+    @property
+    def backlog(self) -> int: ...
+    @property
+    def defer_accept(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ListeningSocket:
+    """One socket.
+
+    Args:
+        number: never used twice in the life of a process.
+        home: the slot of the worker that it is for; None when all accept from it.
+    """
+
+    socket: socket.socket
+    number: int
+    home: int | None
+
+
+_numbers = count()
+
+
 @dataclass(slots=True)
 class BoundAddress:
-    """One entry of a listener's `bind` with its sockets: one, or two for every address of the machine (IPv4 and IPv6)."""
+    """One entry of a listener's `bind` with its sockets: for each worker one, or two for every address of the machine (IPv4 and IPv6)."""
 
     address: BindAddress
-    sockets: list[socket.socket] = field(default_factory=list)
+    sockets: list[ListeningSocket] = field(default_factory=list)
     unix_file: tuple[int, int] | None = None  # device and inode, so that nobody else's socket is removed
 
     def urls(self) -> list[str]:
-        """What to connect to, one for each socket, with the ports that the kernel chose."""
+        """What to connect to, with the ports that the kernel chose."""
         if self.address.unix_path:
             return [str(self.address)]
-        return [f"http://{format_host_port(*bound.getsockname()[:2])}" for bound in self.sockets]
+        urls = (f"http://{format_host_port(*one.socket.getsockname()[:2])}" for one in self.sockets)
+        return list(dict.fromkeys(urls))
 
     def close(self) -> None:
         """Closes what is still open and removes the file of a unix socket."""
@@ -45,15 +81,16 @@ class BoundAddress:
             except OSError:
                 pass  # somebody else removed it
             self.unix_file = None
-        for bound in self.sockets:
-            bound.close()
+        for one in self.sockets:
+            one.socket.close()
 
 
-def bind_listeners(listeners: Sequence[Listener], kept: Iterable[BoundAddress] = ()) -> list[tuple[int, BoundAddress]]:
+def bind_listeners(listeners: Sequence[Binds], kept: Iterable[BoundAddress] = (), n_workers: int = 1) -> list[tuple[int, BoundAddress]]:
     """Opens the sockets of a configuration.
 
     Args:
-        kept: what is bound already; an address that is wanted again keeps its sockets and with them its clients.
+        kept: what is bound already; an address that is wanted again keeps its sockets and with them its clients, and gets more of them if
+            there are more workers now. Those of workers that are no more stay too: closing one would reset who waits there.
 
     Returns:
         The index of the listener and its sockets, for each address in the order of the configuration.
@@ -66,23 +103,29 @@ def bind_listeners(listeners: Sequence[Listener], kept: Iterable[BoundAddress] =
         by_address.setdefault(bound.address, []).append(bound)
     result: list[tuple[int, BoundAddress]] = []
     opened: list[BoundAddress] = []
+    added: list[tuple[BoundAddress, list[ListeningSocket]]] = []
     failures: list[str] = []
     for index, listener in enumerate(listeners):
         for address in listener.bind:
-            if by_address.get(address):
-                bound = by_address[address].pop(0)
-                for open_socket in bound.sockets:
-                    _listen(open_socket, listener.backlog, listener.defer_accept)  # again: changes the settings, nothing else
-            else:
-                try:
+            try:
+                if by_address.get(address):
+                    bound = by_address[address].pop(0)
+                    for one in bound.sockets:
+                        _listen(one.socket, listener.backlog, listener.defer_accept)  # again: changes the settings, nothing else
+                else:
                     bound = bind_address(address, listener.backlog, listener.defer_accept)
-                except OSError as error:
-                    own = next((str(other) for other in by_address if other.overlaps(address)), "")
-                    failures.append(f'cannot bind {address} (listener "{listener.name}"): {_explain(address, error, own)}')
-                    continue
-                opened.append(bound)
+                    opened.append(bound)
+                added.append((bound, _add_sockets(bound, n_workers, listener.backlog, listener.defer_accept)))
+            except OSError as error:
+                own = next((str(other) for other in by_address if other.overlaps(address)), "")
+                failures.append(f'cannot bind {address} (listener "{listener.name}"): {_explain(address, error, own)}')
+                continue
             result.append((index, bound))
     if failures:
+        for bound, sockets in added:
+            for one in sockets:
+                bound.sockets.remove(one)
+                one.socket.close()
         for bound in opened:
             bound.close()
         raise BindError("\n".join(failures))
@@ -90,7 +133,7 @@ def bind_listeners(listeners: Sequence[Listener], kept: Iterable[BoundAddress] =
 
 
 def bind_address(address: BindAddress, backlog: int, defer_accept: bool = False) -> BoundAddress:
-    """Opens, binds and listens.
+    """Opens, binds and listens, for the first worker.
 
     Raises:
         OSError: as the kernel said it.
@@ -99,23 +142,62 @@ def bind_address(address: BindAddress, backlog: int, defer_accept: bool = False)
         return _bind_unix(address, backlog)
     if address.host != ANY_HOST:
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-        return BoundAddress(address, [_bind_tcp(family, address.host, address.port, backlog, defer_accept)])
+        return BoundAddress(address, [_own(_bind_tcp(family, address.host, address.port, backlog, defer_accept))])
     for tries_left in reversed(range(PORT_TRIES if address.port == 0 else 1)):
         first = _bind_tcp(socket.AF_INET, "0.0.0.0", address.port, backlog, defer_accept)
         try:
             second = _bind_tcp(socket.AF_INET6, "::", first.getsockname()[1], backlog, defer_accept)
         except OSError as error:
             if error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):  # no IPv6 here
-                return BoundAddress(address, [first])
+                return BoundAddress(address, [_own(first)])
             first.close()
             if error.errno != errno.EADDRINUSE or not tries_left:
                 raise
         else:
-            return BoundAddress(address, [first, second])
+            return BoundAddress(address, [_own(first), _own(second)])
     raise AssertionError("the last try returns or raises")
 
 
-def _bind_tcp(family: int, host: str, port: int, backlog: int, defer_accept: bool) -> socket.socket:
+def adopt_socket(address: BindAddress, inherited: socket.socket) -> BoundAddress:
+    """A listening socket that another process has opened for us, as systemd does; it is owned from now on."""
+    inherited.setblocking(False)
+    return BoundAddress(address, [ListeningSocket(inherited, next(_numbers), None)])
+
+
+def _own(first: socket.socket) -> ListeningSocket:
+    return ListeningSocket(first, next(_numbers), 0)
+
+
+def _add_sockets(bound: BoundAddress, n_workers: int, backlog: int, defer_accept: bool) -> list[ListeningSocket]:
+    """Binds what is missing for this number of workers; returns what it added."""
+    added: list[ListeningSocket] = []
+    present = {one.home for one in bound.sockets}
+    if None in present:
+        return added
+    try:
+        for slot in range(n_workers):
+            if slot in present:
+                continue
+            for one in [one for one in bound.sockets if one.home == 0]:
+                name = one.socket.getsockname()
+                another = _bind_tcp(one.socket.family, name[0], name[1], backlog, defer_accept, name)
+                added.append(ListeningSocket(another, next(_numbers), slot))
+    except BaseException:
+        for one in added:
+            one.socket.close()
+        raise
+    bound.sockets += added
+    return added
+
+
+def _bind_tcp(
+    family: int, host: str, port: int, backlog: int, defer_accept: bool, beside: tuple[object, ...] | None = None
+) -> socket.socket:
+    """Binds and listens; `beside`: the name of a socket of ours whose address it shares.
+
+    The first socket of an address binds as if it wanted to be alone, so that an address which somebody else listens on is found out, and
+    allows others beside it only then.
+    """
     bound = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -123,8 +205,13 @@ def _bind_tcp(family: int, host: str, port: int, backlog: int, defer_accept: boo
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has a socket of its own
-        address = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0][4]  # knows zones
-        bound.bind(address)
+        if beside is not None:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            bound.bind(beside)
+        else:
+            address = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0][4]  # knows zones
+            bound.bind(address)
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         _listen(bound, backlog, defer_accept)
     except BaseException:
         bound.close()
@@ -164,7 +251,7 @@ def _bind_unix(address: BindAddress, backlog: int) -> BoundAddress:
     except BaseException:
         bound.close()
         raise
-    return BoundAddress(address, [bound], (status.st_dev, status.st_ino))
+    return BoundAddress(address, [ListeningSocket(bound, next(_numbers), None)], (status.st_dev, status.st_ino))
 
 
 def _remove_stale(path: Path) -> None:

@@ -14,6 +14,7 @@ from fastlb.data_plane.http1_head cimport parse_request
 from fastlb.data_plane.http1_serialise cimport write_local, write_request
 from fastlb.data_plane.route_table cimport find_route
 from fastlb.data_plane.select.dispatch cimport pick
+from fastlb.data_plane.shared_table cimport add_image_rows, sweep_rows
 from fastlb.data_plane.snapshot cimport IMAGE_LAYOUT, IMAGE_MAGIC, check_image, map_image
 from fastlb.data_plane.types cimport (MAX_HEAD_BYTES, MAX_HEADERS, NO_BACKEND, NO_INDEX, Backend, Connection, Engine, Exchange, Head,
                                       HeadLimits, ImageHeader, ImagePool, Listener, Snapshot, Socket)
@@ -90,7 +91,10 @@ cdef bint take(int image_fd, uint32_t n_listeners, int* removed, uint32_t* n_rem
         size_t size
         int error = 0
         const char* image = map_image(image_fd, &size, &error)
-    return image != NULL and engine_prepare(engine, image, size) == 0 and engine_commit(engine, sockets, n_listeners, removed, n_removed) == 0
+    if image == NULL or add_image_rows(engine.shared, image) != 0:
+        return False
+    return engine_prepare(engine, image, size) == 0 and engine_commit(engine, sockets, n_listeners, removed, n_removed) == 0 \
+        and sweep_rows(engine.shared, image) >= 0
 
 
 cdef int fuzz_one(const uint8_t* data, size_t size) noexcept nogil:

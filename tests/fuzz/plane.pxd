@@ -4,22 +4,27 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from fastlb.data_plane.engine cimport engine_open
+from fastlb.data_plane.shared_table cimport add_image_rows, create_shared, open_worker
 from fastlb.data_plane.snapshot cimport load_snapshot, map_image
-from fastlb.data_plane.types cimport Connection, Engine, Exchange
+from fastlb.data_plane.types cimport Connection, Engine, Exchange, SharedTable
 
 
 cdef inline Engine* open_plane(int image_fd) noexcept nogil:
     # Owned by the caller. NULL: no memory, no descriptors, or a bad image.
     cdef:
         Engine* engine = <Engine*>calloc(1, sizeof(Engine))
+        SharedTable* shared = <SharedTable*>calloc(1, sizeof(SharedTable))
         const char* image
         size_t size = 0
         int error = 0
-    if engine == NULL or engine_open(engine, 4, 256, 0) != 0:
+    if engine == NULL or shared == NULL or create_shared(shared, b"fuzz") != 0 or not open_worker(shared, 0, 1) \
+            or engine_open(engine, 4, 256, 0, shared, 0, -1) != 0:
         free(engine)
+        free(shared)
         return NULL
     image = map_image(image_fd, &size, &error)
-    engine.snapshot = load_snapshot(engine, image, size) if image != NULL else NULL
+    if image != NULL and add_image_rows(shared, image) == 0:
+        engine.snapshot = load_snapshot(engine, image, size, &error)
     return engine if engine.snapshot != NULL else NULL
 
 

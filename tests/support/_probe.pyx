@@ -34,6 +34,8 @@ from fastlb.data_plane.retry cimport is_stale_reuse as plane_is_stale_reuse
 from fastlb.data_plane.retry cimport may_retry as plane_may_retry
 from fastlb.data_plane.route_table cimport find_route, hash_host
 from fastlb.data_plane.select.dispatch cimport pick
+from fastlb.data_plane.shared_table cimport (add_image_rows, add_row, close_shared, column_at, create_shared, open_worker, row_at,
+                                             worker_at)
 from fastlb.data_plane.snapshot cimport check_image as plane_check_image
 from fastlb.data_plane.snapshot cimport load_snapshot, map_image
 from fastlb.data_plane.target cimport normalise_path as plane_normalise_path
@@ -43,10 +45,10 @@ from fastlb.data_plane.types cimport (ALGORITHM_ROUND_ROBIN, ALGORITHM_WEIGHTED_
                                       FRAME_UNTIL_CLOSE, HEAD_ABSOLUTE_TARGET, HEAD_CLOSE, HEAD_DROP_LISTED, HEAD_EXPECT_CONTINUE,
                                       HEAD_H2C, HEAD_KEEP_ALIVE, HEAD_PATH_IS_RAW, HEAD_UPGRADE, KIND_CLIENT, MAX_TRIED, METHOD_CONNECT,
                                       METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_OTHER, METHOD_POST, METHOD_PUT,
-                                      METHOD_TRACE, NO_BACKEND, NO_INDEX, NO_PIPE, X_HEAD_SENT, X_HTTP_1_0, X_IDEMPOTENT, X_IS_HEAD,
+                                      METHOD_TRACE, NO_BACKEND, NO_INDEX, NO_PIPE, NO_SHARED_ROW, X_HEAD_SENT, X_HTTP_1_0, X_IDEMPOTENT, X_IS_HEAD,
                                       X_REPLAYABLE, Attempt, Backend, BackendTable, Buffer, BufferPool, ChunkDecoder, Connection,
                                       ConnectionTable, Engine, Exchange, Head, HeaderField, HeadLimits, ImageHeader, ImagePool, PipePool,
-                                      PoolBackend, Snapshot, Timer, TimerWheel)
+                                      PoolBackend, SharedTable, Snapshot, Timer, TimerWheel)
 from fastlb.data_plane.types cimport Pool as PoolStruct
 from fastlb.data_plane.writer cimport Writer, put, put_number
 
@@ -639,21 +641,35 @@ cdef class ConnectionQueue:
 
 # ---------------------------------------------------------------------------------------------------------------- backends
 cdef class Backends:
-    """The table of running rows. A row is named by its address in memory."""
-    cdef BackendTable table
+    """The table of running rows of one worker. A row is named by its address in memory."""
+    cdef:
+        BackendTable table
+        SharedTable shared
 
     def __cinit__(self):
-        if backend_table_open(&self.table) != 0:
+        if create_shared(&self.shared, b"probe") != 0 or not open_worker(&self.shared, 0, 1) \
+                or backend_table_open(&self.table, &self.shared, 0) != 0:
             raise MemoryError
 
     def __dealloc__(self):
         backend_table_close(&self.table)
+        close_shared(&self.shared)
 
-    def hold(self, bytes identity):
-        cdef Backend* backend = hold_backend(&self.table, <const char*>identity, <uint32_t>len(identity))
-        if backend == NULL:
+    def hold(self, bytes identity, *, known=True):
+        """`known`: the controller has made a row for it. KeyError: it has not, nor before."""
+        cdef:
+            Backend* backend
+            int error = 0
+        if known and add_row(&self.shared, <const char*>identity, <uint32_t>len(identity), b"", 0) != 0:
             raise MemoryError
+        backend = hold_backend(&self.table, <const char*>identity, <uint32_t>len(identity), &error)
+        if backend == NULL:
+            raise KeyError(identity) if error == NO_SHARED_ROW else MemoryError()
         return <size_t>backend
+
+    def is_held(self, size_t row):
+        """Whether other processes see that this worker holds the row."""
+        return bool((<Backend*>row).column.held)
 
     def drop(self, size_t row):
         drop_backend(&self.table, <Backend*>row)
@@ -685,6 +701,7 @@ cdef class Pool:
         PoolBackend* entries
         Backend* rows
         Engine* engine
+        SharedTable shared
 
     def __cinit__(self, str algorithm, uint32_t n):
         self.entries = <PoolBackend*>calloc(n + 1, sizeof(PoolBackend))
@@ -697,13 +714,24 @@ cdef class Pool:
                                "weighted_least_connections": ALGORITHM_WEIGHTED_LEAST_CONNECTIONS}[algorithm]
         self.pool.backends = self.entries
         self.pool.n_backends = n
+        if create_shared(&self.shared, b"probe") != 0 or not open_worker(&self.shared, 0, 1):
+            raise MemoryError
+        self.engine.shared = &self.shared
+        self.engine.worker = worker_at(&self.shared, 0)
+        self.engine.counters = &self.engine.worker.counters
         cdef uint32_t i
         for i in range(n):
+            if add_row(&self.shared, <const char*>&i, sizeof(i), b"", 0) != 0:
+                raise MemoryError
+            self.rows[i].number = i + 1         # the first is the node's
+            self.entries[i].shared = self.rows[i].shared = row_at(&self.shared, i + 1)
+            self.rows[i].column = column_at(&self.shared, i + 1, 0)
             self.entries[i].row = &self.rows[i]
             self.entries[i].weight = 1
             self.entries[i].eligible = True
 
     def __dealloc__(self):
+        close_shared(&self.shared)
         free(self.entries)
         free(self.rows)
         free(self.engine)
@@ -718,7 +746,7 @@ cdef class Pool:
         if weight is not None:
             entry.weight = weight
         if in_flight is not None:
-            entry.row.in_flight = in_flight
+            entry.shared.in_flight = in_flight
         if max_in_flight is not None:
             entry.max_in_flight = max_in_flight
         if eligible is not None:
@@ -736,10 +764,10 @@ cdef class Pool:
         release_claim(self.engine, self.entry(number).row)
 
     def in_flight(self, uint32_t number):
-        return self.entry(number).row.in_flight
+        return self.entry(number).shared.in_flight
 
     def requests(self, uint32_t number):
-        return self.entry(number).row.n_requests
+        return self.entry(number).row.column.claims
 
     @property
     def claims(self):
@@ -803,6 +831,7 @@ cdef class Plane:
     """
     cdef:
         Engine* engine
+        SharedTable shared
         const char* mapping             # what map_image mapped and drop_snapshot unmaps
         GuardedMemory copy
 
@@ -814,7 +843,10 @@ cdef class Plane:
         self.engine = <Engine*>calloc(1, sizeof(Engine))
         if self.engine == NULL:
             raise MemoryError
-        error = engine_open(self.engine, 16, 256, 0)
+        error = create_shared(&self.shared, b"probe")
+        if not error:
+            open_worker(&self.shared, 0, 1)
+            error = engine_open(self.engine, 16, 256, 0, &self.shared, 0, -1)
         if error:
             free(self.engine)
             self.engine = NULL
@@ -824,7 +856,8 @@ cdef class Plane:
             if error:
                 raise OSError(error, os.strerror(error))
             raise ValueError("a damaged image")
-        self.engine.snapshot = load_snapshot(self.engine, image, size)
+        if add_image_rows(&self.shared, image) == 0:
+            self.engine.snapshot = load_snapshot(self.engine, image, size, &error)
         if self.engine.snapshot == NULL:
             raise MemoryError
         self.copy = GuardedMemory(size)
@@ -851,6 +884,7 @@ cdef class Plane:
                 self.engine.snapshot.image = self.mapping
                 self.engine.snapshot.header = <const ImageHeader*>self.mapping
             engine_close(self.engine)
+            close_shared(&self.shared)
             free(self.engine)
             self.engine = NULL
 

@@ -141,6 +141,33 @@ class Share:
         return None
 
 
+class CountOrWord:
+    """A whole number without a unit, or the one word that has it chosen, which is held as 0."""
+
+    unit = "count, or a word"
+
+    def __init__(self, least: int, most: int, word: str) -> None:
+        self.word = word
+        self.count = Count(least, most)
+
+    def range_text(self) -> str:
+        return f"{quote(self.word)} or {self.count.range_text()}"
+
+    def read(self, written: object, path: KeyPath, reader: Reader) -> int | None:
+        if written == self.word:
+            return 0
+        if type(written) is int:
+            if self.count.least <= written <= self.count.most:
+                return written
+            reader.reject(path, f"{written} is out of range", self.range_text(), None if written else self.word)
+            return None
+        text = written.strip().casefold() if isinstance(written, str) else ""
+        digits = re.fullmatch("[0-9]{1,9}", text)
+        right = f"{self.range_text()}, a number without quotes" if digits else self.range_text()
+        reader.reject(path, f"found {describe(written)}", right, nearest(text, [self.word]) if text and not digits else None)
+        return None
+
+
 class Flag:
     """true or false."""
 

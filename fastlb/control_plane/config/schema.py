@@ -16,7 +16,7 @@ from fastlb.control_plane.config.address import (
     parse_network,
 )
 from fastlb.control_plane.config.errors import Rejected, describe, quote
-from fastlb.control_plane.config.kind import Choice, Count, Flag, ListOf, Share, Text, duration, size
+from fastlb.control_plane.config.kind import Choice, Count, CountOrWord, Flag, ListOf, Share, Text, duration, size
 from fastlb.control_plane.config.log_condition import LogCondition, parse_condition
 from fastlb.control_plane.config.log_destination import LogDestination, parse_destination
 from fastlb.control_plane.config.log_format import JSON_FIELDS, Field, LogFormat, Piece, make_json_format, parse_field, parse_format
@@ -38,8 +38,13 @@ MOST_LOG_DESTINATIONS = 64
 # Deadlines are kept in 32 bits of milliseconds, 49 days; nobody waits longer than a month.
 LONGEST = "30d"
 
+# More processes than any machine that we know of has use for: each takes all clients of its share of the connections.
+MAX_WORKERS = 128
+
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}"
 _FIELD_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}"  # RFC 9110 section 5.6.2
+# What useradd accepts and what directories (LDAP, Active Directory) are known to hand out; 32 characters as in utmp(5), some allow more.
+_ACCOUNT = r"[A-Za-z0-9_][A-Za-z0-9_.@\\-]{0,63}\$?"
 # Fields that say how a message is framed or routed: an extra one of these would break it.
 _FRAMING_HEADERS = frozenset(
     ("connection", "content-length", "content-type", "date", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade")
@@ -65,6 +70,28 @@ def parse_header_name(text: str) -> str:
     return text
 
 
+def parse_account(text: str) -> str:
+    """The name or number of a user or a group, or "". Whether it exists is looked up at the start: a file may be checked elsewhere."""
+    if not text or re.fullmatch(_ACCOUNT, text):
+        return text
+    first, *rest = re.split(r"[\s:;]+", text.strip())
+    right = "a user or group is its name or its number in /etc/passwd or /etc/group"
+    if rest and rest[0]:
+        right += "; the group has a key of its own"
+    raise Rejected(
+        f"{quote(text)} is not the name of an account", right, first if re.fullmatch(_ACCOUNT, first) and first != text else None
+    )
+
+
+def parse_file_path(text: str) -> str:
+    """The path of a file that fastlb writes, or "" for none."""
+    if "\0" in text:
+        raise Rejected(f"{quote(text)} holds a zero byte", "a path cannot")
+    if text.endswith("/") or text.rpartition("/")[2] in (".", ".."):
+        raise Rejected(f"{quote(text)} is a directory", "give the path of a file in it", f"{text.rstrip('/.')}/fastlb.pid")
+    return text
+
+
 _NAME_TEXT = Text("a name", parse_name, "web")
 
 
@@ -83,6 +110,19 @@ class GlobalSettings:
     # Two descriptors per connection, and Linux allows at most 2^30 in a process (fs.nr_open's own limit).
     log_buffer_bytes: int = option("log_buffer", size("128KiB", "64MiB"), "1MiB")
     max_connections: int = option("max_connections", Count(1, 1 << 29, "from the descriptor limit"), 0, ("maxconn", "worker_connections"))
+    workers: int = option(
+        "workers", CountOrWord(1, MAX_WORKERS, "auto"), "auto", ("worker_processes", "nbproc", "nbthread", "processes", "threads")
+    )
+    user: str = option("user", Text("a user", parse_account, "www-data"), "", ("username", "uid", "run_as"))
+    group: str = option("group", Text("a group", parse_account, "www-data"), "", ("groupname", "gid"))
+    pid_file: str = option("pid_file", Text("a path", parse_file_path, "/run/fastlb.pid"), "", ("pid", "pidfile"))
+    # 200 of them are neither clients nor backends (processes/descriptors.py).
+    max_descriptors: int = option(
+        "max_descriptors",
+        Count(256, 1 << 30, "as high as allowed"),
+        0,
+        ("worker_rlimit_nofile", "ulimit-n", "ulimit_n", "nofile", "max_open_files", "fd-hard-limit"),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

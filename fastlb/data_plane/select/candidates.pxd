@@ -1,7 +1,7 @@
 """Which backends an algorithm may choose among: one rule for all algorithms."""
-from libc.stdint cimport int32_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint32_t
 
-from fastlb.data_plane.system cimport likely
+from fastlb.data_plane.system cimport load_relaxed
 from fastlb.data_plane.types cimport Pool, PoolBackend
 
 
@@ -12,7 +12,7 @@ cdef inline bint is_candidate(const Pool* pool, uint32_t index, const int32_t* t
         uint32_t i
     if not backend.eligible:
         return False
-    if backend.max_in_flight != 0 and backend.row.in_flight >= backend.max_in_flight:
+    if backend.max_in_flight != 0 and load_relaxed(&backend.shared.in_flight) >= <int64_t>backend.max_in_flight:
         return False
     for i in range(n_tried):
         if tried[i] == <int32_t>index:

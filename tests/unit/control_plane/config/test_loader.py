@@ -35,6 +35,7 @@ def load(text: str) -> Config:
 def test_a_minimal_file_gets_every_default() -> None:
     config = load(MINIMAL)
     assert config.settings == GlobalSettings()
+    assert (config.settings.workers, config.settings.user, config.settings.pid_file) == (0, "", "")
     assert config.settings.drain_timeout_ms == 30_000
     (listener,) = config.listeners
     assert listener.timeouts == ListenerTimeouts()
@@ -82,6 +83,11 @@ trusted_networks = ["10.0.0.0/8", "::1"]
 drain_timeout = "1m"
 drain_idle_grace = 0
 max_connections = 1000
+workers = 4
+user = "www-data"
+group = "33"
+pid_file = "/run/fastlb.pid"
+max_descriptors = 65536
 
 [[listeners]]
 name = "web"
@@ -106,6 +112,8 @@ timeouts = { connect = "1s", first_byte = "2s", between_bytes = "3s", exchange =
 """)
     settings = config.settings
     assert (settings.reason_header, settings.forwarded_headers, settings.request_id, settings.max_connections) == ("", False, False, 1000)
+    assert (settings.workers, settings.user, settings.group) == (4, "www-data", "33")
+    assert (settings.pid_file, settings.max_descriptors) == ("/run/fastlb.pid", 65536)
     assert [str(network) for network in settings.trusted_networks] == ["10.0.0.0/8", "::1/128"]
     assert (settings.drain_timeout_ms, settings.drain_idle_grace_ms) == (60_000, 0)
     (listener,) = config.listeners
@@ -278,6 +286,37 @@ timeouts = { connect = "1s", first_byte = "2s", between_bytes = "3s", exchange =
             '[global]\ntrusted_networks = ["10.0.0.1/8"]\n[[listeners]]',
             '2:21: "10.0.0.1/8" has bits set behind its prefix; a network has zeros there; did you mean "10.0.0.0/8"?',
         ),
+        ("[[listeners]]", "[global]\nworkers = 129\n[[listeners]]", '2:11: 129 is out of range; "auto" or 1 … 128'),
+        ("[[listeners]]", "[global]\nworkers = 0\n[[listeners]]", '2:11: 0 is out of range; "auto" or 1 … 128; did you mean "auto"?'),
+        (
+            "[[listeners]]",
+            '[global]\nworkers = "4"\n[[listeners]]',
+            '2:11: found "4"; "auto" or 1 … 128, a number without quotes',
+        ),
+        ("[[listeners]]", '[global]\nworkers = "Auto"\n[[listeners]]', '2:11: found "Auto"; "auto" or 1 … 128; did you mean "auto"?'),
+        ("[[listeners]]", "[global]\nworkers = true\n[[listeners]]", '2:11: found true; "auto" or 1 … 128'),
+        ("[[listeners]]", "[global]\nworkers = []\n[[listeners]]", '2:11: found an empty array; "auto" or 1 … 128'),
+        (
+            "[[listeners]]",
+            "[global]\nworker_processes = 4\n[[listeners]]",
+            '2:1: unknown key "worker_processes"; known here: reason_header, forwarded_headers, request_id, trusted_networks, '
+            'drain_timeout, drain_idle_grace, max_connections, workers, user, group, pid_file, max_descriptors; did you mean "workers"?',
+        ),
+        (
+            "[[listeners]]",
+            '[global]\nuser = "www-data:adm"\n[[listeners]]',
+            '2:8: "www-data:adm" is not the name of an account; a user or group is its name or its number in /etc/passwd or /etc/group; '
+            'the group has a key of its own; did you mean "www-data"?',
+        ),
+        ("[[listeners]]", '[global]\ngroup = "-x"\n[[listeners]]', '2:9: "-x" is not the name of an account; a user or group is its name'),
+        ("[[listeners]]", "[global]\nuser = 33\n[[listeners]]", '2:8: found 33; a user is a text, such as "www-data"'),
+        (
+            "[[listeners]]",
+            '[global]\npid_file = "/run/"\n[[listeners]]',
+            '2:12: "/run/" is a directory; give the path of a file in it; did you mean "/run/fastlb.pid"?',
+        ),
+        ("[[listeners]]", '[global]\npid_file = "a\\u0000b"\n[[listeners]]', '2:12: "a\\u0000b" holds a zero byte; a path cannot'),
+        ("[[listeners]]", "[global]\nmax_descriptors = 10\n[[listeners]]", "2:19: 10 is out of range; 0 (as high as allowed) or 256 …"),
         ("[[listeners]]", "global = 5\n[[listeners]]", "1:10: found 5; global is a table"),
         ("[[listeners]]", "[[global]]\n[[listeners]]", "1:3: found an array; global is a table"),
         ("[[listeners]]", "[global]\nmax_connections = 2024-01-01\n[[listeners]]", "2:19: found a date or time; a number"),

@@ -198,7 +198,7 @@ SCALARS = st.one_of(
 KEYS = st.sampled_from([
     "global", "listeners", "routes", "pools", "name", "bind", "protocol", "timeouts", "limits", "backlog", "head", "body", "target",
     "host", "path", "pool", "algorithm", "backends", "attempts", "keepalive", "max_idle", "idle", "address", "weight", "drain_timeout",
-    "trusted_networks", "reason_header", "max_connections", "headers", "api", "nonsense",
+    "trusted_networks", "reason_header", "max_connections", "workers", "user", "pid_file", "headers", "api", "nonsense",
 ])
 # fmt: on
 TREES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=5), max_leaves=20)

@@ -1,0 +1,286 @@
+"""The controller: makes snapshots of configurations and has the supervisor put them in force.
+
+Owns the configuration, the names of backends and the control socket. It has no privileges and is not needed for serving: when it dies, the
+workers go on, and the next one takes up what it left with the supervisor.
+"""
+
+import asyncio
+import os
+import pickle
+import signal
+from dataclasses import dataclass
+from typing import Any
+
+import uvloop
+
+from fastlb import BUILD_ID, FastlbError, _core
+from fastlb.control_plane.config.errors import ConfigError
+from fastlb.control_plane.config.loader import load_file
+from fastlb.control_plane.config.schema import Config, Listener
+from fastlb.control_plane.names import Names
+from fastlb.control_plane.snapshot import build_image
+from fastlb.processes.channel import Channel
+from fastlb.processes.control_socket import ControlSocket
+from fastlb.processes.cpus import usable_cpus
+from fastlb.processes.messages import (
+    Applied,
+    Apply,
+    DrainAll,
+    FromController,
+    Hello,
+    ListenerBinds,
+    Ping,
+    Pong,
+    Processes,
+    ProcessState,
+    Rejected,
+    Stop,
+    ToController,
+)
+from fastlb.processes.output import report, report_warnings
+
+# How long a snapshot waits for names that are new; most answers take a few milliseconds.
+FIRST_NAMES_SECONDS = 1.0
+
+
+class ApplyError(FastlbError):
+    """A configuration that could not be put in force; nothing has changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerOptions:
+    """What a controller is told.
+
+    Args:
+        config: what to begin with, unless a predecessor left something.
+        control_path: of a unix socket to open for requests; "" for none.
+    """
+
+    config: Config
+    control_path: str = ""
+
+
+def run_controller(channel: Channel[ToController], shared: _core.SharedMemory, state_fd: int | None, options: ControllerOptions) -> None:
+    """Works until the supervisor says otherwise or is gone."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    loop = uvloop.new_event_loop()
+    loop.run_until_complete(Controller(loop, channel, shared, options).run(_read_state(state_fd)))
+
+
+class Controller:
+    """One configuration at a time, and what keeps it true."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, channel: Channel[ToController], shared: _core.SharedMemory, options: ControllerOptions
+    ) -> None:
+        self._loop = loop
+        self._channel = channel
+        self._shared = shared
+        self._options = options
+        self._stopped = asyncio.Event()
+        self._applying = asyncio.Lock()
+        self._answer: asyncio.Future[Applied | Rejected] | None = None
+        self._applying_names: asyncio.Task[None] | None = None
+        self._config = Config()
+        self._generation = 0  # of what is in force
+        self._tried = 0  # the latest that was offered: a number is never used again
+        self._names = Names(loop, self._on_names_changed, report)
+        self._control = ControlSocket(options.control_path, self._handle_control)
+        self._processes: tuple[ProcessState, ...] = ()
+
+    async def run(self, left: "State | None") -> None:
+        """Takes up what a predecessor left, or puts the first configuration in force; then serves."""
+        self._loop.add_reader(self._channel.fileno(), self._on_readable)
+        self._send(Hello(BUILD_ID))
+        try:
+            if self._options.control_path:
+                await self._open_control()
+            if left is not None:
+                self._config, self._generation, self._tried = left.config, left.generation, left.generation
+                self._names.watch(names_of(self._config))
+            else:
+                try:
+                    await self.apply(self._options.config)
+                except ApplyError:
+                    return  # the supervisor knows, and says it
+            await self._stopped.wait()
+        finally:
+            if self._applying_names is not None:
+                self._applying_names.cancel()
+            self._names.close()
+            await self._control.close()
+
+    async def apply(self, config: Config) -> int:
+        """Makes this the configuration of every new request. If that fails, nothing has changed.
+
+        Returns:
+            The generation of the snapshot.
+
+        Raises:
+            ApplyError: an address cannot be bound, a worker refused the image, or this fastlb is ending.
+        """
+        async with self._applying:
+            self._names.watch(names_of(self._config) | names_of(config))
+            try:
+                await self._names.first_answers(FIRST_NAMES_SECONDS)
+                await self._offer(config)
+                self._config = config
+            finally:
+                self._names.watch(names_of(self._config))
+        return self._generation
+
+    async def _offer(self, config: Config) -> None:
+        """Has the supervisor put a configuration in force, or not."""
+        generation = self._tried = self._tried + 1
+        try:
+            if self._generation:
+                image = await asyncio.to_thread(build_image, config, self._names.addresses, generation)
+            else:
+                image = build_image(config, self._names.addresses, generation)
+        except (ValueError, OSError) as error:
+            raise ApplyError(f"the snapshot could not be built: {error}") from error
+        try:
+            self._shared.sweep(image)
+            self._shared.add_rows(image)
+            state = _write_state(State(config, generation))
+            try:
+                self._answer = self._loop.create_future()
+                self._send(_describe(config, generation), image, state)
+                answer = await self._answer
+            finally:
+                self._answer = None
+                os.close(state)
+        except (ValueError, OSError) as error:
+            raise ApplyError(f"the snapshot does not fit the shared memory: {error}") from error
+        finally:
+            os.close(image)
+        if isinstance(answer, Rejected):
+            raise ApplyError(answer.text)
+        self._generation = generation
+
+    def _on_readable(self) -> None:
+        try:
+            while (received := self._channel.receive()) is not None:
+                self._handle(received[0])
+        except EOFError:
+            self._loop.remove_reader(self._channel.fileno())
+            self._stop()
+
+    def _handle(self, message: ToController) -> None:
+        match message:
+            case Ping():
+                self._send(Pong())
+            case Applied(generation) | Rejected(generation):
+                if self._answer is not None and not self._answer.done() and generation == self._tried:
+                    self._answer.set_result(message)
+            case Processes(processes):
+                self._processes = processes
+            case Stop():
+                self._stop()
+
+    def _stop(self) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(Rejected(self._tried, "fastlb is ending"))
+        self._stopped.set()
+
+    def _on_names_changed(self) -> None:
+        self._applying_names = self._loop.create_task(self._apply_names())
+
+    async def _apply_names(self) -> None:
+        try:
+            await self.apply(self._config)
+        except FastlbError as error:
+            report(f"new addresses could not be applied: {error}")
+
+    async def _handle_control(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Answers one request of the control socket."""
+        match request:
+            case {"do": "counters"}:
+                counters = self._shared.counters()
+                return {"ok": True, "counters": counters, "connections": counters["clients"], "generation": self._generation}
+            case {"do": "backends"}:
+                return {"ok": True, "backends": self._shared.backends()}
+            case {"do": "processes"}:
+                rows = [
+                    {"role": one.role, "slot": one.slot, "pid": one.pid, "state": one.state, "restarts": one.restarts}
+                    for one in self._processes
+                ]
+                return {"ok": True, "processes": rows}
+            case {"do": "verify"}:
+                return {"ok": True, "rows": self._shared.verify()}
+            case {"do": "apply", "config": str(path)}:
+                return await self._apply_file(path)
+            case {"do": "drain"}:
+                self._send(DrainAll())
+                return {"ok": True}
+        return {"ok": False, "errors": ['"do" is one of counters, backends, processes, verify, apply (with config), drain']}
+
+    async def _apply_file(self, path: str) -> dict[str, Any]:
+        try:
+            loaded = await asyncio.to_thread(load_file, path)
+            report_warnings(loaded.warnings)
+            return {"ok": True, "generation": await self.apply(loaded.config)}
+        except ConfigError as error:
+            return {"ok": False, "errors": error.lines()}
+        except FastlbError as error:
+            return {"ok": False, "errors": str(error).splitlines()}
+
+    async def _open_control(self) -> None:
+        try:
+            await self._control.open()
+        except OSError as error:
+            report(f"cannot open the control socket {self._options.control_path}: {(error.strerror or str(error)).lower()}")
+
+    def _send(self, message: FromController, *descriptors: int) -> None:
+        try:
+            self._channel.send(message, *descriptors)
+        except ConnectionError:
+            pass  # the supervisor is gone: the channel's end will tell
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a controller leaves with the supervisor, for the next one. Written and read by controllers only: the supervisor, which has
+    privileges, never looks inside."""
+
+    config: Config
+    generation: int
+
+
+def names_of(config: Config) -> set[str]:
+    """The names that have to be resolved for a configuration."""
+    return {backend.address.host for pool in config.pools for backend in pool.backends if backend.address.is_name}
+
+
+def choose_workers(configured: int) -> int:
+    """The number of workers: as configured, or one for each processor that may be used."""
+    return configured or usable_cpus()
+
+
+def _describe(config: Config, generation: int) -> Apply:
+    """What the supervisor has to know of a configuration."""
+    settings = config.settings
+    listeners = tuple(_describe_listener(listener) for listener in config.listeners)
+    return Apply(generation, choose_workers(settings.workers), listeners, settings.drain_timeout_ms, settings.drain_idle_grace_ms)
+
+
+def _describe_listener(listener: Listener) -> ListenerBinds:
+    bind = tuple((address.host, address.port, address.unix_path) for address in listener.bind)
+    return ListenerBinds(listener.name, bind, listener.backlog, listener.defer_accept)
+
+
+def _write_state(state: State) -> int:
+    descriptor = os.memfd_create("fastlb-state", os.MFD_CLOEXEC)
+    view = memoryview(pickle.dumps(state))
+    while view:
+        view = view[os.write(descriptor, view) :]
+    return descriptor
+
+
+def _read_state(descriptor: int | None) -> State | None:
+    if descriptor is None:
+        return None
+    state = pickle.loads(os.pread(descriptor, os.fstat(descriptor).st_size, 0))  # noqa: S301  only controllers of this fastlb write it
+    os.close(descriptor)
+    assert isinstance(state, State)
+    return state

@@ -1,0 +1,122 @@
+"""Shared memory: where everything lies, and claim and release, the two that every exchange passes.
+
+The order of the stores in claim_row and release_row is what makes settlement exact (settlement.pyx argues it);
+tests/property/settlement_model.py repeats it step by step: change both or neither.
+"""
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+
+from fastlb.data_plane.system cimport add_count, exchange_if, load_relaxed, store_long, store_word
+from fastlb.data_plane.types cimport (INDEX_CHAINS, MAX_ROWS, MAX_WORKERS, ROWS_PER_BLOCK, Column, SharedRow, SharedTable, WorkerBlock)
+
+cdef enum:
+    SHARED_LAYOUT = 1
+    # Offsets: the header's page, a page per worker, the index, then blocks of rows. Only what is used takes memory.
+    WORKERS_AT = 4096
+    WORKER_BYTES = 4096
+    INDEX_AT = WORKERS_AT + MAX_WORKERS * WORKER_BYTES
+    BLOCKS_AT = INDEX_AT + INDEX_CHAINS * 4
+    # A block: its rows, then per worker one page with the columns of these rows, so that no two workers write to one cache line.
+    ROW_BYTES = 640
+    COLUMN_BYTES = 32
+    COLUMNS_AT = ROWS_PER_BLOCK * ROW_BYTES
+    WORKER_COLUMNS_BYTES = ROWS_PER_BLOCK * COLUMN_BYTES
+    BLOCK_BYTES = COLUMNS_AT + MAX_WORKERS * WORKER_COLUMNS_BYTES
+    MAX_BLOCKS = 512                # MAX_ROWS rows
+    SHARED_BYTES = BLOCKS_AT + MAX_BLOCKS * BLOCK_BYTES     # the largest size: 297 MiB of address space
+
+# Where a process may be told to end itself, for the tests of settlement (fault_point below).
+cdef enum FaultPoint:
+    FAULT_NONE = 0
+    FAULT_CLAIM_NAMED = 1
+    FAULT_CLAIM_ADDED = 2
+    FAULT_CLAIM_NOTED = 3
+    FAULT_RELEASE_NAMED = 4
+    FAULT_RELEASE_TAKEN = 5
+    FAULT_RELEASE_NOTED = 6
+    FAULT_SETTLE_MARKED = 7
+    FAULT_SETTLE_CORRECTED = 8
+    FAULT_SETTLE_BALANCED = 9
+    FAULT_SETTLE_COUNTED = 10
+    FAULT_END = 11
+
+cdef extern from *:
+    """
+    #ifdef FASTLB_FAULT_HOOK
+    #include <signal.h>
+    #define fastlb_has_fault_hook 1
+    #define fastlb_fault_point(table, point) \\
+        ((table)->fault_point == (unsigned)(point) && --(table)->fault_after == 0 ? (void)raise(SIGKILL) : (void)0)
+    #else
+    #define fastlb_has_fault_hook 0
+    #define fastlb_fault_point(table, point) ((void)0)
+    #endif
+    """
+    bint has_fault_hook "fastlb_has_fault_hook"
+    # Nothing, unless compiled with FASTLB_FAULT_HOOK: then it ends this process when the point and its count are those set.
+    void fault_point "fastlb_fault_point"(SharedTable* table, FaultPoint point) nogil
+
+cdef int create_shared(SharedTable* table, const char* build) noexcept nogil
+cdef int map_shared(SharedTable* table, int fd, const char* build) noexcept nogil
+cdef void close_shared(SharedTable* table) noexcept nogil
+cdef uint32_t measure_rows(SharedTable* table) noexcept nogil
+cdef uint32_t count_rows(SharedTable* table) noexcept nogil
+cdef uint32_t count_workers(const SharedTable* table) noexcept nogil
+cdef bint open_worker(SharedTable* table, uint32_t slot, int32_t pid) noexcept nogil
+cdef uint64_t hash_identity(const char* text, uint32_t size) noexcept nogil
+cdef uint32_t find_row(SharedTable* table, const char* identity, uint32_t identity_size) noexcept nogil
+cdef uint32_t hold_row(SharedTable* table, uint32_t slot, const char* identity, uint32_t identity_size) noexcept nogil
+cdef int add_row(SharedTable* table, const char* identity, uint32_t identity_size, const char* display, uint32_t display_size) noexcept nogil
+cdef int add_image_rows(SharedTable* table, const char* image) noexcept nogil
+cdef int64_t sweep_rows(SharedTable* table, const char* image) noexcept nogil
+
+
+cdef inline WorkerBlock* worker_at(const SharedTable* table, uint32_t slot) noexcept nogil:
+    # `slot` is below MAX_WORKERS.
+    return <WorkerBlock*>(table.base + WORKERS_AT + <size_t>slot * WORKER_BYTES)
+
+
+cdef inline SharedRow* row_at(SharedTable* table, uint32_t number) noexcept nogil:
+    # NULL: the file has no such row. Numbers read from shared memory are whatever somebody wrote there.
+    if number >= table.n_rows and number >= measure_rows(table):
+        return NULL
+    return <SharedRow*>(table.base + BLOCKS_AT + <size_t>(number // ROWS_PER_BLOCK) * BLOCK_BYTES + <size_t>(number % ROWS_PER_BLOCK) * ROW_BYTES)
+
+
+cdef inline Column* column_at(const SharedTable* table, uint32_t number, uint32_t slot) noexcept nogil:
+    # For a number that row_at knows and a slot below MAX_WORKERS.
+    return <Column*>(table.base + BLOCKS_AT + <size_t>(number // ROWS_PER_BLOCK) * BLOCK_BYTES + COLUMNS_AT
+                     + <size_t>slot * WORKER_COLUMNS_BYTES + <size_t>(number % ROWS_PER_BLOCK) * COLUMN_BYTES)
+
+
+cdef inline bint claim_row(SharedTable* table, WorkerBlock* worker, SharedRow* row, Column* column, uint32_t number,
+                           uint32_t cap) noexcept nogil:
+    # One more in flight on a row; False, with nothing written, at its cap (0 = none). The only place where in_flight grows.
+    # The cap holds at every instant: a try that finds it reached meanwhile has added nothing.
+    cdef int64_t now = load_relaxed(&row.in_flight)
+    if cap != 0 and now >= <int64_t>cap:
+        return False
+    store_word(&worker.operation, number + 1)
+    fault_point(table, FAULT_CLAIM_NAMED)
+    if cap == 0:
+        add_count(&row.in_flight, 1)
+    else:
+        while not exchange_if(&row.in_flight, &now, now + 1):
+            if now >= <int64_t>cap:
+                store_word(&worker.operation, 0)
+                return False
+    fault_point(table, FAULT_CLAIM_ADDED)
+    store_long(&column.claims, column.claims + 1)
+    fault_point(table, FAULT_CLAIM_NOTED)
+    store_word(&worker.operation, 0)
+    return True
+
+
+cdef inline void release_row(SharedTable* table, WorkerBlock* worker, SharedRow* row, Column* column, uint32_t number) noexcept nogil:
+    # One less. Besides settlement the only place where in_flight falls.
+    store_word(&worker.operation, number + 1)
+    fault_point(table, FAULT_RELEASE_NAMED)
+    add_count(&row.in_flight, -1)
+    fault_point(table, FAULT_RELEASE_TAKEN)
+    store_long(&column.releases, column.releases + 1)
+    fault_point(table, FAULT_RELEASE_NOTED)
+    store_word(&worker.operation, 0)

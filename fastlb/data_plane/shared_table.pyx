@@ -1,0 +1,387 @@
+"""The node's shared memory: one memfd that the supervisor makes and every process maps, at its largest size, once.
+
+It is address space until somebody writes: a file of holes, grown by whole blocks of rows and never cut (sealed against it), so that
+nothing in it ever moves. Who writes what:
+
+- the supervisor: the header, open_worker, and settlement of the dead (settlement.pyx);
+- the controller: the rows' identities and the index (add_image_rows before a snapshot is handed out, sweep_rows once every worker has
+  committed it), and the header's numbers of rows;
+- a worker: its own page, its own columns, and the in_flight of any row by claim_row and release_row.
+
+There are no locks. Readers of the index look while the controller writes: a row is whole before its chain leads to it, a freed row keeps
+its `next` until it is used again, and before that `index_changes` is counted up, so that a look-up which found nothing knows whether to look
+again. A worker says `held` before it believes what it found, and the controller says ROW_LEAVING before it looks at `held`: one of the
+two sees the other.
+
+Workers are not trusted by the other two: whatever stands in here may be wrong, and every number that leads somewhere is checked first.
+"""
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+
+from fastlb.data_plane.system cimport (EINVAL, ENOMEM, ENOSPC, F_ADD_SEALS, F_DUPFD_CLOEXEC, F_GET_SEALS, F_SEAL_SEAL, F_SEAL_SHRINK,
+                                       MAP_FAILED, MAP_NORESERVE, MAP_SHARED, MFD_ALLOW_SEALING, MFD_CLOEXEC, PROT_READ, PROT_WRITE,
+                                       close, errno, fcntl, fstat, ftruncate, full_fence, load_count, load_long, load_word, memcmp, memcpy,
+                                       memfd_create, memset, mmap, munmap, sched_yield, stat_result, store_long, store_word, strlen)
+from fastlb.data_plane.types cimport (INDEX_CHAINS, MAX_IDENTITY_BYTES, MAX_ROWS, MAX_WORKERS, NODE_ROW, ROW_DISPLAY_BYTES, ROW_FREE,
+                                      ROW_LEAVING, ROW_USED, ROWS_PER_BLOCK, WORKER_FREE, WORKER_LIVE, Column, ImageBackend, ImageHeader,
+                                      SharedHeader, SharedRow, SharedTable, WorkerBlock)
+
+cdef extern from "<stdlib.h>" nogil:
+    char* getenv(const char* name)
+    unsigned long strtoul(const char* text, char** end, int base)
+
+cdef enum:
+    TRIES = 100                     # of a look-up that the controller keeps changing under us; one is nearly always enough
+
+cdef extern from *:
+    """
+    #define FASTLB_SHARED_MAGIC 0x0064656168736600ull   /* "fshaed" between zero bytes */
+    """
+    uint64_t SHARED_MAGIC "FASTLB_SHARED_MAGIC"
+
+
+# ---------------------------------------------------------------------------------------------------------------- mapping
+cdef void read_fault_point(SharedTable* table) noexcept nogil:
+    # FASTLB_FAULT_POINT=POINT,AFTER: for tests that end processes they do not start themselves. Without the hook it has no effect.
+    cdef:
+        const char* text = getenv(b"FASTLB_FAULT_POINT")
+        char* end = NULL
+    if text == NULL:
+        return
+    table.fault_point = <uint32_t>strtoul(text, &end, 10)
+    if end[0] == 44:                            # a comma
+        table.fault_after = <uint32_t>strtoul(end + 1, NULL, 10)
+
+
+cdef int map_descriptor(SharedTable* table) noexcept nogil:
+    # 0 or an errno.
+    cdef void* base = mmap(NULL, SHARED_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, table.fd, 0)
+    if base == MAP_FAILED:
+        return errno
+    table.base = <char*>base
+    table.header = <SharedHeader*>base
+    measure_rows(table)
+    table.free_cursor = 1
+    read_fault_point(table)
+    return 0
+
+
+cdef int create_shared(SharedTable* table, const char* build) noexcept nogil:
+    # New memory with the node's own row and nothing else. 0, or an errno with everything given back.
+    cdef:
+        SharedRow* node
+        int error
+    memset(table, 0, sizeof(SharedTable))
+    table.fd = memfd_create(b"fastlb-shared", MFD_CLOEXEC | MFD_ALLOW_SEALING)
+    if table.fd < 0:
+        return errno
+    # Nobody can cut it, which would end whoever reads it; nor seal it against growing.
+    if ftruncate(table.fd, BLOCKS_AT + BLOCK_BYTES) != 0 or fcntl(table.fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_SEAL) != 0:
+        error = errno
+        close_shared(table)
+        return error
+    error = map_descriptor(table)
+    if error:
+        close_shared(table)
+        return error
+    node = row_at(table, NODE_ROW)
+    node.use = ROW_USED
+    node.display_size = 8
+    memcpy(node.display, b"the node", 8)
+    table.header.n_rows = 1
+    table.header.layout_version = SHARED_LAYOUT
+    memcpy(table.header.build, build, min(strlen(build), sizeof(table.header.build) - 1))
+    store_long(&table.header.magic, SHARED_MAGIC)
+    return 0
+
+
+cdef int map_shared(SharedTable* table, int fd, const char* build) noexcept nogil:
+    # Maps what another process made. The descriptor is copied and stays the caller's. 0; -1: it is not ours, or of another layout
+    # or build; or an errno.
+    cdef:
+        stat_result status
+        int error
+        size_t size = min(strlen(build), sizeof(table.header.build) - 1)
+    memset(table, 0, sizeof(SharedTable))
+    table.fd = -1
+    if fstat(fd, &status) != 0:
+        return errno
+    if status.st_size < BLOCKS_AT + BLOCK_BYTES or not fcntl(fd, F_GET_SEALS) & F_SEAL_SHRINK:
+        return -1
+    table.fd = fcntl(fd, F_DUPFD_CLOEXEC, 3)
+    if table.fd < 0:
+        return errno
+    error = map_descriptor(table)
+    if error:
+        close_shared(table)
+        return error
+    if load_long(&table.header.magic) != SHARED_MAGIC or table.header.layout_version != SHARED_LAYOUT \
+            or memcmp(table.header.build, build, size) != 0 or table.header.build[size] != 0:
+        close_shared(table)
+        return -1
+    return 0
+
+
+cdef void close_shared(SharedTable* table) noexcept nogil:
+    # Safe on a table that is not open.
+    if table.base != NULL:
+        munmap(table.base, SHARED_BYTES)
+        table.base = NULL
+        table.header = NULL
+    if table.fd >= 0:
+        close(table.fd)
+        table.fd = -1
+
+
+cdef uint32_t measure_rows(SharedTable* table) noexcept nogil:
+    # How many rows the file has room for; it only grows. Asked of the kernel: a number in the memory itself could end the reader.
+    cdef:
+        stat_result status
+        int64_t blocks
+    if fstat(table.fd, &status) == 0:
+        blocks = (status.st_size - BLOCKS_AT) // BLOCK_BYTES
+        table.n_rows = <uint32_t>(min(blocks, <int64_t>MAX_BLOCKS)) * ROWS_PER_BLOCK
+    return table.n_rows
+
+
+cdef uint32_t count_rows(SharedTable* table) noexcept nogil:
+    # Rows in use or used before, the node's included: all of them can be looked at.
+    cdef uint32_t n = load_word(&table.header.n_rows)
+    if n > table.n_rows:
+        measure_rows(table)
+    return min(n, table.n_rows)
+
+
+cdef uint32_t count_workers(const SharedTable* table) noexcept nogil:
+    return min(load_word(&table.header.n_workers), <uint32_t>MAX_WORKERS)
+
+
+cdef bint open_worker(SharedTable* table, uint32_t slot, int32_t pid) noexcept nogil:
+    # Makes a slot (below MAX_WORKERS) a worker's. False: it is in use, or its last worker is not settled yet.
+    cdef WorkerBlock* worker = worker_at(table, slot)
+    if worker.use != WORKER_FREE:
+        return False
+    worker.operation = 0
+    worker.heartbeat_ms = 0
+    worker.generation = 0
+    worker.pid = pid
+    if slot >= table.header.n_workers:
+        store_word(&table.header.n_workers, slot + 1)
+    store_word(&worker.use, WORKER_LIVE)
+    return True
+
+
+# ---------------------------------------------------------------------------------------------------------------- index
+cdef uint64_t hash_identity(const char* text, uint32_t size) noexcept nogil:
+    # FNV-1a.
+    cdef:
+        uint64_t value = <uint64_t>0xCBF29CE484222325
+        uint32_t i
+    for i in range(size):
+        value = (value ^ <unsigned char>text[i]) * <uint64_t>0x100000001B3
+    return value
+
+
+cdef inline uint32_t* chain_of(const SharedTable* table, uint64_t hash) noexcept nogil:
+    return &(<uint32_t*>(table.base + INDEX_AT))[hash & <uint64_t>(INDEX_CHAINS - 1)]
+
+
+cdef inline bint is_row_of(const SharedRow* row, uint64_t hash, const char* identity, uint32_t size) noexcept nogil:
+    return row.identity_hash == hash and row.identity_size == size and memcmp(row.identity, identity, size) == 0
+
+
+cdef uint32_t find_row(SharedTable* table, const char* identity, uint32_t identity_size) noexcept nogil:
+    # Number of the row with this identity, 0 = none. Unless the caller is the controller, it must be held before it is believed.
+    cdef:
+        uint64_t hash = hash_identity(identity, identity_size), changes
+        uint32_t number, _i, _k
+        SharedRow* row
+    if identity_size > MAX_IDENTITY_BYTES:
+        return 0
+    for _i in range(TRIES):
+        changes = load_long(&table.header.index_changes)
+        number = load_word(chain_of(table, hash))
+        for _k in range(MAX_ROWS):              # no longer, should somebody have made a ring of it
+            if number == 0:
+                break
+            row = row_at(table, number)
+            if row == NULL:
+                break
+            if is_row_of(row, hash, identity, identity_size):
+                return number
+            number = load_word(&row.next)
+        if load_long(&table.header.index_changes) == changes:
+            return 0
+    return 0
+
+
+cdef uint32_t hold_row(SharedTable* table, uint32_t slot, const char* identity, uint32_t identity_size) noexcept nogil:
+    # find_row, and from now on this worker holds it, until it sets Column.held to 0. 0: there is no such row.
+    cdef:
+        uint64_t hash = hash_identity(identity, identity_size)
+        uint32_t number, _i
+        SharedRow* row
+        Column* column
+    for _i in range(TRIES):
+        number = find_row(table, identity, identity_size)
+        if number == 0:
+            return 0
+        row = row_at(table, number)
+        column = column_at(table, number, slot)
+        store_word(&column.held, 1)
+        full_fence()                            # pairs with the one in is_held: either we see ROW_LEAVING or the controller sees us
+        if load_word(&row.use) == ROW_USED and is_row_of(row, hash, identity, identity_size):
+            return number
+        store_word(&column.held, 0)
+        sched_yield()
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------------------------- the controller's part
+cdef uint32_t take_free(SharedTable* table, uint32_t n_rows) noexcept nogil:
+    # A row that was freed, ready to be filled in; 0 = none.
+    cdef:
+        uint32_t number, slot, _i
+        SharedRow* row
+        Column* column
+    if table.header.n_free == 0:
+        return 0
+    for _i in range(n_rows):
+        if table.free_cursor == 0 or table.free_cursor >= n_rows:
+            table.free_cursor = 1
+        number = table.free_cursor
+        table.free_cursor += 1
+        row = row_at(table, number)
+        if number < n_rows and row != NULL and row.use == ROW_FREE:
+            table.header.n_free -= 1
+            store_long(&table.header.index_changes, table.header.index_changes + 1)
+            for slot in range(count_workers(table)):
+                column = column_at(table, number, slot)     # nobody holds it, so these are ours
+                column.claims = column.releases = column.failures = 0
+            return number
+    table.header.n_free = 0
+    return 0
+
+
+cdef uint32_t take_new(SharedTable* table, uint32_t n_rows, int* error) noexcept nogil:
+    # The next row that was never used; the file grows where it has to. 0: *error is an errno.
+    if n_rows >= MAX_ROWS:
+        error[0] = ENOSPC
+        return 0
+    if n_rows >= table.n_rows and n_rows >= measure_rows(table):
+        if ftruncate(table.fd, BLOCKS_AT + <int64_t>(n_rows // ROWS_PER_BLOCK + 1) * BLOCK_BYTES) != 0:
+            error[0] = errno
+            return 0
+        if n_rows >= measure_rows(table):
+            error[0] = ENOMEM
+            return 0
+    store_word(&table.header.n_rows, n_rows + 1)
+    return n_rows
+
+
+cdef int add_row(SharedTable* table, const char* identity, uint32_t identity_size, const char* display, uint32_t display_size) noexcept nogil:
+    # Makes sure that this identity has a row. 0, or an errno: ENOSPC = MAX_ROWS are in use, EINVAL = the identity is too long.
+    cdef:
+        uint64_t hash = hash_identity(identity, identity_size)
+        uint32_t number = find_row(table, identity, identity_size), n_rows = max(count_rows(table), <uint32_t>1)
+        uint32_t* chain = chain_of(table, hash)
+        SharedRow* row
+        int error = 0
+    if identity_size > MAX_IDENTITY_BYTES:
+        return EINVAL
+    if number != 0:
+        row = row_at(table, number)
+        if row.use != ROW_USED:
+            store_word(&row.use, ROW_USED)      # the controller before us ended while it looked whether this row is held
+        return 0
+    number = take_free(table, n_rows)
+    if number == 0:
+        number = take_new(table, n_rows, &error)
+    if number == 0:
+        return error
+    row = row_at(table, number)
+    row.in_flight = 0
+    row.identity_hash = hash
+    row.identity_size = identity_size
+    memcpy(row.identity, identity, identity_size)
+    row.display_size = min(display_size, <uint32_t>ROW_DISPLAY_BYTES)
+    memcpy(row.display, display, row.display_size)
+    store_word(&row.next, load_word(chain))
+    store_word(&row.use, ROW_USED)
+    store_word(chain, number)                   # from here on it can be found
+    return 0
+
+
+cdef int add_image_rows(SharedTable* table, const char* image) noexcept nogil:
+    # A row for every backend of a checked image. 0, or an errno of add_row; rows added before that stay until the next sweep.
+    cdef:
+        const ImageHeader* header = <const ImageHeader*>image
+        const ImageBackend* backends = <const ImageBackend*>(image + header.backends.offset)
+        uint32_t i
+        int error
+    for i in range(header.backends.count):
+        error = add_row(table, image + backends[i].identity.offset, backends[i].identity.size,
+                        image + backends[i].display.offset, backends[i].display.size)
+        if error:
+            return error
+    return 0
+
+
+cdef bint is_held(SharedTable* table, const SharedRow* row, uint32_t number) noexcept nogil:
+    # Whether a worker may claim on this row or has, after ROW_LEAVING was stored.
+    cdef uint32_t slot
+    full_fence()                                # pairs with the one in hold_row
+    if load_count(&row.in_flight) != 0:
+        return True
+    for slot in range(count_workers(table)):
+        if load_word(&column_at(table, number, slot).held) != 0:
+            return True
+    return False
+
+
+cdef void unlink_row(SharedTable* table, SharedRow* row, uint32_t number) noexcept nogil:
+    # Out of its chain; its own `next` stays for those who stand on it.
+    cdef:
+        uint32_t* link = chain_of(table, row.identity_hash)
+        uint32_t at = link[0], _i
+        SharedRow* other
+    for _i in range(MAX_ROWS):
+        if at == number:
+            store_word(link, row.next)
+            return
+        other = row_at(table, at) if at != 0 else NULL
+        if other == NULL:
+            return
+        link = &other.next
+        at = link[0]
+
+
+cdef int64_t sweep_rows(SharedTable* table, const char* image) noexcept nogil:
+    # Frees the rows that this checked image does not list, no worker holds and nothing is in flight on. How many; -1: out of memory.
+    cdef:
+        const ImageHeader* header = <const ImageHeader*>image
+        const ImageBackend* backends = <const ImageBackend*>(image + header.backends.offset)
+        uint32_t n_rows = count_rows(table), number, i
+        unsigned char* listed = <unsigned char*>calloc(n_rows + 1, 1)
+        SharedRow* row
+        int64_t freed = 0
+    if listed == NULL:
+        return -1
+    for i in range(header.backends.count):
+        number = find_row(table, image + backends[i].identity.offset, backends[i].identity.size)
+        if number < n_rows:
+            listed[number] = 1
+    for number in range(1, n_rows):
+        row = row_at(table, number)
+        if listed[number] or row == NULL or row.use == ROW_FREE:
+            continue
+        store_word(&row.use, ROW_LEAVING)
+        if is_held(table, row, number):
+            store_word(&row.use, ROW_USED)
+            continue
+        unlink_row(table, row, number)
+        store_word(&row.use, ROW_FREE)
+        table.header.n_free += 1
+        freed += 1
+    free(listed)
+    return freed

@@ -1,0 +1,114 @@
+"""A channel between two processes: whole messages in order, with descriptors, over a SOCK_SEQPACKET pair.
+
+Owns one end of the pair. Descriptors that are sent stay the sender's; those received are the receiver's to close.
+"""
+
+import os
+import socket
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from fastlb import FastlbError
+from fastlb.processes.messages import Message
+
+# A longer message goes in a memfd, so that a configuration of ten thousand listeners needs no larger socket buffers.
+MAX_INLINE_BYTES = 32 << 10
+MAX_BYTES = 64 << 20
+MAX_DESCRIPTORS = 8
+INLINE, IN_MEMFD = b"i", b"m"
+
+Received = TypeVar("Received", bound=Message)
+
+
+class ChannelError(FastlbError):
+    """The other end said what it must not say."""
+
+
+class Channel(Generic[Received]):
+    """One end.
+
+    Args:
+        end: a SOCK_SEQPACKET socket, owned from now on.
+        received: the union of the messages that may come from the other end.
+    """
+
+    def __init__(self, end: socket.socket, received: Any) -> None:
+        self._end = end
+        self._decoder: msgspec.json.Decoder[Received] = msgspec.json.Decoder(received)
+        self._encoder = msgspec.json.Encoder()
+
+    def fileno(self) -> int:
+        return self._end.fileno()
+
+    def send(self, message: Message, *descriptors: int, wait: bool = True) -> None:
+        """Sends one message.
+
+        Args:
+            wait: for room; otherwise BlockingIOError when the other end does not read.
+
+        Raises:
+            OSError: the other end is gone (ConnectionError), or does not read.
+        """
+        data = self._encoder.encode(message)
+        flags = socket.MSG_NOSIGNAL | (0 if wait else socket.MSG_DONTWAIT)
+        if len(data) <= MAX_INLINE_BYTES:
+            socket.send_fds(self._end, [INLINE, data], descriptors, flags)
+            return
+        carrier = os.memfd_create("fastlb-message", os.MFD_CLOEXEC)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(carrier, view) :]
+            socket.send_fds(self._end, [IN_MEMFD], [*descriptors, carrier], flags)
+        finally:
+            os.close(carrier)
+
+    def receive(self, *, wait: bool = False) -> tuple[Received, list[int]] | None:
+        """The next message with its descriptors, or None when there is none yet.
+
+        Raises:
+            EOFError: the other end is gone.
+            ChannelError: it said something that is no message.
+        """
+        try:
+            data, descriptors, flags, _ = socket.recv_fds(
+                self._end, MAX_INLINE_BYTES + 1, MAX_DESCRIPTORS + 1, socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
+            )
+        except BlockingIOError:
+            return None
+        except ConnectionError as error:
+            raise EOFError from error
+        if not data:
+            raise EOFError
+        try:
+            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+                raise ChannelError("a message was too long, or descriptors were lost (`ulimit -n`)")
+            if data[:1] == IN_MEMFD and descriptors:
+                carrier = descriptors.pop()
+                try:
+                    data = _read_all(carrier)
+                finally:
+                    os.close(carrier)
+            else:
+                data = data[1:]
+            return self._decoder.decode(data), descriptors
+        except (msgspec.MsgspecError, ChannelError, OSError) as error:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise ChannelError(f"not a message: {error}") from error
+
+    def close(self) -> None:
+        self._end.close()
+
+
+def open_pair() -> tuple[socket.socket, socket.socket]:
+    """Both ends of a new channel."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def _read_all(descriptor: int) -> bytes:
+    size = os.fstat(descriptor).st_size
+    if size > MAX_BYTES:
+        raise ChannelError("a message was too long")
+    return os.pread(descriptor, size, 0)

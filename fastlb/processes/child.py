@@ -1,0 +1,63 @@
+"""A process that the supervisor watches: its pid, the descriptor that tells of its end, and the channel to it.
+
+Owns the pidfd and the supervisor's end of the channel. The number of a process means nothing once it is reaped, so signals go through the
+pidfd.
+"""
+
+import os
+import signal
+from typing import Any
+
+from fastlb.processes.channel import Channel
+from fastlb.processes.messages import Message
+
+
+class Child:
+    """A running (or ended and not yet reaped) child process."""
+
+    def __init__(self, pid: int, channel: Channel[Any]) -> None:
+        self.pid = pid
+        self.channel = channel
+        try:
+            self.pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:  # gone, and reaped by somebody else
+            self.pidfd = -1
+
+    def send(self, message: Message, *descriptors: int) -> bool:
+        """Sends without waiting. False: the other end is gone, or stands still and has not read for a long time."""
+        try:
+            self.channel.send(message, *descriptors, wait=False)
+        except (ConnectionError, BlockingIOError):
+            return False
+        return True
+
+    def signal(self, number: signal.Signals) -> None:
+        if self.pidfd >= 0:
+            try:
+                signal.pidfd_send_signal(self.pidfd, number)
+            except ProcessLookupError:
+                pass
+
+    def reap(self) -> str:
+        """Takes it off the system's list once it has ended, closes what belongs to it and says how it ended; "" if that was in order."""
+        status = 0
+        if self.pidfd >= 0:
+            try:
+                result = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+                if result is not None:
+                    status = result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
+            except ChildProcessError:
+                pass
+            os.close(self.pidfd)
+            self.pidfd = -1
+        self.channel.close()
+        if status == 0:
+            return ""
+        return f"exit code {status}" if status > 0 else f"killed by {_name_signal(-status)}"
+
+
+def _name_signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,59 @@
+"""From a configuration to a running supervisor: what is decided once, before the first fork."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fastlb.control_plane.config.loader import Loaded
+from fastlb.control_plane.controller import ControllerOptions, choose_workers
+from fastlb.processes.descriptors import set_limits
+from fastlb.processes.output import report_warnings, say
+from fastlb.processes.privileges import choose_identity
+from fastlb.processes.supervisor import SupervisorOptions, run_supervisor
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchOptions:
+    """What the command line says besides the configuration.
+
+    Args:
+        control_path: of a unix socket that the controller opens for requests; "" for none.
+        counters_path: of a file that gets the counters as JSON at the end; "" for none.
+        pump_budget: events that one pump of a worker handles; 0 for the default.
+        greet: makes a text of the URLs that are listened on, for standard output once all is ready.
+        spared: children that this process has already, for others to look after.
+    """
+
+    control_path: str = ""
+    counters_path: str = ""
+    pump_budget: int = 0
+    greet: Callable[[list[str]], str] | None = None
+    spared: frozenset[int] = frozenset()
+
+
+def launch(loaded: Loaded, options: LaunchOptions) -> None:
+    """Serves until a signal ends it: SIGTERM and SIGINT at once, SIGQUIT after what is in flight.
+
+    Raises:
+        FastlbError: it could not start.
+    """
+    settings = loaded.config.settings
+    report_warnings(loaded.warnings)
+    identity, warnings = choose_identity(settings.user, settings.group)
+    report_warnings(warnings)
+    n_workers = choose_workers(settings.workers)
+    limits = set_limits(settings.max_connections, settings.max_descriptors, n_workers)
+    report_warnings(limits.warnings)
+    account = f" as {identity.name}" if identity is not None else ""
+    say(f"{n_workers} worker{'s' if n_workers > 1 else ''}{account}, {limits.sentence}")
+    run_supervisor(
+        SupervisorOptions(
+            controller=ControllerOptions(loaded.config, options.control_path),
+            identity=identity,
+            max_connections=limits.per_worker,
+            n_workers=n_workers,
+            pump_budget=options.pump_budget,
+            counters_path=options.counters_path,
+            greet=options.greet,
+            spared=options.spared,
+        )
+    )

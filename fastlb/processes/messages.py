@@ -1,0 +1,188 @@
+"""What the processes of fastlb say to each other, as typed messages. channel.py carries them; each says which descriptors go with it.
+
+A message that does not fit its type is refused whole when it is decoded: the supervisor keeps privileges and trusts nobody below it to be
+well.
+"""
+
+from typing import Annotated
+
+import msgspec
+
+# The role of the one controller beside the numbers of the workers' slots.
+CONTROLLER = -1
+
+Number = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Root of all messages; `type` names the class on the wire."""
+
+
+class ListenerBinds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the supervisor has to know of a listener: `config.schema.Listener` without what only the engine needs.
+
+    Args:
+        bind: host, port and unix path of each address, as `BindAddress`.
+    """
+
+    name: str
+    bind: tuple[tuple[str, int, str], ...]
+    backlog: int
+    defer_accept: bool
+
+
+class ProcessState(msgspec.Struct, frozen=True):
+    """One process as the control socket shows it."""
+
+    role: str
+    slot: int
+    pid: int
+    state: str
+    restarts: int
+
+
+# -------------------------------------------------------------------------------------------------------------- supervisor and zygote
+class Fork(Message, frozen=True):
+    """Supervisor -> zygote: fork a process. Descriptors: its end of the channel, the shared memory; for a worker its eventfd; for a
+    controller, where there is one, the state that its predecessor left."""
+
+    role: int  # a slot, or CONTROLLER
+    n_workers: Number
+
+
+class Forked(Message, frozen=True):
+    """Zygote -> supervisor: it runs, and is the supervisor's child."""
+
+    role: int
+    pid: Number
+
+
+class ForkFailed(Message, frozen=True):
+    """Zygote -> supervisor: the system refused it."""
+
+    role: int
+    text: str
+
+
+# -------------------------------------------------------------------------------------------------------------- every child
+class Hello(Message, frozen=True):
+    """Controller or worker -> supervisor: the first message. Processes of different builds lay memory out differently."""
+
+    build_id: str
+
+
+class Stop(Message, frozen=True):
+    """Supervisor -> controller or worker: end now."""
+
+
+class Ping(Message, frozen=True):
+    """Supervisor -> controller."""
+
+
+class Pong(Message, frozen=True):
+    """Controller -> supervisor."""
+
+
+# -------------------------------------------------------------------------------------------------------------- supervisor and worker
+class Prepare(Message, frozen=True):
+    """Supervisor -> worker: get this snapshot ready. Descriptor: the image."""
+
+    generation: Number
+
+
+class Prepared(Message, frozen=True):
+    generation: Number
+
+
+class Refused(Message, frozen=True):
+    """Worker -> supervisor: this snapshot cannot be used here."""
+
+    generation: Number
+    text: str
+
+
+class Abort(Message, frozen=True):
+    """Supervisor -> worker: forget what was or is being prepared."""
+
+
+class Lend(Message, frozen=True):
+    """Supervisor -> worker: a listening socket to keep for when it is assigned. Descriptor: the socket."""
+
+    socket: Number
+
+
+class Commit(Message, frozen=True):
+    """Supervisor -> worker: change to the prepared snapshot.
+
+    Args:
+        sockets: every socket to accept from, with the index of its listener. What waits in sockets that are not named any more is taken in.
+        drain_timeout_ms: how long to go on when the supervisor is gone.
+    """
+
+    generation: Number
+    sockets: tuple[tuple[Number, Number], ...]
+    drain_timeout_ms: Number
+    drain_idle_grace_ms: Number
+
+
+class Committed(Message, frozen=True):
+    """Worker -> supervisor: done; sockets that were not named are closed here."""
+
+    generation: Number
+
+
+class Assign(Message, frozen=True):
+    """Supervisor -> worker: accept from these sockets and no others. The queues of the others are somebody else's now."""
+
+    sockets: tuple[tuple[Number, Number], ...]
+
+
+class Drain(Message, frozen=True):
+    """Supervisor -> worker: take in what waits in the queues, finish what is in flight, then end."""
+
+
+class Drained(Message, frozen=True):
+    """Worker -> supervisor: nothing is accepted here any more."""
+
+
+# -------------------------------------------------------------------------------------------------------------- supervisor and controller
+class Apply(Message, frozen=True):
+    """Controller -> supervisor: have every worker change to this configuration. Descriptors: the image, and what the next controller has to
+    know if this one dies."""
+
+    generation: Number
+    n_workers: Annotated[int, msgspec.Meta(ge=1, le=128)]
+    listeners: tuple[ListenerBinds, ...]
+    drain_timeout_ms: Number
+    drain_idle_grace_ms: Number
+
+
+class Applied(Message, frozen=True):
+    """Supervisor -> controller: every worker uses it."""
+
+    generation: Number
+
+
+class Rejected(Message, frozen=True):
+    """Supervisor -> controller: nothing has changed."""
+
+    generation: Number
+    text: str
+
+
+class DrainAll(Message, frozen=True):
+    """Controller -> supervisor: as SIGQUIT."""
+
+
+class Processes(Message, frozen=True):
+    """Supervisor -> controller: which processes there are, after each change."""
+
+    processes: tuple[ProcessState, ...]
+
+
+FromZygote = Forked | ForkFailed
+FromWorker = Hello | Prepared | Refused | Committed | Drained
+FromController = Hello | Pong | Apply | DrainAll
+ToZygote = Fork
+ToWorker = Prepare | Abort | Lend | Commit | Assign | Drain | Stop
+ToController = Ping | Applied | Rejected | Processes | Stop

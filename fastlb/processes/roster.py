@@ -1,0 +1,85 @@
+"""The workers as the supervisor knows them: one record for each slot, and how long a slot waits after its worker died.
+
+A slot outlives its processes: its eventfd, its columns in shared memory and the sockets made for it belong to the slot.
+"""
+
+import os
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from fastlb.processes.child import Child
+from fastlb.processes.lending import Assignment
+
+# A worker that lived this long had a reason of its own to die; the next one starts at once.
+STEADY_SECONDS = 1.0
+# Waits after the second, third, … death in quick succession; meanwhile siblings have its sockets.
+FIRST_BACK_OFF_SECONDS = 0.1
+LONGEST_BACK_OFF_SECONDS = 10.0
+
+
+class State(StrEnum):
+    """How far a slot's worker is."""
+
+    WAITING = "waiting"  # no process: one is being forked, or is to be after a while
+    BLANK = "blank"  # it runs and has no snapshot
+    PREPARING = "preparing"  # it has been given the snapshot in force
+    COMMITTING = "committing"  # it has been told to use it
+    READY = "ready"
+    DRAINING = "draining"  # it accepts nothing any more and ends by itself
+
+
+# Those that have, or are just getting, sockets to accept from.
+ACCEPTING = frozenset((State.COMMITTING, State.READY))
+
+
+@dataclass(slots=True)
+class Slot:
+    """A place for one worker.
+
+    Args:
+        number: of the slot, and of its part of the shared memory.
+        event_fd: wakes its engine; owned by the slot.
+        lent: the numbers of the sockets whose descriptors the process has.
+        pinged_ms: when a heartbeat was asked for that has not come yet; 0 = none is owed.
+        retired: there shall be no worker here.
+    """
+
+    number: int
+    event_fd: int
+    child: Child | None = None
+    state: State = State.WAITING
+    lent: set[int] = field(default_factory=set)
+    assigned: Assignment = ()
+    pinged_ms: int = 0
+    born: float = 0.0
+    n_quick_deaths: int = 0
+    restarts: int = -1
+    retired: bool = False
+
+    def begin(self, child: Child, now: float) -> None:
+        """A process has been forked for this slot."""
+        self.child = child
+        self.born = now
+        self.restarts += 1
+
+    def end(self, now: float) -> float:
+        """The process has ended and is reaped; returns how long to wait before the next, in seconds."""
+        self.child = None
+        self.state = State.WAITING
+        self.lent.clear()
+        self.assigned = ()
+        self.pinged_ms = 0
+        if now - self.born >= STEADY_SECONDS:
+            self.n_quick_deaths = 0
+            return 0.0
+        self.n_quick_deaths += 1
+        if self.n_quick_deaths == 1:
+            return 0.0
+        return float(min(FIRST_BACK_OFF_SECONDS * 2 ** (self.n_quick_deaths - 2), LONGEST_BACK_OFF_SECONDS))
+
+    def wake(self) -> None:
+        os.eventfd_write(self.event_fd, 1)
+
+
+def make_slot(number: int) -> Slot:
+    return Slot(number, os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))

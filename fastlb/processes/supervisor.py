@@ -1,0 +1,791 @@
+"""The supervisor: binds sockets, forks and watches, and decides which snapshot is in force.
+
+Owns the listening sockets, the shared memory's life, the children and the committed snapshot. It is the only process that keeps
+privileges, so it parses nothing from the network and nothing from its children but small typed messages.
+
+A snapshot is put in force in two steps: every worker prepares it and says so, then all are told to change. One refusal, and all forget it
+and the old one stays. A worker that starts in between gets the one in force, and the next as soon as that is.
+
+When a worker dies, three things happen at once: its sockets go to siblings, so that nobody who connects has to wait; its share of the
+counts in shared memory is taken back; and another one is forked, which gets the sockets back when it is ready.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fastlb import BUILD_ID, FastlbError, _core
+from fastlb.control_plane.config.address import BindAddress
+from fastlb.control_plane.config.quantity import format_duration
+from fastlb.control_plane.controller import ControllerOptions, run_controller
+from fastlb.processes import _system
+from fastlb.processes.channel import Channel, ChannelError, open_pair
+from fastlb.processes.child import Child
+from fastlb.processes.lending import Lending, Place
+from fastlb.processes.messages import (
+    CONTROLLER,
+    Abort,
+    Applied,
+    Apply,
+    Assign,
+    Commit,
+    Committed,
+    Drain,
+    DrainAll,
+    Drained,
+    Fork,
+    ForkFailed,
+    FromController,
+    FromWorker,
+    FromZygote,
+    Hello,
+    Lend,
+    Ping,
+    Pong,
+    Prepare,
+    Prepared,
+    Processes,
+    ProcessState,
+    Refused,
+    Rejected,
+    Stop,
+    ToController,
+    ToWorker,
+)
+from fastlb.processes.output import report, say, write_line
+from fastlb.processes.privileges import Identity, drop
+from fastlb.processes.roster import ACCEPTING, Slot, State, make_slot
+from fastlb.processes.sockets import BoundAddress, bind_listeners, end_deferring
+from fastlb.processes.worker import WorkerOptions, run_worker
+from fastlb.processes.zygote import ZygoteOptions, start_zygote
+
+# A worker is asked for a sign of life this often and killed when none comes for so long.
+HEARTBEAT_SECONDS = 1.0
+WATCHDOG_SECONDS = 5.0
+# A forked process that does not say hello, or a fork that is not done.
+START_SECONDS = 10.0
+# How long processes have to end by themselves after SIGTERM.
+STOP_SECONDS = 5.0
+# How often what a dead worker left behind is looked at again, where a live one stood still in the middle of the same count.
+SETTLE_SECONDS = 0.05
+# How long clients that have connected and not yet spoken may still be held back by the kernel (TCP_DEFER_ACCEPT): until it has sent its
+# answer to their SYN again, after one second.
+DEFERRED_SECONDS = 1.1
+# The kernel gives an account 256 pipes of full size over all its processes.
+PIPES_IN_ALL = 192
+
+
+class StartError(FastlbError):
+    """fastlb could not start; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorOptions:
+    """What a supervisor is told besides the configuration.
+
+    Args:
+        controller: what the controller begins with.
+        identity: whose account controller and workers run under; None to stay what this is.
+        max_connections: clients that the descriptors of one worker allow.
+        pump_budget: events that one pump of a worker handles; 0 for the default.
+        counters_path: of a file that gets the counters as JSON at the end; "" for none.
+        greet: makes a text of the URLs that are listened on, for standard output once all is ready.
+        spared: children that were there before and are not the supervisor's to reap.
+    """
+
+    controller: ControllerOptions
+    identity: Identity | None
+    max_connections: int
+    n_workers: int
+    pump_budget: int = 0
+    counters_path: str = ""
+    greet: Callable[[list[str]], str] | None = None
+    spared: frozenset[int] = frozenset()
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """The configuration in force. Owns both descriptors."""
+
+    apply: Apply
+    image_fd: int
+    state_fd: int
+
+    def close(self) -> None:
+        os.close(self.image_fd)
+        os.close(self.state_fd)
+
+
+@dataclass(frozen=True, slots=True)
+class WantedListener:
+    """A listener as the controller described it; see `sockets.Binds`."""
+
+    name: str
+    bind: tuple[BindAddress, ...]
+    backlog: int
+    defer_accept: bool
+
+
+def run_supervisor(options: SupervisorOptions) -> None:
+    """Serves until a signal ends it: SIGTERM and SIGINT at once, SIGQUIT after what is in flight.
+
+    Raises:
+        FastlbError: it could not start.
+    """
+    _system.set_child_subreaper()
+    shared = _core.SharedMemory.create()
+    try:
+        supervisor = Supervisor(options, shared)
+        supervisor.start_zygote()  # before there is a loop, or anything else that a fork should not copy
+        asyncio.run(supervisor.run())
+    finally:
+        shared.close()
+
+
+class Supervisor:
+    """All of a running fastlb, seen from above."""
+
+    def __init__(self, options: SupervisorOptions, shared: _core.SharedMemory) -> None:
+        self._options = options
+        self._shared = shared
+        self._zygote: Child | None = None
+        self._forking: dict[int, Channel[Any]] = {}  # our ends of the channels to processes that the zygote is making
+        self._controller: Child | None = None
+        self._controller_restarts = -1
+        self._controller_born = 0.0
+        self._controller_owes = 0.0  # since when an answer to a ping has been missing
+        self._slots: list[Slot] = []
+        self._bound: list[tuple[int, BoundAddress]] = []  # with the index of the listener
+        self._lending = Lending()
+        self._snapshot: Snapshot | None = None
+        self._changing = asyncio.Lock()
+        self._votes: dict[int, asyncio.Future[str | None]] = {}  # by slot: None = yes or gone, a text = why not
+        self._finished = asyncio.Event()
+        self._changed = asyncio.Event()  # set whenever a child moved on; whoever waits for something looks again
+        self._announced = False
+        self._ending = False
+        self._draining = False
+        self._doors_closed = False  # nothing is accepted any more, and nobody is started to accept
+        self._failure: FastlbError | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    # -------------------------------------------------------------------------------------------------- life
+    async def run(self) -> None:
+        """Starts everything, serves, and leaves nothing behind.
+
+        Raises:
+            FastlbError: it could not start.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._finished.set)
+        loop.add_signal_handler(signal.SIGQUIT, self.start_drain)
+        loop.add_signal_handler(signal.SIGHUP, report, "SIGHUP: reloading is not there yet; nothing has changed")
+        try:
+            self._watch_zygote()
+            self._slots = [make_slot(number) for number in range(self._options.n_workers)]
+            self._fork(CONTROLLER)
+            for slot in self._slots:
+                self._fork(slot.number)
+            self._start(self._beat())
+            await self._finished.wait()
+        finally:
+            await self._stop()
+        if self._failure is not None:
+            raise self._failure
+
+    def start_drain(self) -> None:
+        """Stops accepting; ends when the last client is gone or drain_timeout is over."""
+        if not self._draining and not self._ending:
+            self._draining = True
+            self._start(self._drain())
+
+    async def _stop(self) -> None:
+        """Ends all children, in order or by force, and gives everything back."""
+        self._ending = True
+        for task in list(self._tasks):
+            task.cancel()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_SECONDS):
+                for child in self._children():
+                    child.send(Stop())
+                await self._wait_for(lambda: not self._children() and not self._forking)
+        for child in self._children():
+            report(f"process {child.pid} does not end: killed")
+            child.signal(signal.SIGKILL)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_SECONDS):
+                await self._wait_for(lambda: not self._children())
+                if self._zygote is not None:
+                    self._zygote.channel.close()  # it ends when nobody is there any more
+                    await self._wait_for(lambda: self._zygote is None)
+        if self._zygote is not None:
+            self._zygote.signal(signal.SIGKILL)
+        for _, bound in self._bound:
+            bound.close()
+        for slot in self._slots:
+            os.close(slot.event_fd)
+        if self._snapshot is not None:
+            self._snapshot.close()
+        self._write_counters()
+
+    def _children(self) -> list[Child]:
+        """Controller and workers that run."""
+        workers = [slot.child for slot in self._slots if slot.child is not None]
+        return [self._controller, *workers] if self._controller is not None else workers
+
+    async def _wait_for(self, holds: Callable[[], bool]) -> None:
+        while not holds():
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _write_counters(self) -> None:
+        path = self._options.counters_path
+        if path:
+            try:
+                Path(path).write_text(json.dumps(self._shared.counters(), indent=1) + "\n")
+            except OSError as error:
+                report(f"cannot write the counters to {path}: {(error.strerror or str(error)).lower()}")
+
+    def _fail(self, error: FastlbError) -> None:
+        """Gives up starting."""
+        self._failure = self._failure or error
+        self._finished.set()
+
+    # -------------------------------------------------------------------------------------------------- forking
+    def start_zygote(self) -> None:
+        """Forks the zygote from this very process: it has the code that this one has, whatever is installed by now."""
+        ours, theirs = open_pair()
+        options = self._options
+        kept = frozenset((self._shared.fileno(),))
+        pid = start_zygote(theirs, ZygoteOptions(partial(drop, options.identity), partial(_run_forked, options, self._shared), kept))
+        theirs.close()
+        self._zygote = Child(pid, Channel(ours, FromZygote))
+
+    def _watch_zygote(self) -> None:
+        assert self._zygote is not None
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._zygote.pidfd, self._on_zygote_exit)
+        loop.add_reader(self._zygote.channel.fileno(), self._read, self._zygote, self._on_zygote_message)
+
+    def _on_zygote_exit(self) -> None:
+        zygote, self._zygote = self._zygote, None
+        assert zygote is not None
+        how = self._bury(zygote)
+        self._changed.set()
+        if self._ending:
+            return
+        if not self._announced and how == "exit code 1":
+            self._fail(StartError("the process that forks workers could not start: see above"))
+            return
+        report(f"the zygote {zygote.pid} ended ({how or 'without a reason'}); starting another")
+        lost, self._forking = self._forking, {}
+        for channel in lost.values():
+            channel.close()
+        self.start_zygote()
+        self._watch_zygote()
+        for role in lost:
+            self._fork(role)
+
+    def _fork(self, role: int) -> None:
+        """Asks the zygote for a process."""
+        if self._ending or self._zygote is None or role in self._forking:
+            return
+        ours, theirs = open_pair()
+        descriptors = [theirs.fileno()]
+        if role != CONTROLLER:
+            descriptors.append(self._slots[role].event_fd)
+            self._shared.open_worker(role, 0)
+            channel: Channel[Any] = Channel(ours, FromWorker)
+        else:
+            descriptors += [self._snapshot.state_fd] if self._snapshot is not None else []
+            channel = Channel(ours, FromController)
+        self._forking[role] = channel
+        if not self._zygote.send(Fork(role, len(self._slots)), *descriptors):
+            self._zygote.signal(signal.SIGKILL)  # its end starts another, which gets this request
+        theirs.close()
+
+    def _on_zygote_message(self, message: FromZygote, _: list[int]) -> None:
+        role = message.role
+        channel = self._forking.pop(role, None)
+        if channel is None or not (role == CONTROLLER or role < len(self._slots)):
+            if channel is not None:
+                channel.close()
+            return
+        if isinstance(message, ForkFailed):
+            channel.close()
+            report(f"cannot fork {_name(role)}: {message.text.lower()}; trying again")
+            self._later(START_SECONDS / 10, self._fork, role)
+            return
+        child = Child(message.pid, channel)
+        loop = asyncio.get_running_loop()
+        if role == CONTROLLER:
+            self._controller = child
+            self._controller_restarts += 1
+            self._controller_born, self._controller_owes = loop.time(), 0.0
+            self._watch(child, self._on_controller_exit, self._on_controller_message)
+        else:
+            slot = self._slots[role]
+            slot.begin(child, loop.time())
+            self._shared.open_worker(role, child.pid)
+            self._watch(child, partial(self._on_worker_exit, slot), partial(self._on_worker_message, slot))
+        if self._ending:
+            child.send(Stop())
+        self._tell_processes()
+
+    def _watch(self, child: Child, on_exit: Callable[[], None], on_message: Callable[[Any, list[int]], None]) -> None:
+        loop = asyncio.get_running_loop()
+        if child.pidfd < 0:
+            loop.call_soon(on_exit)
+            return
+        loop.add_reader(child.pidfd, on_exit)
+        loop.add_reader(child.channel.fileno(), self._read, child, on_message)
+
+    def _read(self, child: Child, on_message: Callable[[Any, list[int]], None]) -> None:
+        """Handles what a child says. One that says what it must not say has lost its mind."""
+        try:
+            while child.channel.fileno() >= 0 and (received := child.channel.receive()) is not None:
+                message, descriptors = received
+                try:
+                    on_message(message, descriptors)
+                finally:
+                    for descriptor in descriptors:
+                        os.close(descriptor)
+        except EOFError:
+            asyncio.get_running_loop().remove_reader(child.channel.fileno())  # its exit follows
+        except ChannelError as error:
+            report(f"process {child.pid}: {error}: killed")
+            asyncio.get_running_loop().remove_reader(child.channel.fileno())
+            child.signal(signal.SIGKILL)
+
+    def _bury(self, child: Child) -> str:
+        """Stops watching and reaps; how it ended, "" when in order."""
+        loop = asyncio.get_running_loop()
+        for descriptor in (child.pidfd, child.channel.fileno()):
+            if descriptor >= 0:
+                loop.remove_reader(descriptor)
+        return child.reap()
+
+    # -------------------------------------------------------------------------------------------------- the controller
+    def _on_controller_exit(self) -> None:
+        controller, self._controller = self._controller, None
+        assert controller is not None
+        how = self._bury(controller)
+        self._changed.set()
+        if self._ending:
+            return
+        if self._snapshot is None:
+            self._fail(StartError(f"the controller could not start: {how or 'see above'}"))
+            return
+        report(f"the controller {controller.pid} ended ({how or 'without a reason'}); workers go on; starting another")
+        quick = asyncio.get_running_loop().time() - self._controller_born < HEARTBEAT_SECONDS
+        self._later(HEARTBEAT_SECONDS if quick else 0, self._fork, CONTROLLER)
+        self._tell_processes()
+
+    def _on_controller_message(self, message: FromController, descriptors: list[int]) -> None:
+        match message:
+            case Hello(build_id):
+                self._check_build(self._controller, build_id)
+                self._tell_processes()
+            case Pong():
+                self._controller_owes = 0.0
+            case DrainAll():
+                self.start_drain()
+            case Apply():
+                if len(descriptors) == 2:
+                    image, state = (os.dup(descriptor) for descriptor in descriptors)
+                    self._start(self._apply(Snapshot(message, image, state)))
+
+    def _check_build(self, child: Child | None, build_id: str) -> None:
+        if build_id != BUILD_ID and child is not None:
+            report(f"process {child.pid} is of another build ({build_id}, this is {BUILD_ID}): killed")
+            child.signal(signal.SIGKILL)
+
+    def _tell_controller(self, message: ToController) -> None:
+        if self._controller is not None and not self._controller.send(message):
+            self._controller.signal(signal.SIGKILL)
+
+    def _tell_processes(self) -> None:
+        """Keeps the controller's list of processes true."""
+        rows = [ProcessState("supervisor", 0, os.getpid(), "ready", 0)]
+        if self._zygote is not None:
+            rows.append(ProcessState("zygote", 0, self._zygote.pid, "ready", 0))
+        if self._controller is not None:
+            rows.append(ProcessState("controller", 0, self._controller.pid, "ready", self._controller_restarts))
+        for slot in self._slots:
+            if slot.child is not None or not slot.retired:
+                pid = slot.child.pid if slot.child is not None else 0
+                rows.append(ProcessState("worker", slot.number, pid, slot.state.value, max(slot.restarts, 0)))
+        self._tell_controller(Processes(tuple(rows)))
+        self._changed.set()
+
+    # -------------------------------------------------------------------------------------------------- the workers
+    def _on_worker_message(self, slot: Slot, message: FromWorker, _: list[int]) -> None:
+        match message:
+            case Hello(build_id):
+                self._check_build(slot.child, build_id)
+                slot.state = State.BLANK
+                self._bring_up_to_date(slot)
+            case Prepared(generation):
+                self._on_vote(slot, generation, None)
+            case Refused(generation, text):
+                self._on_vote(slot, generation, text)
+            case Committed():
+                slot.state = State.READY
+                slot.pinged_ms = 0
+                self._share_sockets()
+                self._announce_if_ready()
+            case Drained():
+                if slot.state is not State.DRAINING:
+                    slot.state = State.DRAINING
+        self._tell_processes()
+
+    def _bring_up_to_date(self, slot: Slot) -> None:
+        """Gives a worker that has none the snapshot in force, if there is one."""
+        if self._snapshot is not None and not self._doors_closed:
+            slot.state = State.PREPARING
+            self._tell(slot, Prepare(self._snapshot.apply.generation), self._snapshot.image_fd)
+
+    def _on_vote(self, slot: Slot, generation: int, refusal: str | None) -> None:
+        """A worker has prepared a snapshot, or cannot: an answer to `_apply`, or of one that has just started."""
+        vote = self._votes.pop(slot.number, None)
+        if vote is not None:
+            if not vote.done():
+                vote.set_result(refusal)
+        elif slot.state is State.PREPARING and self._snapshot is not None:
+            if refusal is not None:
+                report(f"worker {slot.number} ({_pid(slot)}) cannot use the configuration: {refusal}: killed")
+                self._kill(slot)
+            elif generation != self._snapshot.apply.generation:
+                self._bring_up_to_date(slot)  # another one has been put in force meanwhile
+            else:
+                self._commit(slot)
+
+    def _commit(self, slot: Slot) -> None:
+        """Tells a worker to change to the snapshot in force, with the sockets that are its own or lent to it."""
+        assert self._snapshot is not None
+        slot.state = State.COMMITTING
+        slot.assigned = self._lending.assign(self._places(), self._accepting()).get(slot.number, ())
+        self._lend(slot)
+        apply = self._snapshot.apply
+        self._tell(slot, Commit(apply.generation, slot.assigned, apply.drain_timeout_ms, apply.drain_idle_grace_ms))
+
+    def _on_worker_exit(self, slot: Slot) -> None:
+        child = slot.child
+        assert child is not None
+        how = self._bury(child)
+        was = slot.state
+        wait = slot.end(asyncio.get_running_loop().time())
+        vote = self._votes.pop(slot.number, None)
+        if vote is not None and not vote.done():
+            vote.set_result(None)
+        self._share_sockets()
+        self._settle(slot.number)
+        if not self._ending and not self._doors_closed and not slot.retired:
+            again = "starting another" if not wait else f"starting another in {wait:g} s"
+            report(f"worker {slot.number} ({child.pid}) ended ({how or 'without a reason'}, {was.value}); {again}")
+            self._later(wait, self._fork_worker, slot)
+        elif how and not self._ending:
+            report(f"worker {slot.number} ({child.pid}) ended ({how}) while it was {was.value}")
+        self._tell_processes()
+
+    def _fork_worker(self, slot: Slot) -> None:
+        if slot.child is None and not slot.retired and not self._doors_closed:
+            self._fork(slot.number)
+
+    def _settle(self, number: int) -> None:
+        """Takes back what a dead worker had claimed. A live one in the middle of the same count is waited for."""
+        if not self._shared.settle_worker(number)["settled"]:
+            self._later(SETTLE_SECONDS, self._settle_again, number)
+
+    def _settle_again(self, number: int) -> None:
+        if self._slots[number].child is None or self._slots[number].state is State.WAITING:
+            self._settle(number)
+
+    def _kill(self, slot: Slot) -> None:
+        if slot.child is not None:
+            slot.child.signal(signal.SIGKILL)
+
+    def _tell(self, slot: Slot, message: ToWorker, *descriptors: int) -> None:
+        """Says something to a worker; one that does not read is dead or as good as that."""
+        if slot.child is not None and not slot.child.send(message, *descriptors):
+            self._kill(slot)
+
+    # -------------------------------------------------------------------------------------------------- sockets
+    def _places(self) -> list[Place]:
+        return [Place(one.number, index, one.home) for index, bound in self._bound for one in bound.sockets]
+
+    def _accepting(self) -> list[int]:
+        return [slot.number for slot in self._slots if slot.state in ACCEPTING and not slot.retired]
+
+    def _share_sockets(self) -> None:
+        """Has each socket accepted from by the worker that it belongs to or, for as long as that is not ready, by a sibling.
+
+        Who gets a socket is told before who loses it: both accept for a moment, and no client waits.
+        """
+        if self._doors_closed:
+            return
+        assigned = self._lending.assign(self._places(), self._accepting())
+        changed = [slot for slot in self._slots if slot.state is State.READY and assigned.get(slot.number, ()) != slot.assigned]
+        changed.sort(key=lambda slot: len(assigned.get(slot.number, ())) < len(slot.assigned))
+        for slot in changed:
+            slot.assigned = assigned.get(slot.number, ())
+            self._lend(slot)
+            self._tell(slot, Assign(slot.assigned))
+            slot.lent = {number for number, _ in slot.assigned}
+
+    def _lend(self, slot: Slot) -> None:
+        """Sends the descriptors of assigned sockets that the worker does not have."""
+        wanted = {number for number, _ in slot.assigned}
+        for _, bound in self._bound:
+            for one in bound.sockets:
+                if one.number in wanted and one.number not in slot.lent:
+                    self._tell(slot, Lend(one.number), one.socket.fileno())
+        slot.lent = wanted
+
+    # -------------------------------------------------------------------------------------------------- snapshots
+    async def _apply(self, offered: Snapshot) -> None:
+        """Puts a snapshot in force in every worker, or in none."""
+        async with self._changing:
+            generation = offered.apply.generation
+            try:
+                if self._ending or self._draining:
+                    raise StartError("fastlb is ending and takes no configuration any more")
+                if self._snapshot is not None and generation <= self._snapshot.apply.generation:
+                    raise StartError(f"generation {generation} is not newer than the one in force")
+                before = [bound for _, bound in self._bound]
+                after = bind_listeners(_wanted(offered.apply), before, offered.apply.n_workers)
+                opened = _without([bound for _, bound in after], before)
+                try:
+                    await self._prepare_everywhere(offered)
+                except BaseException:
+                    for bound in opened:
+                        bound.close()
+                    raise
+            except FastlbError as error:
+                offered.close()
+                if self._snapshot is None:
+                    self._fail(error)
+                self._tell_controller(Rejected(generation, str(error)))
+                return
+            except BaseException:
+                offered.close()
+                raise
+            await self._put_in_force(offered, before, after)
+        self._tell_controller(Applied(generation))
+
+    async def _prepare_everywhere(self, offered: Snapshot) -> None:
+        """Has every worker get ready.
+
+        Raises:
+            StartError: one of them refused; all have forgotten it.
+        """
+        loop = asyncio.get_running_loop()
+        voters = [slot for slot in self._slots if slot.state in (State.BLANK, State.READY)]
+        votes = {slot.number: loop.create_future() for slot in voters}
+        self._votes.update(votes)
+        for slot in voters:
+            self._tell(slot, Prepare(offered.apply.generation), offered.image_fd)
+        try:
+            if votes:
+                await asyncio.wait(votes.values())
+        finally:
+            for number in votes:
+                self._votes.pop(number, None)
+        refusals = [f"worker {number} refused the configuration: {vote.result()}" for number, vote in votes.items() if vote.result()]
+        if refusals:
+            for slot in voters:
+                self._tell(slot, Abort())
+            raise StartError("\n".join(refusals))
+
+    async def _put_in_force(self, offered: Snapshot, before: Sequence[BoundAddress], after: list[tuple[int, BoundAddress]]) -> None:
+        """Tells all workers to change, and closes what is not listened on any more once its queue has been taken in."""
+        old, self._snapshot = self._snapshot, offered
+        self._bound = after
+        committing = [slot for slot in self._slots if slot.state in (State.BLANK, State.READY)]
+        for slot in committing:
+            slot.state = State.COMMITTING
+        for slot in committing:
+            self._commit(slot)
+        self._resize(offered.apply.n_workers)
+        if old is not None:
+            old.close()
+            children = [(slot, slot.child) for slot in committing]
+            await self._wait_for(lambda: all(slot.child is not child or slot.state is not State.COMMITTING for slot, child in children))
+        for bound in _without(before, [bound for _, bound in after]):
+            bound.close()
+        for index, bound in after:
+            for url in bound.urls() if _without([bound], before) else ():
+                say(f'listening on {url} (listener "{offered.apply.listeners[index].name}")')
+        self._announce_if_ready()
+
+    def _resize(self, n_workers: int) -> None:
+        """Starts the workers that are missing and lets those go that are too many: siblings get their sockets, and they finish."""
+        while len(self._slots) < n_workers:
+            self._slots.append(make_slot(len(self._slots)))
+        for slot in self._slots:
+            was, slot.retired = slot.retired, slot.number >= n_workers
+            if not slot.retired and slot.child is None:
+                self._fork_worker(slot)
+            elif slot.retired and not was:
+                self._start(self._retire(slot))
+
+    async def _retire(self, slot: Slot) -> None:
+        """Lets a worker finish what it has."""
+        child = slot.child
+        await self._wait_for(lambda: slot.child is not child or slot.state in (State.READY, State.BLANK))
+        if child is None or slot.child is not child or not slot.retired or self._snapshot is None:
+            return
+        slot.state = State.DRAINING
+        self._share_sockets()  # siblings accept from its sockets before it stops doing so, and from then on
+        self._tell(slot, Drain())
+        await asyncio.sleep(self._snapshot.apply.drain_timeout_ms / 1000)
+        if slot.child is child:
+            self._tell(slot, Stop())
+
+    def _announce_if_ready(self) -> None:
+        """Says that all is ready, once."""
+        if self._announced or self._snapshot is None or any(slot.state is not State.READY for slot in self._slots):
+            return
+        self._announced = True
+        say(f"ready (pid {os.getpid()}, generation {self._snapshot.apply.generation})")
+        if self._options.greet is not None:
+            write_line(sys.stdout, self._options.greet([url for _, bound in self._bound for url in bound.urls()]))
+
+    # -------------------------------------------------------------------------------------------------- draining
+    async def _drain(self) -> None:
+        """Accepts nothing any more and waits for what is in flight."""
+        async with self._changing:
+            apply = self._snapshot.apply if self._snapshot is not None else None
+            if apply is None:
+                self._finished.set()
+                return
+            deadline = asyncio.get_running_loop().time() + apply.drain_timeout_ms / 1000
+            sockets = [one.socket for _, bound in self._bound for one in bound.sockets]
+            if end_deferring(sockets):
+                await asyncio.sleep(min(DEFERRED_SECONDS, apply.drain_timeout_ms / 1000))
+            self._doors_closed = True
+            for slot in self._slots:
+                self._tell(slot, Drain())
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    await self._wait_for(lambda: all(slot.child is None or slot.state is State.DRAINING for slot in self._slots))
+            for _, bound in self._bound:
+                bound.close()
+            self._bound = []
+        report(f"draining, at most {format_duration(apply.drain_timeout_ms)}; connections left: {self._count_clients()}")
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                await self._wait_for(lambda: all(slot.child is None for slot in self._slots))
+        left = self._count_clients()
+        report(f"drain_timeout is over; connections closed: {left}" if left else "drained")
+        self._finished.set()
+
+    def _count_clients(self) -> int:
+        return int(self._shared.counters()["clients"])
+
+    # -------------------------------------------------------------------------------------------------- the watchdog
+    async def _beat(self) -> None:
+        """Asks every child for a sign of life, and kills those that give none."""
+        while True:
+            now_ms = time.monotonic_ns() // 1_000_000
+            now = asyncio.get_running_loop().time()
+            for slot in self._slots:
+                if slot.child is not None:
+                    self._beat_worker(slot, slot.child, now_ms, now)
+            if self._controller is not None:
+                if self._controller_owes and now - self._controller_owes > WATCHDOG_SECONDS:
+                    report(f"the controller {self._controller.pid} does not answer: killed")
+                    self._controller.signal(signal.SIGKILL)
+                elif not self._controller_owes:
+                    self._controller_owes = now
+                    self._tell_controller(Ping())
+            self._reap_strangers()
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    def _beat_worker(self, slot: Slot, child: Child, now_ms: int, now: float) -> None:
+        if slot.state in (State.READY, State.DRAINING):
+            if slot.pinged_ms and self._shared.heartbeat_ms(slot.number) < slot.pinged_ms:
+                if now_ms - slot.pinged_ms >= WATCHDOG_SECONDS * 1000:
+                    report(f"worker {slot.number} ({child.pid}) has not moved for {WATCHDOG_SECONDS:g} s: killed")
+                    self._kill(slot)
+                return
+            slot.pinged_ms = now_ms
+            slot.wake()
+        elif slot.state is not State.BLANK and now - slot.born > START_SECONDS:
+            report(f"worker {slot.number} ({child.pid}) did not get ready in {START_SECONDS:g} s: killed")
+            self._kill(slot)
+
+    def _reap_strangers(self) -> None:
+        """Orphans of our children become ours (a zygote that died between two forks), and everybody's when this is process 1."""
+        with suppress(ChildProcessError):
+            while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
+                known = {child.pid for child in self._children()} | self._options.spared
+                if self._zygote is not None:
+                    known.add(self._zygote.pid)
+                if ended.si_pid in known or self._forking:
+                    return  # its own descriptor tells of it
+                os.waitpid(ended.si_pid, 0)
+
+    # -------------------------------------------------------------------------------------------------- tasks
+    def _start(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_task_done)
+
+    def _on_task_done(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            report(f"a mistake in fastlb: {type(error).__name__}: {error}")
+            self._fail(StartError(f"the supervisor ends because of it: {error}"))
+
+    def _later(self, seconds: float, do: Callable[..., None], *arguments: Any) -> None:
+        def run() -> None:
+            if not self._ending:
+                do(*arguments)
+
+        asyncio.get_running_loop().call_later(seconds, run)
+
+
+def _run_forked(options: SupervisorOptions, shared: _core.SharedMemory, fork: Fork, descriptors: list[int]) -> None:
+    """What a forked controller or worker does, until it ends."""
+    end = socket.socket(fileno=descriptors[0])
+    if fork.role == CONTROLLER:
+        _system.set_process_title("fastlb: control")
+        run_controller(Channel(end, ToController), shared, descriptors[1] if len(descriptors) > 1 else None, options.controller)
+    else:
+        _system.set_process_title(f"fastlb: work {fork.role}")
+        pipes = max(PIPES_IN_ALL // max(fork.n_workers, 1), 1)
+        worker = WorkerOptions(options.max_connections, pipes, options.pump_budget)
+        run_worker(fork.role, Channel(end, ToWorker), shared, descriptors[1], worker)
+
+
+def _wanted(apply: Apply) -> list[WantedListener]:
+    return [
+        WantedListener(one.name, tuple(BindAddress(*address) for address in one.bind), one.backlog, one.defer_accept)
+        for one in apply.listeners
+    ]
+
+
+def _without(some: Iterable[BoundAddress], others: Iterable[BoundAddress]) -> list[BoundAddress]:
+    """Those that are not among the others, which is a matter of being the same object."""
+    known = {id(bound) for bound in others}
+    return [bound for bound in some if id(bound) not in known]
+
+
+def _name(role: int) -> str:
+    return "the controller" if role == CONTROLLER else f"worker {role}"
+
+
+def _pid(slot: Slot) -> int:
+    return slot.child.pid if slot.child is not None else 0
