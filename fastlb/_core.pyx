@@ -908,29 +908,23 @@ cdef class Engine:
         finally:
             self.abort()
 
-    def set_logs(self, descriptors):
-        """Gives the destinations of the current snapshot's log plan their descriptors, in its order. They are copied: those given stay the
-        caller's. An earlier one is written to no more once the writer has taken the new one, which is before any later line.
-
-        Args:
-            descriptors: None leaves a destination as it is: after a commit, one that the snapshot before had too still has its own.
+    def set_log(self, uint32_t destination, int fd):
+        """Gives a destination of the current snapshot's log plan its descriptor, which is copied: this one stays the caller's. The one
+        before is written to no more once the writer has taken the new one, which is before any later line. After a commit a destination
+        that the snapshot before had too still has its own; one that never got any loses its lines.
 
         Raises:
-            ValueError: not as many as there are destinations. OSError.
+            ValueError: there is no such destination. OSError.
         """
         cdef:
             EngineStruct* engine = self.opened()
-            uint32_t n = 0, i
             int result
-        if engine.snapshot != NULL and engine.snapshot.log_plan != NULL:
-            n = engine.snapshot.log_plan.header.destinations.count
-        if len(descriptors) != n:
-            raise ValueError(f"{len(descriptors)} descriptors for {n} log destinations")
-        for i in range(n):
-            if descriptors[i] is not None:
-                result = set_log(engine, i, descriptors[i])
-                if result != 0:
-                    raise OSError(result, os.strerror(result))
+        if engine.snapshot == NULL or engine.snapshot.log_plan == NULL \
+                or destination >= engine.snapshot.log_plan.header.destinations.count:
+            raise ValueError(f"the snapshot has no log destination {destination}")
+        result = set_log(engine, destination, fd)
+        if result != 0:
+            raise OSError(result, os.strerror(result))
 
     cdef list change_sockets(self, sockets, bint commit):
         cdef:

@@ -1,6 +1,6 @@
 """From the access logs of a configuration to the log plan of a snapshot, and to the destinations that somebody has to open.
 
-The order of `log_destinations` is the order of the plan's destinations, in which `Engine.set_logs` takes their descriptors.
+The order of `log_destinations` is the order of the plan's destinations, by which `Engine.set_log` counts them.
 """
 
 import json

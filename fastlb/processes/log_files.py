@@ -1,7 +1,9 @@
-"""Opens what log lines are written to. The descriptors are the caller's; the engine copies them."""
+"""Opens what log lines are written to. Workers get copies of the descriptors, and copy them once more into their
+engine."""
 
 import os
 import socket
+from collections.abc import Iterable
 
 from fastlb import FastlbError
 from fastlb.control_plane.config.log_destination import LogDestination
@@ -47,3 +49,45 @@ def _connect(destination: LogDestination) -> int:
     with connection:
         connection.connect(address)  # type: ignore[arg-type]  # of either family
         return connection.detach()
+
+
+class LogFiles:
+    """The destinations of the snapshot in force, open. Owns their descriptors."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, tuple[LogDestination, int]] = {}
+
+    def open(self, destinations: Iterable[LogDestination]) -> None:
+        """Opens those that are not open yet. What is not kept afterwards stays open until the next `keep`.
+
+        Raises:
+            LogFileError
+        """
+        for destination in destinations:
+            if str(destination) not in self._open:
+                self._open[str(destination)] = (destination, open_destination(destination))
+
+    def keep(self, destinations: Iterable[LogDestination]) -> None:
+        """Closes all others."""
+        wanted = {str(destination) for destination in destinations}
+        for name in self._open.keys() - wanted:
+            os.close(self._open.pop(name)[1])
+
+    def reopen(self) -> list[LogFileError]:
+        """Opens every one anew; what goes wrong, with the old descriptor kept."""
+        errors = []
+        for name, (destination, descriptor) in self._open.items():
+            try:
+                opened = open_destination(destination)
+            except LogFileError as error:
+                errors.append(error)
+                continue
+            os.close(descriptor)
+            self._open[name] = (destination, opened)
+        return errors
+
+    def fileno(self, destination: LogDestination) -> int:
+        return self._open[str(destination)][1]
+
+    def close(self) -> None:
+        self.keep(())
