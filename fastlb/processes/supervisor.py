@@ -26,12 +26,14 @@ from typing import Any
 
 from fastlb import BUILD_ID, FastlbError, _core
 from fastlb.control_plane.config.address import BindAddress
+from fastlb.control_plane.config.log_destination import LogDestination
 from fastlb.control_plane.config.quantity import format_duration
 from fastlb.control_plane.controller import ControllerOptions, run_controller
 from fastlb.processes import _system
 from fastlb.processes.channel import Channel, ChannelError, open_pair
 from fastlb.processes.child import Child
 from fastlb.processes.lending import Lending, Place
+from fastlb.processes.log_files import LogFiles
 from fastlb.processes.messages import (
     CONTROLLER,
     Abort,
@@ -50,6 +52,7 @@ from fastlb.processes.messages import (
     FromZygote,
     Hello,
     Lend,
+    Log,
     Ping,
     Pong,
     Prepare,
@@ -64,7 +67,7 @@ from fastlb.processes.messages import (
 )
 from fastlb.processes.output import report, say, write_line
 from fastlb.processes.privileges import Identity, drop
-from fastlb.processes.roster import ACCEPTING, Slot, State, make_slot
+from fastlb.processes.roster import ACCEPTING, COMMITTED, Slot, State, make_slot
 from fastlb.processes.sockets import BoundAddress, bind_listeners, end_deferring
 from fastlb.processes.worker import WorkerOptions, run_worker
 from fastlb.processes.zygote import ZygoteOptions, start_zygote
@@ -167,6 +170,7 @@ class Supervisor:
         self._slots: list[Slot] = []
         self._bound: list[tuple[int, BoundAddress]] = []  # with the index of the listener
         self._lending = Lending()
+        self._logs = LogFiles()
         self._snapshot: Snapshot | None = None
         self._changing = asyncio.Lock()
         self._votes: dict[int, asyncio.Future[str | None]] = {}  # by slot: None = yes or gone, a text = why not
@@ -190,6 +194,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._finished.set)
         loop.add_signal_handler(signal.SIGQUIT, self.start_drain)
+        loop.add_signal_handler(signal.SIGUSR1, self.reopen_logs)
         loop.add_signal_handler(signal.SIGHUP, report, "SIGHUP: reloading is not there yet; nothing has changed")
         try:
             self._watch_zygote()
@@ -209,6 +214,14 @@ class Supervisor:
         if not self._draining and not self._ending:
             self._draining = True
             self._start(self._drain())
+
+    def reopen_logs(self) -> None:
+        """Opens every log anew, for files that were moved away. One that cannot be opened goes on to where it did."""
+        for error in self._logs.reopen():
+            report(f"{error}; its lines still go to where they went")
+        for slot in self._slots:
+            if slot.state in COMMITTED:
+                self._send_logs(slot)
 
     async def _stop(self) -> None:
         """Ends all children, in order or by force, and gives everything back."""
@@ -237,6 +250,7 @@ class Supervisor:
             os.close(slot.event_fd)
         if self._snapshot is not None:
             self._snapshot.close()
+        self._logs.close()
         self._write_counters()
 
     def _children(self) -> list[Child]:
@@ -477,6 +491,13 @@ class Supervisor:
         self._lend(slot)
         apply = self._snapshot.apply
         self._tell(slot, Commit(apply.generation, slot.assigned, apply.drain_timeout_ms, apply.drain_idle_grace_ms))
+        self._send_logs(slot)
+
+    def _send_logs(self, slot: Slot) -> None:
+        """Gives a worker the descriptors of the logs of the snapshot in force."""
+        assert self._snapshot is not None
+        for index, destination in enumerate(_destinations(self._snapshot)):
+            self._tell(slot, Log(self._snapshot.apply.generation, index), self._logs.fileno(destination))
 
     def _on_worker_exit(self, slot: Slot) -> None:
         child = slot.child
@@ -568,10 +589,12 @@ class Supervisor:
                 after = bind_listeners(_wanted(offered.apply), before, offered.apply.n_workers)
                 opened = _without([bound for _, bound in after], before)
                 try:
+                    self._logs.open(_destinations(offered))
                     await self._prepare_everywhere(offered)
                 except BaseException:
                     for bound in opened:
                         bound.close()
+                    self._logs.keep(_destinations(self._snapshot))
                     raise
             except FastlbError as error:
                 offered.close()
@@ -619,6 +642,7 @@ class Supervisor:
         for slot in committing:
             self._commit(slot)
         self._resize(offered.apply.n_workers)
+        self._logs.keep(_destinations(offered))
         if old is not None:
             old.close()
             children = [(slot, slot.child) for slot in committing]
@@ -776,6 +800,12 @@ def _wanted(apply: Apply) -> list[WantedListener]:
         WantedListener(one.name, tuple(BindAddress(*address) for address in one.bind), one.backlog, one.defer_accept)
         for one in apply.listeners
     ]
+
+
+def _destinations(snapshot: Snapshot | None) -> list[LogDestination]:
+    """Where a snapshot logs to, in its order."""
+    targets = snapshot.apply.logs if snapshot is not None else ()
+    return [LogDestination(target.kind, target.path, target.stream, target.host, target.port) for target in targets]
 
 
 def _without(some: Iterable[BoundAddress], others: Iterable[BoundAddress]) -> list[BoundAddress]:
