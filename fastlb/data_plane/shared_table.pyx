@@ -9,8 +9,8 @@ nothing in it ever moves. Who writes what:
 - a worker: its own page, its own columns, and the in_flight of any row by claim_row and release_row.
 
 There are no locks. Readers of the index look while the controller writes: a row is whole before its chain leads to it, a freed row keeps
-its `next` until it is used again, and before that `index_changes` is counted up, so that a look-up which found nothing knows whether to look
-again. A worker says `held` before it believes what it found, and the controller says ROW_LEAVING before it looks at `held`: one of the
+its `next` until it is used again, and before that `index_changes` is counted up, so that a look-up which found nothing knows whether to
+look again. A worker says `held` before it believes what it found, and the controller says ROW_LEAVING before it looks at `held`: one of the
 two sees the other.
 
 Workers are not trusted by the other two: whatever stands in here may be wrong, and every number that leads somewhere is checked first.
@@ -279,7 +279,8 @@ cdef uint32_t take_new(SharedTable* table, uint32_t n_rows, int* error) noexcept
     return n_rows
 
 
-cdef int add_row(SharedTable* table, const char* identity, uint32_t identity_size, const char* display, uint32_t display_size) noexcept nogil:
+cdef int add_row(SharedTable* table, const char* identity, uint32_t identity_size, const char* display,
+                 uint32_t display_size) noexcept nogil:
     # Makes sure that this identity has a row. 0, or an errno: ENOSPC = MAX_ROWS are in use, EINVAL = the identity is too long.
     cdef:
         uint64_t hash = hash_identity(identity, identity_size)

@@ -26,12 +26,14 @@ from typing import Any
 
 from fastlb import BUILD_ID, FastlbError, _core
 from fastlb.control_plane.config.address import BindAddress
+from fastlb.control_plane.config.log_destination import LogDestination
 from fastlb.control_plane.config.quantity import format_duration
 from fastlb.control_plane.controller import ControllerOptions, run_controller
 from fastlb.processes import _system
 from fastlb.processes.channel import Channel, ChannelError, open_pair
 from fastlb.processes.child import Child
 from fastlb.processes.lending import Lending, Place
+from fastlb.processes.log_files import LogFiles
 from fastlb.processes.messages import (
     CONTROLLER,
     Abort,
@@ -50,6 +52,7 @@ from fastlb.processes.messages import (
     FromZygote,
     Hello,
     Lend,
+    Log,
     Ping,
     Pong,
     Prepare,
@@ -64,7 +67,7 @@ from fastlb.processes.messages import (
 )
 from fastlb.processes.output import report, say, write_line
 from fastlb.processes.privileges import Identity, drop
-from fastlb.processes.roster import ACCEPTING, Slot, State, make_slot
+from fastlb.processes.roster import ACCEPTING, COMMITTED, Slot, State, make_slot
 from fastlb.processes.sockets import BoundAddress, bind_listeners, end_deferring
 from fastlb.processes.worker import WorkerOptions, run_worker
 from fastlb.processes.zygote import ZygoteOptions, start_zygote
@@ -167,6 +170,7 @@ class Supervisor:
         self._slots: list[Slot] = []
         self._bound: list[tuple[int, BoundAddress]] = []  # with the index of the listener
         self._lending = Lending()
+        self._logs = LogFiles()
         self._snapshot: Snapshot | None = None
         self._changing = asyncio.Lock()
         self._votes: dict[int, asyncio.Future[str | None]] = {}  # by slot: None = yes or gone, a text = why not
@@ -190,6 +194,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._finished.set)
         loop.add_signal_handler(signal.SIGQUIT, self.start_drain)
+        loop.add_signal_handler(signal.SIGUSR1, self.reopen_logs)
         loop.add_signal_handler(signal.SIGHUP, report, "SIGHUP: reloading is not there yet; nothing has changed")
         try:
             self._watch_zygote()
@@ -209,6 +214,14 @@ class Supervisor:
         if not self._draining and not self._ending:
             self._draining = True
             self._start(self._drain())
+
+    def reopen_logs(self) -> None:
+        """Opens every log anew, for files that were moved away. One that cannot be opened goes on to where it did."""
+        for error in self._logs.reopen():
+            report(f"{error}; its lines still go to where they went")
+        for slot in self._slots:
+            if slot.state in COMMITTED:
+                self._send_logs(slot)
 
     async def _stop(self) -> None:
         """Ends all children, in order or by force, and gives everything back."""
@@ -237,6 +250,7 @@ class Supervisor:
             os.close(slot.event_fd)
         if self._snapshot is not None:
             self._snapshot.close()
+        self._logs.close()
         self._write_counters()
 
     def _children(self) -> list[Child]:
@@ -305,7 +319,6 @@ class Supervisor:
         descriptors = [theirs.fileno()]
         if role != CONTROLLER:
             descriptors.append(self._slots[role].event_fd)
-            self._shared.open_worker(role, 0)
             channel: Channel[Any] = Channel(ours, FromWorker)
         else:
             descriptors += [self._snapshot.state_fd] if self._snapshot is not None else []
@@ -337,7 +350,6 @@ class Supervisor:
         else:
             slot = self._slots[role]
             slot.begin(child, loop.time())
-            self._shared.open_worker(role, child.pid)
             self._watch(child, partial(self._on_worker_exit, slot), partial(self._on_worker_message, slot))
         if self._ending:
             child.send(Stop())
@@ -479,6 +491,13 @@ class Supervisor:
         self._lend(slot)
         apply = self._snapshot.apply
         self._tell(slot, Commit(apply.generation, slot.assigned, apply.drain_timeout_ms, apply.drain_idle_grace_ms))
+        self._send_logs(slot)
+
+    def _send_logs(self, slot: Slot) -> None:
+        """Gives a worker the descriptors of the logs of the snapshot in force."""
+        assert self._snapshot is not None
+        for index, destination in enumerate(_destinations(self._snapshot)):
+            self._tell(slot, Log(self._snapshot.apply.generation, index), self._logs.fileno(destination))
 
     def _on_worker_exit(self, slot: Slot) -> None:
         child = slot.child
@@ -490,27 +509,30 @@ class Supervisor:
         if vote is not None and not vote.done():
             vote.set_result(None)
         self._share_sockets()
-        self._settle(slot.number)
         if not self._ending and not self._doors_closed and not slot.retired:
             again = "starting another" if not wait else f"starting another in {wait:g} s"
             report(f"worker {slot.number} ({child.pid}) ended ({how or 'without a reason'}, {was.value}); {again}")
-            self._later(wait, self._fork_worker, slot)
         elif how and not self._ending:
             report(f"worker {slot.number} ({child.pid}) ended ({how}) while it was {was.value}")
+        self._settle(slot, asyncio.get_running_loop().time() + wait)
         self._tell_processes()
+
+    def _settle(self, slot: Slot, when: float) -> None:
+        """Takes back what a dead worker had claimed, then has the next one forked, at this time of the loop's clock or later.
+
+        A live worker that stands still in the middle of the same count is waited for; the watchdog ends that.
+        """
+        now = asyncio.get_running_loop().time()
+        if not self._shared.settle_worker(slot.number)["settled"]:
+            self._later(SETTLE_SECONDS, self._settle, slot, when)
+        elif when > now:
+            self._later(when - now, self._fork_worker, slot)
+        else:
+            self._fork_worker(slot)
 
     def _fork_worker(self, slot: Slot) -> None:
         if slot.child is None and not slot.retired and not self._doors_closed:
             self._fork(slot.number)
-
-    def _settle(self, number: int) -> None:
-        """Takes back what a dead worker had claimed. A live one in the middle of the same count is waited for."""
-        if not self._shared.settle_worker(number)["settled"]:
-            self._later(SETTLE_SECONDS, self._settle_again, number)
-
-    def _settle_again(self, number: int) -> None:
-        if self._slots[number].child is None or self._slots[number].state is State.WAITING:
-            self._settle(number)
 
     def _kill(self, slot: Slot) -> None:
         if slot.child is not None:
@@ -567,10 +589,12 @@ class Supervisor:
                 after = bind_listeners(_wanted(offered.apply), before, offered.apply.n_workers)
                 opened = _without([bound for _, bound in after], before)
                 try:
+                    self._logs.open(_destinations(offered))
                     await self._prepare_everywhere(offered)
                 except BaseException:
                     for bound in opened:
                         bound.close()
+                    self._logs.keep(_destinations(self._snapshot))
                     raise
             except FastlbError as error:
                 offered.close()
@@ -618,6 +642,7 @@ class Supervisor:
         for slot in committing:
             self._commit(slot)
         self._resize(offered.apply.n_workers)
+        self._logs.keep(_destinations(offered))
         if old is not None:
             old.close()
             children = [(slot, slot.child) for slot in committing]
@@ -775,6 +800,12 @@ def _wanted(apply: Apply) -> list[WantedListener]:
         WantedListener(one.name, tuple(BindAddress(*address) for address in one.bind), one.backlog, one.defer_accept)
         for one in apply.listeners
     ]
+
+
+def _destinations(snapshot: Snapshot | None) -> list[LogDestination]:
+    """Where a snapshot logs to, in its order."""
+    targets = snapshot.apply.logs if snapshot is not None else ()
+    return [LogDestination(target.kind, target.path, target.stream, target.host, target.port) for target in targets]
 
 
 def _without(some: Iterable[BoundAddress], others: Iterable[BoundAddress]) -> list[BoundAddress]:

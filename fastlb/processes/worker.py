@@ -23,6 +23,7 @@ from fastlb.processes.messages import (
     FromWorker,
     Hello,
     Lend,
+    Log,
     Prepare,
     Prepared,
     Refused,
@@ -53,6 +54,7 @@ class WorkerOptions:
 def run_worker(slot: int, channel: Channel[ToWorker], shared: _core.SharedMemory, event_fd: int, options: WorkerOptions) -> None:
     """Serves until the supervisor says otherwise, or is gone and nothing is in flight any more."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    shared.open_worker(slot, os.getpid())
     loop = uvloop.new_event_loop()
     engine = _core.Engine(max_connections=options.max_connections, pipes=options.pipes, shared=shared, slot=slot, event_fd=event_fd)
     try:
@@ -74,6 +76,7 @@ class Worker:
         self._n_aborted = 0
         self._drain_timeout_ms = 0
         self._drain_idle_grace_ms = 0
+        self._failure: BaseException | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def serve(self) -> None:
@@ -82,6 +85,8 @@ class Worker:
         self._send(Hello(BUILD_ID))
         await self._stopped.wait()
         self._loop.remove_reader(self._channel.fileno())
+        if self._failure is not None:
+            raise self._failure
 
     def _on_readable(self) -> None:
         try:
@@ -89,6 +94,9 @@ class Worker:
                 self._handle(*received)
         except EOFError:
             self._on_orphaned()
+        except Exception as error:
+            self._failure = error
+            self._stopped.set()
 
     def _handle(self, message: ToWorker, descriptors: list[int]) -> None:
         match message:
@@ -99,7 +107,8 @@ class Worker:
                 self._engine.abort()
             case Lend(number):
                 self._sockets[number] = descriptors[0]
-            case Commit(generation, sockets, self._drain_timeout_ms, self._drain_idle_grace_ms):
+            case Commit(generation, sockets, drain_timeout_ms, drain_idle_grace_ms):
+                self._drain_timeout_ms, self._drain_idle_grace_ms = drain_timeout_ms, drain_idle_grace_ms
                 is_first = self._engine.generation() == 0
                 self._close(self._engine.commit([(self._sockets[number], listener) for number, listener in sockets]))
                 self._keep({number for number, _ in sockets})
@@ -109,6 +118,8 @@ class Worker:
             case Assign(sockets):
                 self._close(self._engine.assign([(self._sockets[number], listener) for number, listener in sockets]))
                 self._keep({number for number, _ in sockets})
+            case Log(generation, destination):
+                self._set_log(generation, destination, descriptors[0])
             case Drain():
                 self._drain()
                 self._send(Drained())
@@ -131,6 +142,15 @@ class Worker:
             self._send(Refused(generation, str(error) or "out of memory"))
         finally:
             os.close(image_fd)
+
+    def _set_log(self, generation: int, destination: int, descriptor: int) -> None:
+        try:
+            if generation == self._engine.generation():
+                self._engine.set_log(destination, descriptor)
+        except (ValueError, OSError) as error:
+            report(f"worker {os.getpid()}: a log goes on to where it went: {error}")
+        finally:
+            os.close(descriptor)  # the engine has its own
 
     def _drain(self) -> None:
         """Accepts nothing any more; what waits in the queues is taken in first."""
@@ -168,4 +188,11 @@ class Worker:
     def _start(self, work: "asyncio._CoroutineLike[None]") -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._on_task_done)
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        """A mistake ends the worker: the supervisor starts another, and tells."""
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failure = error
+            self._stopped.set()
