@@ -14,7 +14,9 @@ _PAUSE_SECONDS = 0.0005  # between two tries; the figures are no finer than this
 _LONGEST_SECONDS = 20.0
 
 
-def measure_start(names: list[str], backend: Backend, directory: Path, *, repeats: int, say: Callable[[str], None]) -> list[dict[str, object]]:
+def measure_start(
+    names: list[str], backend: Backend, directory: Path, *, repeats: int, say: Callable[[str], None]
+) -> list[dict[str, object]]:
     """Fresh processes in turns, after one of each that is not kept: files are in memory then, as after a first start."""
     measured: list[dict[str, object]] = []
     for number in range(repeats + 1):
