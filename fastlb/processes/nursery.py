@@ -34,6 +34,9 @@ class Parent(Protocol):
     def on_not_born(self, role: int, why: str) -> None:
         """It does not, and will not."""
 
+    def on_zygote_replaced(self) -> None:
+        """There is another zygote now."""
+
     def on_zygote_failed(self) -> None:
         """The first zygote ended before it had forked anything: it has said why."""
 
@@ -181,6 +184,7 @@ class Nursery:
             self._end_strangers(_children())
         self.open()
         self.start()
+        self._parent.on_zygote_replaced()
         for role in asked:
             self._parent.on_not_born(role, "the zygote ended")
 

@@ -321,6 +321,9 @@ class Supervisor:
         else:
             self._settle(self._slots[role], asyncio.get_running_loop().time() + RETRY_SECONDS)
 
+    def on_zygote_replaced(self) -> None:
+        self._tell_processes()
+
     def on_zygote_failed(self) -> None:
         self._fail(StartError("the process that forks workers could not start: see above"))
 
@@ -566,6 +569,11 @@ class Supervisor:
             self._tell(slot, Prepare(offered.apply.generation), offered.image_fd)
         try:
             if votes:
+                _, silent = await asyncio.wait(votes.values(), timeout=START_SECONDS)
+                for slot in voters:
+                    if votes[slot.number] in silent:
+                        report(f"worker {slot.number} ({_pid(slot)}) did not answer for {START_SECONDS:g} s: killed")
+                        self._kill(slot)
                 await asyncio.wait(votes.values())
         finally:
             for number in votes:
