@@ -139,7 +139,11 @@ timeouts = { connect = "1s", first_byte = "2s", between_bytes = "3s", exchange =
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("[[listeners]]", "nonsense = 1\n[[listeners]]", '1:1: unknown key "nonsense"; known here: global, access_log, listeners, routes, pools'),
+        (
+            "[[listeners]]",
+            "nonsense = 1\n[[listeners]]",
+            '1:1: unknown key "nonsense"; known here: global, access_log, listeners, routes, pools',
+        ),
         (
             "[[listeners]]",
             "[glob]\n[[listeners]]",
