@@ -210,7 +210,7 @@ class Supervisor:
             self._slots = [make_slot(number) for number in range(self._options.n_workers)]
             self._fork(CONTROLLER)
             for slot in self._slots:
-                self._fork(slot.number)
+                self._fork_worker(slot)
             self._start(self._beat())
             await self._finished.wait()
         finally:
@@ -452,6 +452,7 @@ class Supervisor:
             report(f"worker {slot.number} ({child.pid}) ended ({how or 'without a reason'}, {was.value}); {again}")
         elif how and not self._ending:
             report(f"worker {slot.number} ({child.pid}) ended ({how}) while it was {was.value}")
+        slot.awaited = True
         self._settle(slot, asyncio.get_running_loop().time() + wait)
         self._tell_processes()
 
@@ -469,7 +470,9 @@ class Supervisor:
             self._fork_worker(slot)
 
     def _fork_worker(self, slot: Slot) -> None:
-        if slot.child is None and not slot.retired and not self._doors_closed:
+        """Has the next worker forked, if there shall be one."""
+        slot.awaited = not slot.retired and not self._doors_closed
+        if slot.awaited:
             self._fork(slot.number)
 
     def _kill(self, slot: Slot) -> None:
@@ -529,7 +532,7 @@ class Supervisor:
                 opened = _without([bound for _, bound in after], before)
                 try:
                     self._logs.open(_destinations(offered))
-                    await self._prepare_everywhere(offered)
+                    prepared = await self._prepare_everywhere(offered)
                 except BaseException:
                     for bound in opened:
                         bound.close()
@@ -544,7 +547,7 @@ class Supervisor:
             except BaseException:
                 offered.close()
                 raise
-            await self._put_in_force(offered, before, after)
+            await self._put_in_force(offered, prepared, before, after)
         self._tell_controller(Applied(generation))
 
     def _adopt(self, listeners: Sequence[WantedListener], bound: Iterable[BoundAddress]) -> list[BoundAddress]:
@@ -555,14 +558,15 @@ class Supervisor:
         known = {one.address for one in bound}
         return [adopt_sockets(address, sockets) for address, sockets in handover.by_address.items() if address not in known]
 
-    async def _prepare_everywhere(self, offered: Snapshot) -> None:
-        """Has every worker get ready.
+    async def _prepare_everywhere(self, offered: Snapshot) -> list[Slot]:
+        """Has every worker get ready; returns the slots of those that are.
 
         Raises:
             StartError: one of them refused; all have forgotten it.
         """
         loop = asyncio.get_running_loop()
         voters = [slot for slot in self._slots if slot.state in (State.BLANK, State.READY)]
+        children = {slot.number: slot.child for slot in voters}
         votes = {slot.number: loop.create_future() for slot in voters}
         self._votes.update(votes)
         for slot in voters:
@@ -583,21 +587,26 @@ class Supervisor:
             for slot in voters:
                 self._tell(slot, Abort())
             raise StartError("\n".join(refusals))
+        return [slot for slot in voters if slot.child is not None and slot.child is children[slot.number]]
 
-    async def _put_in_force(self, offered: Snapshot, before: Sequence[BoundAddress], after: list[tuple[int, BoundAddress]]) -> None:
+    async def _put_in_force(
+        self, offered: Snapshot, prepared: list[Slot], before: Sequence[BoundAddress], after: list[tuple[int, BoundAddress]]
+    ) -> None:
         """Tells all workers to change, and closes what is not listened on any more once its queue has been taken in."""
         old, self._snapshot = self._snapshot, offered
         self._bound = after
-        committing = [slot for slot in self._slots if slot.state in (State.BLANK, State.READY)]
-        for slot in committing:
+        for slot in prepared:
             slot.state = State.COMMITTING
-        for slot in committing:
+        for slot in prepared:
             self._commit(slot)
+        for slot in self._slots:
+            if slot.state is State.BLANK:  # it came while the others prepared
+                self._bring_up_to_date(slot)
         self._resize(offered.apply.n_workers)
         self._logs.keep(_destinations(offered))
         if old is not None:
             old.close()
-            children = [(slot, slot.child) for slot in committing]
+            children = [(slot, slot.child) for slot in prepared]
             await self._wait_for(lambda: all(slot.child is not child or slot.state is not State.COMMITTING for slot, child in children))
         for bound in _without(before, [bound for _, bound in after]):
             bound.close()
@@ -612,8 +621,9 @@ class Supervisor:
             self._slots.append(make_slot(len(self._slots)))
         for slot in self._slots:
             was, slot.retired = slot.retired, slot.number >= n_workers
-            if not slot.retired and slot.child is None:
-                self._fork_worker(slot)
+            if not slot.retired and slot.child is None and not slot.awaited:
+                slot.awaited = True
+                self._fork(slot.number)
             elif slot.retired and not was:
                 self._start(self._retire(slot))
 
