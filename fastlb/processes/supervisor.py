@@ -178,6 +178,7 @@ class Supervisor:
         self._logs = LogFiles()
         self._snapshot: Snapshot | None = None
         self._changing = asyncio.Lock()
+        self._offered = 0  # the generation that is voted on, or was last
         self._votes: dict[int, asyncio.Future[str | None]] = {}  # by slot: None = yes or gone, a text = why not
         self._finished = asyncio.Event()
         self._changed = asyncio.Event()  # set whenever a child moved on; whoever waits for something looks again
@@ -390,9 +391,11 @@ class Supervisor:
                 self._on_vote(slot, generation, None)
             case Refused(generation, text):
                 self._on_vote(slot, generation, text)
-            case Committed():
+            case Committed(generation):
                 slot.state = State.READY
                 slot.pinged_ms = 0
+                if self._snapshot is not None and generation != self._snapshot.apply.generation:
+                    self._bring_up_to_date(slot)  # another one has been put in force while it was told of this one
                 self._share_sockets()
                 self._announce_if_ready()
             case Drained():
@@ -401,18 +404,20 @@ class Supervisor:
         self._tell_processes()
 
     def _bring_up_to_date(self, slot: Slot) -> None:
-        """Gives a worker that has none the snapshot in force, if there is one."""
+        """Gives a worker that has none, or an older one, the snapshot in force, if there is one."""
         if self._snapshot is not None and not self._doors_closed:
-            slot.state = State.PREPARING
+            if slot.state is State.BLANK:
+                slot.state = State.PREPARING
+            slot.catching_up = True
             self._tell(slot, Prepare(self._snapshot.apply.generation), self._snapshot.image_fd)
 
     def _on_vote(self, slot: Slot, generation: int, refusal: str | None) -> None:
-        """A worker has prepared a snapshot, or cannot: an answer to `_apply`, or of one that has just started."""
-        vote = self._votes.pop(slot.number, None)
-        if vote is not None:
-            if not vote.done():
+        """A worker has prepared a snapshot, or cannot: an answer to `_apply`, or of one that catches up."""
+        if generation == self._offered:
+            vote = self._votes.pop(slot.number, None)
+            if vote is not None and not vote.done():
                 vote.set_result(refusal)
-        elif slot.state is State.PREPARING and self._snapshot is not None:
+        elif slot.catching_up and self._snapshot is not None:
             if refusal is not None:
                 report(f"worker {slot.number} ({_pid(slot)}) cannot use the configuration: {refusal}: killed")
                 self._kill(slot)
@@ -425,6 +430,7 @@ class Supervisor:
         """Tells a worker to change to the snapshot in force, with the sockets that are its own or lent to it."""
         assert self._snapshot is not None
         slot.state = State.COMMITTING
+        slot.catching_up = False
         slot.assigned = self._lending.assign(self._places(), self._accepting()).get(slot.number, ())
         self._lend(slot)
         apply = self._snapshot.apply
@@ -565,6 +571,9 @@ class Supervisor:
             StartError: one of them refused; all have forgotten it.
         """
         loop = asyncio.get_running_loop()
+        # One at a time: a worker has one snapshot in force and one prepared. Whoever is between two gets there, or dies.
+        await self._wait_for(lambda: not any(slot.catching_up or slot.state is State.COMMITTING for slot in self._slots))
+        self._offered = offered.apply.generation
         voters = [slot for slot in self._slots if slot.state in (State.BLANK, State.READY)]
         children = {slot.number: slot.child for slot in voters}
         votes = {slot.number: loop.create_future() for slot in voters}
@@ -600,7 +609,7 @@ class Supervisor:
         for slot in prepared:
             self._commit(slot)
         for slot in self._slots:
-            if slot.state is State.BLANK:  # it came while the others prepared
+            if slot.state in (State.BLANK, State.READY) and slot not in prepared:  # it came while the others prepared
                 self._bring_up_to_date(slot)
         self._resize(offered.apply.n_workers)
         self._logs.keep(_destinations(offered))
