@@ -6,8 +6,8 @@ import os
 import socket
 import sys
 
-cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
+from cython cimport binding, no_gc
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
@@ -16,7 +16,7 @@ from fastlb.data_plane.engine cimport (engine_abort, engine_assign, engine_close
                                        engine_publish, engine_pump)
 from fastlb.data_plane.failure cimport FAILURE_BAD_REQUEST_LINE, FAILURE_END, failures
 from fastlb.data_plane.route_table cimport hash_host
-from fastlb.data_plane.settlement cimport Settlement, expected_in_flight, settle_rows, settle_worker
+from fastlb.data_plane.settlement cimport Settlement, read_row, settle_rows, settle_worker
 from fastlb.data_plane.shared_table cimport (COLUMN_BYTES, ROW_BYTES, WORKER_BYTES, add_image_rows, close_shared, column_at, count_rows,
                                              count_workers, create_shared, has_fault_hook, map_shared, open_worker, row_at, sweep_rows,
                                              worker_at)
@@ -742,20 +742,19 @@ cdef class SharedMemory:
             SharedTable* table = self.opened()
             SharedRow* row
             uint32_t number
-            int64_t drift, expected
+            int64_t in_flight, expected
             bint stable
         wrong = []
         for number in range(count_rows(table)):
             row = row_at(table, number)
             if row.use == ROW_FREE:
                 continue
-            drift = expected = 0
+            in_flight = expected = 0
             with nogil:
-                stable = expected_in_flight(table, number, &drift, &expected)
-            if not stable or drift != 0:
-                wrong.append({"row": number, "in_flight": expected + drift if stable else row.in_flight,
-                              "identity": row.identity[:min(row.identity_size, <uint32_t>MAX_IDENTITY_BYTES)].decode(errors="replace"),
-                              "expected": expected if stable else None})
+                stable = read_row(table, number, &in_flight, &expected)
+            if not stable or in_flight != expected:
+                wrong.append({"row": number, "in_flight": in_flight, "expected": expected if stable else None,
+                              "identity": row.identity[:min(row.identity_size, <uint32_t>MAX_IDENTITY_BYTES)].decode(errors="replace")})
         return wrong
 
     def set_fault_point(self, uint32_t point, uint32_t after):
@@ -767,7 +766,7 @@ cdef class SharedMemory:
         self.table.fault_after = after
 
 
-@cython.no_gc                       # it refers to nothing that could refer back, and needs its shared memory until the end
+@no_gc                              # it refers to nothing that could refer back, and needs its shared memory until the end
 cdef class Engine:
     """One worker's data plane.
 
@@ -841,6 +840,7 @@ cdef class Engine:
         """The epoll descriptor: readable whenever pump() has something to do."""
         return self.opened().epoll_fd
 
+    @binding(False)      # 5 ns instead of 20 on top of a call, since in the limited API a bound function has no fast call
     def pump(self, uint32_t budget=0):
         """Handles up to `budget` events (0 = the default) with the GIL released; returns how many."""
         cdef:

@@ -8,6 +8,7 @@ import click
 from fastlb import FastlbError
 from fastlb.cli import fail
 from fastlb.cli.arguments import Arguments
+from fastlb.cli.overrides import override
 from fastlb.control_plane.config.loader import Loaded, load_file, read_config
 from fastlb.processes.demo import DemoBackend, run_demo_backends
 
@@ -27,6 +28,10 @@ DEFAULT_LISTEN = "127.0.0.1:8080"
     help="Where to forward requests. May be repeated.",
 )
 @click.option("--algorithm", metavar="NAME", default="", help='"weighted_least_connections" (default) or "round_robin".')
+@click.option("--workers", metavar="N|auto", default="", help="How many worker processes relay requests; one for each CPU by default.")
+@click.option(
+    "--user", metavar="NAME[:GROUP]", default="", help='The account that workers run under; "nobody" by default, if this is root.'
+)
 @click.option("--control", metavar="PATH", default="", hidden=True, help="Open a control socket (JSON lines) here.")
 @click.option("--counters", metavar="FILE", default="", hidden=True, help="Write the counters here at the end.")
 @click.option("--pump-budget", metavar="N", type=click.IntRange(0), default=0, hidden=True, help="Events that one pump handles.")
@@ -35,6 +40,8 @@ def serve(
     listens: Sequence[str],
     backends: Sequence[str],
     algorithm: str,
+    workers: str,
+    user: str,
     control: str,
     counters: str,
     pump_budget: int,
@@ -50,16 +57,19 @@ def serve(
         if path and not Path(path).parent.is_dir():
             raise click.UsageError(f"there is no directory {Path(path).parent}")
     listens = listens or (DEFAULT_LISTEN,)
+
+    def run(loaded: Loaded, demo: Sequence[DemoBackend] = ()) -> None:
+        _run(override(loaded, workers, user), control, counters, pump_budget, demo)
+
     try:
         if config is not None:
-            _run(load_file(config), control, counters, pump_budget)
+            run(load_file(config))
         elif backends:
-            _run(read_config(Arguments(listens, backends, algorithm)), control, counters, pump_budget)
+            run(read_config(Arguments(listens, backends, algorithm)))
         else:
             _load_data_plane()  # before the fork, so that the demo's processes share its pages
             with run_demo_backends() as demo:
-                loaded = read_config(Arguments(listens, [backend.address for backend in demo], algorithm))
-                _run(loaded, control, counters, pump_budget, demo)
+                run(read_config(Arguments(listens, [backend.address for backend in demo], algorithm)), demo)
     except FastlbError as error:
         fail(error)
 

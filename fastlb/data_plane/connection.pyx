@@ -20,7 +20,8 @@ from fastlb.data_plane.types cimport (IO_EOF, IO_ERROR, IO_HALF_CLOSED, IO_READA
 
 
 cdef void adopt_client(Engine* engine, Connection* client, Listener* listener) noexcept nogil:
-    # A freshly accepted client, claimed on the node's row: counted by its listener, on the list of all clients. It must send its first head in time.
+    # A freshly accepted client, claimed on the node's row: counted by its listener, on the list of all clients. It must send its first
+    # head in time.
     client.listener = listener
     listener.references += 1
     client.codec = engine.client_codec

@@ -29,9 +29,9 @@ from fastlb.data_plane.timer_wheel cimport arm_wheel, cancel_timer, take_expired
 from fastlb.data_plane.transport cimport accept_client, plain_transport, unwatch, watch, watch_listener
 from fastlb.data_plane.types cimport (ACCEPT_RETRY_MS, ACCEPTS_PER_EVENT, DEFAULT_PUMP_BUDGET, EVENTS_PER_BATCH, IO_AGAIN, IO_ERROR,
                                       IO_HALF_CLOSED, IO_READABLE, IO_WRITABLE, KIND_BACKEND, KIND_CLIENT, KIND_LISTENER, MAX_HEAD_BYTES,
-                                      NODE_ROW, READ_BUFFER_BYTES, STATE_IDLE, WORKER_CLOSED, WORKER_LIVE, WRITE_BUFFER_BYTES, Attempt, Backend,
-                                      Connection, Engine, Exchange, ImageBackend, ImageListener, ImagePool, Listener, SharedTable, Snapshot,
-                                      Socket, Timer, WorkerBlock)
+                                      NODE_ROW, READ_BUFFER_BYTES, STATE_IDLE, WORKER_CLOSED, WORKER_LIVE, WRITE_BUFFER_BYTES, Attempt,
+                                      Backend, Connection, Engine, Exchange, ImageBackend, ImageListener, ImagePool, Listener, SharedTable,
+                                      Snapshot, Socket, Timer, WorkerBlock)
 
 cdef enum:
     QUEUE_MORE = 0

@@ -7,6 +7,6 @@ cdef struct Settlement:
     uint64_t exchanges_lost         # that the dead worker had open; once settled
     uint32_t rows                   # on which it left something
 
-cdef bint expected_in_flight(SharedTable* table, uint32_t number, int64_t* drift, int64_t* expected) noexcept nogil
+cdef bint read_row(SharedTable* table, uint32_t number, int64_t* in_flight, int64_t* expected) noexcept nogil
 cdef Settlement settle_worker(SharedTable* table, uint32_t slot) noexcept nogil
 cdef bint settle_rows(SharedTable* table) noexcept nogil

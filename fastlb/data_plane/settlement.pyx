@@ -32,12 +32,14 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from fastlb.data_plane.shared_table cimport (FAULT_SETTLE_BALANCED, FAULT_SETTLE_CORRECTED, FAULT_SETTLE_COUNTED, FAULT_SETTLE_MARKED,
                                              column_at, count_rows, count_workers, fault_point, row_at, worker_at)
-from fastlb.data_plane.system cimport add_count, load_count, load_long, load_word, memset, sched_yield, store_long, store_word
+from fastlb.data_plane.system cimport add_count, load_count, load_long, load_word, memset, nanosleep, sched_yield, store_long, store_word, timespec
 from fastlb.data_plane.types cimport (ROW_FREE, WORKER_CLOSED, WORKER_DYING, WORKER_FREE, WORKER_LIVE, Column, Counters, SharedRow,
                                       SharedTable, WorkerBlock)
 
 cdef enum:
-    TRIES = 10000                   # some milliseconds, all of them beside siblings that change the row; usually one or two are enough
+    TRIES = 1000                    # of a stable reading: one or two are enough, unless a sibling lost its processor in the middle
+    TRIES_AT_ONCE = 100
+    PAUSE_NS = 50000                # between the later ones, so that it gets one: together some 0.1 s
 
 
 cdef struct Tally:
@@ -69,37 +71,39 @@ cdef bint is_being_changed(SharedTable* table, uint32_t number) noexcept nogil:
     return False
 
 
-cdef bint expected_in_flight(SharedTable* table, uint32_t number, int64_t* drift, int64_t* expected) noexcept nogil:
-    # What a row's in_flight must be by the columns of the living, and how much more it was at the same moment. False: no reading was
-    # stable. For a number below count_rows.
+cdef bint read_row(SharedTable* table, uint32_t number, int64_t* in_flight, int64_t* expected) noexcept nogil:
+    # A row's in_flight, and what it must be by the columns of the living at the same moment. False: no reading was stable.
     cdef:
         SharedRow* row = row_at(table, number)
         Tally before, after
-        int64_t in_flight
-        uint32_t _i
+        timespec pause
+        uint32_t i
+    pause.tv_sec = 0
+    pause.tv_nsec = PAUSE_NS
     if row == NULL:
         return False
-    for _i in range(TRIES):
+    for i in range(TRIES):
         before = add_columns(table, number)
-        in_flight = load_count(&row.in_flight)
+        in_flight[0] = load_count(&row.in_flight)
         if not is_being_changed(table, number):
             after = add_columns(table, number)
             if before.claims == after.claims and before.releases == after.releases:
                 expected[0] = <int64_t>(before.claims - before.releases)
-                drift[0] = <int64_t>(<uint64_t>in_flight - (before.claims - before.releases))
                 return True
-        sched_yield()
+        if i < TRIES_AT_ONCE:
+            sched_yield()
+        else:
+            nanosleep(&pause, NULL)
     return False
 
 
 cdef bint correct_row(SharedTable* table, uint32_t number) noexcept nogil:
     # in_flight as the columns of the living have it. False: to be tried again.
-    cdef:
-        int64_t drift = 0, expected = 0
-    if not expected_in_flight(table, number, &drift, &expected):
+    cdef int64_t in_flight = 0, expected = 0
+    if not read_row(table, number, &in_flight, &expected):
         return False
-    if drift != 0:
-        add_count(&row_at(table, number).in_flight, <int64_t>(<uint64_t>0 - <uint64_t>drift))
+    if in_flight != expected:                   # unsigned, because nobody promises that these are small
+        add_count(&row_at(table, number).in_flight, <int64_t>(<uint64_t>expected - <uint64_t>in_flight))
     return True
 
 

@@ -65,7 +65,8 @@ cdef bint open_worker(SharedTable* table, uint32_t slot, int32_t pid) noexcept n
 cdef uint64_t hash_identity(const char* text, uint32_t size) noexcept nogil
 cdef uint32_t find_row(SharedTable* table, const char* identity, uint32_t identity_size) noexcept nogil
 cdef uint32_t hold_row(SharedTable* table, uint32_t slot, const char* identity, uint32_t identity_size) noexcept nogil
-cdef int add_row(SharedTable* table, const char* identity, uint32_t identity_size, const char* display, uint32_t display_size) noexcept nogil
+cdef int add_row(SharedTable* table, const char* identity, uint32_t identity_size, const char* display,
+                 uint32_t display_size) noexcept nogil
 cdef int add_image_rows(SharedTable* table, const char* image) noexcept nogil
 cdef int64_t sweep_rows(SharedTable* table, const char* image) noexcept nogil
 
@@ -79,7 +80,8 @@ cdef inline SharedRow* row_at(SharedTable* table, uint32_t number) noexcept nogi
     # NULL: the file has no such row. Numbers read from shared memory are whatever somebody wrote there.
     if number >= table.n_rows and number >= measure_rows(table):
         return NULL
-    return <SharedRow*>(table.base + BLOCKS_AT + <size_t>(number // ROWS_PER_BLOCK) * BLOCK_BYTES + <size_t>(number % ROWS_PER_BLOCK) * ROW_BYTES)
+    return <SharedRow*>(table.base + BLOCKS_AT + <size_t>(number // ROWS_PER_BLOCK) * BLOCK_BYTES
+                        + <size_t>(number % ROWS_PER_BLOCK) * ROW_BYTES)
 
 
 cdef inline Column* column_at(const SharedTable* table, uint32_t number, uint32_t slot) noexcept nogil:

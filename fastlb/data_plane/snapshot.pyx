@@ -9,7 +9,7 @@ from libc.stdlib cimport calloc, free
 
 from fastlb.data_plane.access_log cimport check_log_plan, drop_log_plan, load_log_plan
 from fastlb.data_plane.backend_table cimport drop_backend, hold_backend
-from fastlb.data_plane.system cimport ENOMEM, MAP_FAILED, MAP_SHARED, PROT_READ, errno, fstat, mmap, munmap, stat_result
+from fastlb.data_plane.system cimport ENOMEM, MAP_FAILED, MAP_SHARED, PROT_READ, SEEK_END, errno, lseek, mmap, munmap
 from fastlb.data_plane.types cimport (ALGORITHM_WEIGHTED_LEAST_CONNECTIONS, MAX_HEAD_BYTES, MAX_HEADERS, MAX_IDENTITY_BYTES, NO_INDEX, Backend, Engine,
                                       ImageBackend, ImageHeader, ImageHeaderOperation, ImageHost, ImageListener, ImageLogPlan, ImageNetwork,
                                       ImagePool,
@@ -111,22 +111,22 @@ cdef const char* map_image(int image_fd, size_t* size, int* error) noexcept nogi
     # Maps an image and checks it: the caller's to unmap, unless load_snapshot takes it over. Touches nothing else, so any thread
     # may do it. NULL: *error is an errno, or 0 for a damaged image.
     cdef:
-        stat_result status
+        int64_t found = lseek(image_fd, 0, SEEK_END)    # not fstat, see system.pxd
         void* image
     error[0] = 0
-    if fstat(image_fd, &status) != 0:
+    if found < 0:
         error[0] = errno
         return NULL
-    if status.st_size < <int64_t>sizeof(ImageHeader):
+    if found < <int64_t>sizeof(ImageHeader):
         return NULL
-    image = mmap(NULL, <size_t>status.st_size, PROT_READ, MAP_SHARED, image_fd, 0)
+    image = mmap(NULL, <size_t>found, PROT_READ, MAP_SHARED, image_fd, 0)
     if image == MAP_FAILED:
         error[0] = errno
         return NULL
-    if check_image(<const char*>image, <size_t>status.st_size) != 0:
-        munmap(image, <size_t>status.st_size)
+    if check_image(<const char*>image, <size_t>found) != 0:
+        munmap(image, <size_t>found)
         return NULL
-    size[0] = <size_t>status.st_size
+    size[0] = <size_t>found
     return <const char*>image
 
 

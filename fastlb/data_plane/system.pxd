@@ -92,6 +92,7 @@ cdef extern from "<time.h>" nogil:
         long tm_gmtoff
     int CLOCK_MONOTONIC, CLOCK_MONOTONIC_COARSE, CLOCK_REALTIME
     int clock_gettime(int clock, timespec* result)
+    int nanosleep(const timespec* wanted, timespec* left)
     tm* gmtime_r(const time_t* when, tm* result)
     tm* localtime_r(const time_t* when, tm* result)
 
@@ -101,7 +102,10 @@ cdef extern from "<sys/timerfd.h>" nogil:
     int timerfd_settime(int fd, int flags, const itimerspec* new_value, itimerspec* old_value)
 
 cdef extern from "<unistd.h>" nogil:
+    int SEEK_END
     int close(int fd)
+    # Tells the size of a memfd, which nobody reads or writes through its position: fstat would tie the wheel to glibc 2.33.
+    off_t lseek(int fd, off_t offset, int whence)
     int getpid()
     ssize_t read(int fd, void* data, size_t size)
     ssize_t write(int fd, const void* data, size_t size)
@@ -148,11 +152,6 @@ cdef extern from "<sys/mman.h>" nogil:
     int MFD_CLOEXEC, MFD_ALLOW_SEALING
     int memfd_create(const char* name, unsigned int flags)
 
-cdef extern from "<sys/stat.h>" nogil:
-    cdef struct stat_result "stat":
-        int64_t st_size
-    int fstat(int fd, stat_result* result)
-
 cdef extern from "<sched.h>" nogil:
     int sched_yield()
 
@@ -161,7 +160,8 @@ cdef extern from "<sys/random.h>" nogil:
 
 cdef extern from "<errno.h>" nogil:
     int errno
-    int EAGAIN, EINTR, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSPC, EINVAL, ECONNABORTED, ECONNREFUSED, ECONNRESET, EPIPE, ETIMEDOUT, EPROTO, ENOTCONN
+    int EAGAIN, EINTR, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSPC, EINVAL, ECONNABORTED, ECONNREFUSED, ECONNRESET
+    int EPIPE, ETIMEDOUT, EPROTO, ENOTCONN
 
 cdef extern from "<string.h>" nogil:
     void* memcpy(void* target, const void* source, size_t size)

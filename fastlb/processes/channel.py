@@ -5,6 +5,7 @@ Owns one end of the pair. Descriptors that are sent stay the sender's; those rec
 
 import os
 import socket
+from array import array
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -53,16 +54,21 @@ class Channel(Generic[Received]):
         data = self._encoder.encode(message)
         flags = socket.MSG_NOSIGNAL | (0 if wait else socket.MSG_DONTWAIT)
         if len(data) <= MAX_INLINE_BYTES:
-            socket.send_fds(self._end, [INLINE, data], descriptors, flags)
+            self._send(INLINE + data, descriptors, flags)
             return
         carrier = os.memfd_create("fastlb-message", os.MFD_CLOEXEC)
         try:
             view = memoryview(data)
             while view:
                 view = view[os.write(carrier, view) :]
-            socket.send_fds(self._end, [IN_MEMFD], [*descriptors, carrier], flags)
+            self._send(IN_MEMFD, (*descriptors, carrier), flags)
         finally:
             os.close(carrier)
+
+    def _send(self, data: bytes, descriptors: tuple[int, ...], flags: int) -> None:
+        # Not socket.send_fds and recv_fds: they take flags and do not use them.
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))] if descriptors else []
+        self._end.sendmsg([data], rights, flags)
 
     def receive(self, *, wait: bool = False) -> tuple[Received, list[int]] | None:
         """The next message with its descriptors, or None when there is none yet.
@@ -72,8 +78,10 @@ class Channel(Generic[Received]):
             ChannelError: it said something that is no message.
         """
         try:
-            data, descriptors, flags, _ = socket.recv_fds(
-                self._end, MAX_INLINE_BYTES + 1, MAX_DESCRIPTORS + 1, socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT)
+            data, rights, flags, _ = self._end.recvmsg(
+                MAX_INLINE_BYTES + 1,
+                socket.CMSG_SPACE((MAX_DESCRIPTORS + 1) * 4),
+                socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT),
             )
         except BlockingIOError:
             return None
@@ -81,6 +89,9 @@ class Channel(Generic[Received]):
             raise EOFError from error
         if not data:
             raise EOFError
+        descriptors = array("i")
+        for _, _, packed in rights:
+            descriptors.frombytes(packed[: len(packed) - len(packed) % 4])
         try:
             if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
                 raise ChannelError("a message was too long, or descriptors were lost (`ulimit -n`)")
@@ -92,7 +103,7 @@ class Channel(Generic[Received]):
                     os.close(carrier)
             else:
                 data = data[1:]
-            return self._decoder.decode(data), descriptors
+            return self._decoder.decode(data), list(descriptors)
         except (msgspec.MsgspecError, ChannelError, OSError) as error:
             for descriptor in descriptors:
                 os.close(descriptor)

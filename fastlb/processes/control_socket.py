@@ -35,7 +35,7 @@ class ControlSocket:
             self._bound = bind_address(BindAddress("", 0, self._path), backlog=16)
         finally:
             os.umask(mask)
-        self._server = await asyncio.start_unix_server(self._serve, sock=self._bound.sockets[0], limit=MAX_LINE_BYTES)
+        self._server = await asyncio.start_unix_server(self._serve, sock=self._bound.sockets[0].socket, limit=MAX_LINE_BYTES)
 
     async def close(self) -> None:
         """Ends every conversation and removes the socket."""

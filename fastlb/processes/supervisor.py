@@ -319,7 +319,6 @@ class Supervisor:
         descriptors = [theirs.fileno()]
         if role != CONTROLLER:
             descriptors.append(self._slots[role].event_fd)
-            self._shared.open_worker(role, 0)
             channel: Channel[Any] = Channel(ours, FromWorker)
         else:
             descriptors += [self._snapshot.state_fd] if self._snapshot is not None else []
@@ -351,7 +350,6 @@ class Supervisor:
         else:
             slot = self._slots[role]
             slot.begin(child, loop.time())
-            self._shared.open_worker(role, child.pid)
             self._watch(child, partial(self._on_worker_exit, slot), partial(self._on_worker_message, slot))
         if self._ending:
             child.send(Stop())
@@ -511,27 +509,30 @@ class Supervisor:
         if vote is not None and not vote.done():
             vote.set_result(None)
         self._share_sockets()
-        self._settle(slot.number)
         if not self._ending and not self._doors_closed and not slot.retired:
             again = "starting another" if not wait else f"starting another in {wait:g} s"
             report(f"worker {slot.number} ({child.pid}) ended ({how or 'without a reason'}, {was.value}); {again}")
-            self._later(wait, self._fork_worker, slot)
         elif how and not self._ending:
             report(f"worker {slot.number} ({child.pid}) ended ({how}) while it was {was.value}")
+        self._settle(slot, asyncio.get_running_loop().time() + wait)
         self._tell_processes()
+
+    def _settle(self, slot: Slot, when: float) -> None:
+        """Takes back what a dead worker had claimed, then has the next one forked, at this time of the loop's clock or later.
+
+        A live worker that stands still in the middle of the same count is waited for; the watchdog ends that.
+        """
+        now = asyncio.get_running_loop().time()
+        if not self._shared.settle_worker(slot.number)["settled"]:
+            self._later(SETTLE_SECONDS, self._settle, slot, when)
+        elif when > now:
+            self._later(when - now, self._fork_worker, slot)
+        else:
+            self._fork_worker(slot)
 
     def _fork_worker(self, slot: Slot) -> None:
         if slot.child is None and not slot.retired and not self._doors_closed:
             self._fork(slot.number)
-
-    def _settle(self, number: int) -> None:
-        """Takes back what a dead worker had claimed. A live one in the middle of the same count is waited for."""
-        if not self._shared.settle_worker(number)["settled"]:
-            self._later(SETTLE_SECONDS, self._settle_again, number)
-
-    def _settle_again(self, number: int) -> None:
-        if self._slots[number].child is None or self._slots[number].state is State.WAITING:
-            self._settle(number)
 
     def _kill(self, slot: Slot) -> None:
         if slot.child is not None:

@@ -54,6 +54,7 @@ class WorkerOptions:
 def run_worker(slot: int, channel: Channel[ToWorker], shared: _core.SharedMemory, event_fd: int, options: WorkerOptions) -> None:
     """Serves until the supervisor says otherwise, or is gone and nothing is in flight any more."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    shared.open_worker(slot, os.getpid())
     loop = uvloop.new_event_loop()
     engine = _core.Engine(max_connections=options.max_connections, pipes=options.pipes, shared=shared, slot=slot, event_fd=event_fd)
     try:
@@ -75,6 +76,7 @@ class Worker:
         self._n_aborted = 0
         self._drain_timeout_ms = 0
         self._drain_idle_grace_ms = 0
+        self._failure: BaseException | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def serve(self) -> None:
@@ -83,6 +85,8 @@ class Worker:
         self._send(Hello(BUILD_ID))
         await self._stopped.wait()
         self._loop.remove_reader(self._channel.fileno())
+        if self._failure is not None:
+            raise self._failure
 
     def _on_readable(self) -> None:
         try:
@@ -90,6 +94,9 @@ class Worker:
                 self._handle(*received)
         except EOFError:
             self._on_orphaned()
+        except Exception as error:
+            self._failure = error
+            self._stopped.set()
 
     def _handle(self, message: ToWorker, descriptors: list[int]) -> None:
         match message:
@@ -100,7 +107,8 @@ class Worker:
                 self._engine.abort()
             case Lend(number):
                 self._sockets[number] = descriptors[0]
-            case Commit(generation, sockets, self._drain_timeout_ms, self._drain_idle_grace_ms):
+            case Commit(generation, sockets, drain_timeout_ms, drain_idle_grace_ms):
+                self._drain_timeout_ms, self._drain_idle_grace_ms = drain_timeout_ms, drain_idle_grace_ms
                 is_first = self._engine.generation() == 0
                 self._close(self._engine.commit([(self._sockets[number], listener) for number, listener in sockets]))
                 self._keep({number for number, _ in sockets})
@@ -180,4 +188,11 @@ class Worker:
     def _start(self, work: "asyncio._CoroutineLike[None]") -> None:
         task = self._loop.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._on_task_done)
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        """A mistake ends the worker: the supervisor starts another, and tells."""
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failure = error
+            self._stopped.set()

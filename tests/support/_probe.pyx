@@ -5,7 +5,7 @@ page without access begins (or, with before=True, starts behind one), so that a 
 """
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport errno
-from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
@@ -37,8 +37,13 @@ from fastlb.data_plane.retry cimport is_stale_reuse as plane_is_stale_reuse
 from fastlb.data_plane.retry cimport may_retry as plane_may_retry
 from fastlb.data_plane.route_table cimport find_route, hash_host
 from fastlb.data_plane.select.dispatch cimport pick
-from fastlb.data_plane.shared_table cimport (add_image_rows, add_row, close_shared, column_at, create_shared, open_worker, row_at,
-                                             worker_at)
+from fastlb.data_plane.settlement cimport settle_worker
+from fastlb.data_plane.shared_table cimport (BLOCK_BYTES, BLOCKS_AT, COLUMNS_AT, FAULT_CLAIM_ADDED, FAULT_CLAIM_NAMED, FAULT_CLAIM_NOTED,
+                                             FAULT_RELEASE_NAMED, FAULT_RELEASE_NOTED, FAULT_RELEASE_TAKEN, FAULT_SETTLE_BALANCED,
+                                             FAULT_SETTLE_CORRECTED, FAULT_SETTLE_COUNTED, FAULT_SETTLE_MARKED, INDEX_AT, ROW_BYTES,
+                                             WORKER_BYTES, WORKER_COLUMNS_BYTES, WORKERS_AT, add_image_rows, add_row, claim_row,
+                                             close_shared, column_at, create_shared, find_row, hold_row, map_shared, open_worker,
+                                             release_row, row_at, worker_at)
 from fastlb.data_plane.snapshot cimport check_image as plane_check_image
 from fastlb.data_plane.snapshot cimport load_snapshot, map_image
 from fastlb.data_plane.target cimport normalise_path as plane_normalise_path
@@ -46,18 +51,18 @@ from fastlb.data_plane.timer_wheel cimport arm_wheel, cancel_timer, set_timer, t
 from fastlb.data_plane.types cimport (ALGORITHM_ROUND_ROBIN, ALGORITHM_WEIGHTED_LEAST_CONNECTIONS, ATTEMPT_ANSWERED, ATTEMPT_SENT,
                                       CHUNK_BAD, CHUNK_DONE, FIELD_DROPPED, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE,
                                       FRAME_UNTIL_CLOSE, HEAD_ABSOLUTE_TARGET, HEAD_CLOSE, HEAD_DROP_LISTED, HEAD_EXPECT_CONTINUE,
-                                      HEAD_H2C, HEAD_KEEP_ALIVE, HEAD_PATH_IS_RAW, HEAD_UPGRADE, KIND_CLIENT, MAX_TRIED, METHOD_CONNECT,
+                                      HEAD_H2C, HEAD_KEEP_ALIVE, HEAD_PATH_IS_RAW, HEAD_UPGRADE, KIND_CLIENT, MAX_TRIED, MAX_WORKERS, METHOD_CONNECT,
                                       METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_OTHER, METHOD_POST, METHOD_PUT,
                                       METHOD_TRACE, NO_BACKEND, NO_INDEX, NO_PIPE, NO_SHARED_ROW, X_HEAD_SENT, X_HTTP_1_0, X_IDEMPOTENT, X_IS_HEAD,
                                       X_REPLAYABLE, Attempt, Backend, BackendTable, Buffer, BufferPool, ChunkDecoder, Connection,
-                                      ConnectionTable, Engine, Exchange, Head, HeaderField, HeadLimits, ImageHeader, ImagePool, PipePool,
-                                      PoolBackend, SharedTable, Snapshot, Timer, TimerWheel)
-from fastlb.data_plane.types cimport LogWriter
+                                      Column, ConnectionTable, Engine, Exchange, Head, HeaderField, HeadLimits, ImageHeader, ImagePool, LogWriter, PipePool,
+                                      PoolBackend, SharedRow, SharedTable, Snapshot, Timer, TimerWheel, WorkerBlock)
 from fastlb.data_plane.types cimport Pool as PoolStruct
 from fastlb.data_plane.writer cimport Writer, put, put_number
 
 import os
 
+from fastlb._build import BUILD_ID
 from fastlb._core import LOG_DESTINATION_KINDS
 
 cdef extern from "<sys/mman.h>" nogil:
@@ -686,6 +691,121 @@ cdef class Backends:
     @property
     def count(self):
         return self.table.count
+
+
+FAULT_POINTS = {"claim_named": FAULT_CLAIM_NAMED, "claim_added": FAULT_CLAIM_ADDED, "claim_noted": FAULT_CLAIM_NOTED,
+                "release_named": FAULT_RELEASE_NAMED, "release_taken": FAULT_RELEASE_TAKEN, "release_noted": FAULT_RELEASE_NOTED,
+                "settle_marked": FAULT_SETTLE_MARKED, "settle_corrected": FAULT_SETTLE_CORRECTED,
+                "settle_balanced": FAULT_SETTLE_BALANCED, "settle_counted": FAULT_SETTLE_COUNTED}
+SHARED_OFFSETS = {"workers": WORKERS_AT, "worker_bytes": WORKER_BYTES, "index": INDEX_AT, "blocks": BLOCKS_AT, "row_bytes": ROW_BYTES,
+                  "columns": COLUMNS_AT, "worker_columns_bytes": WORKER_COLUMNS_BYTES, "block_bytes": BLOCK_BYTES}
+
+
+cdef class SharedWorker:
+    """One worker's side of shared memory, without an engine: its slot is open already. Rows are named by their numbers, 0 is the node's."""
+    cdef:
+        SharedTable table
+        WorkerBlock* worker
+        uint32_t slot
+
+    def __cinit__(self, int fd, uint32_t slot):
+        self.table.fd = -1
+        if slot >= MAX_WORKERS:
+            raise ValueError("no such slot")
+        error = map_shared(&self.table, fd, <bytes>BUILD_ID.encode())
+        if error:
+            raise OSError(error, "map_shared")
+        self.worker = worker_at(&self.table, slot)
+        self.slot = slot
+
+    def __dealloc__(self):
+        close_shared(&self.table)
+
+    cdef SharedRow* row(self, uint32_t number) except NULL:
+        cdef SharedRow* row = row_at(&self.table, number)
+        if row == NULL:
+            raise IndexError(number)
+        return row
+
+    def set_fault_point(self, str point, uint32_t after):
+        """Ends this process at the `after`th pass of the point, a key of FAULT_POINTS."""
+        self.table.fault_point = FAULT_POINTS[point]
+        self.table.fault_after = after
+
+    def find(self, bytes identity):
+        """Number of the row, 0 = none."""
+        return find_row(&self.table, identity, <uint32_t>len(identity))
+
+    def hold(self, bytes identity):
+        return hold_row(&self.table, self.slot, identity, <uint32_t>len(identity))
+
+    def let_go(self, uint32_t number):
+        self.row(number)
+        column_at(&self.table, number, self.slot).held = 0
+
+    def address(self, uint32_t number):
+        """Where the row lies in this process."""
+        return <size_t>self.row(number)
+
+    def in_flight(self, uint32_t number):
+        return self.row(number).in_flight
+
+    def claims(self, uint32_t number):
+        """Claims and releases of this worker on the row."""
+        self.row(number)
+        return column_at(&self.table, number, self.slot).claims, column_at(&self.table, number, self.slot).releases
+
+    def claim(self, uint32_t number, uint32_t cap=0):
+        return bool(claim_row(&self.table, self.worker, self.row(number), column_at(&self.table, number, self.slot), number, cap))
+
+    def release(self, uint32_t number):
+        release_row(&self.table, self.worker, self.row(number), column_at(&self.table, number, self.slot), number)
+
+    def claim_and_release(self, uint32_t number, uint32_t times):
+        """What a benchmark calls."""
+        cdef:
+            SharedRow* row = self.row(number)
+            Column* column = column_at(&self.table, number, self.slot)
+            uint32_t _i
+        with nogil:
+            for _i in range(times):
+                claim_row(&self.table, self.worker, row, column, number, 1000)
+                release_row(&self.table, self.worker, row, column, number)
+
+    def hammer(self, uint64_t seed, uint32_t n_rows, uint32_t cap, unsigned int[::1] stop, unsigned int[::1] open_claims):
+        """Claims and releases on the rows 1 to `n_rows` in an order that follows from `seed`, until stop[0] is set, or this process is
+        ended. In `open_claims`, per row, what is claimed then. False, at once: a row was above its cap."""
+        cdef:
+            uint32_t number
+            uint64_t bits = seed * 2 + 1
+            volatile unsigned int* stopped = &stop[0]
+            SharedRow* row
+            Column* column
+        if len(open_claims) <= n_rows:
+            raise ValueError("no room for the open claims")
+        self.row(n_rows)
+        with nogil:
+            while not stopped[0]:
+                bits ^= bits << 13              # xorshift64
+                bits ^= bits >> 7
+                bits ^= bits << 17
+                number = 1 + <uint32_t>(bits >> 33) % n_rows
+                row = row_at(&self.table, number)
+                column = column_at(&self.table, number, self.slot)
+                if bits & 1:
+                    if claim_row(&self.table, self.worker, row, column, number, cap):
+                        open_claims[number] += 1
+                elif open_claims[number]:
+                    release_row(&self.table, self.worker, row, column, number)
+                    open_claims[number] -= 1
+                if row.in_flight > <int64_t>cap:
+                    with gil:
+                        return False
+        return True
+
+    def settle(self, uint32_t slot):
+        """Whether this slot's worker is settled now."""
+        return bool(settle_worker(&self.table, slot).settled)
 
 
 cdef int32_t pick_from(PoolStruct* pool, tried) except? -1:

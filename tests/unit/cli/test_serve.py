@@ -58,6 +58,12 @@ def test_a_wrong_configuration_ends_with_2_and_nothing_else() -> None:
     assert [line.partition(":")[0] for line in result.stderr.splitlines()] == ["--listen x", "--algorithm leastconn"]
 
 
+def test_wrong_workers_and_a_wrong_user_end_it_like_a_wrong_configuration() -> None:
+    result = run("--backend", "10.0.0.1:80", "--workers", "many", "--user", "a b")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert [line.partition(":")[0] for line in result.stderr.splitlines()] == ["--workers many", "--user a b"]
+
+
 def test_a_file_and_arguments_do_not_mix(tmp_path: Path) -> None:
     result = run("-c", str(tmp_path / "x.toml"), "--listen", ":80")
     assert result.exit_code == 2

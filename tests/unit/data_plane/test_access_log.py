@@ -14,6 +14,7 @@ import pytest
 from tests.support._probe import check_log_plan
 from tests.support.images import log_plan, patch
 from tests.support.logs import LogWorld, compile_logs, wait_for_lines
+from tests.support.waiting import wait_until
 
 OK = b"HTTP/1.1 200 OK\r\nDate: x\r\nContent-Length: 2\r\n\r\nok"
 
@@ -33,6 +34,10 @@ def only_line(path: Path) -> str:
     return line
 
 
+def open_files() -> set[str]:
+    return {os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()}
+
+
 # ------------------------------------------------------------------------------------------------ formats
 def test_combined_is_exactly_that_of_nginx(world: LogWorld, tmp_path: Path) -> None:
     world.log(str(tmp_path / "log"))
@@ -45,7 +50,10 @@ def test_combined_is_exactly_that_of_nginx(world: LogWorld, tmp_path: Path) -> N
 
 
 def test_what_is_missing_is_a_dash_and_what_is_empty_is_empty(world: LogWorld, tmp_path: Path) -> None:
-    world.log({"to": str(tmp_path / "log"), "format": "{user}|{request.x-none}|{request.x-empty}|{query}|{response.x}|{backend_status}"}, dead=True)
+    world.log(
+        {"to": str(tmp_path / "log"), "format": "{user}|{request.x-none}|{request.x-empty}|{query}|{response.x}|{backend_status}"},
+        dead=True,
+    )
     world.ask(request(b"/", b"X-Empty:"))
     world.rest()
     assert only_line(tmp_path / "log") == "-|-||-|-|-"
@@ -206,7 +214,9 @@ CONDITIONS = [
 @pytest.mark.parametrize(("condition", "logged"), CONDITIONS)
 def test_a_condition_chooses_what_is_logged(world: LogWorld, tmp_path: Path, condition: str, logged: bool) -> None:
     format = "{target}"
-    world.log({"to": str(tmp_path / "all"), "format": format}, {"to": str(tmp_path / "log"), "format": format, "when": condition}, dead=True)
+    world.log(
+        {"to": str(tmp_path / "all"), "format": format}, {"to": str(tmp_path / "log"), "format": format, "when": condition}, dead=True
+    )
     world.ask(request(b"/one/two.css?q", b"X-A: here"))
     world.rest()
     world.engine.close()
@@ -244,7 +254,12 @@ ENDING = "{request} {status} {reason} {body_bytes_sent} {attempts}"
 
 def test_a_head_that_is_refused_is_logged_with_what_is_known(world: LogWorld, tmp_path: Path) -> None:
     world.log({"to": str(tmp_path / "log"), "format": ENDING}, dead=True)
-    heads = [b"\x16\x03\x01\x02\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n", b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n", b"GET " + b"/" * 9000 + b" HTTP/1.1\r\n\r\n"]
+    heads = [
+        b"\x16\x03\x01\x02\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET " + b"/" * 9000 + b" HTTP/1.1\r\n\r\n",
+    ]
     for head in heads:
         world.ask(head)
     world.rest()
@@ -366,7 +381,7 @@ def test_a_snapshot_without_logs_stops_logging_and_closes_its_files(world: LogWo
     world.rest()
     only_line(tmp_path / "log")
     world.apply(world.web)
-    world.pump_until(lambda: str(tmp_path / "log") not in {os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")})
+    wait_until(lambda: str(tmp_path / "log") not in open_files(), "the file is closed")
     world.ask(request(), OK)
     world.rest()
     world.engine.close()
@@ -425,7 +440,9 @@ def test_a_full_ring_drops_lines_and_counts_them(world: LogWorld, tmp_path: Path
 
 # ------------------------------------------------------------------------------------------------ plans
 def test_a_plan_of_the_writer_passes_and_a_damaged_one_never_reads_outside() -> None:
-    plan, _ = compile_logs("stdout", {"to": "syslog:/dev/log", "format": "json", "when": "status > 1 and not (path == a or request.b == c)"})
+    plan, _ = compile_logs(
+        "stdout", {"to": "syslog:/dev/log", "format": "json", "when": "status > 1 and not (path == a or request.b == c)"}
+    )
     for good in (plan, log_plan()):
         assert check_log_plan(good)
         for size in range(0, len(good), 8):

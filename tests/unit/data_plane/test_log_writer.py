@@ -34,6 +34,10 @@ def slot_for(ring: LogRing, path: Path, kind: str = "file") -> int:
     return slot
 
 
+def count_entries(directory: str) -> int:
+    return sum(1 for _ in Path(directory).iterdir())
+
+
 def write_all(ring: LogRing) -> None:
     while ring.write():
         pass
@@ -176,13 +180,13 @@ def test_a_handed_over_descriptor_gets_the_next_line_and_the_old_one_is_closed(r
 
 
 def test_a_descriptor_that_was_never_taken_is_closed_by_the_next(ring: LogRing, tmp_path: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = count_entries("/proc/self/fd")
     slot = slot_for(ring, tmp_path / "log")
     for _ in range(50):
         descriptor = open_file(tmp_path / "log")
         ring.hand_over(slot, descriptor)
         os.close(descriptor)
-    assert len(os.listdir("/proc/self/fd")) == before + 1
+    assert count_entries("/proc/self/fd") == before + 1
 
 
 def test_lines_before_a_hand_over_that_was_not_taken_yet_are_not_lost(ring: LogRing, tmp_path: Path) -> None:
@@ -335,12 +339,12 @@ def test_the_last_lines_are_written_when_it_closes_even_unwoken(tmp_path: Path) 
 
 
 def test_starting_and_closing_leaves_no_thread_and_no_descriptor(tmp_path: Path) -> None:
-    before = len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+    before = count_entries("/proc/self/fd"), count_entries("/proc/self/task")
     for _ in range(50):
         ring = LogRing(SIZE, True)
         slot_for(ring, tmp_path / "log")
         ring.close()
-    assert (len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))) == before
+    assert (count_entries("/proc/self/fd"), count_entries("/proc/self/task")) == before
 
 
 def test_a_pipe_that_is_not_read_stalls_only_the_thread_and_the_end_is_bounded() -> None:
