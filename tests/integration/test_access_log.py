@@ -214,15 +214,18 @@ def test_a_new_configuration_changes_the_logs(fastlb, instant, tmp_path):
     for number, (name, form) in enumerate([("a", "{target}"), ("a", "{target}!"), ("b", "{target}"), ("", ""), ("a", "{target}")], 1):
         lb.apply_ok(text(name, form))
         client.ask(request(f"/{number}"))
-    lb.stop()
+    end(lb)
     assert (tmp_path / "a").read_text() == "/1\n/2!\n/5\n"
     assert (tmp_path / "b").read_text() == "/3\n"
 
 
 def test_a_log_that_cannot_be_opened_leaves_everything_as_it_was(fastlb, instant, tmp_path):
     backend = instant()
-    lb = fastlb([backend], listener=logging({"to": str(tmp_path / "log"), "format": "{target}"}))
-    answer = lb.apply(configuration([backend], listener=logging([str(tmp_path / "other"), str(tmp_path / "missing" / "log")])))
+    one = {"workers": 1}
+    lb = fastlb([backend], listener=logging({"to": str(tmp_path / "log"), "format": "{target}"}), settings=one)
+    answer = lb.apply(
+        configuration([backend], listener=logging([str(tmp_path / "other"), str(tmp_path / "missing" / "log")]), settings=one)
+    )
     assert not answer["ok"]
     assert f"cannot open the log {tmp_path}/missing/log: no such file or directory" in "\n".join(answer["errors"])
     lb.get("/still")
