@@ -532,19 +532,19 @@ class Supervisor:
                     raise StartError("fastlb is ending and takes no configuration any more")
                 if self._snapshot is not None and generation <= self._snapshot.apply.generation:
                     raise StartError(f"generation {generation} is not newer than the one in force")
+                self._logs.open(_destinations(offered))
                 before = [bound for _, bound in self._bound]
                 listeners = _wanted(offered.apply)
                 after = bind_listeners(listeners, [*before, *self._adopt(listeners, before)], offered.apply.n_workers)
                 opened = _without([bound for _, bound in after], before)
                 try:
-                    self._logs.open(_destinations(offered))
                     prepared = await self._prepare_everywhere(offered)
                 except BaseException:
                     for bound in opened:
                         bound.close()
-                    self._logs.keep(_destinations(self._snapshot))
                     raise
             except FastlbError as error:
+                self._logs.keep(_destinations(self._snapshot))
                 offered.close()
                 if self._snapshot is None:
                     self._fail(error)
