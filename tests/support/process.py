@@ -67,6 +67,7 @@ class Fastlb:
         self._lines: queue.Queue[str] = queue.Queue()
         self._stderr = (self.directory / "stderr").open("wb")
         self._n_files = 0
+        self._was_killed = False
         command = [sys.executable, "-m", "fastlb", "serve", "-c", str(self.write(text))]
         command += ["--control", str(self.directory / "control"), "--counters", str(self.directory / "counters")]
         command += ["--workers", str(workers), "--pump-budget", str(pump_budget)]
@@ -281,8 +282,16 @@ class Fastlb:
         counters: Counters = json.loads((self.directory / "counters").read_text())
         return counters
 
+    def kill_supervisor(self) -> None:
+        """An end that is in no order."""
+        self._was_killed = True
+        self.process.kill()
+        self.process.wait()
+
     def stop(self) -> None:
         """The usual end of a test."""
+        if self._was_killed:
+            return
         if self.process.returncode is None and self.process.poll() is None:
             self.rest()
             self.control.close()
