@@ -18,6 +18,7 @@ import os
 import pathlib
 import shlex
 import sys
+import sysconfig
 import tomllib
 
 from setuptools import Extension, setup
@@ -63,7 +64,11 @@ C_FLAGS = [
     "-Wno-unused-but-set-variable",
     "-Wno-sign-compare",
 ]
-MACROS = [] if DEBUG else [("CYTHON_WITHOUT_ASSERTIONS", "1")]
+# One build for every CPython from 3.11 on: only what Python promises to keep (its limited API). The builds without a GIL have no such
+# promise before 3.15, so there the modules are for that one Python.
+LIMITED = not sysconfig.get_config_var("Py_GIL_DISABLED")
+MACROS = [("Py_LIMITED_API", "0x030b0000")] if LIMITED else []
+MACROS += [] if DEBUG else [("CYTHON_WITHOUT_ASSERTIONS", "1")]
 # Beside the probe these have the hook in a developer's build: no request passes them.
 HOOKED = ["tests.support._probe", "fastlb.data_plane.settlement", "fastlb.data_plane.shared_table"]
 
@@ -84,6 +89,7 @@ def make_extension(path: pathlib.Path) -> Extension:
         name=name,
         sources=[str(path)],
         define_macros=[*MACROS, *hook],
+        py_limited_api=LIMITED,
         extra_compile_args=[*C_FLAGS, *shlex.split(os.environ.get("CFLAGS", ""))],
         extra_link_args=shlex.split(os.environ.get("LDFLAGS", "")),
     )
@@ -137,10 +143,24 @@ class BuildExt(build_ext):
 
     def run(self) -> None:
         super().run()
+        if self.inplace:
+            self.remove_shadows()
         self.stamp.parent.mkdir(exist_ok=True)
         self.stamp.write_text(self.flags)
+
+    def remove_shadows(self) -> None:
+        """Python would rather load what an earlier build made for one version of it (`x.cpython-311-….so`) than `x.abi3.so`."""
+        for extension in self.extensions:
+            built = ROOT / self.get_ext_filename(extension.name)
+            for path in built.parent.glob(f"{built.name.split('.')[0]}.*.so"):
+                if path != built:
+                    path.unlink()
 
 
 if __name__ == "__main__":  # the processes that cythonize starts import this file; the annotated pages use its directives
     os.chdir(ROOT)
-    setup(cmdclass={"build_py": BuildPy, "build_ext": BuildExt}, ext_modules=[make_extension(path) for path in find_pyx()])
+    setup(
+        cmdclass={"build_py": BuildPy, "build_ext": BuildExt},
+        ext_modules=[make_extension(path) for path in find_pyx()],
+        options={"bdist_wheel": {"py_limited_api": "cp311"}} if LIMITED else {},
+    )

@@ -17,6 +17,7 @@ from fastlb import BUILD_ID, FastlbError, _core
 from fastlb.control_plane.config.errors import ConfigError
 from fastlb.control_plane.config.loader import load_file
 from fastlb.control_plane.config.schema import Config, Listener
+from fastlb.control_plane.log_plan import log_destinations
 from fastlb.control_plane.names import Names
 from fastlb.control_plane.snapshot import build_image
 from fastlb.processes.channel import Channel
@@ -29,6 +30,7 @@ from fastlb.processes.messages import (
     FromController,
     Hello,
     ListenerBinds,
+    LogTarget,
     Ping,
     Pong,
     Processes,
@@ -261,7 +263,8 @@ def _describe(config: Config, generation: int) -> Apply:
     """What the supervisor has to know of a configuration."""
     settings = config.settings
     listeners = tuple(_describe_listener(listener) for listener in config.listeners)
-    return Apply(generation, choose_workers(settings.workers), listeners, settings.drain_timeout_ms, settings.drain_idle_grace_ms)
+    logs = tuple(LogTarget(to.kind, to.path, to.stream, to.host, to.port) for to in log_destinations(config))
+    return Apply(generation, choose_workers(settings.workers), listeners, logs, settings.drain_timeout_ms, settings.drain_idle_grace_ms)
 
 
 def _describe_listener(listener: Listener) -> ListenerBinds:

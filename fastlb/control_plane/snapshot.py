@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from fastlb import _core
 from fastlb.control_plane.config.schema import Backend, Config
+from fastlb.control_plane.log_plan import build_log_plan
 
 # The engine keeps a head together with its buffer's own record in 64 KiB.
 MAX_HEAD_BYTES = 65536 - 64
@@ -30,7 +31,9 @@ def build_image(config: Config, addresses: Mapping[str, Sequence[str]], generati
     writer.set_request_id(settings.request_id)
     for network in settings.trusted_networks:
         writer.add_trusted_network(network)
-    for listener in config.listeners:
+    log_plan, log_sets = build_log_plan(config)
+    writer.set_log_plan(log_plan)
+    for listener, log_set in zip(config.listeners, log_sets, strict=True):
         writer.add_listener(
             listener.name,
             head_timeout_ms=listener.timeouts.head_ms,
@@ -41,6 +44,7 @@ def build_image(config: Config, addresses: Mapping[str, Sequence[str]], generati
             max_target_bytes=listener.limits.target_bytes,
             max_headers=listener.limits.headers,
             max_body_bytes=listener.limits.body_bytes,
+            log_set=log_set,
         )
     pool_indexes = {}
     for pool in config.pools:

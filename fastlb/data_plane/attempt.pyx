@@ -6,6 +6,7 @@ backend's idle cache, newest first, or is opened.
 from libc.stdint cimport int32_t, uint32_t
 from libc.stdlib cimport free, malloc
 
+from fastlb.data_plane.access_log cimport log_attempt, log_attempt_end, log_connected
 from fastlb.data_plane.backend_table cimport claim, drop_backend, note_idle, release_claim
 from fastlb.data_plane.connection cimport close_connection, keep_idle, set_deadline
 from fastlb.data_plane.connection_table cimport open_connection
@@ -106,6 +107,8 @@ cdef uint32_t open_backend_connection(Engine* engine, Exchange* exchange, Attemp
     if not watch(engine, connection):
         return FAILURE_OUT_OF_MEMORY
     if result == 0:
+        if unlikely(exchange.log != NULL):
+            log_connected(engine, exchange)
         connection.io |= IO_WRITABLE
         connection.state = STATE_EXCHANGE
     return 0
@@ -131,6 +134,8 @@ cdef uint32_t start_attempt(Engine* engine, Exchange* exchange) noexcept nogil:
     attempt.pick = index
     attempt.backend = entry.row
     entry.row.references += 1
+    if unlikely(exchange.log != NULL):
+        log_attempt(engine, exchange)
     attempt.claimed = claim(engine, entry.row, entry.max_in_flight)
     if unlikely(not attempt.claimed):
         return FAILURE_POOL_FULL
@@ -163,6 +168,8 @@ cdef void end_attempt(Engine* engine, Exchange* exchange, bint reuse) noexcept n
         Connection* connection
     if attempt == NULL:
         return
+    if unlikely(exchange.log != NULL):
+        log_attempt_end(engine, exchange)
     exchange.attempt = NULL
     connection = attempt.connection
     if connection != NULL:

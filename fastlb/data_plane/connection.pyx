@@ -3,8 +3,10 @@
 A connection leaves every list it stands in (ready list, timer wheel, idle cache, the engine's clients) before its descriptor
 closes and its slot goes to the graveyard. Closing one never ends an exchange: whoever closes has done that first.
 """
+from libc.stdint cimport uint32_t
 from libc.stdlib cimport free
 
+from fastlb.data_plane.access_log cimport drop_listener_log
 from fastlb.data_plane.backend_table cimport drop_backend, note_idle
 from fastlb.data_plane.buffer cimport return_buffer
 from fastlb.data_plane.connection_table cimport bury_connection
@@ -30,6 +32,7 @@ cdef void adopt_client(Engine* engine, Connection* client, Listener* listener) n
     engine.clients = client
     engine.n_clients += 1
     engine.counters.clients_opened += 1
+    client.number = <uint32_t>engine.counters.clients_opened
     set_deadline(engine, client, engine.now_ms + listener.settings.head_timeout_ms)
 
 
@@ -42,6 +45,7 @@ cdef void drop_listener(Engine* engine, Listener* listener) noexcept nogil:
     while link[0] != listener:
         link = &link[0].next
     link[0] = listener.next
+    drop_listener_log(engine, listener)
     free(listener)
 
 

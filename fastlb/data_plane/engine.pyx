@@ -9,6 +9,7 @@ Snapshots are swapped between two pumps, so no exchange sees half of one.
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
+from fastlb.data_plane.access_log cimport close_log, end_log_batch, prepare_log, read_log_counters, set_listener_log
 from fastlb.data_plane.backend_table cimport backend_table_close, backend_table_open
 from fastlb.data_plane.buffer cimport buffer_pool_close, buffer_pool_open
 from fastlb.data_plane.connection cimport adopt_client, close_connection, drop_listener, set_deadline
@@ -144,6 +145,7 @@ cdef void engine_close(Engine* engine) noexcept nogil:
     buffer_pool_close(&engine.buffers)
     pipe_pool_close(&engine.pipes)
     connection_table_close(&engine.connections)
+    close_log(engine)
     backend_table_close(&engine.backends)
     timer_wheel_close(&engine.timers)
     free(engine.read_buffer)
@@ -372,6 +374,7 @@ cdef void settle_sockets(Engine* engine, const Socket* sockets, uint32_t n_socke
     for i in range(n_sockets):
         listener = find_listener(engine, sockets[i].fd)
         listener.settings = listeners[sockets[i].listener].settings
+        set_listener_log(engine, listener, engine.snapshot, listeners[sockets[i].listener].log_set)
         listener.removed = False
         listener.wanted = True
     listener = engine.listeners
@@ -400,7 +403,9 @@ cdef int engine_commit(Engine* engine, const Socket* sockets, uint32_t n_sockets
     if check_sockets(new, sockets, n_sockets) != 0:
         return -2
     engine.now_ms = clock_ms(CLOCK_MONOTONIC)
-    error = add_sockets(engine, sockets, n_sockets)
+    error = prepare_log(engine, new.log_plan)
+    if error == 0:
+        error = add_sockets(engine, sockets, n_sockets)
     if error:
         return error
     # From here nothing fails.
@@ -469,6 +474,8 @@ cdef void engine_publish(Engine* engine) noexcept nogil:
     cdef:
         WorkerBlock* worker = engine.worker
         uint64_t taken = engine.buffers_before + engine.buffers.taken, returned = engine.buffers_before + engine.buffers.returned
+    if engine.log != NULL:
+        read_log_counters(engine)
     worker.gauges.buffers_taken = taken
     worker.gauges.buffers_returned = returned
     taken = engine.pipes_before + engine.pipes.taken
@@ -528,6 +535,8 @@ cdef inline void end_batch(Engine* engine) noexcept nogil:
     engine.now_ms = clock_ms(CLOCK_MONOTONIC)
     engine.worker.heartbeat_ms = engine.now_ms
     expire(engine)
+    if engine.log != NULL:
+        end_log_batch(engine)
     if unlikely(engine.accept_paused) and engine.now_ms >= engine.accept_resume_ms:
         resume_accepting(engine)
 

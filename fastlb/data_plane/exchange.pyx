@@ -14,6 +14,7 @@ it again in the same event. Ended ones are freed when the batch ends.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
+from fastlb.data_plane.access_log cimport log_connected, log_pool, log_response_head, open_log, write_log
 from fastlb.data_plane.attempt cimport end_attempt, start_attempt
 from fastlb.data_plane.buffer cimport return_buffer
 from fastlb.data_plane.connection cimport close_connection, set_deadline
@@ -69,6 +70,8 @@ cdef Exchange* open_exchange(Engine* engine, Connection* client) noexcept nogil:
     client.state = STATE_EXCHANGE
     client.wait = WAIT_UNSET
     engine.counters.exchanges_opened += 1
+    if unlikely(client.listener.log_set != NULL):
+        open_log(engine, exchange)
     return exchange
 
 
@@ -88,6 +91,8 @@ cdef void drop_retry(Engine* engine, Exchange* exchange) noexcept nogil:
 cdef void close_exchange(Engine* engine, Exchange* exchange) noexcept nogil:
     # Gives everything back and lets go of the client, which the caller then closes or keeps.
     end_attempt(engine, exchange, False)
+    if unlikely(exchange.log != NULL):
+        write_log(engine, exchange)
     relay_close(engine, &exchange.up)
     relay_close(engine, &exchange.down)
     drop_retry(engine, exchange)
@@ -179,6 +184,8 @@ cdef void begin_exchange(Engine* engine, Exchange* exchange, Head* head) noexcep
     if unlikely(failure != 0):
         refuse(engine, exchange, failure)
         return
+    if unlikely(exchange.log != NULL):
+        log_pool(engine, exchange)
     relay_open(&exchange.up, exchange, exchange.client, NULL, head.framing, head.framing, head.content_length)
     exchange.up.state = RELAY_OFF               # until there is a connection to send on
     if head.framing != FRAME_NONE:
@@ -209,6 +216,8 @@ cdef void connected(Engine* engine, Exchange* exchange) noexcept nogil:
     cdef uint32_t failure
     exchange.attempt.connection.state = STATE_EXCHANGE
     exchange.attempt.connection.wait = WAIT_UNSET
+    if unlikely(exchange.log != NULL):
+        log_connected(engine, exchange)
     failure = exchange.attempt.connection.codec.send_request(engine, exchange.attempt)
     if failure:
         fail_attempt(engine, exchange, failure)
@@ -255,11 +264,18 @@ cdef bint end_failed_attempt(Engine* engine, Exchange* exchange, uint32_t failur
     return again
 
 
+cdef inline void note_reason(Exchange* exchange, uint32_t failure) noexcept nogil:
+    # For the log: why there was no whole answer of a backend.
+    if exchange.log != NULL:
+        exchange.log.reason = <uint8_t>failure
+
+
 cdef void fail_attempt(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil:
     # The current attempt failed: another one, a local answer, or a visible cut where the answer has begun.
     if exchange.flags & X_HEAD_SENT:
         exchange.attempt.backend.column.failures += 1
         engine.counters.reasons[FAILURE_TRUNCATED] += 1
+        note_reason(exchange, failure)
         exchange.client.codec.reset(engine, exchange)
     elif end_failed_attempt(engine, exchange, failure):
         start(engine, exchange)
@@ -273,6 +289,7 @@ cdef void refuse(Engine* engine, Exchange* exchange, uint32_t failure) noexcept 
     relay_close(engine, &exchange.up)
     drop_retry(engine, exchange)
     engine.counters.reasons[failure] += 1
+    note_reason(exchange, failure)
     exchange.client.codec.send_local(engine, exchange, failure)
 
 
@@ -280,6 +297,7 @@ cdef void abandon(Engine* engine, Exchange* exchange, uint32_t failure) noexcept
     # The client is gone, or no answer makes sense any more: counted, both sides closed.
     cdef Connection* client = exchange.client
     engine.counters.reasons[failure] += 1
+    note_reason(exchange, failure)
     close_exchange(engine, exchange)
     close_connection(engine, client, True)
 
@@ -291,6 +309,8 @@ cdef void take_response_head(Engine* engine, Exchange* exchange, Head* head, cha
         Attempt* attempt = exchange.attempt
         Connection* client = exchange.client
         bint sent
+    if unlikely(exchange.log != NULL):
+        log_response_head(engine, exchange, head)
     if unlikely(head.status == 101):
         # Only what was asked for, only when the request is complete (RFC 9110 section 7.8).
         if (not exchange.flags & X_UPGRADE or exchange.up.state != RELAY_DONE or not head.flags & HEAD_UPGRADE

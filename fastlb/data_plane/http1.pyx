@@ -4,8 +4,9 @@ Two Codec tables: one for clients (requests in, responses out), one for backends
 response is the exchange's; moving bodies is the relay's. An idle keep-alive connection holds no buffer: heads are read into
 the worker's shared read buffer, and only what cannot be used at once is copied into Connection.input.
 """
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from fastlb.data_plane.access_log cimport log_partial_head, log_request_head
 from fastlb.data_plane.attempt cimport connect_failure
 from fastlb.data_plane.buffer cimport append_bytes, return_buffer, take_buffer
 from fastlb.data_plane.connection cimport close_connection, set_deadline
@@ -16,7 +17,7 @@ from fastlb.data_plane.failure cimport (FAILURE_BACKEND_CLOSED, FAILURE_BACKEND_
                                         FAILURE_EXCHANGE_TIMEOUT, FAILURE_FIRST_BYTE_TIMEOUT, FAILURE_HEAD_TIMEOUT, FAILURE_HEAD_TOO_LARGE,
                                         FAILURE_OUT_OF_MEMORY, FAILURE_RESPONSE_HEAD_TOO_LARGE, SIDE_CLIENT, failures)
 from fastlb.data_plane.http1_head cimport HEAD_INCOMPLETE, parse_request, parse_response
-from fastlb.data_plane.http1_serialise cimport write_informational, write_local, write_request, write_response
+from fastlb.data_plane.http1_serialise cimport local_body_bytes, write_informational, write_local, write_request, write_response
 from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.relay cimport relay_close, relay_interject, relay_offer, relay_open, relay_redirect, relay_replay, relay_run
 from fastlb.data_plane.system cimport likely, memchr, memcpy, unlikely
@@ -26,7 +27,7 @@ from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, ATTEMPT_SENT, FIRST_READ
                                       LINGER_MS, MAX_HEAD_BYTES, MAX_HEADERS, RELAY_RUNNING, RELAY_SINK_FAILED, STATE_CONNECTING,
                                       STATE_EXCHANGE, STATE_HEAD, STATE_IDLE, STATE_LINGER, WAIT_BETWEEN_BYTES, WAIT_BODY, WAIT_FIRST_BYTE,
                                       WAIT_UNSET, WAIT_WRITE, X_BODY_DONE, X_CLOSE_DELIMITED, X_EXPECT, X_HEAD_SENT, X_HTTP_1_0,
-                                      X_KEEP_ALIVE, X_RESEND, X_REUSABLE, X_TUNNEL, Attempt, Buffer, Codec, Connection, Engine, Exchange,
+                                      X_IS_HEAD, X_KEEP_ALIVE, X_RESEND, X_REUSABLE, X_TUNNEL, Attempt, Buffer, Codec, Connection, Engine, Exchange,
                                       Head, HeadLimits, ListenerSettings, Relay)
 
 cdef enum:
@@ -78,6 +79,8 @@ cdef void read_request(Engine* engine, Connection* client) noexcept nogil:
                 return
             if client.state == STATE_HEAD:
                 engine.counters.reasons[FAILURE_CLIENT_CLOSED if n == 0 else FAILURE_CLIENT_RESET] += 1
+                if unlikely(client.listener.log_set != NULL):
+                    log_cut_head(engine, client, FAILURE_CLIENT_CLOSED if n == 0 else FAILURE_CLIENT_RESET)
             close_connection(engine, client, False)
             return
         size = <uint32_t>n
@@ -104,6 +107,7 @@ cdef bint use_request_bytes(Engine* engine, Connection* client, char* data, uint
         ListenerSettings* settings = &client.listener.settings
         Head* head = &engine.request
         Exchange* exchange
+        uint64_t started_ms = head_started_ms(engine, client)
         uint32_t skipped = 0
         int result = HEAD_INCOMPLETE
     while size - skipped >= 2 and skipped < MAX_EMPTY_BYTES and data[skipped] == c"\r" and data[skipped + 1] == c"\n":
@@ -132,6 +136,12 @@ cdef bint use_request_bytes(Engine* engine, Connection* client, char* data, uint
     if unlikely(exchange == NULL):
         close_connection(engine, client, True)
         return True
+    if unlikely(exchange.log != NULL):
+        exchange.log.started_ms = started_ms
+        if result < 0:
+            log_partial_head(engine, exchange, data, size)
+        else:
+            log_request_head(engine, exchange, head)
     if unlikely(result < 0):
         refuse(engine, exchange, <uint32_t>-result)
         return True
@@ -155,6 +165,35 @@ cdef bint use_request_bytes(Engine* engine, Connection* client, char* data, uint
     return True
 
 
+cdef inline uint64_t head_started_ms(Engine* engine, const Connection* client) noexcept nogil:
+    # When this head began to arrive: where it came in pieces, its deadline tells.
+    cdef uint64_t started_ms = engine.now_ms
+    if unlikely(client.state == STATE_HEAD):
+        started_ms = client.timer.deadline_ms - client.listener.settings.head_timeout_ms
+    return started_ms if started_ms <= engine.now_ms else engine.now_ms
+
+
+cdef void log_input(Engine* engine, Exchange* exchange, uint64_t started_ms) noexcept nogil:
+    # What came of a head that is not whole.
+    cdef Buffer* input = exchange.client.input
+    exchange.log.started_ms = started_ms
+    if input != NULL:
+        log_partial_head(engine, exchange, input.data + input.start, input.end - input.start)
+
+
+cdef void log_cut_head(Engine* engine, Connection* client, uint32_t failure) noexcept nogil:
+    # The client left in the middle of a head: an exchange that is only a line in the log.
+    cdef:
+        uint64_t started_ms = head_started_ms(engine, client)
+        Exchange* exchange = open_exchange(engine, client)
+    if exchange == NULL:
+        return
+    if exchange.log != NULL:
+        log_input(engine, exchange, started_ms)
+        exchange.log.reason = <uint8_t>failure
+    close_exchange(engine, exchange)
+
+
 # ---------------------------------------------------------------------------------------------------------- client, writing
 cdef void send_informational(Engine* engine, Exchange* exchange, Head* head) noexcept nogil:
     # Interim responses pass as they come; HTTP/1.0 has none (RFC 9110 section 15.2).
@@ -163,6 +202,8 @@ cdef void send_informational(Engine* engine, Exchange* exchange, Head* head) noe
     if exchange.flags & X_HTTP_1_0:
         return
     size = write_informational(engine, head)
+    if unlikely(exchange.log != NULL):
+        exchange.log.informational_bytes += size
     if size:
         relay_interject(engine, &exchange.down, exchange.client, size)
 
@@ -186,6 +227,8 @@ cdef bint send_head(Engine* engine, Exchange* exchange, Head* head, char* body, 
     size = write_response(engine, exchange, head, chunked, not keep)
     if unlikely(size == 0):
         return False
+    if unlikely(exchange.log != NULL):
+        exchange.log.head_bytes = size
     relay_open(down, exchange, exchange.attempt.connection, exchange.client, head.framing, sink_framing, head.content_length)
     relay_offer(engine, down, size, body, body_size)
     if down.state == RELAY_RUNNING:
@@ -209,6 +252,8 @@ cdef void send_local(Engine* engine, Exchange* exchange, uint32_t failure) noexc
     else:
         engine.counters.responses_5xx += 1
     size = write_local(engine, exchange, failure, not exchange.flags & X_KEEP_ALIVE)
+    if unlikely(exchange.log != NULL):
+        exchange.log.head_bytes = size - (0 if exchange.flags & X_IS_HEAD else local_body_bytes(failure))
     relay_open(down, exchange, NULL, client, FRAME_NONE, FRAME_LENGTH, 0)
     if exchange.deadline_ms == 0:
         exchange.deadline_ms = engine.now_ms + client.listener.settings.write_timeout_ms
@@ -289,6 +334,8 @@ cdef bint switch_to_tunnel(Engine* engine, Exchange* exchange, Head* head, char*
         Connection* backend = exchange.attempt.connection
     if size == 0:
         return False
+    if unlikely(exchange.log != NULL):
+        exchange.log.head_bytes = size
     relay_close(engine, &exchange.up)
     relay_open(&exchange.up, exchange, exchange.client, backend, FRAME_TUNNEL, FRAME_TUNNEL, -1)
     relay_open(&exchange.down, exchange, backend, exchange.client, FRAME_TUNNEL, FRAME_TUNNEL, -1)
@@ -298,10 +345,15 @@ cdef bint switch_to_tunnel(Engine* engine, Exchange* exchange, Head* head, char*
 
 # ---------------------------------------------------------------------------------------------------------- client, time
 cdef void client_timed_out(Engine* engine, Connection* client) noexcept nogil:
-    cdef Exchange* exchange = client.exchange
+    cdef:
+        Exchange* exchange = client.exchange
+        uint64_t started_ms
     if client.state == STATE_HEAD:
+        started_ms = head_started_ms(engine, client)
         exchange = open_exchange(engine, client)
         if exchange != NULL:
+            if unlikely(exchange.log != NULL):
+                log_input(engine, exchange, started_ms)
             refuse(engine, exchange, FAILURE_HEAD_TIMEOUT)
             return
     if exchange == NULL:                        # idle or lingering

@@ -159,6 +159,11 @@ cdef uint32_t write_informational(Engine* engine, const Head* head) noexcept nog
     return written(engine, &out)
 
 
+cdef uint32_t local_body_bytes(uint32_t failure) noexcept nogil:
+    # Of the body that write_local writes, except to HEAD.
+    return <uint32_t>(strlen(status_phrase(failures[failure].status)) + strlen(failures[failure].sentence) + 6)
+
+
 cdef uint32_t write_local(Engine* engine, Exchange* exchange, uint32_t failure, bint close) noexcept nogil:
     # A response of our own, with its reason id. `exchange.snapshot` may be gone; the engine's current one names the header then.
     cdef:

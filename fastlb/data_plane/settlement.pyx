@@ -116,6 +116,7 @@ cdef void close_counters(Counters* counters) noexcept nogil:
     counters.claims_returned = counters.claims_taken
     counters.snapshots_closed = counters.snapshots_opened
     counters.tunnels_closed = counters.tunnels_opened
+    counters.log_records_returned = counters.log_records_taken
 
 
 cdef Settlement settle_worker(SharedTable* table, uint32_t slot) noexcept nogil:

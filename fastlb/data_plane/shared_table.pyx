@@ -19,9 +19,9 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from fastlb.data_plane.system cimport (EINVAL, ENOMEM, ENOSPC, F_ADD_SEALS, F_DUPFD_CLOEXEC, F_GET_SEALS, F_SEAL_SEAL, F_SEAL_SHRINK,
-                                       MAP_FAILED, MAP_NORESERVE, MAP_SHARED, MFD_ALLOW_SEALING, MFD_CLOEXEC, PROT_READ, PROT_WRITE,
-                                       close, errno, fcntl, fstat, ftruncate, full_fence, load_count, load_long, load_word, memcmp, memcpy,
-                                       memfd_create, memset, mmap, munmap, sched_yield, stat_result, store_long, store_word, strlen)
+                                       MAP_FAILED, MAP_NORESERVE, MAP_SHARED, MFD_ALLOW_SEALING, MFD_CLOEXEC, PROT_READ, PROT_WRITE, SEEK_END,
+                                       close, errno, fcntl, ftruncate, full_fence, load_count, load_long, load_word, lseek, memcmp, memcpy,
+                                       memfd_create, memset, mmap, munmap, sched_yield, store_long, store_word, strlen)
 from fastlb.data_plane.types cimport (INDEX_CHAINS, MAX_IDENTITY_BYTES, MAX_ROWS, MAX_WORKERS, NODE_ROW, ROW_DISPLAY_BYTES, ROW_FREE,
                                       ROW_LEAVING, ROW_USED, ROWS_PER_BLOCK, WORKER_FREE, WORKER_LIVE, Column, ImageBackend, ImageHeader,
                                       SharedHeader, SharedRow, SharedTable, WorkerBlock)
@@ -99,14 +99,14 @@ cdef int map_shared(SharedTable* table, int fd, const char* build) noexcept nogi
     # Maps what another process made. The descriptor is copied and stays the caller's. 0; -1: it is not ours, or of another layout
     # or build; or an errno.
     cdef:
-        stat_result status
+        int64_t file_bytes = lseek(fd, 0, SEEK_END)
         int error
         size_t size = min(strlen(build), sizeof(table.header.build) - 1)
     memset(table, 0, sizeof(SharedTable))
     table.fd = -1
-    if fstat(fd, &status) != 0:
+    if file_bytes < 0:
         return errno
-    if status.st_size < BLOCKS_AT + BLOCK_BYTES or not fcntl(fd, F_GET_SEALS) & F_SEAL_SHRINK:
+    if file_bytes < BLOCKS_AT + BLOCK_BYTES or not fcntl(fd, F_GET_SEALS) & F_SEAL_SHRINK:
         return -1
     table.fd = fcntl(fd, F_DUPFD_CLOEXEC, 3)
     if table.fd < 0:
@@ -136,10 +136,10 @@ cdef void close_shared(SharedTable* table) noexcept nogil:
 cdef uint32_t measure_rows(SharedTable* table) noexcept nogil:
     # How many rows the file has room for; it only grows. Asked of the kernel: a number in the memory itself could end the reader.
     cdef:
-        stat_result status
+        int64_t file_bytes = lseek(table.fd, 0, SEEK_END)
         int64_t blocks
-    if fstat(table.fd, &status) == 0:
-        blocks = (status.st_size - BLOCKS_AT) // BLOCK_BYTES
+    if file_bytes >= 0:
+        blocks = (file_bytes - BLOCKS_AT) // BLOCK_BYTES
         table.n_rows = <uint32_t>(min(blocks, <int64_t>MAX_BLOCKS)) * ROWS_PER_BLOCK
     return table.n_rows
 

@@ -7,11 +7,13 @@ exchanges that may still retry; nothing in it changes but the pools' cursors.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
+from fastlb.data_plane.access_log cimport check_log_plan, drop_log_plan, load_log_plan
 from fastlb.data_plane.backend_table cimport drop_backend, hold_backend
-from fastlb.data_plane.system cimport ENOMEM, MAP_FAILED, MAP_SHARED, PROT_READ, errno, fstat, mmap, munmap, stat_result
-from fastlb.data_plane.types cimport (ALGORITHM_WEIGHTED_LEAST_CONNECTIONS, MAX_HEAD_BYTES, MAX_HEADERS, MAX_IDENTITY_BYTES, NO_INDEX, Backend,
-                                      Engine, ImageBackend, ImageHeader, ImageHeaderOperation, ImageHost, ImageListener, ImageNetwork,
-                                      ImagePool, ImageRoute, ImageSection, ImageText, Pool, PoolBackend, Snapshot)
+from fastlb.data_plane.system cimport ENOMEM, MAP_FAILED, MAP_SHARED, PROT_READ, SEEK_END, errno, lseek, mmap, munmap
+from fastlb.data_plane.types cimport (ALGORITHM_WEIGHTED_LEAST_CONNECTIONS, MAX_HEAD_BYTES, MAX_HEADERS, MAX_IDENTITY_BYTES, NO_INDEX, Backend, Engine,
+                                      ImageBackend, ImageHeader, ImageHeaderOperation, ImageHost, ImageListener, ImageLogPlan, ImageNetwork,
+                                      ImagePool,
+                                      ImageRoute, ImageSection, ImageText, Pool, PoolBackend, Snapshot)
 
 
 cdef bint fits(size_t size, const ImageSection* section, size_t record) noexcept nogil:
@@ -40,7 +42,7 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
         const ImageListener* listeners
         const ImageNetwork* networks
         const uint32_t* numbers
-        uint32_t i, empty = 0
+        uint32_t i, empty = 0, n_log_sets = 0
     if size < sizeof(ImageHeader) or header.magic != <uint64_t>IMAGE_MAGIC or header.layout_version != IMAGE_LAYOUT:
         return -1
     if header.size != size or size > 0x7FFFFFFF:
@@ -49,7 +51,7 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
             and fits(size, &header.listeners, sizeof(ImageListener))
             and fits(size, &header.host_slots, sizeof(uint32_t)) and fits(size, &header.hosts, sizeof(ImageHost))
             and fits(size, &header.routes, sizeof(ImageRoute)) and fits(size, &header.pools, sizeof(ImagePool))
-            and fits(size, &header.backends, sizeof(ImageBackend)) and text_fits(size, &header.reason_header)):
+            and fits(size, &header.backends, sizeof(ImageBackend)) and fits(size, &header.log_plan, 1) and text_fits(size, &header.reason_header)):
         return -1
     if header.reason_header.size > 128 or header.operations.count > 64:
         return -1
@@ -62,8 +64,14 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
         if not text_fits(size, &operations[i].name) or not text_fits(size, &operations[i].literal) or operations[i].header_id > 63 \
                 or operations[i].name.size > 256 or operations[i].literal.size > 4096:
             return -1
+    if header.log_plan.count != 0:
+        if not check_log_plan(image + header.log_plan.offset, header.log_plan.count):
+            return -1
+        n_log_sets = (<const ImageLogPlan*>(image + header.log_plan.offset)).sets.count
     listeners = <const ImageListener*>(image + header.listeners.offset)
     for i in range(header.listeners.count):
+        if listeners[i].log_set != <uint32_t>NO_INDEX and listeners[i].log_set >= n_log_sets:
+            return -1
         if (not text_fits(size, &listeners[i].name) or listeners[i].settings.head.max_fields - 1 >= <uint32_t>MAX_HEADERS
                 or listeners[i].settings.head.max_bytes > <uint32_t>MAX_HEAD_BYTES):
             return -1
@@ -103,22 +111,22 @@ cdef const char* map_image(int image_fd, size_t* size, int* error) noexcept nogi
     # Maps an image and checks it: the caller's to unmap, unless load_snapshot takes it over. Touches nothing else, so any thread
     # may do it. NULL: *error is an errno, or 0 for a damaged image.
     cdef:
-        stat_result status
+        int64_t found = lseek(image_fd, 0, SEEK_END)    # not fstat, see system.pxd
         void* image
     error[0] = 0
-    if fstat(image_fd, &status) != 0:
+    if found < 0:
         error[0] = errno
         return NULL
-    if status.st_size < <int64_t>sizeof(ImageHeader):
+    if found < <int64_t>sizeof(ImageHeader):
         return NULL
-    image = mmap(NULL, <size_t>status.st_size, PROT_READ, MAP_SHARED, image_fd, 0)
+    image = mmap(NULL, <size_t>found, PROT_READ, MAP_SHARED, image_fd, 0)
     if image == MAP_FAILED:
         error[0] = errno
         return NULL
-    if check_image(<const char*>image, <size_t>status.st_size) != 0:
-        munmap(image, <size_t>status.st_size)
+    if check_image(<const char*>image, <size_t>found) != 0:
+        munmap(image, <size_t>found)
         return NULL
-    size[0] = <size_t>status.st_size
+    size[0] = <size_t>found
     return <const char*>image
 
 
@@ -151,6 +159,12 @@ cdef Snapshot* load_snapshot(Engine* engine, const char* image, size_t size, int
     snapshot.references = 1
     snapshot.n_pools = header.pools.count
     engine.counters.snapshots_opened += 1
+    if header.log_plan.count != 0:
+        snapshot.log_plan = load_log_plan(image + header.log_plan.offset)
+        if snapshot.log_plan == NULL:
+            snapshot.image_size = 0             # stays the caller's
+            drop_snapshot(engine, snapshot)
+            return NULL
     pools = <const ImagePool*>(snapshot.image + header.pools.offset)
     backends = <const ImageBackend*>(snapshot.image + header.backends.offset)
     for i in range(header.backends.count):
@@ -184,6 +198,7 @@ cdef void drop_snapshot(Engine* engine, Snapshot* snapshot) noexcept nogil:
         if snapshot.backends[i].row != NULL:
             drop_backend(&engine.backends, snapshot.backends[i].row)
             snapshot.backends[i].row = NULL
+    drop_log_plan(engine, snapshot.log_plan)
     if snapshot.image_size != 0:
         munmap(<void*>snapshot.image, snapshot.image_size)
     free(snapshot.pools)

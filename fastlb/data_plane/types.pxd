@@ -5,7 +5,7 @@ Words in the field comments: *owned* = this struct frees it; *borrowed* = somebo
 """
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from fastlb.data_plane.system cimport epoll_event
+from fastlb.data_plane.system cimport epoll_event, pthread_t, sockaddr_storage, socklen_t
 
 
 # ---------------------------------------------------------------------------------------------------------------- limits
@@ -205,6 +205,16 @@ cdef struct SharedRow
 cdef struct Column
 cdef struct SharedTable
 cdef struct WorkerBlock
+cdef struct AccessLog
+cdef struct LogPlan
+cdef struct LogRecord
+cdef struct LogWriter
+
+cdef struct ImageText:              # in a snapshot image, or in a log plan: offsets from its start
+    uint32_t offset, size
+
+cdef struct ImageSection:
+    uint32_t offset, count
 
 
 # ---------------------------------------------------------------------------------------------------------------- memory
@@ -296,6 +306,7 @@ cdef struct Connection:
     uint16_t peer_port
     uint8_t address_size
     bint trusted                    # client's address lies in a trusted network (of the snapshot of its generation below)
+    uint32_t number                 # client: counts up from 1 in each worker; names the connection in logs
     uint64_t trusted_generation
     char address[ADDRESS_TEXT_BYTES]
 
@@ -412,6 +423,234 @@ cdef struct Relay:
     ChunkDecoder chunk
 
 
+# ---------------------------------------------------------------------------------------------------------------- access log
+cdef enum:
+    MAX_LOGS = 16                   # of one listener
+    MAX_LOG_CAPTURES = 64           # values that the logs of one listener keep of each exchange
+    MAX_LOG_OPERATIONS = 256        # of one format
+    MAX_LOG_LITERAL_BYTES = 8192    # of one format
+    MAX_LOG_DESTINATIONS = 64       # of one snapshot; see LOG_SLOTS
+    MAX_LOG_TRIES = 12              # attempts that a line can tell of
+    LOG_VALUE_BYTES = 4096          # a longer value is cut
+    LOG_VALUES_BYTES = 16000        # all values of an exchange: they fit a 16 KiB block
+    LOG_SLOTS = 256                 # of a worker: destinations of this snapshot, and of earlier ones that tunnels still log to
+    LOG_LINE_BYTES = 65528          # a line with its newline
+    LOG_STREAM_LINE_BYTES = 4096    # PIPE_BUF: what workers write to one pipe at the same time is not mixed up to here
+    LOG_DATAGRAM_LINE_BYTES = 8192  # what rsyslog takes by default
+    LOG_SAMPLE_ALL = 0x80000000      # ImageLog.sample of a log that takes every exchange
+    LOG_ABSENT = 0xFFFF             # LogValue.size: there was none
+    LOG_NO_TIME = 0xFFFFFFFF        # LogTry: has not happened
+
+ctypedef enum LogCaptureKind:       # what is kept of heads, which are gone when the line is written
+    CAPTURE_METHOD = 0
+    CAPTURE_TARGET = 1
+    CAPTURE_PATH = 2
+    CAPTURE_QUERY = 3
+    CAPTURE_PROTOCOL = 4
+    CAPTURE_REQUEST_LINE = 5
+    CAPTURE_HOST = 6
+    CAPTURE_USER = 7                # of Basic credentials
+    CAPTURE_REQUEST_ID = 8          # the client's own, where it is believed
+    CAPTURE_POOL = 9
+    CAPTURE_REQUEST_FIELD = 10
+    CAPTURE_RESPONSE_FIELD = 11
+    CAPTURE_KINDS = 12
+
+ctypedef enum LogField:             # what an operation writes, or a condition looks at
+    LOG_LITERAL = 0                 # argument, size: where it stands in the plan
+    LOG_CAPTURE = 1                 # argument: index of the capture
+    LOG_CLIENT = 2
+    LOG_REQUEST_ID = 3              # argument: index of a CAPTURE_REQUEST_ID
+    LOG_REASON = 4
+    LOG_BACKEND = 5                 # of the last attempt, as are the next four
+    LOG_TEXTS_END = 6
+    LOG_BACKEND_STATUS = 6
+    LOG_CONNECT_MS = 7
+    LOG_FIRST_BYTE_MS = 8
+    LOG_BACKEND_MS = 9
+    LOG_STATUS = 10
+    LOG_BYTES_SENT = 11
+    LOG_BODY_BYTES_SENT = 12
+    LOG_REQUEST_BYTES = 13
+    LOG_REQUEST_BODY_BYTES = 14
+    LOG_DURATION_MS = 15
+    LOG_ATTEMPTS = 16
+    LOG_CLIENT_PORT = 17
+    LOG_CONNECTION = 18
+    LOG_CONNECTION_REQUESTS = 19
+    LOG_KEEP_ALIVE = 20
+    LOG_TUNNEL = 21
+    LOG_PID = 22
+    LOG_NUMBERS_END = 23
+    LOG_DURATION = 23               # seconds with milliseconds, as are msec and nginx's times
+    LOG_TIME_LOCAL = 24             # 10/Oct/2000:13:55:36 -0700
+    LOG_TIME = 25                   # 2000-10-10T20:55:36.123Z
+    LOG_TIME_SECONDS = 26           # since 1970, with milliseconds
+    LOG_TIME_SYSLOG = 27            # Oct 10 13:55:36, local (RFC 3164)
+    LOG_BACKENDS = 28               # of every attempt, joined by ", "
+    LOG_BACKEND_STATUSES = 29
+    LOG_FIELDS_END = 30
+
+ctypedef enum LogEscape:
+    ESCAPE_TEXT = 0                 # nginx's default: \xHH for '"', '\' and all that is not printable ASCII; "-" where there is none
+    ESCAPE_JSON = 1                 # a whole JSON value: a string in quotes, a number, or null
+    ESCAPE_JSON_TEXT = 2            # the inside of a JSON string; nothing where there is none (nginx's escape=json)
+    ESCAPE_NONE = 3                 # as it came, "-" where there is none (nginx's escape=none)
+    ESCAPES_END = 4
+
+ctypedef enum LogComparison:
+    COMPARE_EQUAL = 0
+    COMPARE_NOT_EQUAL = 1
+    COMPARE_LESS = 2                # numbers only, as are the next three
+    COMPARE_LESS_OR_EQUAL = 3
+    COMPARE_GREATER = 4
+    COMPARE_GREATER_OR_EQUAL = 5
+    COMPARE_STARTS_WITH = 6         # texts only, as are the next two
+    COMPARE_ENDS_WITH = 7
+    COMPARE_CONTAINS = 8
+    COMPARE_END = 9
+
+cdef enum:
+    LOG_ACCEPT = 0xFFFFFFFF         # where a term of a condition may lead besides a later term
+    LOG_REJECT = 0xFFFFFFFE
+
+ctypedef enum LogDestinationKind:
+    LOG_TO_FILE = 0
+    LOG_TO_STREAM = 1               # stdout, stderr: perhaps a pipe that others write to as well
+    LOG_TO_DATAGRAMS = 2            # a connected datagram socket (syslog): a message for each line, without its newline
+    LOG_DESTINATION_KINDS = 3
+
+# A plan has offsets of its own, from its start, so that it can outlive its snapshot: an exchange holds on to the plan alone.
+cdef struct ImageLogPlan:
+    uint32_t size                   # in bytes, with all that follows
+    uint32_t ring_bytes             # a power of two
+    ImageSection sets               # of each listener that logs: what it keeps, and its logs
+    ImageSection logs
+    ImageSection captures
+    ImageSection operations
+    ImageSection terms
+    ImageSection destinations
+
+cdef struct ImageLogSet:
+    ImageSection logs               # offsets are record indices, here and below
+    ImageSection captures
+    uint32_t max_sample             # the largest of its logs
+
+cdef struct ImageLog:
+    uint32_t destination
+    uint32_t sample                 # 0 to LOG_SAMPLE_ALL: how many exchanges of that many
+    ImageSection operations
+    ImageSection terms              # none: every exchange
+
+cdef struct ImageLogCapture:
+    uint32_t kind                   # LogCaptureKind
+    ImageText name                  # of a header field, lower case
+
+cdef struct ImageLogOperation:
+    uint32_t field                  # LogField
+    uint32_t escape                 # LogEscape
+    uint32_t argument, size
+
+cdef struct ImageLogTerm:           # one comparison, and which term decides next
+    uint64_t number
+    ImageText text
+    uint32_t field, argument        # as in an operation; texts and numbers only
+    uint32_t comparison             # LogComparison
+    uint32_t on_true, on_false      # a later term, LOG_ACCEPT or LOG_REJECT
+
+cdef struct ImageLogDestination:
+    ImageText identity              # its lines go on to the same descriptor in every snapshot that has it
+    uint32_t kind                   # LogDestinationKind
+
+cdef struct LogPlan:
+    # A snapshot's log plan, with the slots of its destinations.
+    const char* data                # owned copy of an ImageLogPlan and what belongs to it
+    const ImageLogPlan* header      # = data
+    int64_t references              # snapshot + listeners + records
+    bint bound                      # holds its slots
+    uint16_t slots[MAX_LOG_DESTINATIONS]
+
+cdef struct LogValue:               # in LogRecord.values
+    uint16_t offset, size
+
+cdef struct LogTry:
+    LogValue backend
+    uint32_t status                 # 0 = no answer
+    uint32_t connect_ms, first_byte_ms, end_ms      # since the attempt began; LOG_NO_TIME
+
+cdef struct LogRecord:
+    # What the lines of one exchange will need and nothing else keeps.
+    LogRecord* next                 # free list
+    LogPlan* plan                   # counted
+    const ImageLogSet* set          # borrowed from plan
+    Buffer* values                  # owned
+    uint64_t started_ms
+    uint64_t try_started_ms
+    uint64_t informational_bytes    # of interim heads sent
+    uint32_t head_bytes             # of the final head sent
+    uint32_t request_head_bytes
+    uint32_t draw                   # random, below LOG_SAMPLE_ALL
+    uint8_t reason                  # FAILURE_* of a local answer or a cut one
+    uint8_t n_tries
+    LogTry tries[MAX_LOG_TRIES]
+    LogValue captured[MAX_LOG_CAPTURES]
+
+ctypedef enum LogSlotState:
+    SLOT_FREE = 0                   # set by the thread when it has let go of it, or never used
+    SLOT_USED = 1
+
+cdef struct LogSlot:
+    # One destination. Each field belongs to one side, but for those that are handed over with one atomic word.
+    int next_fd                     # handed over: taken by the thread (which then owns it) or closed by the next hand-over; -1 = none
+    uint32_t closing                # handed over: no line follows that stands before close_at
+    uint32_t state                  # handed over: LogSlotState
+    uint32_t kind                   # LogDestinationKind; set before the first line
+    uint64_t close_at               # pump, before `closing`
+    int64_t references              # pump: plans that are bound to it
+    char* identity                  # pump: owned
+    uint32_t identity_size          # pump
+    int fd                          # thread: owned, -1 = none; nobody else reads or closes it while the thread runs
+    bint torn                       # thread: what was written last ends in the middle of a line
+    socklen_t address_size          # thread: of a datagram socket's other end, to connect again
+    sockaddr_storage address
+
+cdef struct LogWriter:
+    # The ring between the pump (puts) and the thread (takes), positions count bytes since the start.
+    char* ring                      # owned
+    uint64_t mask
+    uint64_t head                   # pump
+    uint64_t free_until             # pump: the tail it saw last, plus the size of the ring
+    uint64_t woken_head             # pump
+    uint32_t changes                # pump: counts hand-overs
+    uint32_t stop                   # pump
+    uint64_t stop_ms                # pump, before `stop`: when to give up
+    char apart[64]                  # a cache line: what follows is written by the thread
+    uint64_t tail                   # thread
+    uint64_t lines_written, lines_lost, bytes_written       # thread
+    uint32_t sleeping               # both: the thread waits for event_fd
+    uint32_t changes_seen           # thread
+    bint closing                    # thread: a slot waits for its last lines
+    char* block                     # thread: owned; one byte, then the lines of one write
+    int event_fd                    # owned: wakes the thread
+    int done_fd                     # owned: the thread has ended
+    pthread_t thread
+    bint started
+    LogSlot slots[LOG_SLOTS]
+
+cdef struct AccessLog:
+    # The pump's side of logging.
+    LogWriter* writer               # owned
+    LogRecord* free_records         # owned
+    uint32_t n_free_records
+    uint32_t pid
+    uint64_t lines_written, lines_lost, bytes_written       # of the writer's, what the engine's counters have already
+    uint64_t random
+    uint64_t clock_s                # wall-clock second of the texts below
+    char time_local[32]
+    char time_utc[32]
+    char time_syslog[24]
+    char* line                      # owned scratch, LOG_LINE_BYTES
+
 # ---------------------------------------------------------------------------------------------------------------- exchange
 cdef struct Attempt:
     Attempt* next                   # free list
@@ -444,6 +683,7 @@ cdef struct Exchange:
     uint64_t deadline_ms            # of the whole exchange
     Relay up                        # request body, client -> backend
     Relay down                      # response body, backend -> client; also carries every byte sent to the client
+    LogRecord* log                  # owned: what its log line will need; NULL where nothing is logged
     char request_id[REQUEST_ID_BYTES]
 
 
@@ -542,6 +782,8 @@ cdef struct Listener:
     int64_t references
     bint removed                    # its clients are told Connection: close
     bint wanted                     # scratch of settle_sockets
+    LogPlan* log_plan               # counted; NULL where nothing is logged
+    const ImageLogSet* log_set      # borrowed from log_plan
     Listener* next
     int fd                          # borrowed from the caller of commit or assign
 
@@ -552,12 +794,6 @@ cdef struct Socket:                 # a listening descriptor and which listener 
 
 # ---------------------------------------------------------------------------------------------------------------- snapshot
 # The image: offsets from its start, no pointers, so that any process maps it anywhere. Written by SnapshotWriter only.
-cdef struct ImageText:
-    uint32_t offset, size
-
-cdef struct ImageSection:
-    uint32_t offset, count
-
 cdef struct ImageHeaderOperation:
     uint32_t kind                   # HeaderOperationKind
     uint32_t source                 # HeaderSource
@@ -571,7 +807,7 @@ cdef struct ImageNetwork:           # IPv4 as ::ffff:a.b.c.d
 
 cdef struct ImageListener:
     ImageText name
-    uint32_t padding
+    uint32_t log_set                # index in the log plan, NO_INDEX = nothing is logged
     ListenerSettings settings
 
 cdef struct ImageHost:
@@ -616,6 +852,7 @@ cdef struct ImageHeader:
     ImageSection routes
     ImageSection pools
     ImageSection backends
+    ImageSection log_plan           # an ImageLogPlan and what belongs to it: `count` bytes, 0 = none
     uint32_t any_host               # host index for no match, NO_INDEX
     uint32_t has_wildcards
     uint32_t max_connections        # client connections of the node; 0 = no cap
@@ -640,6 +877,7 @@ cdef struct Snapshot:
     const ImageHeader* header       # = image
     size_t image_size
     int64_t references              # the engine's own + exchanges
+    LogPlan* log_plan               # counted; NULL = none
     Pool* pools                     # owned
     PoolBackend* backends           # owned
     uint32_t n_pools
@@ -664,6 +902,9 @@ cdef struct Counters:
     uint64_t accept_pauses, accept_refused
     uint64_t pumps, batches, events, ready_turns
     uint64_t timers_fired, timers_refiled
+    uint64_t log_records_taken, log_records_returned
+    # lines: handed to the kernel; not taken because the ring was full; taken and refused by the kernel (full disk, no reader)
+    uint64_t log_lines_written, log_lines_dropped, log_lines_lost, log_bytes_written
     uint64_t reasons[FAILURE_COUNT]
 
 cdef struct WorkerGauges:           # written when a pump ends
@@ -727,5 +968,6 @@ cdef struct Engine:
     uint64_t accept_resume_ms
     uint32_t drain_idle_grace_ms
     uint64_t wall_offset_ms         # wall clock - monotonic, for Date
+    AccessLog* log                  # owned; NULL until a snapshot logs something
     uint64_t buffers_before, pipes_before   # taken by earlier workers of this slot
     epoll_event events[EVENTS_PER_BATCH]

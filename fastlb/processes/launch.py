@@ -7,8 +7,10 @@ from fastlb.control_plane.config.loader import Loaded
 from fastlb.control_plane.controller import ControllerOptions, choose_workers
 from fastlb.processes.descriptors import set_limits
 from fastlb.processes.output import report_warnings, say
+from fastlb.processes.pid_file import PidFile
 from fastlb.processes.privileges import choose_identity
 from fastlb.processes.supervisor import SupervisorOptions, run_supervisor
+from fastlb.processes.systemd import inherited_sockets
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +47,23 @@ def launch(loaded: Loaded, options: LaunchOptions) -> None:
     report_warnings(limits.warnings)
     account = f" as {identity.name}" if identity is not None else ""
     say(f"{n_workers} worker{'s' if n_workers > 1 else ''}{account}, {limits.sentence}")
-    run_supervisor(
-        SupervisorOptions(
-            controller=ControllerOptions(loaded.config, options.control_path),
-            identity=identity,
-            max_connections=limits.per_worker,
-            n_workers=n_workers,
-            pump_budget=options.pump_budget,
-            counters_path=options.counters_path,
-            greet=options.greet,
-            spared=options.spared,
+    inherited, warnings = inherited_sockets()
+    report_warnings(warnings)
+    pid_file = PidFile(settings.pid_file)
+    pid_file.write()
+    try:
+        run_supervisor(
+            SupervisorOptions(
+                controller=ControllerOptions(loaded.config, options.control_path),
+                identity=identity,
+                max_connections=limits.per_worker,
+                n_workers=n_workers,
+                pump_budget=options.pump_budget,
+                counters_path=options.counters_path,
+                greet=options.greet,
+                spared=options.spared,
+                inherited=tuple(inherited),
+            )
         )
-    )
+    finally:
+        pid_file.remove()

@@ -31,6 +31,16 @@ class ListenerBinds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     defer_accept: bool
 
 
+class LogTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where log lines go: `config.log_destination.LogDestination` without what messages say about themselves."""
+
+    kind: str
+    path: str
+    stream: str
+    host: str
+    port: int
+
+
 class ProcessState(msgspec.Struct, frozen=True):
     """One process as the control socket shows it."""
 
@@ -137,6 +147,14 @@ class Assign(Message, frozen=True):
     sockets: tuple[tuple[Number, Number], ...]
 
 
+class Log(Message, frozen=True):
+    """Supervisor -> worker: write the lines of this log destination here from now on. A worker that uses another snapshot leaves its logs as
+    they are. Descriptor: where to."""
+
+    generation: Number
+    destination: Number
+
+
 class Drain(Message, frozen=True):
     """Supervisor -> worker: take in what waits in the queues, finish what is in flight, then end."""
 
@@ -153,6 +171,7 @@ class Apply(Message, frozen=True):
     generation: Number
     n_workers: Annotated[int, msgspec.Meta(ge=1, le=128)]
     listeners: tuple[ListenerBinds, ...]
+    logs: tuple[LogTarget, ...]
     drain_timeout_ms: Number
     drain_idle_grace_ms: Number
 
@@ -184,5 +203,5 @@ FromZygote = Forked | ForkFailed
 FromWorker = Hello | Prepared | Refused | Committed | Drained
 FromController = Hello | Pong | Apply | DrainAll
 ToZygote = Fork
-ToWorker = Prepare | Abort | Lend | Commit | Assign | Drain | Stop
+ToWorker = Prepare | Abort | Lend | Commit | Assign | Log | Drain | Stop
 ToController = Ping | Applied | Rejected | Processes | Stop

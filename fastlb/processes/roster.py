@@ -30,6 +30,8 @@ class State(StrEnum):
 
 # Those that have, or are just getting, sockets to accept from.
 ACCEPTING = frozenset((State.COMMITTING, State.READY))
+# Those that use some snapshot, or have been told to.
+COMMITTED = frozenset((State.COMMITTING, State.READY, State.DRAINING))
 
 
 @dataclass(slots=True)

@@ -62,6 +62,7 @@ class BoundAddress:
     address: BindAddress
     sockets: list[ListeningSocket] = field(default_factory=list)
     unix_file: tuple[int, int] | None = None  # device and inode, so that nobody else's socket is removed
+    inherited: bool = False  # the service manager keeps it open for us, whether a listener wants it or not
 
     def urls(self) -> list[str]:
         """What to connect to, with the ports that the kernel chose."""
@@ -71,7 +72,9 @@ class BoundAddress:
         return list(dict.fromkeys(urls))
 
     def close(self) -> None:
-        """Closes what is still open and removes the file of a unix socket."""
+        """Closes what is still open and removes the file of a unix socket. What was inherited stays for a later configuration."""
+        if self.inherited:
+            return
         if self.unix_file is not None:
             path = Path(self.address.unix_path)
             try:
@@ -158,10 +161,9 @@ def bind_address(address: BindAddress, backlog: int, defer_accept: bool = False)
     raise AssertionError("the last try returns or raises")
 
 
-def adopt_socket(address: BindAddress, inherited: socket.socket) -> BoundAddress:
-    """A listening socket that another process has opened for us, as systemd does; it is owned from now on."""
-    inherited.setblocking(False)
-    return BoundAddress(address, [ListeningSocket(inherited, next(_numbers), None)])
+def adopt_sockets(address: BindAddress, inherited: Iterable[socket.socket]) -> BoundAddress:
+    """Listening sockets that the service manager has opened for us: all workers accept from them."""
+    return BoundAddress(address, [ListeningSocket(one, next(_numbers), None) for one in inherited], inherited=True)
 
 
 def _own(first: socket.socket) -> ListeningSocket:

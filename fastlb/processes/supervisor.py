@@ -26,12 +26,14 @@ from typing import Any
 
 from fastlb import BUILD_ID, FastlbError, _core
 from fastlb.control_plane.config.address import BindAddress
+from fastlb.control_plane.config.log_destination import LogDestination
 from fastlb.control_plane.config.quantity import format_duration
 from fastlb.control_plane.controller import ControllerOptions, run_controller
 from fastlb.processes import _system
-from fastlb.processes.channel import Channel, ChannelError, open_pair
+from fastlb.processes.channel import Channel
 from fastlb.processes.child import Child
 from fastlb.processes.lending import Lending, Place
+from fastlb.processes.log_files import LogFiles
 from fastlb.processes.messages import (
     CONTROLLER,
     Abort,
@@ -44,12 +46,11 @@ from fastlb.processes.messages import (
     DrainAll,
     Drained,
     Fork,
-    ForkFailed,
     FromController,
     FromWorker,
-    FromZygote,
     Hello,
     Lend,
+    Log,
     Ping,
     Pong,
     Prepare,
@@ -62,18 +63,22 @@ from fastlb.processes.messages import (
     ToController,
     ToWorker,
 )
-from fastlb.processes.output import report, say, write_line
+from fastlb.processes.nursery import Nursery
+from fastlb.processes.output import report, report_warnings, say, write_line
 from fastlb.processes.privileges import Identity, drop
-from fastlb.processes.roster import ACCEPTING, Slot, State, make_slot
-from fastlb.processes.sockets import BoundAddress, bind_listeners, end_deferring
+from fastlb.processes.roster import ACCEPTING, COMMITTED, Slot, State, make_slot
+from fastlb.processes.sockets import BoundAddress, adopt_sockets, bind_listeners, end_deferring
+from fastlb.processes.systemd import InheritedSocket, hand_over, notify, watchdog_interval
 from fastlb.processes.worker import WorkerOptions, run_worker
-from fastlb.processes.zygote import ZygoteOptions, start_zygote
+from fastlb.processes.zygote import ZygoteOptions
 
 # A worker is asked for a sign of life this often and killed when none comes for so long.
 HEARTBEAT_SECONDS = 1.0
 WATCHDOG_SECONDS = 5.0
-# A forked process that does not say hello, or a fork that is not done.
+# A forked process that does not say hello.
 START_SECONDS = 10.0
+# After a fork that the system refused.
+RETRY_SECONDS = 1.0
 # How long processes have to end by themselves after SIGTERM.
 STOP_SECONDS = 5.0
 # How often what a dead worker left behind is looked at again, where a live one stood still in the middle of the same count.
@@ -101,6 +106,7 @@ class SupervisorOptions:
         counters_path: of a file that gets the counters as JSON at the end; "" for none.
         greet: makes a text of the URLs that are listened on, for standard output once all is ready.
         spared: children that were there before and are not the supervisor's to reap.
+        inherited: listening sockets that the service manager opened.
     """
 
     controller: ControllerOptions
@@ -111,6 +117,7 @@ class SupervisorOptions:
     counters_path: str = ""
     greet: Callable[[list[str]], str] | None = None
     spared: frozenset[int] = frozenset()
+    inherited: tuple[InheritedSocket, ...] = ()
 
 
 @dataclass(slots=True)
@@ -146,7 +153,7 @@ def run_supervisor(options: SupervisorOptions) -> None:
     shared = _core.SharedMemory.create()
     try:
         supervisor = Supervisor(options, shared)
-        supervisor.start_zygote()  # before there is a loop, or anything else that a fork should not copy
+        supervisor.open_nursery()  # before there is a loop, or anything else that a fork should not copy
         asyncio.run(supervisor.run())
     finally:
         shared.close()
@@ -158,8 +165,9 @@ class Supervisor:
     def __init__(self, options: SupervisorOptions, shared: _core.SharedMemory) -> None:
         self._options = options
         self._shared = shared
-        self._zygote: Child | None = None
-        self._forking: dict[int, Channel[Any]] = {}  # our ends of the channels to processes that the zygote is making
+        kept = frozenset((shared.fileno(),))
+        zygote = ZygoteOptions(partial(drop, options.identity), partial(_run_forked, options, shared), kept)
+        self._nursery = Nursery(self, zygote, options.spared)
         self._controller: Child | None = None
         self._controller_restarts = -1
         self._controller_born = 0.0
@@ -167,6 +175,7 @@ class Supervisor:
         self._slots: list[Slot] = []
         self._bound: list[tuple[int, BoundAddress]] = []  # with the index of the listener
         self._lending = Lending()
+        self._logs = LogFiles()
         self._snapshot: Snapshot | None = None
         self._changing = asyncio.Lock()
         self._votes: dict[int, asyncio.Future[str | None]] = {}  # by slot: None = yes or gone, a text = why not
@@ -180,6 +189,10 @@ class Supervisor:
         self._tasks: set[asyncio.Task[Any]] = set()
 
     # -------------------------------------------------------------------------------------------------- life
+    def open_nursery(self) -> None:
+        """Forks the zygote."""
+        self._nursery.open()
+
     async def run(self) -> None:
         """Starts everything, serves, and leaves nothing behind.
 
@@ -190,9 +203,10 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._finished.set)
         loop.add_signal_handler(signal.SIGQUIT, self.start_drain)
+        loop.add_signal_handler(signal.SIGUSR1, self.reopen_logs)
         loop.add_signal_handler(signal.SIGHUP, report, "SIGHUP: reloading is not there yet; nothing has changed")
         try:
-            self._watch_zygote()
+            self._nursery.start()
             self._slots = [make_slot(number) for number in range(self._options.n_workers)]
             self._fork(CONTROLLER)
             for slot in self._slots:
@@ -208,35 +222,43 @@ class Supervisor:
         """Stops accepting; ends when the last client is gone or drain_timeout is over."""
         if not self._draining and not self._ending:
             self._draining = True
+            notify("STOPPING=1", "STATUS=finishing what is in flight")
             self._start(self._drain())
+
+    def reopen_logs(self) -> None:
+        """Opens every log anew, for files that were moved away. One that cannot be opened goes on to where it did."""
+        for error in self._logs.reopen():
+            report(f"{error}; its lines still go to where they went")
+        for slot in self._slots:
+            if slot.state in COMMITTED:
+                self._send_logs(slot)
 
     async def _stop(self) -> None:
         """Ends all children, in order or by force, and gives everything back."""
         self._ending = True
+        notify("STOPPING=1", "STATUS=stopping")
         for task in list(self._tasks):
             task.cancel()
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_SECONDS):
                 for child in self._children():
                     child.send(Stop())
-                await self._wait_for(lambda: not self._children() and not self._forking)
+                await self._wait_for(lambda: not self._children() and not self._nursery.is_expecting)
         for child in self._children():
             report(f"process {child.pid} does not end: killed")
             child.signal(signal.SIGKILL)
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_SECONDS):
                 await self._wait_for(lambda: not self._children())
-                if self._zygote is not None:
-                    self._zygote.channel.close()  # it ends when nobody is there any more
-                    await self._wait_for(lambda: self._zygote is None)
-        if self._zygote is not None:
-            self._zygote.signal(signal.SIGKILL)
+                self._nursery.close(self._changed.set)
+                await self._wait_for(lambda: not self._nursery.zygote_pid)
         for _, bound in self._bound:
             bound.close()
         for slot in self._slots:
             os.close(slot.event_fd)
         if self._snapshot is not None:
             self._snapshot.close()
+        self._logs.close()
         self._write_counters()
 
     def _children(self) -> list[Child]:
@@ -263,122 +285,53 @@ class Supervisor:
         self._finished.set()
 
     # -------------------------------------------------------------------------------------------------- forking
-    def start_zygote(self) -> None:
-        """Forks the zygote from this very process: it has the code that this one has, whatever is installed by now."""
-        ours, theirs = open_pair()
-        options = self._options
-        kept = frozenset((self._shared.fileno(),))
-        pid = start_zygote(theirs, ZygoteOptions(partial(drop, options.identity), partial(_run_forked, options, self._shared), kept))
-        theirs.close()
-        self._zygote = Child(pid, Channel(ours, FromZygote))
-
-    def _watch_zygote(self) -> None:
-        assert self._zygote is not None
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self._zygote.pidfd, self._on_zygote_exit)
-        loop.add_reader(self._zygote.channel.fileno(), self._read, self._zygote, self._on_zygote_message)
-
-    def _on_zygote_exit(self) -> None:
-        zygote, self._zygote = self._zygote, None
-        assert zygote is not None
-        how = self._bury(zygote)
-        self._changed.set()
+    def _fork(self, role: int) -> None:
+        """Asks for a process."""
         if self._ending:
             return
-        if not self._announced and how == "exit code 1":
-            self._fail(StartError("the process that forks workers could not start: see above"))
-            return
-        report(f"the zygote {zygote.pid} ended ({how or 'without a reason'}); starting another")
-        lost, self._forking = self._forking, {}
-        for channel in lost.values():
-            channel.close()
-        self.start_zygote()
-        self._watch_zygote()
-        for role in lost:
-            self._fork(role)
-
-    def _fork(self, role: int) -> None:
-        """Asks the zygote for a process."""
-        if self._ending or self._zygote is None or role in self._forking:
-            return
-        ours, theirs = open_pair()
-        descriptors = [theirs.fileno()]
         if role != CONTROLLER:
-            descriptors.append(self._slots[role].event_fd)
-            channel: Channel[Any] = Channel(ours, FromWorker)
+            self._nursery.fork(role, len(self._slots), FromWorker, self._slots[role].event_fd)
+        elif self._snapshot is not None:
+            self._nursery.fork(role, len(self._slots), FromController, self._snapshot.state_fd)
         else:
-            descriptors += [self._snapshot.state_fd] if self._snapshot is not None else []
-            channel = Channel(ours, FromController)
-        self._forking[role] = channel
-        if not self._zygote.send(Fork(role, len(self._slots)), *descriptors):
-            self._zygote.signal(signal.SIGKILL)  # its end starts another, which gets this request
-        theirs.close()
+            self._nursery.fork(role, len(self._slots), FromController)
 
-    def _on_zygote_message(self, message: FromZygote, _: list[int]) -> None:
-        role = message.role
-        channel = self._forking.pop(role, None)
-        if channel is None or not (role == CONTROLLER or role < len(self._slots)):
-            if channel is not None:
-                channel.close()
-            return
-        if isinstance(message, ForkFailed):
-            channel.close()
-            report(f"cannot fork {_name(role)}: {message.text.lower()}; trying again")
-            self._later(START_SECONDS / 10, self._fork, role)
-            return
-        child = Child(message.pid, channel)
-        loop = asyncio.get_running_loop()
+    def on_born(self, role: int, child: Child) -> None:
+        now = asyncio.get_running_loop().time()
         if role == CONTROLLER:
             self._controller = child
             self._controller_restarts += 1
-            self._controller_born, self._controller_owes = loop.time(), 0.0
-            self._watch(child, self._on_controller_exit, self._on_controller_message)
+            self._controller_born, self._controller_owes = now, 0.0
+            self._nursery.watch(child, self._on_controller_exit, self._on_controller_message)
         else:
             slot = self._slots[role]
-            slot.begin(child, loop.time())
-            self._watch(child, partial(self._on_worker_exit, slot), partial(self._on_worker_message, slot))
+            slot.begin(child, now)
+            self._nursery.watch(child, partial(self._on_worker_exit, slot), partial(self._on_worker_message, slot))
         if self._ending:
             child.send(Stop())
         self._tell_processes()
 
-    def _watch(self, child: Child, on_exit: Callable[[], None], on_message: Callable[[Any, list[int]], None]) -> None:
-        loop = asyncio.get_running_loop()
-        if child.pidfd < 0:
-            loop.call_soon(on_exit)
+    def on_not_born(self, role: int, why: str) -> None:
+        self._changed.set()
+        if self._ending:
             return
-        loop.add_reader(child.pidfd, on_exit)
-        loop.add_reader(child.channel.fileno(), self._read, child, on_message)
+        report(f"cannot fork {_name(role)}: {why}; trying again")
+        if role == CONTROLLER:
+            self._later(RETRY_SECONDS, self._fork, role)
+        else:
+            self._settle(self._slots[role], asyncio.get_running_loop().time() + RETRY_SECONDS)
 
-    def _read(self, child: Child, on_message: Callable[[Any, list[int]], None]) -> None:
-        """Handles what a child says. One that says what it must not say has lost its mind."""
-        try:
-            while child.channel.fileno() >= 0 and (received := child.channel.receive()) is not None:
-                message, descriptors = received
-                try:
-                    on_message(message, descriptors)
-                finally:
-                    for descriptor in descriptors:
-                        os.close(descriptor)
-        except EOFError:
-            asyncio.get_running_loop().remove_reader(child.channel.fileno())  # its exit follows
-        except ChannelError as error:
-            report(f"process {child.pid}: {error}: killed")
-            asyncio.get_running_loop().remove_reader(child.channel.fileno())
-            child.signal(signal.SIGKILL)
+    def on_zygote_replaced(self) -> None:
+        self._tell_processes()
 
-    def _bury(self, child: Child) -> str:
-        """Stops watching and reaps; how it ended, "" when in order."""
-        loop = asyncio.get_running_loop()
-        for descriptor in (child.pidfd, child.channel.fileno()):
-            if descriptor >= 0:
-                loop.remove_reader(descriptor)
-        return child.reap()
+    def on_zygote_failed(self) -> None:
+        self._fail(StartError("the process that forks workers could not start: see above"))
 
     # -------------------------------------------------------------------------------------------------- the controller
     def _on_controller_exit(self) -> None:
         controller, self._controller = self._controller, None
         assert controller is not None
-        how = self._bury(controller)
+        how = self._nursery.bury(controller)
         self._changed.set()
         if self._ending:
             return
@@ -416,8 +369,7 @@ class Supervisor:
     def _tell_processes(self) -> None:
         """Keeps the controller's list of processes true."""
         rows = [ProcessState("supervisor", 0, os.getpid(), "ready", 0)]
-        if self._zygote is not None:
-            rows.append(ProcessState("zygote", 0, self._zygote.pid, "ready", 0))
+        rows.append(ProcessState("zygote", 0, self._nursery.zygote_pid, "ready", 0))
         if self._controller is not None:
             rows.append(ProcessState("controller", 0, self._controller.pid, "ready", self._controller_restarts))
         for slot in self._slots:
@@ -477,11 +429,18 @@ class Supervisor:
         self._lend(slot)
         apply = self._snapshot.apply
         self._tell(slot, Commit(apply.generation, slot.assigned, apply.drain_timeout_ms, apply.drain_idle_grace_ms))
+        self._send_logs(slot)
+
+    def _send_logs(self, slot: Slot) -> None:
+        """Gives a worker the descriptors of the logs of the snapshot in force."""
+        assert self._snapshot is not None
+        for index, destination in enumerate(_destinations(self._snapshot)):
+            self._tell(slot, Log(self._snapshot.apply.generation, index), self._logs.fileno(destination))
 
     def _on_worker_exit(self, slot: Slot) -> None:
         child = slot.child
         assert child is not None
-        how = self._bury(child)
+        how = self._nursery.bury(child)
         was = slot.state
         wait = slot.end(asyncio.get_running_loop().time())
         vote = self._votes.pop(slot.number, None)
@@ -565,13 +524,16 @@ class Supervisor:
                 if self._snapshot is not None and generation <= self._snapshot.apply.generation:
                     raise StartError(f"generation {generation} is not newer than the one in force")
                 before = [bound for _, bound in self._bound]
-                after = bind_listeners(_wanted(offered.apply), before, offered.apply.n_workers)
+                listeners = _wanted(offered.apply)
+                after = bind_listeners(listeners, [*before, *self._adopt(listeners, before)], offered.apply.n_workers)
                 opened = _without([bound for _, bound in after], before)
                 try:
+                    self._logs.open(_destinations(offered))
                     await self._prepare_everywhere(offered)
                 except BaseException:
                     for bound in opened:
                         bound.close()
+                    self._logs.keep(_destinations(self._snapshot))
                     raise
             except FastlbError as error:
                 offered.close()
@@ -584,6 +546,14 @@ class Supervisor:
                 raise
             await self._put_in_force(offered, before, after)
         self._tell_controller(Applied(generation))
+
+    def _adopt(self, listeners: Sequence[WantedListener], bound: Iterable[BoundAddress]) -> list[BoundAddress]:
+        """Sockets of the service manager for addresses that are not listened on yet."""
+        addresses = [address for listener in listeners for address in listener.bind]
+        handover = hand_over(self._options.inherited, addresses)
+        report_warnings(handover.warnings)
+        known = {one.address for one in bound}
+        return [adopt_sockets(address, sockets) for address, sockets in handover.by_address.items() if address not in known]
 
     async def _prepare_everywhere(self, offered: Snapshot) -> None:
         """Has every worker get ready.
@@ -599,6 +569,11 @@ class Supervisor:
             self._tell(slot, Prepare(offered.apply.generation), offered.image_fd)
         try:
             if votes:
+                _, silent = await asyncio.wait(votes.values(), timeout=START_SECONDS)
+                for slot in voters:
+                    if votes[slot.number] in silent:
+                        report(f"worker {slot.number} ({_pid(slot)}) did not answer for {START_SECONDS:g} s: killed")
+                        self._kill(slot)
                 await asyncio.wait(votes.values())
         finally:
             for number in votes:
@@ -619,6 +594,7 @@ class Supervisor:
         for slot in committing:
             self._commit(slot)
         self._resize(offered.apply.n_workers)
+        self._logs.keep(_destinations(offered))
         if old is not None:
             old.close()
             children = [(slot, slot.child) for slot in committing]
@@ -660,6 +636,7 @@ class Supervisor:
             return
         self._announced = True
         say(f"ready (pid {os.getpid()}, generation {self._snapshot.apply.generation})")
+        notify("READY=1", f"MAINPID={os.getpid()}", f"STATUS=serving with {len(self._accepting())} workers")
         if self._options.greet is not None:
             write_line(sys.stdout, self._options.greet([url for _, bound in self._bound for url in bound.urls()]))
 
@@ -697,8 +674,12 @@ class Supervisor:
 
     # -------------------------------------------------------------------------------------------------- the watchdog
     async def _beat(self) -> None:
-        """Asks every child for a sign of life, and kills those that give none."""
+        """Asks every child for a sign of life, kills those that give none, and gives one to the service manager."""
+        watchdog = watchdog_interval()
+        every = min(HEARTBEAT_SECONDS, watchdog) if watchdog is not None else HEARTBEAT_SECONDS
         while True:
+            if watchdog is not None:
+                notify("WATCHDOG=1")
             now_ms = time.monotonic_ns() // 1_000_000
             now = asyncio.get_running_loop().time()
             for slot in self._slots:
@@ -711,8 +692,8 @@ class Supervisor:
                 elif not self._controller_owes:
                     self._controller_owes = now
                     self._tell_controller(Ping())
-            self._reap_strangers()
-            await asyncio.sleep(HEARTBEAT_SECONDS)
+            self._nursery.look_around()
+            await asyncio.sleep(every)
 
     def _beat_worker(self, slot: Slot, child: Child, now_ms: int, now: float) -> None:
         if slot.state in (State.READY, State.DRAINING):
@@ -726,17 +707,6 @@ class Supervisor:
         elif slot.state is not State.BLANK and now - slot.born > START_SECONDS:
             report(f"worker {slot.number} ({child.pid}) did not get ready in {START_SECONDS:g} s: killed")
             self._kill(slot)
-
-    def _reap_strangers(self) -> None:
-        """Orphans of our children become ours (a zygote that died between two forks), and everybody's when this is process 1."""
-        with suppress(ChildProcessError):
-            while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
-                known = {child.pid for child in self._children()} | self._options.spared
-                if self._zygote is not None:
-                    known.add(self._zygote.pid)
-                if ended.si_pid in known or self._forking:
-                    return  # its own descriptor tells of it
-                os.waitpid(ended.si_pid, 0)
 
     # -------------------------------------------------------------------------------------------------- tasks
     def _start(self, work: Any) -> None:
@@ -776,6 +746,12 @@ def _wanted(apply: Apply) -> list[WantedListener]:
         WantedListener(one.name, tuple(BindAddress(*address) for address in one.bind), one.backlog, one.defer_accept)
         for one in apply.listeners
     ]
+
+
+def _destinations(snapshot: Snapshot | None) -> list[LogDestination]:
+    """Where a snapshot logs to, in its order."""
+    targets = snapshot.apply.logs if snapshot is not None else ()
+    return [LogDestination(target.kind, target.path, target.stream, target.host, target.port) for target in targets]
 
 
 def _without(some: Iterable[BoundAddress], others: Iterable[BoundAddress]) -> list[BoundAddress]:

@@ -23,6 +23,7 @@ from fastlb.processes.messages import (
     FromWorker,
     Hello,
     Lend,
+    Log,
     Prepare,
     Prepared,
     Refused,
@@ -117,6 +118,8 @@ class Worker:
             case Assign(sockets):
                 self._close(self._engine.assign([(self._sockets[number], listener) for number, listener in sockets]))
                 self._keep({number for number, _ in sockets})
+            case Log(generation, destination):
+                self._set_log(generation, destination, descriptors[0])
             case Drain():
                 self._drain()
                 self._send(Drained())
@@ -139,6 +142,15 @@ class Worker:
             self._send(Refused(generation, str(error) or "out of memory"))
         finally:
             os.close(image_fd)
+
+    def _set_log(self, generation: int, destination: int, descriptor: int) -> None:
+        try:
+            if generation == self._engine.generation():
+                self._engine.set_log(destination, descriptor)
+        except (ValueError, OSError) as error:
+            report(f"worker {os.getpid()}: a log goes on to where it went: {error}")
+        finally:
+            os.close(descriptor)  # the engine has its own
 
     def _drain(self) -> None:
         """Accepts nothing any more; what waits in the queues is taken in first."""

@@ -1,24 +1,27 @@
 """Out of descriptors or at the limit of clients: accepting pauses, what waits is served later, and what is open goes on."""
 
+import contextlib
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
 from tests.support.configuration import configuration
 from tests.support.message import request, response
-from tests.support.process import Control, Fastlb
-
-DESCRIPTORS = 260  # 200 are kept for other things than connections, so that 30 clients fit
+from tests.support.process import Fastlb
 
 
-def take_every_descriptor(lb: Fastlb) -> list[Control]:
-    """Holds what fastlb does not count as clients: connections to its control socket, until it has no descriptor left for another."""
-    controls = []
+@contextlib.contextmanager
+def no_descriptors(lb: Fastlb, spare: int = 0) -> Iterator[None]:
+    """The worker gets no more than `spare` new descriptors for as long as the block lasts."""
+    pid = lb.worker_pid()
+    used = {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+    free = [number for number in range(max(used) + spare + 2) if number not in used]
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (free[spare], before[1]))  # a new descriptor takes the lowest free number
     try:
-        while len(controls) < 2 * DESCRIPTORS:
-            controls.append(Control(lb.directory / "control"))
-            controls[-1].patience(0.3)
-            controls[-1].ask("counters")
-    except (OSError, AssertionError):
-        pass
-    assert len(controls) < DESCRIPTORS
-    return controls
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
 
 
 def test_clients_beyond_the_limit_wait_and_are_served_when_others_leave(fastlb, instant):
@@ -54,15 +57,12 @@ def test_limit_holds_over_all_listeners(fastlb, instant):
 
 def test_running_out_of_descriptors_pauses_accepting_and_recovers(fastlb, instant):
     """The limit is far below what the configuration asks for: backends' connections take what clients were promised."""
-    backend = instant()
-    lb = fastlb([backend], descriptors=DESCRIPTORS, pool={"keepalive": {"max_idle": 0}})
-    controls = take_every_descriptor(lb)
-    held = [lb.connect() for _ in range(5)]
-    for client in held:
-        client.send(request())
-    lb.wait_for_counter("accept_pauses")
-    for control in controls:
-        control.close()
+    lb = fastlb([instant()], pool={"keepalive": {"max_idle": 0}})
+    with no_descriptors(lb, 3):
+        held = [lb.connect() for _ in range(5)]
+        for client in held:
+            client.send(request())
+        lb.wait_for_counter("accept_pauses")
     for client in held:
         assert client.read_response().status in (200, 503)
     for client in held:
@@ -70,17 +70,15 @@ def test_running_out_of_descriptors_pauses_accepting_and_recovers(fastlb, instan
 
 
 def test_request_that_finds_no_descriptor_for_its_backend_is_a_503(fastlb, backend):
-    lb = fastlb([backend], descriptors=DESCRIPTORS)
+    lb = fastlb([backend])
     client = lb.connect()
     client.send(request("/first"))
-    connection, _ = backend.answer(response(b"ok", "Connection: close"))
+    backend.answer(response(b"ok", "Connection: close"))
     assert client.read_response().status == 200
-    controls = take_every_descriptor(lb)
-    answer = client.ask(request())
-    assert (answer.status, answer.reason, answer.closes) == (503, "out_of_memory", False)
-    for control in controls:
-        control.close()
-    lb.wait_for(lambda _: lb.count_sockets() < 20, "the descriptors are free again")
+    lb.wait_for(lambda counters: counters["backend_connections_closed"] == 1, "the backend's connection is closed")
+    with no_descriptors(lb):
+        answer = client.ask(request())
+        assert (answer.status, answer.reason, answer.closes) == (503, "out_of_memory", False)
     client.send(request("/again"))
     backend.answer(response(b"ok"))
     assert client.read_response().body == b"ok"

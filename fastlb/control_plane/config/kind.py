@@ -122,6 +122,25 @@ class Count:
         return None
 
 
+class Share:
+    """A part of all, from 0 to 1."""
+
+    unit = "share"
+
+    def range_text(self) -> str:
+        return "0.0 … 1.0"
+
+    def read(self, written: object, path: KeyPath, reader: Reader) -> float | None:
+        if type(written) in (int, float) and 0 <= written <= 1:  # type: ignore[operator]  # not a bool, nor nan
+            return float(written)  # type: ignore[arg-type]
+        meant = None
+        percent = re.fullmatch(r"\s*([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*%\s*", written) if isinstance(written, str) else None
+        if percent and float(percent[1]) <= 100:
+            meant = str(float(percent[1]) / 100)
+        reader.reject(path, f"found {describe(written)}", f"a number without quotes, {self.range_text()}", meant)
+        return None
+
+
 class CountOrWord:
     """A whole number without a unit, or the one word that has it chosen, which is held as 0."""
 

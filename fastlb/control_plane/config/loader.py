@@ -11,10 +11,22 @@ from pathlib import Path
 
 from fastlb.control_plane.config.address import BindAddress
 from fastlb.control_plane.config.errors import ConfigError, Place, Problem, nearest, quote, quote_all
+from fastlb.control_plane.config.log_format import JSON_FIELDS
 from fastlb.control_plane.config.option import read_table
 from fastlb.control_plane.config.reader import Reader, Source
 from fastlb.control_plane.config.route_pattern import ANY_HOST
-from fastlb.control_plane.config.schema import ROUND_ROBIN, WEIGHTED_LEAST_CONNECTIONS, Backend, Config, Listener, Pool, Route
+from fastlb.control_plane.config.schema import (
+    MOST_LOG_DESTINATIONS,
+    MOST_LOGGED_HEADERS,
+    ROUND_ROBIN,
+    WEIGHTED_LEAST_CONNECTIONS,
+    AccessLog,
+    Backend,
+    Config,
+    Listener,
+    Pool,
+    Route,
+)
 from fastlb.control_plane.config.toml import TomlDocument
 
 # A thousand pools of a hundred backends take 4 MB; a file larger than this was not meant.
@@ -72,6 +84,7 @@ def read_config(source: Source, problems: Iterable[Problem] = ()) -> Loaded:
     _check_binds(reader)
     _check_routes(reader)
     _check_pools(reader)
+    _check_logs(reader, config)
     if source.complete:
         _check_parts(reader)
     damaged_lines = {problem.place.line for problem in known} - {0}
@@ -163,6 +176,24 @@ def _check_pools(reader: Reader) -> None:
         if backend.weight != 1 and path[:2] in round_robin:
             found = f"weight {backend.weight} in a pool with algorithm {quote(ROUND_ROBIN)}, which knows no weights"
             reader.reject((*path, "weight"), found, f"{quote(WEIGHTED_LEAST_CONNECTIONS)} honours weights; or leave the weight out")
+
+
+def _check_logs(reader: Reader, config: Config) -> None:
+    for path, log in reader.all_read(AccessLog):
+        if log.format.text != "json" and log.fields != JSON_FIELDS:
+            reader.reject_key((*path, "fields"), 'fields are for format "json"', "another format names its fields in braces")
+        if len(log.fields) != len(set(log.fields)):
+            reader.reject((*path, "fields"), "a field is listed a second time", "a JSON object has each key once")
+    for listener in config.listeners:
+        headers = {
+            name for log in (config.access_log if listener.access_log.inherited else listener.access_log).logs for name in log.headers()
+        }
+        if len(headers) > MOST_LOGGED_HEADERS:
+            found = f"the logs of listener {quote(listener.name)} name {len(headers)} different header fields"
+            reader.reject_key(("listeners",), found, f"at most {MOST_LOGGED_HEADERS}")
+    destinations = {str(log.to) for _, log in reader.all_read(AccessLog)}
+    if len(destinations) > MOST_LOG_DESTINATIONS:
+        reader.reject_key((), f"there are {len(destinations)} log destinations", f"at most {MOST_LOG_DESTINATIONS}")
 
 
 def _check_parts(reader: Reader) -> None:

@@ -15,13 +15,25 @@ from fastlb.control_plane.config.address import (
     parse_bind_address,
     parse_network,
 )
-from fastlb.control_plane.config.errors import Rejected, quote
-from fastlb.control_plane.config.kind import Choice, Count, CountOrWord, Flag, ListOf, Text, duration, size
-from fastlb.control_plane.config.option import NamedTables, TableArray, TextOrTable, option, table
+from fastlb.control_plane.config.errors import Rejected, describe, quote
+from fastlb.control_plane.config.kind import Choice, Count, CountOrWord, Flag, ListOf, Share, Text, duration, size
+from fastlb.control_plane.config.log_condition import LogCondition, parse_condition
+from fastlb.control_plane.config.log_destination import LogDestination, parse_destination
+from fastlb.control_plane.config.log_format import JSON_FIELDS, Field, LogFormat, Piece, make_json_format, parse_field, parse_format
+from fastlb.control_plane.config.option import NamedTables, TableArray, TextOrTable, option, options_of, table
+from fastlb.control_plane.config.reader import Reader
 from fastlb.control_plane.config.route_pattern import parse_host, parse_path
+from fastlb.control_plane.config.toml import KeyPath
 
 ROUND_ROBIN = "round_robin"
 WEIGHTED_LEAST_CONNECTIONS = "weighted_least_connections"
+
+# Of one listener; each costs a line and a condition per exchange.
+MOST_LOGS = 16
+# Different header fields in the logs of one listener: an exchange keeps 64 values, a dozen of which are others.
+MOST_LOGGED_HEADERS = 48
+# Of a whole configuration; a worker keeps those of earlier ones beside them.
+MOST_LOG_DESTINATIONS = 64
 
 # Deadlines are kept in 32 bits of milliseconds, 49 days; nobody waits longer than a month.
 LONGEST = "30d"
@@ -96,6 +108,7 @@ class GlobalSettings:
     drain_timeout_ms: int = option("drain_timeout", duration("0s", LONGEST), "30s")
     drain_idle_grace_ms: int = option("drain_idle_grace", duration("0s", "1h"), "2s")
     # Two descriptors per connection, and Linux allows at most 2^30 in a process (fs.nr_open's own limit).
+    log_buffer_bytes: int = option("log_buffer", size("128KiB", "64MiB"), "1MiB")
     max_connections: int = option("max_connections", Count(1, 1 << 29, "from the descriptor limit"), 0, ("maxconn", "worker_connections"))
     workers: int = option(
         "workers", CountOrWord(1, MAX_WORKERS, "auto"), "auto", ("worker_processes", "nbproc", "nbthread", "processes", "threads")
@@ -110,6 +123,66 @@ class GlobalSettings:
         0,
         ("worker_rlimit_nofile", "ulimit-n", "ulimit_n", "nofile", "max_open_files", "fd-hard-limit"),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessLog:
+    """[access_log], or one of the logs of a listener: a line for each exchange."""
+
+    to: LogDestination = option(
+        "to",
+        Text("a destination", parse_destination, "/var/log/fastlb/access.log"),
+        also_called=("path", "file", "destination", "output", "target"),
+    )
+    format: LogFormat = option("format", Text("a format", parse_format, "{client} {request} {status}"), "combined", ("log_format",))
+    fields: tuple[str, ...] = option("fields", ListOf(Text("a field", parse_field, "status"), least=1), list(JSON_FIELDS))
+    sample: float = option("sample", Share(), 1.0, ("sampling", "rate", "ratio"))
+    when: LogCondition = option("when", Text("a condition", parse_condition, "status >= 400 or duration > 1s"), "", ("if", "condition"))
+
+    def pieces(self) -> tuple[Piece, ...]:
+        """What a line is put together from."""
+        return make_json_format(self.fields).pieces if self.format.text == "json" else self.format.pieces
+
+    def headers(self) -> set[str]:
+        """The header fields that its lines and its condition want, as request.NAME and response.NAME."""
+        written = {piece.name for piece in self.pieces() if isinstance(piece, Field)}
+        return {name for name in written | self.when.fields() if "." in name}
+
+
+@dataclass(frozen=True, slots=True)
+class AccessLogs:
+    """All logs of a listener; `inherited` where it has those of the whole configuration."""
+
+    logs: tuple[AccessLog, ...] = ()
+    inherited: bool = False
+
+
+class LogList:
+    """ "off", one log or a list of them, each a destination or a table; a listener may also have "inherit"."""
+
+    def __init__(self, may_inherit: bool) -> None:
+        self.may_inherit = may_inherit
+        self.unit = "a log, or a list"
+        self._kind = ListOf(TextOrTable(AccessLog, "to"))
+
+    def range_text(self) -> str:
+        words = '"off", "inherit"' if self.may_inherit else '"off"'
+        return f'{words}, a destination such as "stdout", or a table: {", ".join(options_of(AccessLog))}'
+
+    def read(self, written: object, path: KeyPath, reader: Reader) -> AccessLogs | None:
+        if written == "off":
+            return AccessLogs()
+        if written == "inherit" and self.may_inherit:
+            return AccessLogs(inherited=True)
+        if isinstance(written, bool):
+            reader.reject(path, f"found {describe(written)}", self.range_text(), None if written else "off")
+            return None
+        logs = self._kind.read(written, path, reader)
+        if logs is None:
+            return None
+        if len(logs) > MOST_LOGS:
+            reader.reject(path, f"found {len(logs)} logs", f"at most {MOST_LOGS}")
+        return AccessLogs(logs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +219,7 @@ class Listener:
     timeouts: ListenerTimeouts = table("timeouts", ListenerTimeouts)
     limits: ListenerLimits = table("limits", ListenerLimits)
     backlog: int = option("backlog", Count(1, 65535), 4096)
+    access_log: AccessLogs = option("access_log", LogList(may_inherit=True), "inherit", ("access_logs", "log", "logs"))
     defer_accept: bool = option("defer_accept", Flag(), True, ("deferred", "defer-accept"))
 
 
@@ -222,6 +296,7 @@ class Config:
     """A whole configuration."""
 
     settings: GlobalSettings = table("global", GlobalSettings, ("globals", "defaults", "main"))
+    access_log: AccessLogs = option("access_log", LogList(may_inherit=False), "off", ("access_logs", "log", "logs"), AccessLog)
     listeners: tuple[Listener, ...] = option("listeners", TableArray(Listener), [], ("listener", "frontends", "frontend"), Listener)
     routes: tuple[Route, ...] = option("routes", TableArray(Route), [], ("route", "locations", "rules"), Route)
     pools: tuple[Pool, ...] = option("pools", NamedTables(Pool, parse_name), {}, ("pool", "upstreams", "clusters", "services"), Pool)

@@ -154,7 +154,7 @@ def test_indices_outside_their_section_are_refused() -> None:
         assert refused(AT["host_slots"] + 4 * number, COUNT["hosts"] + 1)
     for number in range(COUNT["routes"]):
         assert refused(AT["routes"] + 12 * number + 8, COUNT["pools"])
-    assert refused(104, COUNT["hosts"])  # any_host
+    assert refused(112, COUNT["hosts"])  # any_host
 
 
 @pytest.mark.parametrize(("section", "inner", "record", "outer"), [("hosts", 16, 24, "routes"), ("pools", 56, 64, "backends")])

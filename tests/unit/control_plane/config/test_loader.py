@@ -139,26 +139,30 @@ timeouts = { connect = "1s", first_byte = "2s", between_bytes = "3s", exchange =
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("[[listeners]]", "nonsense = 1\n[[listeners]]", '1:1: unknown key "nonsense"; known here: global, listeners, routes, pools'),
+        (
+            "[[listeners]]",
+            "nonsense = 1\n[[listeners]]",
+            '1:1: unknown key "nonsense"; known here: global, access_log, listeners, routes, pools',
+        ),
         (
             "[[listeners]]",
             "[glob]\n[[listeners]]",
-            '1:2: unknown key "glob"; known here: global, listeners, routes, pools; did you mean "global"?',
+            '1:2: unknown key "glob"; known here: global, access_log, listeners, routes, pools; did you mean "global"?',
         ),
         (
             "[pools.api]",
             "[upstreams.api]",
-            '4:2: unknown key "upstreams"; known here: global, listeners, routes, pools; did you mean "pools"?',
+            '4:2: unknown key "upstreams"; known here: global, access_log, listeners, routes, pools; did you mean "pools"?',
         ),
         (
             "name =",
             "nam =",
-            '2:1: unknown key "nam"; known here: name, bind, protocol, timeouts, limits, backlog, defer_accept; did you mean "name"?',
+            '2:1: unknown key "nam"; known here: name, bind, protocol, timeouts, limits, backlog, access_log, defer_accept; did you mean "name"?',
         ),
         (
             "bind =",
             "listen =",
-            '3:1: unknown key "listen"; known here: name, bind, protocol, timeouts, limits, backlog, defer_accept; did you mean "bind"?',
+            '3:1: unknown key "listen"; known here: name, bind, protocol, timeouts, limits, backlog, access_log, defer_accept; did you mean "bind"?',
         ),
         (
             "backends =",
@@ -168,7 +172,7 @@ timeouts = { connect = "1s", first_byte = "2s", between_bytes = "3s", exchange =
         (
             "[[listeners]]",
             'drain_timeout = "1s"\n[[listeners]]',
-            '1:1: "drain_timeout" does not belong here; it belongs into global; known here: global, listeners, routes, pools',
+            '1:1: "drain_timeout" does not belong here; it belongs into global; known here: global, access_log, listeners, routes, pools',
         ),
         (
             "[pools.api]",
