@@ -209,6 +209,7 @@ class Controller:
             case {"do": "processes"}:
                 rows = [
                     {"role": one.role, "slot": one.slot, "pid": one.pid, "state": one.state, "restarts": one.restarts}
+                    | ({"generation": self._shared.worker_generation(one.slot)} if one.role == "worker" else {})
                     for one in self._processes
                 ]
                 return {"ok": True, "processes": rows}
