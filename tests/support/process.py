@@ -22,6 +22,7 @@ from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[2]
 Counters = dict[str, int]
+LISTEN = "0A"  # TCP_LISTEN of the kernel's tcp_states.h, as /proc/net/tcp shows it
 
 
 class Control:
@@ -66,6 +67,7 @@ class Fastlb:
         self._lines: queue.Queue[str] = queue.Queue()
         self._stderr = (self.directory / "stderr").open("wb")
         self._n_files = 0
+        self._was_killed = False
         command = [sys.executable, "-m", "fastlb", "serve", "-c", str(self.write(text))]
         command += ["--control", str(self.directory / "control"), "--counters", str(self.directory / "counters")]
         command += ["--workers", str(workers), "--pump-budget", str(pump_budget)]
@@ -216,6 +218,10 @@ class Fastlb:
         (pid,) = (row["pid"] for row in self.processes() if row["role"] == "worker" and row["slot"] == slot)
         return int(pid)
 
+    def worker_pids(self) -> list[int]:
+        """Those of the workers that run."""
+        return [int(row["pid"]) for row in self.processes() if row["role"] == "worker" and row["pid"]]
+
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
@@ -234,15 +240,8 @@ class Fastlb:
         return pages * resource.getpagesize()
 
     def count_sockets(self) -> int:
-        """The sockets of the first worker."""
-        directory = f"/proc/{self.worker_pid()}/fd"
-        count = 0
-        for entry in Path(directory).iterdir():
-            try:
-                count += str(entry.readlink()).startswith("socket:")
-            except FileNotFoundError:
-                pass  # the listing's own
-        return count
+        """The sockets of all workers, but for those that listen: they are lent and given back."""
+        return sum(len(socket_inodes(pid) - listening_inodes()) for pid in self.worker_pids())
 
     def messages(self) -> str:
         """What the process wrote to standard error."""
@@ -259,7 +258,7 @@ class Fastlb:
             nonlocal what
             counters = self.counters()
             rows = self.backends()
-            what = imbalance(counters, sum(row["idle"] for row in rows))
+            what = imbalance(counters, sum(row["idle"] for row in rows), len(self.worker_pids()))
             what |= {f"in_flight of {row['identity']}": row["in_flight"] for row in rows if row["in_flight"]}
             sockets = self.count_sockets() - self._sockets_at_start - sum(row["idle"] for row in rows)
             if sockets and not self._applied:
@@ -283,8 +282,16 @@ class Fastlb:
         counters: Counters = json.loads((self.directory / "counters").read_text())
         return counters
 
+    def kill_supervisor(self) -> None:
+        """An end that is in no order."""
+        self._was_killed = True
+        self.process.kill()
+        self.process.wait()
+
     def stop(self) -> None:
         """The usual end of a test."""
+        if self._was_killed:
+            return
         if self.process.returncode is None and self.process.poll() is None:
             self.rest()
             self.control.close()
@@ -310,6 +317,30 @@ class Fastlb:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
+def socket_inodes(pid: int) -> set[str]:
+    """The sockets that a process has open."""
+    inodes = set()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            target = str(entry.readlink())
+        except FileNotFoundError:
+            continue  # the listing's own, or closed meanwhile
+        if target.startswith("socket:["):
+            inodes.add(target[8:-1])
+    return inodes
+
+
+def listening_inodes(port: int = 0) -> set[str]:
+    """The TCP sockets that listen, on this port or on any."""
+    found = set()
+    for name in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == LISTEN and port in (0, int(fields[1].rpartition(":")[2], 16)):
+                found.add(fields[9])
+    return found
+
+
 def closing_name(name: str) -> str:
     """The counter that must catch up with this one; "" for those that are no half of a pair."""
     for opened, closed in (("_opened", "_closed"), ("_taken", "_returned")):
@@ -328,10 +359,10 @@ def unequal(counters: Counters) -> dict[str, int]:
     return {name: difference for name, difference in differences.items() if difference}
 
 
-def imbalance(counters: Counters, idle: int) -> dict[str, int]:
-    """What is held although nothing is in flight: everything but the snapshot in use and `idle` backend connections."""
+def imbalance(counters: Counters, idle: int, workers: int) -> dict[str, int]:
+    """What is held although nothing is in flight: everything but the snapshot that each worker uses and `idle` backend connections."""
     wrong = unequal(counters)
-    for name, held in (("snapshots_opened", 1), ("backend_connections_opened", idle)):
+    for name, held in (("snapshots_opened", workers), ("backend_connections_opened", idle)):
         difference = wrong.pop(name, 0) - held
         if difference:
             wrong[name] = difference
