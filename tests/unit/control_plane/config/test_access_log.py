@@ -208,7 +208,7 @@ def test_mistakes_have_their_place():
     assert errors(f"[[access_log]]\nto = '/a'\n[[access_log]]\nwhen = 'x == 1'\n{LISTENER}{REST}") == [
         'f:3:1: "to" is missing; to is a destination, such as "/var/log/fastlb/access.log"',
         'f:4:8: there is no field "x" (character 1 of the condition); fields are listed in docs/options/access_log.format.md; headers are '
-        'request.NAME and response.NAME',
+        "request.NAME and response.NAME",
     ]
 
 
