@@ -43,8 +43,10 @@ def read_date() -> str:
     """Seconds since 1970 that stand as the time of every file: what the environment says, or the last commit of the checkout around."""
     if "SOURCE_DATE_EPOCH" in os.environ:
         return os.environ["SOURCE_DATE_EPOCH"]
-    log = subprocess.run(["git", "log", "-1", "--format=%ct"], cwd=TREE, capture_output=True, text=True, check=False)
-    return log.stdout.strip() or "315619200"  # 1980, where zip begins
+    log = None
+    if shutil.which("git"):
+        log = subprocess.run(["git", "log", "-1", "--format=%ct"], cwd=TREE, capture_output=True, text=True, check=False)
+    return (log and log.stdout.strip()) or "315619200"  # 1980, where zip begins
 
 
 def find_modules() -> list[str]:
@@ -56,7 +58,7 @@ def build(folder: Path) -> Path:
     for leftover in ("lib", "bdist"):  # setuptools would pack modules that are gone from the sources
         for path in (TREE / "build").glob(f"{leftover}*"):
             shutil.rmtree(path)
-    plain = {**FLAGS, "SOURCE_DATE_EPOCH": read_date(), "FASTLB_DEBUG": "", "FASTLB_PROBE": "", "FASTLB_FUZZ": ""}
+    plain = {**FLAGS, "SOURCE_DATE_EPOCH": read_date(), **{name: "" for name in os.environ if name.startswith("FASTLB_")}}
     run("pip", "wheel", "--no-deps", "--no-build-isolation", "--no-cache-dir", "-w", folder, TREE, **plain)
     return only_wheel(folder)
 

@@ -22,8 +22,9 @@ from bench.compare.ratios import median_of
 from bench.compare.record import to_json
 from bench.compare.report import render
 from bench.compare.same_work import check_proxy
+from bench.compare.start import measure_start
 from bench.compare.turns import measure_slot, measure_work, takes_part
-from bench.compare.works import IDLE, LATENCY, ONLY_IN, PARTS, WORKS
+from bench.compare.works import IDLE, LATENCY, ONLY_IN, PARTS, START, WORKS
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -106,8 +107,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 run[LATENCY] = measure_latency(
                     timed, maxima, backend, rounds=max(arguments.rounds // 2, 1), seconds=arguments.slot * 2, say=say
                 )
+        held = [name for name in names if name not in ONLY_IN]
+        if START in arguments.works:
+            run[START] = measure_start(held, backend, directory, repeats=2 if arguments.quick else 10, say=say)
         if IDLE in arguments.works:
-            held = [name for name in names if name not in ONLY_IN]
             run[IDLE] = measure_idle(held, backend, directory, repeats=1 if arguments.quick else 3, say=say)
     run["ended"] = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return run

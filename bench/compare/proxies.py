@@ -61,13 +61,20 @@ def why_missing(name: str) -> str | None:
 
 @contextlib.contextmanager
 def running_proxy(name: str, backend: str, directory: Path) -> Iterator[Proxy]:
+    """A proxy that accepts connections."""
+    with launched_proxy(name, backend, directory) as proxy:
+        proxy.program.wait_until_listening(ADDRESS, proxy.port)
+        proxy.program.refresh()
+        yield proxy
+
+
+@contextlib.contextmanager
+def launched_proxy(name: str, backend: str, directory: Path) -> Iterator[Proxy]:
     """Start one proxy in front of `backend`; its files go to a directory of its own inside `directory`."""
     home = directory / name
     home.mkdir(exist_ok=True)
     port = free_port()
     with running(name, _command(name, port, backend, home), cpu=PROXY_CPU, directory=home, cwd=native.ROOT) as program:
-        program.wait_until_listening(ADDRESS, port)
-        program.refresh()
         yield Proxy(name, port, program)
 
 

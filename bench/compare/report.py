@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.compare.proxies import FASTLB, PEER
 from bench.compare.ratios import Spread, cpu_per_request, median_of, ratio_per_round, share_of_window
-from bench.compare.works import IDLE, IDLE_AT_MOST_BYTES, LATENCY, LATENCY_AT_MOST_US, WORKS, Work
+from bench.compare.works import IDLE, IDLE_AT_MOST_BYTES, LATENCY, LATENCY_AT_MOST_US, START, START_AT_MOST_MS, WORKS, Work
 
 _DISTURBED = 0.02  # of the proxies' CPU; above that the report warns
 _LABELS = {
@@ -56,6 +56,8 @@ def _lines(run: Mapping[str, Any]) -> Iterator[str]:
         yield from _latency_lines(run[LATENCY], targets)
     if IDLE in run:
         yield from _idle_lines(run[IDLE], targets)
+    if START in run:
+        yield from _start_lines(run[START], targets)
     if targets:
         yield from ("", "## Against the targets", "", "| figure | measured | at most | wanted | met |", "|---|---|---|---|---|", *targets)
     yield from _disturbance_lines(run["works"])
@@ -121,6 +123,15 @@ def _idle_lines(measured: Sequence[Mapping[str, Any]], targets: list[str]) -> It
             targets.append(_target("idle: bytes per connection", each.median, IDLE_AT_MOST_BYTES, ""))
     yield ""
     yield "The relay holds two sockets per client, so the descriptor limit may leave it fewer connections to hold."
+
+
+def _start_lines(measured: Sequence[Mapping[str, Any]], targets: list[str]) -> Iterator[str]:
+    yield from ("", "## From start to the first response", "", "| proxy | ms |", "|---|---|")
+    for proxy in dict.fromkeys(one["proxy"] for one in measured):
+        taken = Spread.of([one["ms"] for one in measured if one["proxy"] == proxy])
+        yield f"| {_label(proxy)} | {taken.median:.0f} ({taken.low:.0f}–{taken.high:.0f}) |"
+        if proxy == FASTLB:
+            targets.append(_target("start: ms to the first response", taken.median, START_AT_MOST_MS, ""))
 
 
 def _disturbance_lines(works: Mapping[str, Any]) -> Iterator[str]:

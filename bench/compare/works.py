@@ -49,8 +49,10 @@ WORK_NAMES = tuple(work.name for work in WORKS)
 
 LATENCY = "latency"  # open-loop client at half of a proxy's maximum
 IDLE = "idle"  # memory of idle keep-alive connections
-PARTS = (*WORK_NAMES, LATENCY, IDLE)
+START = "start"  # from the fork to the first response
+PARTS = (*WORK_NAMES, LATENCY, IDLE, START)
 
 LATENCY_AT_MOST_US = 100.0
 IDLE_AT_MOST_BYTES = 400.0
 IDLE_CONNECTIONS = 10_000
+START_AT_MOST_MS = 500.0

@@ -1,6 +1,7 @@
 """`fastlb serve`: a configuration, a listener and backends from the command line, or the demo."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import click
@@ -59,7 +60,12 @@ def serve(
     listens = listens or (DEFAULT_LISTEN,)
 
     def run(loaded: Loaded, demo: Sequence[DemoBackend] = ()) -> None:
-        _run(override(loaded, workers, user), control, counters, pump_budget, demo)
+        _load_data_plane()
+        from fastlb.processes.launch import LaunchOptions, launch
+
+        greet = (lambda urls: explain_demo(urls, demo)) if demo else None
+        overriding = partial(override, workers=workers, user=user)
+        launch(loaded, LaunchOptions(control, counters, pump_budget, greet, frozenset(backend.pid for backend in demo), overriding))
 
     try:
         if config is not None:
@@ -79,14 +85,6 @@ def _load_data_plane() -> None:
         import fastlb.processes.launch  # noqa: F401
     except ImportError as error:
         raise FastlbError(f"the compiled data plane is missing ({error}); build it with ./dev build, or install fastlb with pip") from error
-
-
-def _run(loaded: Loaded, control: str, counters: str, pump_budget: int, demo: Sequence[DemoBackend] = ()) -> None:
-    _load_data_plane()
-    from fastlb.processes.launch import LaunchOptions, launch
-
-    greet = (lambda urls: explain_demo(urls, demo)) if demo else None
-    launch(loaded, LaunchOptions(control, counters, pump_budget, greet, frozenset(backend.pid for backend in demo)))
 
 
 def explain_demo(urls: Sequence[str], backends: Sequence[DemoBackend]) -> str:

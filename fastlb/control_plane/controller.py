@@ -8,6 +8,7 @@ import asyncio
 import os
 import pickle
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ import uvloop
 
 from fastlb import BUILD_ID, FastlbError, _core
 from fastlb.control_plane.config.errors import ConfigError
-from fastlb.control_plane.config.loader import load_file
+from fastlb.control_plane.config.loader import Loaded, load_file
 from fastlb.control_plane.config.schema import Config, Listener
 from fastlb.control_plane.log_plan import log_destinations
 from fastlb.control_plane.names import Names
@@ -56,10 +57,12 @@ class ControllerOptions:
     Args:
         config: what to begin with, unless a predecessor left something.
         control_path: of a unix socket to open for requests; "" for none.
+        override: what the command line said holds for every file that is read later, too.
     """
 
     config: Config
     control_path: str = ""
+    override: Callable[[Loaded], Loaded] = lambda loaded: loaded
 
 
 def run_controller(channel: Channel[ToController], shared: _core.SharedMemory, state_fd: int | None, options: ControllerOptions) -> None:
@@ -142,13 +145,14 @@ class Controller:
         except (ValueError, OSError) as error:
             raise ApplyError(f"the snapshot could not be built: {error}") from error
         try:
-            self._shared.sweep(image)
             self._shared.add_rows(image)
             state = _write_state(State(config, generation))
             try:
                 self._answer = self._loop.create_future()
                 self._send(_describe(config, generation), image, state)
                 answer = await self._answer
+                if isinstance(answer, Applied):
+                    self._shared.sweep(image)  # not before: a worker that starts meanwhile loads the one in force
             finally:
                 self._answer = None
                 os.close(state)
@@ -220,7 +224,7 @@ class Controller:
 
     async def _apply_file(self, path: str) -> dict[str, Any]:
         try:
-            loaded = await asyncio.to_thread(load_file, path)
+            loaded = self._options.override(await asyncio.to_thread(load_file, path))
             report_warnings(loaded.warnings)
             return {"ok": True, "generation": await self.apply(loaded.config)}
         except ConfigError as error:

@@ -765,6 +765,8 @@ cdef void put_json(Writer* out, const char* data, uint32_t size) noexcept nogil:
                 continue
         put(out, data + run, at - run)
         code[0] = c"\\"
+        if <uint8_t>data[at] == 0xC2 and at + 1 < size and data[at + 1] & 0xC0 == 0x80:
+            at += 1                             # a C1 control: its number is its second byte
         if data[at] == c'"' or data[at] == c"\\":
             code[1] = data[at]
             put(out, code, 2)

@@ -23,6 +23,7 @@ class LaunchOptions:
         pump_budget: events that one pump of a worker handles; 0 for the default.
         greet: makes a text of the URLs that are listened on, for standard output once all is ready.
         spared: children that this process has already, for others to look after.
+        override: what the command line says in place of any configuration file.
     """
 
     control_path: str = ""
@@ -30,6 +31,7 @@ class LaunchOptions:
     pump_budget: int = 0
     greet: Callable[[list[str]], str] | None = None
     spared: frozenset[int] = frozenset()
+    override: Callable[[Loaded], Loaded] = lambda loaded: loaded
 
 
 def launch(loaded: Loaded, options: LaunchOptions) -> None:
@@ -38,6 +40,7 @@ def launch(loaded: Loaded, options: LaunchOptions) -> None:
     Raises:
         FastlbError: it could not start.
     """
+    loaded = options.override(loaded)
     settings = loaded.config.settings
     report_warnings(loaded.warnings)
     identity, warnings = choose_identity(settings.user, settings.group)
@@ -54,7 +57,7 @@ def launch(loaded: Loaded, options: LaunchOptions) -> None:
     try:
         run_supervisor(
             SupervisorOptions(
-                controller=ControllerOptions(loaded.config, options.control_path),
+                controller=ControllerOptions(loaded.config, options.control_path, options.override),
                 identity=identity,
                 max_connections=limits.per_worker,
                 n_workers=n_workers,

@@ -148,8 +148,8 @@ class Assign(Message, frozen=True):
 
 
 class Log(Message, frozen=True):
-    """Supervisor -> worker: write the lines of this log destination here from now on. A worker that uses another snapshot leaves its logs as
-    they are. Descriptor: where to."""
+    """Supervisor -> worker: write the lines of this log destination here from now on; a worker that uses another snapshot leaves its
+    logs as they are. Descriptor: where to."""
 
     generation: Number
     destination: Number

@@ -44,6 +44,8 @@ class Slot:
         lent: the numbers of the sockets whose descriptors the process has.
         pinged_ms: when a heartbeat was asked for that has not come yet; 0 = none is owed.
         retired: there shall be no worker here.
+        catching_up: it has been told to prepare the snapshot in force, alone and not with all others.
+        awaited: the next worker is on its way: the last one is being settled, it has to wait, or it is being forked.
     """
 
     number: int
@@ -57,10 +59,13 @@ class Slot:
     n_quick_deaths: int = 0
     restarts: int = -1
     retired: bool = False
+    catching_up: bool = False
+    awaited: bool = False
 
     def begin(self, child: Child, now: float) -> None:
         """A process has been forked for this slot."""
         self.child = child
+        self.awaited = False
         self.born = now
         self.restarts += 1
 
@@ -70,6 +75,7 @@ class Slot:
         self.state = State.WAITING
         self.lent.clear()
         self.assigned = ()
+        self.catching_up = False
         self.pinged_ms = 0
         if now - self.born >= STEADY_SECONDS:
             self.n_quick_deaths = 0

@@ -178,6 +178,7 @@ class Supervisor:
         self._logs = LogFiles()
         self._snapshot: Snapshot | None = None
         self._changing = asyncio.Lock()
+        self._offered = 0  # the generation that is voted on, or was last
         self._votes: dict[int, asyncio.Future[str | None]] = {}  # by slot: None = yes or gone, a text = why not
         self._finished = asyncio.Event()
         self._changed = asyncio.Event()  # set whenever a child moved on; whoever waits for something looks again
@@ -210,7 +211,7 @@ class Supervisor:
             self._slots = [make_slot(number) for number in range(self._options.n_workers)]
             self._fork(CONTROLLER)
             for slot in self._slots:
-                self._fork(slot.number)
+                self._fork_worker(slot)
             self._start(self._beat())
             await self._finished.wait()
         finally:
@@ -390,9 +391,11 @@ class Supervisor:
                 self._on_vote(slot, generation, None)
             case Refused(generation, text):
                 self._on_vote(slot, generation, text)
-            case Committed():
+            case Committed(generation):
                 slot.state = State.READY
                 slot.pinged_ms = 0
+                if self._snapshot is not None and generation != self._snapshot.apply.generation:
+                    self._bring_up_to_date(slot)  # another one has been put in force while it was told of this one
                 self._share_sockets()
                 self._announce_if_ready()
             case Drained():
@@ -401,18 +404,20 @@ class Supervisor:
         self._tell_processes()
 
     def _bring_up_to_date(self, slot: Slot) -> None:
-        """Gives a worker that has none the snapshot in force, if there is one."""
+        """Gives a worker that has none, or an older one, the snapshot in force, if there is one."""
         if self._snapshot is not None and not self._doors_closed:
-            slot.state = State.PREPARING
+            if slot.state is State.BLANK:
+                slot.state = State.PREPARING
+            slot.catching_up = True
             self._tell(slot, Prepare(self._snapshot.apply.generation), self._snapshot.image_fd)
 
     def _on_vote(self, slot: Slot, generation: int, refusal: str | None) -> None:
-        """A worker has prepared a snapshot, or cannot: an answer to `_apply`, or of one that has just started."""
-        vote = self._votes.pop(slot.number, None)
-        if vote is not None:
-            if not vote.done():
+        """A worker has prepared a snapshot, or cannot: an answer to `_apply`, or of one that catches up."""
+        if generation == self._offered:
+            vote = self._votes.pop(slot.number, None)
+            if vote is not None and not vote.done():
                 vote.set_result(refusal)
-        elif slot.state is State.PREPARING and self._snapshot is not None:
+        elif slot.catching_up and self._snapshot is not None:
             if refusal is not None:
                 report(f"worker {slot.number} ({_pid(slot)}) cannot use the configuration: {refusal}: killed")
                 self._kill(slot)
@@ -425,6 +430,7 @@ class Supervisor:
         """Tells a worker to change to the snapshot in force, with the sockets that are its own or lent to it."""
         assert self._snapshot is not None
         slot.state = State.COMMITTING
+        slot.catching_up = False
         slot.assigned = self._lending.assign(self._places(), self._accepting()).get(slot.number, ())
         self._lend(slot)
         apply = self._snapshot.apply
@@ -452,6 +458,7 @@ class Supervisor:
             report(f"worker {slot.number} ({child.pid}) ended ({how or 'without a reason'}, {was.value}); {again}")
         elif how and not self._ending:
             report(f"worker {slot.number} ({child.pid}) ended ({how}) while it was {was.value}")
+        slot.awaited = True
         self._settle(slot, asyncio.get_running_loop().time() + wait)
         self._tell_processes()
 
@@ -469,7 +476,9 @@ class Supervisor:
             self._fork_worker(slot)
 
     def _fork_worker(self, slot: Slot) -> None:
-        if slot.child is None and not slot.retired and not self._doors_closed:
+        """Has the next worker forked, if there shall be one."""
+        slot.awaited = not slot.retired and not self._doors_closed
+        if slot.awaited:
             self._fork(slot.number)
 
     def _kill(self, slot: Slot) -> None:
@@ -523,19 +532,19 @@ class Supervisor:
                     raise StartError("fastlb is ending and takes no configuration any more")
                 if self._snapshot is not None and generation <= self._snapshot.apply.generation:
                     raise StartError(f"generation {generation} is not newer than the one in force")
+                self._logs.open(_destinations(offered))
                 before = [bound for _, bound in self._bound]
                 listeners = _wanted(offered.apply)
                 after = bind_listeners(listeners, [*before, *self._adopt(listeners, before)], offered.apply.n_workers)
                 opened = _without([bound for _, bound in after], before)
                 try:
-                    self._logs.open(_destinations(offered))
-                    await self._prepare_everywhere(offered)
+                    prepared = await self._prepare_everywhere(offered)
                 except BaseException:
                     for bound in opened:
                         bound.close()
-                    self._logs.keep(_destinations(self._snapshot))
                     raise
             except FastlbError as error:
+                self._logs.keep(_destinations(self._snapshot))
                 offered.close()
                 if self._snapshot is None:
                     self._fail(error)
@@ -544,7 +553,7 @@ class Supervisor:
             except BaseException:
                 offered.close()
                 raise
-            await self._put_in_force(offered, before, after)
+            await self._put_in_force(offered, prepared, before, after)
         self._tell_controller(Applied(generation))
 
     def _adopt(self, listeners: Sequence[WantedListener], bound: Iterable[BoundAddress]) -> list[BoundAddress]:
@@ -555,14 +564,18 @@ class Supervisor:
         known = {one.address for one in bound}
         return [adopt_sockets(address, sockets) for address, sockets in handover.by_address.items() if address not in known]
 
-    async def _prepare_everywhere(self, offered: Snapshot) -> None:
-        """Has every worker get ready.
+    async def _prepare_everywhere(self, offered: Snapshot) -> list[Slot]:
+        """Has every worker get ready; returns the slots of those that are.
 
         Raises:
             StartError: one of them refused; all have forgotten it.
         """
         loop = asyncio.get_running_loop()
+        # One at a time: a worker has one snapshot in force and one prepared. Whoever is between two gets there, or dies.
+        await self._wait_for(lambda: not any(slot.catching_up or slot.state is State.COMMITTING for slot in self._slots))
+        self._offered = offered.apply.generation
         voters = [slot for slot in self._slots if slot.state in (State.BLANK, State.READY)]
+        children = {slot.number: slot.child for slot in voters}
         votes = {slot.number: loop.create_future() for slot in voters}
         self._votes.update(votes)
         for slot in voters:
@@ -583,21 +596,26 @@ class Supervisor:
             for slot in voters:
                 self._tell(slot, Abort())
             raise StartError("\n".join(refusals))
+        return [slot for slot in voters if slot.child is not None and slot.child is children[slot.number]]
 
-    async def _put_in_force(self, offered: Snapshot, before: Sequence[BoundAddress], after: list[tuple[int, BoundAddress]]) -> None:
+    async def _put_in_force(
+        self, offered: Snapshot, prepared: list[Slot], before: Sequence[BoundAddress], after: list[tuple[int, BoundAddress]]
+    ) -> None:
         """Tells all workers to change, and closes what is not listened on any more once its queue has been taken in."""
         old, self._snapshot = self._snapshot, offered
         self._bound = after
-        committing = [slot for slot in self._slots if slot.state in (State.BLANK, State.READY)]
-        for slot in committing:
+        for slot in prepared:
             slot.state = State.COMMITTING
-        for slot in committing:
+        for slot in prepared:
             self._commit(slot)
+        for slot in self._slots:
+            if slot.state in (State.BLANK, State.READY) and slot not in prepared:  # it came while the others prepared
+                self._bring_up_to_date(slot)
         self._resize(offered.apply.n_workers)
         self._logs.keep(_destinations(offered))
         if old is not None:
             old.close()
-            children = [(slot, slot.child) for slot in committing]
+            children = [(slot, slot.child) for slot in prepared]
             await self._wait_for(lambda: all(slot.child is not child or slot.state is not State.COMMITTING for slot, child in children))
         for bound in _without(before, [bound for _, bound in after]):
             bound.close()
@@ -612,8 +630,9 @@ class Supervisor:
             self._slots.append(make_slot(len(self._slots)))
         for slot in self._slots:
             was, slot.retired = slot.retired, slot.number >= n_workers
-            if not slot.retired and slot.child is None:
-                self._fork_worker(slot)
+            if not slot.retired and slot.child is None and not slot.awaited:
+                slot.awaited = True
+                self._fork(slot.number)
             elif slot.retired and not was:
                 self._start(self._retire(slot))
 

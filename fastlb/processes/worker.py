@@ -74,6 +74,8 @@ class Worker:
         self._stopped = asyncio.Event()
         self._sockets: dict[int, int] = {}  # the descriptors of those that were lent, by number
         self._n_aborted = 0
+        self._preparing = asyncio.Lock()
+        self._prepared = 0
         self._drain_timeout_ms = 0
         self._drain_idle_grace_ms = 0
         self._failure: BaseException | None = None
@@ -109,6 +111,8 @@ class Worker:
                 self._sockets[number] = descriptors[0]
             case Commit(generation, sockets, drain_timeout_ms, drain_idle_grace_ms):
                 self._drain_timeout_ms, self._drain_idle_grace_ms = drain_timeout_ms, drain_idle_grace_ms
+                if generation != self._prepared:
+                    raise ValueError(f"generation {generation} is to be committed and {self._prepared} is prepared")
                 is_first = self._engine.generation() == 0
                 self._close(self._engine.commit([(self._sockets[number], listener) for number, listener in sockets]))
                 self._keep({number for number, _ in sockets})
@@ -131,13 +135,12 @@ class Worker:
         """Maps and checks an image; not on the loop's thread where there are clients, who do not wait meanwhile."""
         n_aborted = self._n_aborted
         try:
-            if self._engine.generation():
-                image = await asyncio.to_thread(_core.Image, image_fd)
-            else:
-                image = _core.Image(image_fd)
-            if n_aborted == self._n_aborted:
-                self._engine.prepare(image)
-                self._send(Prepared(generation))
+            async with self._preparing:  # in the order in which they were asked for: the last one is what is committed
+                image = await self._map(image_fd)
+                if n_aborted == self._n_aborted:
+                    self._engine.prepare(image)
+                    self._prepared = generation
+                    self._send(Prepared(generation))
         except (ValueError, OSError, MemoryError) as error:
             self._send(Refused(generation, str(error) or "out of memory"))
         finally:
@@ -151,6 +154,14 @@ class Worker:
             report(f"worker {os.getpid()}: a log goes on to where it went: {error}")
         finally:
             os.close(descriptor)  # the engine has its own
+
+    async def _map(self, image_fd: int) -> _core.Image:
+        if self._engine.generation():
+            try:
+                return await asyncio.to_thread(_core.Image, image_fd)
+            except RuntimeError:  # no thread can be had: clients wait for a moment
+                pass
+        return _core.Image(image_fd)
 
     def _drain(self) -> None:
         """Accepts nothing any more; what waits in the queues is taken in first."""

@@ -9,6 +9,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
+from fastlb.data_plane.access_log cimport check_log_plan as plane_check_log_plan
 from fastlb.data_plane.attempt cimport connect_failure as plane_connect_failure
 from fastlb.data_plane.backend_table cimport (backend_table_close, backend_table_open, claim, drop_backend, hold_backend,
                                               release_claim)
@@ -29,6 +30,8 @@ from fastlb.data_plane.http1_head cimport parse_trailers as plane_parse_trailers
 from fastlb.data_plane.http1_serialise cimport write_informational, write_local, write_request, write_response
 from fastlb.data_plane.idle_cache cimport cache_put, cache_remove, cache_take
 from fastlb.data_plane.pipe_pool cimport pipe_pool_close, pipe_pool_open, return_pipe, take_pipe
+from fastlb.data_plane.log_writer cimport (drop_slot, hand_over, hold_slot, log_writer_close, log_writer_open, log_writer_start, put_line,
+                                           wake_log_writer, write_some)
 from fastlb.data_plane.ready_list cimport list_ready, take_ready, unlist_ready
 from fastlb.data_plane.retry cimport is_stale_reuse as plane_is_stale_reuse
 from fastlb.data_plane.retry cimport may_retry as plane_may_retry
@@ -52,7 +55,7 @@ from fastlb.data_plane.types cimport (ALGORITHM_ROUND_ROBIN, ALGORITHM_WEIGHTED_
                                       METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_OTHER, METHOD_POST, METHOD_PUT,
                                       METHOD_TRACE, NO_BACKEND, NO_INDEX, NO_PIPE, NO_SHARED_ROW, X_HEAD_SENT, X_HTTP_1_0, X_IDEMPOTENT, X_IS_HEAD,
                                       X_REPLAYABLE, Attempt, Backend, BackendTable, Buffer, BufferPool, ChunkDecoder, Connection,
-                                      Column, ConnectionTable, Engine, Exchange, Head, HeaderField, HeadLimits, ImageHeader, ImagePool, PipePool,
+                                      Column, ConnectionTable, Engine, Exchange, Head, HeaderField, HeadLimits, ImageHeader, ImagePool, LogWriter, PipePool,
                                       PoolBackend, SharedRow, SharedTable, Snapshot, Timer, TimerWheel, WorkerBlock)
 from fastlb.data_plane.types cimport Pool as PoolStruct
 from fastlb.data_plane.writer cimport Writer, put, put_number
@@ -60,6 +63,7 @@ from fastlb.data_plane.writer cimport Writer, put, put_number
 import os
 
 from fastlb._build import BUILD_ID
+from fastlb._core import LOG_DESTINATION_KINDS
 
 cdef extern from "<sys/mman.h>" nogil:
     int PROT_NONE, PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS
@@ -930,6 +934,77 @@ def may_retry(reason, *, head_sent=False, routed=True, replayable=True, idempote
     attempt.reused = reused
     attempt.state = ATTEMPT_ANSWERED if answered else ATTEMPT_SENT
     return bool(plane_may_retry(&exchange, &attempt, FAILURE_NUMBERS[reason]))
+
+
+# ---------------------------------------------------------------------------------------------------------------- logs
+def check_log_plan(bytes plan):
+    """Whether these bytes pass as a log plan. They end at most 7 bytes before the guard page."""
+    cdef char* where = INPUT.room((<size_t>len(plan) + 7) // 8 * 8)
+    memcpy(where, <const char*>plan, <size_t>len(plan))
+    return bool(plane_check_log_plan(where, <size_t>len(plan)))
+
+
+cdef class LogRing:
+    """A log writer: its thread runs (`start`), or `write` does by hand what the thread would do."""
+    cdef LogWriter* writer
+    cdef public bint started
+
+    def __cinit__(self, uint32_t ring_bytes=131072, bint start=False):
+        self.writer = log_writer_open(ring_bytes)
+        if self.writer == NULL or (start and not log_writer_start(self.writer)):
+            raise MemoryError
+        self.started = start
+
+    def __dealloc__(self):
+        self.close(0)
+
+    def close(self, uint32_t patience_ms=1000):
+        """Lines written and lost, and bytes written, at the end; None when it is closed already."""
+        cdef uint64_t written = 0, lost = 0, n_bytes = 0
+        if self.writer == NULL:
+            return None
+        with nogil:
+            log_writer_close(self.writer, patience_ms, &written, &lost, &n_bytes)
+        self.writer = NULL
+        return written, lost, n_bytes
+
+    def hold(self, bytes identity, kind="file"):
+        """The slot of a destination; None when there is none left."""
+        cdef int slot = hold_slot(self.writer, <const char*>identity, <uint32_t>len(identity), LOG_DESTINATION_KINDS[kind])
+        return None if slot < 0 else slot
+
+    def drop(self, uint32_t slot):
+        drop_slot(self.writer, slot)
+
+    def hand_over(self, uint32_t slot, int fd):
+        """Gives a copy of this descriptor."""
+        hand_over(self.writer, slot, os.dup(fd))
+
+    def put(self, uint32_t slot, bytes line):
+        return bool(put_line(self.writer, slot, <const char*>line, <uint32_t>len(line)))
+
+    def wake(self):
+        wake_log_writer(self.writer)
+
+    def write(self):
+        """One turn of the thread. False: the ring is empty."""
+        if self.started:
+            raise ValueError("the thread does that")
+        return bool(write_some(self.writer))
+
+    def move_to(self, uint64_t position):
+        """As if this many bytes had passed through."""
+        self.writer.head = self.writer.tail = self.writer.woken_head = position
+        self.writer.free_until = position + self.writer.mask + 1
+
+    def descriptor(self, uint32_t slot):
+        """What the slot writes to; -1 = nothing."""
+        return self.writer.slots[slot].fd
+
+    @property
+    def counts(self):
+        """Lines written and lost, bytes written."""
+        return self.writer.lines_written, self.writer.lines_lost, self.writer.bytes_written
 
 
 # ---------------------------------------------------------------------------------------------------------------- snapshots

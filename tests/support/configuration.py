@@ -17,7 +17,7 @@ def toml(value: Any) -> str:
     """A value as TOML writes it, tables inline."""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, int | str):
+    if isinstance(value, int | float | str):
         return json.dumps(value)
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{key} = {toml(entry)}" for key, entry in value.items()) + " }"

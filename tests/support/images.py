@@ -33,13 +33,26 @@ SECTIONS = ("operations", "operation_headers", "networks", "listeners", "host_sl
 FIRST_SECTION = 32  # behind magic, layout, size, generation and the name of the reason header
 
 
+def log_plan() -> bytes:
+    """Two sets of logs, with a bit of everything."""
+    writer = _core.LogPlanWriter(0)
+    file = writer.add_destination("/var/log/a", "file")
+    syslog = writer.add_destination("syslog:/dev/log", "datagrams")
+    captures = [("method", ""), ("request_field", "user-agent"), ("request_id", "")]
+    operations: list[_core.LogOperation] = [b"[", ("capture", 1, "text"), b"] ", ("status", 0, "json"), ("request_id", 2, "none")]
+    terms: list[_core.LogTerm] = [("status", 0, ">=", 400, b"", True, 1), ("capture", 0, "==", 0, b"GET", False, True)]
+    writer.add_set(captures, [(file, 1.0, operations, []), (syslog, 0.5, [("time", 0, "text")], terms)])
+    writer.add_set([], [(syslog, 0.25, [("duration", 0, "text")], [("attempts", 0, "<", 3, b"", True, False)])])
+    return writer.finish()
+
+
 class Writer(_core.SnapshotWriter):
     """As SnapshotWriter, with defaults; a backend is named by its port."""
 
     def __init__(self, generation: int = 1) -> None:
         super().__init__(generation)
 
-    def listener(self, name: str = "web", **changes: int) -> int:
+    def listener(self, name: str = "web", **changes: Any) -> int:
         return self.add_listener(name, **{**LISTENER, **changes})
 
     def pool(self, name: str = "api", **changes: Any) -> int:

@@ -1,12 +1,15 @@
 """The wheel that `./dev wheel` builds, installed in fresh environments under the Pythons of this machine, away from the sources."""
 
+import calendar
 import contextlib
 import http.client
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -126,3 +129,14 @@ def test_nothing_of_it_comes_from_the_sources(installed: Installed) -> None:
     asked = "import fastlb, fastlb._core, fastlb.data_plane.http1 as http1; print(fastlb.__file__, fastlb._core.__file__, http1.__file__)"
     for path in installed.run("python", "-c", asked).split():
         assert Path(path).is_relative_to(installed.folder.parent / "environment"), path
+
+
+@pytest.mark.long
+def test_the_same_sources_give_the_same_file_in_another_folder(wheel: Path, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "build" / "wheel", tmp_path / "another", ignore=shutil.ignore_patterns("build"))
+    with zipfile.ZipFile(wheel) as archive:  # its times are the date that is to be used again
+        times = {calendar.timegm((*info.date_time, 0, 0, 0)) for info in archive.infolist()}
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": str(times.pop())}
+    assert not times
+    subprocess.run([sys.executable, "-m", "wheels.build", tmp_path / "dist"], cwd=tmp_path / "another", env=environment, check=True)
+    assert (tmp_path / "dist" / wheel.name).read_bytes() == wheel.read_bytes()

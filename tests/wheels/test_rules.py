@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import SANITIZED
 from wheels.rules import TAG, find_faults, find_module_faults
+
+pytestmark = pytest.mark.skipif(SANITIZED, reason="compilers are not to be run with sanitizers")
 
 MODULE = "void *PyInit_good(void) { return 0; }\n"
 VISIBLE = '__attribute__((visibility("default"))) '

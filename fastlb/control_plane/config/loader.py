@@ -11,7 +11,6 @@ from pathlib import Path
 
 from fastlb.control_plane.config.address import BindAddress
 from fastlb.control_plane.config.errors import ConfigError, Place, Problem, nearest, quote, quote_all
-from fastlb.control_plane.config.log_format import JSON_FIELDS
 from fastlb.control_plane.config.option import read_table
 from fastlb.control_plane.config.reader import Reader, Source
 from fastlb.control_plane.config.route_pattern import ANY_HOST
@@ -180,7 +179,7 @@ def _check_pools(reader: Reader) -> None:
 
 def _check_logs(reader: Reader, config: Config) -> None:
     for path, log in reader.all_read(AccessLog):
-        if log.format.text != "json" and log.fields != JSON_FIELDS:
+        if log.format.text != "json" and log.fields:
             reader.reject_key((*path, "fields"), 'fields are for format "json"', "another format names its fields in braces")
         if len(log.fields) != len(set(log.fields)):
             reader.reject((*path, "fields"), "a field is listed a second time", "a JSON object has each key once")

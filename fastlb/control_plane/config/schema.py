@@ -135,13 +135,13 @@ class AccessLog:
         also_called=("path", "file", "destination", "output", "target"),
     )
     format: LogFormat = option("format", Text("a format", parse_format, "{client} {request} {status}"), "combined", ("log_format",))
-    fields: tuple[str, ...] = option("fields", ListOf(Text("a field", parse_field, "status"), least=1), list(JSON_FIELDS))
+    fields: tuple[str, ...] = option("fields", ListOf(Text("a field", parse_field, "status")), [])
     sample: float = option("sample", Share(), 1.0, ("sampling", "rate", "ratio"))
     when: LogCondition = option("when", Text("a condition", parse_condition, "status >= 400 or duration > 1s"), "", ("if", "condition"))
 
     def pieces(self) -> tuple[Piece, ...]:
         """What a line is put together from."""
-        return make_json_format(self.fields).pieces if self.format.text == "json" else self.format.pieces
+        return make_json_format(self.fields or JSON_FIELDS).pieces if self.format.text == "json" else self.format.pieces
 
     def headers(self) -> set[str]:
         """The header fields that its lines and its condition want, as request.NAME and response.NAME."""

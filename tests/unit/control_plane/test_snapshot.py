@@ -108,6 +108,7 @@ def test_settings_and_listeners_are_written_in_their_units(writer: type[Recordin
             "max_target_bytes": 4096,
             "max_headers": 50,
             "max_body_bytes": 1 << 20,
+            "log_set": None,
         },
     )
     assert second[0] == ("other",)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.support._probe import IMAGE_HEADER_BYTES, check_image
-from tests.support.images import Writer, find_sections, load, patch
+from tests.support.images import Writer, find_sections, load, log_plan, patch
 
 MAX_HEADERS, MAX_HEAD_BYTES = 256, 65536 - 64
 
@@ -18,7 +18,8 @@ def make_image() -> bytes:
     writer.set_reason_header("X-Fastlb-Reason")
     writer.add_trusted_network(ipaddress.ip_network("10.0.0.0/8"))
     writer.add_trusted_network(ipaddress.ip_network("2001:db8::/32"))
-    writer.listener("web")
+    writer.set_log_plan(log_plan())
+    writer.listener("web", log_set=1)
     writer.listener("admin", max_headers=10)
     api = writer.pool("api")
     site = writer.pool("site", algorithm="round_robin")

@@ -1,17 +1,19 @@
 """Listening sockets: options, errors that say what to do, and what stays over a change."""
 
+import contextlib
 import errno
 import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fastlb.control_plane.config.loader import load_text
 from fastlb.control_plane.config.schema import Listener
 from fastlb.processes import sockets
-from fastlb.processes.sockets import BindError, BoundAddress, bind_listeners
+from fastlb.processes.sockets import BindError, BoundAddress, adopt_sockets, bind_listeners
 
 Bound = list[tuple[int, BoundAddress]]
 
@@ -33,43 +35,44 @@ def opened() -> Iterator[list[Bound]]:
 
 
 def port_of(bound: Bound) -> int:
-    return int(bound[0][1].sockets[0].getsockname()[1])
+    return int(bound[0][1].sockets[0].socket.getsockname()[1])
 
 
 def test_a_tcp_socket_listens_with_the_options_that_the_engine_expects(opened: list[Bound]) -> None:
     opened.append(bind_listeners(listeners("127.0.0.1:0", "[::1]:0")))
     (four,), (six,) = (address.sockets for _, address in opened[0])
-    for bound in (four, six):
+    for one in (four, six):
+        bound = one.socket
         assert bound.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         assert bound.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
         assert bound.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert not bound.getblocking()
         assert not bound.get_inheritable()
-    assert six.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+    assert six.socket.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
     assert [address.urls() for _, address in opened[0]] == [
-        [f"http://127.0.0.1:{four.getsockname()[1]}"],
-        [f"http://[::1]:{six.getsockname()[1]}"],
+        [f"http://127.0.0.1:{four.socket.getsockname()[1]}"],
+        [f"http://[::1]:{six.socket.getsockname()[1]}"],
     ]
 
 
 def test_an_empty_host_is_every_address_with_one_port_for_both_families(opened: list[Bound]) -> None:
     opened.append(bind_listeners(listeners(":0")))
     (_, bound) = opened[0][0]
-    assert {one.family for one in bound.sockets} == {socket.AF_INET, socket.AF_INET6}
-    assert len({one.getsockname()[1] for one in bound.sockets}) == 1
+    assert {one.socket.family for one in bound.sockets} == {socket.AF_INET, socket.AF_INET6}
+    assert len({one.socket.getsockname()[1] for one in bound.sockets}) == 1
 
 
 def test_where_the_kernel_has_no_ipv6_an_empty_host_is_ipv4(opened: list[Bound], monkeypatch: pytest.MonkeyPatch) -> None:
     bind_tcp = sockets._bind_tcp
 
-    def without_ipv6(family: int, host: str, port: int, backlog: int, defer_accept: bool) -> socket.socket:
+    def without_ipv6(family: int, *others: Any) -> socket.socket:
         if family == socket.AF_INET6:
             raise OSError(errno.EAFNOSUPPORT, "Address family not supported by protocol")
-        return bind_tcp(family, host, port, backlog, defer_accept)
+        return bind_tcp(family, *others)
 
     monkeypatch.setattr(sockets, "_bind_tcp", without_ipv6)
     opened.append(bind_listeners(listeners(":0")))
-    assert [one.family for one in opened[0][0][1].sockets] == [socket.AF_INET]
+    assert [one.socket.family for one in opened[0][0][1].sockets] == [socket.AF_INET]
     with pytest.raises(BindError, match="this kernel has no IPv6"):
         bind_listeners(listeners("[::1]:0"))
 
@@ -158,3 +161,77 @@ def test_what_was_kept_survives_a_change_that_fails(opened: list[Bound]) -> None
         bind_listeners(listeners("127.0.0.1:0", "192.0.2.1:0"), [bound for _, bound in before])
     with socket.create_connection(("127.0.0.1", port_of(before)), 5):
         pass
+
+
+# ---------------------------------------------------------------------------------------------------------- several workers
+def homes(bound: BoundAddress) -> list[int | None]:
+    return [one.home for one in bound.sockets]
+
+
+def test_each_worker_has_a_socket_of_its_own_at_the_same_address(opened: list[Bound]) -> None:
+    opened.append(bind_listeners(listeners("127.0.0.1:0", ":0"), n_workers=3))
+    (_, one), (_, all_addresses) = opened[0]
+    assert homes(one) == [0, 1, 2]
+    assert sorted(homes(all_addresses), key=str) == [0, 0, 1, 1, 2, 2]
+    assert len(one.urls()) == 1
+    assert len({bound.socket.getsockname()[1] for bound in all_addresses.sockets}) == 1
+    assert len({bound.number for _, address in opened[0] for bound in address.sockets}) == 9
+
+
+def test_connections_are_spread_over_the_sockets_of_an_address(opened: list[Bound]) -> None:
+    opened.append(bind_listeners(listeners("127.0.0.1:0", backlog=200), n_workers=2))
+    clients = [socket.create_connection(("127.0.0.1", port_of(opened[0])), 5) for _ in range(100)]
+    counts = []
+    for one in opened[0][0][1].sockets:
+        one.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 0)
+    for client in clients:
+        client.send(b"x")
+    for one in opened[0][0][1].sockets:
+        n = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                one.socket.accept()[0].close()
+                n += 1
+        counts.append(n)
+    for client in clients:
+        client.close()
+    assert sum(counts) == 100
+    assert min(counts) > 10  # by chance less than once in 10^17 times
+
+
+def test_more_workers_get_sockets_beside_those_there_are_and_fewer_keep_them(opened: list[Bound]) -> None:
+    before = bind_listeners(listeners("127.0.0.1:0"), n_workers=2)
+    opened.append(before)
+    first = list(before[0][1].sockets)
+    more = bind_listeners(listeners("127.0.0.1:0"), [bound for _, bound in before], n_workers=4)
+    assert more[0][1] is before[0][1]
+    assert homes(more[0][1]) == [0, 1, 2, 3]
+    assert more[0][1].sockets[:2] == first
+    fewer = bind_listeners(listeners("127.0.0.1:0"), [bound for _, bound in more], n_workers=1)
+    assert homes(fewer[0][1]) == [0, 1, 2, 3]
+
+
+def test_sockets_that_were_added_go_again_when_another_address_cannot_be_bound(opened: list[Bound]) -> None:
+    before = bind_listeners(listeners("127.0.0.1:0"), n_workers=1)
+    opened.append(before)
+    with pytest.raises(BindError):
+        bind_listeners(listeners("127.0.0.1:0", "192.0.2.1:0"), [bound for _, bound in before], n_workers=3)
+    assert homes(before[0][1]) == [0]
+    again = bind_listeners(listeners("127.0.0.1:0"), [bound for _, bound in before], n_workers=3)
+    assert homes(again[0][1]) == [0, 1, 2]
+
+
+def test_a_unix_socket_is_shared_by_all_workers(opened: list[Bound], tmp_path: Path) -> None:
+    opened.append(bind_listeners(listeners(f"unix:{tmp_path}/s"), n_workers=4))
+    assert homes(opened[0][0][1]) == [None]
+
+
+def test_what_the_service_manager_opened_is_shared_and_outlives_its_listener(opened: list[Bound]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as inherited:
+        (listener,) = listeners(f"127.0.0.1:{inherited.getsockname()[1]}")
+        adopted = adopt_sockets(listener.bind[0], [inherited])
+        ((_, bound),) = bind_listeners([listener], [adopted], n_workers=4)
+        assert bound is adopted
+        assert homes(bound) == [None]
+        bound.close()
+        assert inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
