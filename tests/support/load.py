@@ -23,7 +23,7 @@ from typing import Any
 
 from tests.support.backend import LENGTH, address_of, listen
 from tests.support.message import parse_head, request, response
-from tests.support.process import listening_inodes, socket_inodes
+from tests.support.process import LISTEN, listening_inodes, socket_inodes
 from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
 REFUSED, HUNG, BROKEN, WRONG = "refused", "hung", "broken", "wrong answer"
@@ -252,7 +252,7 @@ def client_ports(pid: int, port: int) -> frozenset[int]:
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         fields = line.split()
         local, remote, inode = fields[1], fields[2], fields[9]
-        if inode in inodes and int(local.rpartition(":")[2], 16) == port:
+        if inode in inodes and fields[3] != LISTEN and int(local.rpartition(":")[2], 16) == port:
             ports.add(int(remote.rpartition(":")[2], 16))
     return frozenset(ports)
 
