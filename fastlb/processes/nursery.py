@@ -88,6 +88,13 @@ class Nursery:
             asyncio.get_running_loop().remove_reader(self._zygote.channel.fileno())
             self._zygote.channel.close()
 
+    def kill(self) -> None:
+        """Ends a zygote that did not end by itself."""
+        if self._zygote is not None:
+            self._zygote.signal(signal.SIGKILL)
+            self.bury(self._zygote)
+            self._zygote = None
+
     def fork(self, role: int, n_workers: int, received: Any, *descriptors: int) -> None:
         """Asks the zygote for a process.
 

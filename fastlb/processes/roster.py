@@ -42,6 +42,8 @@ class Slot:
         number: of the slot, and of its part of the shared memory.
         event_fd: wakes its engine; owned by the slot.
         lent: the numbers of the sockets whose descriptors the process has.
+        born: when its process was forked, in seconds of the loop's clock.
+        busy_since: when it was last given something to do before it is ready.
         pinged_ms: when a heartbeat was asked for that has not come yet; 0 = none is owed.
         retired: there shall be no worker here.
         catching_up: it has been told to prepare the snapshot in force, alone and not with all others.
@@ -56,6 +58,7 @@ class Slot:
     assigned: Assignment = ()
     pinged_ms: int = 0
     born: float = 0.0
+    busy_since: float = 0.0
     n_quick_deaths: int = 0
     restarts: int = -1
     retired: bool = False
@@ -66,7 +69,7 @@ class Slot:
         """A process has been forked for this slot."""
         self.child = child
         self.awaited = False
-        self.born = now
+        self.born = self.busy_since = now
         self.restarts += 1
 
     def end(self, now: float) -> float:

@@ -75,7 +75,7 @@ from fastlb.processes.zygote import ZygoteOptions
 # A worker is asked for a sign of life this often and killed when none comes for so long.
 HEARTBEAT_SECONDS = 1.0
 WATCHDOG_SECONDS = 5.0
-# A forked process that does not say hello.
+# The longest that a worker takes for one step: saying hello, preparing a snapshot, changing to it.
 START_SECONDS = 10.0
 # After a fork that the system refused.
 RETRY_SECONDS = 1.0
@@ -86,6 +86,8 @@ SETTLE_SECONDS = 0.05
 # How long clients that have connected and not yet spoken may still be held back by the kernel (TCP_DEFER_ACCEPT): until it has sent its
 # answer to their SYN again, after one second.
 DEFERRED_SECONDS = 1.1
+# A controller offers one configuration at a time; its successor may offer one while the last of a dead one is looked at.
+MAX_OFFERS = 2
 # The kernel gives an account 256 pipes of full size over all its processes.
 PIPES_IN_ALL = 192
 
@@ -178,6 +180,7 @@ class Supervisor:
         self._logs = LogFiles()
         self._snapshot: Snapshot | None = None
         self._changing = asyncio.Lock()
+        self._n_offers = 0  # configurations that wait for their turn
         self._offered = 0  # the generation that is voted on; 0 = none
         self._votes: dict[int, asyncio.Future[str | None]] = {}  # by slot: None = yes or gone, a text = why not
         self._finished = asyncio.Event()
@@ -206,6 +209,7 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGQUIT, self.start_drain)
         loop.add_signal_handler(signal.SIGUSR1, self.reopen_logs)
         loop.add_signal_handler(signal.SIGHUP, report, "SIGHUP: reloading is not there yet; nothing has changed")
+        loop.set_exception_handler(lambda _, context: report(f"a mistake in fastlb: {context.get('exception') or context['message']}"))
         try:
             self._nursery.start()
             self._slots = [make_slot(number) for number in range(self._options.n_workers)]
@@ -253,6 +257,7 @@ class Supervisor:
                 await self._wait_for(lambda: not self._children())
                 self._nursery.close(self._changed.set)
                 await self._wait_for(lambda: not self._nursery.zygote_pid)
+        self._nursery.kill()
         for _, bound in self._bound:
             bound.close()
         for slot in self._slots:
@@ -354,9 +359,12 @@ class Supervisor:
             case DrainAll():
                 self.start_drain()
             case Apply():
-                if len(descriptors) == 2:
+                if len(descriptors) == 2 and self._n_offers < MAX_OFFERS:
+                    self._n_offers += 1
                     image, state = (os.dup(descriptor) for descriptor in descriptors)
                     self._start(self._apply(Snapshot(message, image, state)))
+                else:
+                    self._tell_controller(Rejected(message.generation, "too many configurations at once"))
 
     def _check_build(self, child: Child | None, build_id: str) -> None:
         if build_id != BUILD_ID and child is not None:
@@ -409,6 +417,7 @@ class Supervisor:
             if slot.state is State.BLANK:
                 slot.state = State.PREPARING
             slot.catching_up = True
+            slot.busy_since = asyncio.get_running_loop().time()
             self._tell(slot, Prepare(self._snapshot.apply.generation), self._snapshot.image_fd)
 
     def _on_vote(self, slot: Slot, generation: int, refusal: str | None) -> None:
@@ -431,6 +440,7 @@ class Supervisor:
         assert self._snapshot is not None
         slot.state = State.COMMITTING
         slot.catching_up = False
+        slot.busy_since = asyncio.get_running_loop().time()
         slot.assigned = self._lending.assign(self._places(), self._accepting()).get(slot.number, ())
         self._lend(slot)
         apply = self._snapshot.apply
@@ -526,6 +536,7 @@ class Supervisor:
     async def _apply(self, offered: Snapshot) -> None:
         """Puts a snapshot in force in every worker, or in none."""
         async with self._changing:
+            self._n_offers -= 1
             generation = offered.apply.generation
             try:
                 if self._ending or self._draining:
@@ -537,6 +548,7 @@ class Supervisor:
                 listeners = _wanted(offered.apply)
                 after = bind_listeners(listeners, [*before, *self._adopt(listeners, before)], offered.apply.n_workers)
                 opened = _without([bound for _, bound in after], before)
+                self._share_sockets()  # more workers: the sockets for them are beside the old ones already, and clients come to them
                 try:
                     prepared = await self._prepare_everywhere(offered)
                 except BaseException:
@@ -724,8 +736,8 @@ class Supervisor:
                 return
             slot.pinged_ms = now_ms
             slot.wake()
-        elif slot.state is not State.BLANK and now - slot.born > START_SECONDS:
-            report(f"worker {slot.number} ({child.pid}) did not get ready in {START_SECONDS:g} s: killed")
+        elif slot.state is not State.BLANK and now - slot.busy_since > START_SECONDS:
+            report(f"worker {slot.number} ({child.pid}) has been {slot.state.value} for {START_SECONDS:g} s: killed")
             self._kill(slot)
 
     # -------------------------------------------------------------------------------------------------- tasks
