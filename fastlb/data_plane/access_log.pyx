@@ -588,8 +588,10 @@ cdef bint read_text(Engine* engine, Exchange* exchange, LogRecord* record, uint3
             return True
     if value == NULL or value.size == LOG_ABSENT:
         return False
-    data[0] = NULL if value.size == 0 else record.values.data + value.offset
     size[0] = value.size
+    data[0] = record.plan.data                  # of nothing, from anywhere
+    if value.size:
+        data[0] = record.values.data + value.offset
     return True
 
 

@@ -178,7 +178,7 @@ class Supervisor:
         self._logs = LogFiles()
         self._snapshot: Snapshot | None = None
         self._changing = asyncio.Lock()
-        self._offered = 0  # the generation that is voted on, or was last
+        self._offered = 0  # the generation that is voted on; 0 = none
         self._votes: dict[int, asyncio.Future[str | None]] = {}  # by slot: None = yes or gone, a text = why not
         self._finished = asyncio.Event()
         self._changed = asyncio.Event()  # set whenever a child moved on; whoever waits for something looks again
@@ -589,6 +589,7 @@ class Supervisor:
                         self._kill(slot)
                 await asyncio.wait(votes.values())
         finally:
+            self._offered = 0
             for number in votes:
                 self._votes.pop(number, None)
         refusals = [f"worker {number} refused the configuration: {vote.result()}" for number, vote in votes.items() if vote.result()]

@@ -3,15 +3,21 @@
 A fork takes two milliseconds where a fresh interpreter takes a quarter of a second, memory that nobody writes is shared, and a worker that
 is restarted after `pip install -U` still runs the code that its memory layout belongs to. It has no thread, no loop and no privileges:
 those are dropped here, so that whatever it forks never had any. It ends when the supervisor does.
+
+Nothing is imported once privileges are dropped: the account may not be allowed to read where Python lives. So what the standard library
+would load at first use (threads for asyncio, the codec for names) is imported here.
 """
 
 import asyncio
+import concurrent.futures.thread  # noqa: F401  see below
+import encodings.idna  # noqa: F401
 import gc
 import os
 import signal
 import socket
 import struct
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,8 +129,6 @@ def _run_child(run: Callable[[], None]) -> NoReturn:
         report(str(error))
     except BaseException as error:
         # Its own words are all that is left to tell what happened.
-        import traceback
-
         report(f"process {os.getpid()} ends because of a mistake in fastlb: {type(error).__name__}: {error}")
         traceback.print_exc()
     finally:

@@ -7,11 +7,13 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset, strlen
 
+from fastlb.data_plane.access_log cimport log_request_head, log_response_head, open_log, write_log
 from fastlb.data_plane.engine cimport engine_commit, engine_prepare
 from fastlb.data_plane.failure cimport FAILURE_NO_ROUTE
 from fastlb.data_plane.header_operations cimport is_trusted
 from fastlb.data_plane.http1_head cimport parse_request
 from fastlb.data_plane.http1_serialise cimport write_local, write_request
+from fastlb.data_plane.log_writer cimport wake_log_writer
 from fastlb.data_plane.route_table cimport find_route
 from fastlb.data_plane.select.dispatch cimport pick
 from fastlb.data_plane.shared_table cimport add_image_rows, sweep_rows
@@ -83,6 +85,14 @@ cdef void use(Engine* engine) noexcept nogil:
     while listener != NULL:
         expect(listener.settings.head.max_bytes <= <uint32_t>MAX_HEAD_BYTES and listener.settings.head.max_fields <= <uint32_t>MAX_HEADERS,
                b"a listener's limits are within the hard ones")
+        if listener.log_set != NULL:
+            client.listener = listener
+            open_log(engine, &exchange)
+            if exchange.log != NULL:
+                log_request_head(engine, &exchange, &head)
+                log_response_head(engine, &exchange, &head)
+                write_log(engine, &exchange)
+            wake_log_writer(engine.log.writer)
         listener = listener.next
 
 

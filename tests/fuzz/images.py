@@ -19,8 +19,10 @@ def make_image(*, hosts: Sequence[str] = ("",), networks: Sequence[str] = (), li
     writer.set_request_id(operations)
     for network in networks:
         writer.add_trusted_network(ipaddress.ip_network(network))
+    if listeners:
+        writer.set_log_plan(make_log_plan())
     for number in range(listeners):
-        writer.add_listener(f"web{number}", **WAITS, **LIMITS)
+        writer.add_listener(f"web{number}", **WAITS, **LIMITS, log_set=number % 2)
     for name in ("round_robin", "weighted_least_connections"):
         pool = writer.add_pool(name, algorithm=name, attempts=3, replay_limit_bytes=65536, max_idle=8, **TIMES)
         for port in (80, 81):
@@ -30,6 +32,23 @@ def make_image(*, hosts: Sequence[str] = ("",), networks: Sequence[str] = (), li
     for host in hosts:
         writer.add_route(host=host, path_prefix="/", pool=0)
         writer.add_route(host=host, path_prefix="/api/", pool=1)
+    return writer.finish()
+
+
+def make_log_plan() -> bytes:
+    """Two sets of logs, with a bit of everything."""
+    writer = _core.LogPlanWriter(0)
+    file = writer.add_destination("/var/log/a", "file")
+    syslog = writer.add_destination("syslog:/dev/log", "datagrams")
+    captures = [(kind, "host" if kind.endswith("_field") else "") for kind in _core.LOG_CAPTURES]
+    ids = [kind for kind, _ in captures].index("request_id")
+    names = [name for name in _core.LOG_FIELDS if name not in ("literal", "capture")]
+    operations: list[_core.LogOperation] = [b"[", *(("capture", number, "text") for number in range(len(captures))), b"] "]
+    operations += [(name, ids, escape) for name in names for escape in ("text", "json")]
+    terms: list[_core.LogTerm] = [("status", 0, ">=", 400, b"", True, 1), ("capture", 0, "==", 0, b"GET", 2, True)]
+    terms.append(("capture", 1, "contains", 0, b"a", True, False))
+    writer.add_set(captures, [(file, 1.0, operations, []), (syslog, 0.5, [("time", 0, "text")], terms)])
+    writer.add_set([], [(syslog, 1.0, [("duration", 0, "none")], [("attempts", 0, "<", 3, b"", True, False)])])
     return writer.finish()
 
 

@@ -157,12 +157,14 @@ timeouts = { connect = "1s", first_byte = "2s", between_bytes = "3s", exchange =
         (
             "name =",
             "nam =",
-            '2:1: unknown key "nam"; known here: name, bind, protocol, timeouts, limits, backlog, access_log, defer_accept; did you mean "name"?',
+            '2:1: unknown key "nam"; known here: name, bind, protocol, timeouts, limits, backlog, access_log, defer_accept; did you mean '
+            '"name"?',
         ),
         (
             "bind =",
             "listen =",
-            '3:1: unknown key "listen"; known here: name, bind, protocol, timeouts, limits, backlog, access_log, defer_accept; did you mean "bind"?',
+            '3:1: unknown key "listen"; known here: name, bind, protocol, timeouts, limits, backlog, access_log, defer_accept; did you '
+            'mean "bind"?',
         ),
         (
             "backends =",
@@ -304,7 +306,8 @@ timeouts = { connect = "1s", first_byte = "2s", between_bytes = "3s", exchange =
             "[[listeners]]",
             "[global]\nworker_processes = 4\n[[listeners]]",
             '2:1: unknown key "worker_processes"; known here: reason_header, forwarded_headers, request_id, trusted_networks, '
-            'drain_timeout, drain_idle_grace, max_connections, workers, user, group, pid_file, max_descriptors; did you mean "workers"?',
+            "drain_timeout, drain_idle_grace, log_buffer, max_connections, workers, user, group, pid_file, max_descriptors; did "
+            'you mean "workers"?',
         ),
         (
             "[[listeners]]",
