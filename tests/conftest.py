@@ -12,6 +12,8 @@ from tests.support.process import Fastlb
 
 FAILED = pytest.StashKey[bool]()
 Start = Callable[..., Fastlb]
+# What a test says about the process; the rest is its configuration.
+OPTIONS = Fastlb.__init__.__kwdefaults__.keys()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -49,9 +51,10 @@ def module_fastlb(module_closing: Closing) -> Start:
 
 
 def starter(closing: Closing) -> Start:
-    def start(backends: Any = (), /, *, descriptors: int = 0, workers: int = 1, pump_budget: int = 0, **arguments: Any) -> Fastlb:
+    def start(backends: Any = (), /, **arguments: Any) -> Fastlb:
+        options = {name: arguments.pop(name) for name in OPTIONS & arguments.keys()}
         text = backends if isinstance(backends, str) else configuration(backends, **arguments)
-        process = Fastlb(text, descriptors=descriptors, workers=workers, pump_budget=pump_budget)
+        process = Fastlb(text, **options)
         closing.processes.append(process)
         return process
 

@@ -1,5 +1,6 @@
 """A real `fastlb serve` process: started on free ports, asked over its control socket, and checked for leaks when it ends."""
 
+import contextlib
 import json
 import os
 import queue
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,23 @@ class Fastlb:
         descriptors: soft and hard limit of open files.
         workers: how many; most tests want to know which one has their connections.
         pump_budget: events that one pump of a worker handles; 0 for the default.
+        user: the account of the workers; "" for what it is by default. Directories and sockets of tests are root's alone, if root runs them.
+        prefix: a command that runs the one which is given after it, in its own process.
+        environment: variables beside those that this process has.
     """
 
-    def __init__(self, text: str, *, descriptors: int = 0, workers: int = 1, pump_budget: int = 0) -> None:
+    def __init__(
+        self,
+        text: str,
+        *,
+        descriptors: int = 0,
+        workers: int = 1,
+        pump_budget: int = 0,
+        user: str = "root",
+        prefix: Sequence[str] = (),
+        environment: dict[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
+    ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="fastlb-"))  # short: a unix path has at most 107 bytes
         self.peers: list[Peer] = []
         self.urls: list[str] = []
@@ -71,11 +86,21 @@ class Fastlb:
         command = [sys.executable, "-m", "fastlb", "serve", "-c", str(self.write(text))]
         command += ["--control", str(self.directory / "control"), "--counters", str(self.directory / "counters")]
         command += ["--workers", str(workers), "--pump-budget", str(pump_budget)]
-        if os.geteuid() == 0:
-            command += ["--user", "root"]  # directories and sockets of tests are their owner's alone
+        if os.geteuid() == 0 and user:
+            command += ["--user", user]
         if descriptors:
             command = ["sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh", *command]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._stderr, text=True)
+        self.process = subprocess.Popen(
+            [*prefix, *command],
+            cwd=ROOT,
+            env={**os.environ, **(environment or {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            text=True,
+            pass_fds=pass_fds,
+            start_new_session=True,  # which tells its processes from all others
+        )
         self._reader = threading.Thread(target=self._read_lines, daemon=True)
         self._reader.start()
         while "ready (pid" not in (line := self.next_line()):
@@ -308,6 +333,9 @@ class Fastlb:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
+        for pid in session_members(self.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self._reader.join()
         assert self.process.stdout is not None
         self.process.stdout.close()
@@ -315,6 +343,17 @@ class Fastlb:
         if hasattr(self, "control"):
             self.control.close()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def session_members(session: int) -> list[int]:
+    """The processes of a session, those too that have ended and nobody has taken off the list."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                if int((entry / "stat").read_text().rpartition(")")[2].split()[3]) == session:
+                    found.append(int(entry.name))
+    return found
 
 
 def socket_inodes(pid: int) -> set[str]:
