@@ -57,7 +57,7 @@ class Fastlb:
     Args:
         text: the configuration.
         descriptors: soft and hard limit of open files.
-        workers: how many; most tests want to know which one has their connections.
+        workers: how many, whatever the configuration says; most tests want to know which one has their connections. 0: as it says.
         pump_budget: events that one pump of a worker handles; 0 for the default.
         user: the account of the workers; "" for what it is by default. Directories and sockets of tests are root's alone, if root runs them.
         prefix: a command that runs the one which is given after it, in its own process.
@@ -85,7 +85,9 @@ class Fastlb:
         self._was_killed = False
         command = [sys.executable, "-m", "fastlb", "serve", "-c", str(self.write(text))]
         command += ["--control", str(self.directory / "control"), "--counters", str(self.directory / "counters")]
-        command += ["--workers", str(workers), "--pump-budget", str(pump_budget)]
+        command += ["--pump-budget", str(pump_budget)]
+        if workers:
+            command += ["--workers", str(workers)]
         if os.geteuid() == 0 and user:
             command += ["--user", user]
         if descriptors:
