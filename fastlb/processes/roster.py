@@ -41,6 +41,7 @@ class Slot:
     Args:
         number: of the slot, and of its part of the shared memory.
         event_fd: wakes its engine; owned by the slot.
+        generation: of the snapshot that it was told to use last.
         lent: the numbers of the sockets whose descriptors the process has.
         born: when its process was forked, in seconds of the loop's clock.
         busy_since: when it was last given something to do before it is ready.
@@ -54,6 +55,7 @@ class Slot:
     event_fd: int
     child: Child | None = None
     state: State = State.WAITING
+    generation: int = 0
     lent: set[int] = field(default_factory=set)
     assigned: Assignment = ()
     pinged_ms: int = 0
@@ -76,6 +78,7 @@ class Slot:
         """The process has ended and is reaped; returns how long to wait before the next, in seconds."""
         self.child = None
         self.state = State.WAITING
+        self.generation = 0
         self.lent.clear()
         self.assigned = ()
         self.catching_up = False
