@@ -59,7 +59,7 @@ class Fastlb:
         descriptors: soft and hard limit of open files.
         workers: how many; most tests want to know which one has their connections.
         pump_budget: events that one pump of a worker handles; 0 for the default.
-        user: the account of the workers; "" for what it is by default. Directories and sockets of tests are root's alone, if root runs them.
+        user: the account of the workers, if this is root; "" for the default. Others than root cannot use the files of a test.
         prefix: a command that runs the one which is given after it, in its own process.
         environment: variables beside those that this process has.
     """
