@@ -38,6 +38,23 @@ class Child:
             except ProcessLookupError:
                 pass
 
+    def is_ours(self) -> bool:
+        """Whether it is a child of this process, running or ended."""
+        if self.pidfd < 0:
+            return True  # it was, and is gone
+        try:
+            os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return False
+        return True
+
+    def release(self) -> None:
+        """Lets go of it without waiting for its end."""
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+        self.channel.close()
+
     def reap(self) -> str:
         """Takes it off the system's list once it has ended, closes what belongs to it and says how it ended; "" if that was in order."""
         status = 0
@@ -48,9 +65,7 @@ class Child:
                     status = result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
             except ChildProcessError:
                 pass
-            os.close(self.pidfd)
-            self.pidfd = -1
-        self.channel.close()
+        self.release()
         if status == 0:
             return ""
         return f"exit code {status}" if status > 0 else f"killed by {_name_signal(-status)}"

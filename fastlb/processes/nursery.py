@@ -19,6 +19,10 @@ from fastlb.processes.messages import Fork, ForkFailed, FromZygote, Message
 from fastlb.processes.output import report
 from fastlb.processes.zygote import ZygoteOptions, start_zygote
 
+# Then others have their turn, and the loop comes back to who still has something to say.
+MESSAGES_PER_TURN = 32
+# After a zygote that could not be forked.
+RETRY_SECONDS = 1.0
 # How long a fork may take; usually two milliseconds.
 FORK_SECONDS = 5.0
 
@@ -55,6 +59,7 @@ class Nursery:
         self._spared = spared
         self._zygote: Child | None = None
         self._asked: dict[int, tuple[Channel[Any], float]] = {}  # our ends, and since when
+        self._refused: set[int] = set()  # asked for while there was no zygote
         self._watched: set[int] = set()  # pids
         self._fruitful = False  # something has been forked
         self._on_ended: Callable[[], None] | None = None
@@ -88,6 +93,13 @@ class Nursery:
             asyncio.get_running_loop().remove_reader(self._zygote.channel.fileno())
             self._zygote.channel.close()
 
+    def kill(self) -> None:
+        """Ends a zygote that did not end by itself."""
+        if self._zygote is not None:
+            self._zygote.signal(signal.SIGKILL)
+            self.bury(self._zygote)
+            self._zygote = None
+
     def fork(self, role: int, n_workers: int, received: Any, *descriptors: int) -> None:
         """Asks the zygote for a process.
 
@@ -95,7 +107,10 @@ class Nursery:
             received: the messages that it may send.
             descriptors: what it gets besides its end of the channel.
         """
-        if role in self._asked or self._zygote is None:
+        if role in self._asked:
+            return
+        if self._zygote is None:
+            self._refused.add(role)
             return
         ours, theirs = open_pair()
         self._asked[role] = (Channel(ours, received), asyncio.get_running_loop().time())
@@ -138,7 +153,10 @@ class Nursery:
     def _read(self, child: Child, on_message: OnMessage) -> None:
         """Handles what a child says. One that says what it must not say has lost its mind."""
         try:
-            while child.channel.fileno() >= 0 and (received := child.channel.receive()) is not None:
+            for _ in range(MESSAGES_PER_TURN):
+                received = child.channel.receive() if child.channel.fileno() >= 0 else None
+                if received is None:
+                    break
                 message, descriptors = received
                 try:
                     on_message(message, descriptors)
@@ -164,7 +182,16 @@ class Nursery:
             self._parent.on_not_born(message.role, message.text.lower())
         else:
             self._fruitful = True
-            self._parent.on_born(message.role, Child(message.pid, channel))
+            child = Child(message.pid, channel)
+            if child.is_ours():
+                self._parent.on_born(message.role, child)
+                return
+            # Whatever that is: we would signal it with our privileges.
+            child.release()
+            report(f"the zygote named a process, {message.pid}, that is not our child: killed")
+            self._parent.on_not_born(message.role, "it was not born")
+            if self._zygote is not None:
+                self._zygote.signal(signal.SIGKILL)
 
     def _on_zygote_exit(self) -> None:
         zygote, self._zygote = self._zygote, None
@@ -182,11 +209,23 @@ class Nursery:
             channel.close()
         if asked:
             self._end_strangers(_children())
-        self.open()
+        self._replace(list(asked))
+
+    def _replace(self, asked: list[int]) -> None:
+        """Forks another zygote, if need be after a while, and says what was not born."""
+        if self._on_ended is not None:
+            return
+        try:
+            self.open()
+        except OSError as error:
+            report(f"cannot fork a zygote: {(error.strerror or str(error)).lower()}; trying again: no worker can be replaced meanwhile")
+            asyncio.get_running_loop().call_later(RETRY_SECONDS, self._replace, asked)
+            return
         self.start()
         self._parent.on_zygote_replaced()
-        for role in asked:
+        for role in [*asked, *self._refused]:
             self._parent.on_not_born(role, "the zygote ended")
+        self._refused.clear()
 
     def _end_strangers(self, children: Iterable[int]) -> None:
         """Ends what a zygote had forked and could not tell of any more."""

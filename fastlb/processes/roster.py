@@ -41,7 +41,10 @@ class Slot:
     Args:
         number: of the slot, and of its part of the shared memory.
         event_fd: wakes its engine; owned by the slot.
+        generation: of the snapshot that it was told to use last.
         lent: the numbers of the sockets whose descriptors the process has.
+        born: when its process was forked, in seconds of the loop's clock.
+        busy_since: when it was last given something to do before it is ready.
         pinged_ms: when a heartbeat was asked for that has not come yet; 0 = none is owed.
         retired: there shall be no worker here.
         catching_up: it has been told to prepare the snapshot in force, alone and not with all others.
@@ -52,10 +55,12 @@ class Slot:
     event_fd: int
     child: Child | None = None
     state: State = State.WAITING
+    generation: int = 0
     lent: set[int] = field(default_factory=set)
     assigned: Assignment = ()
     pinged_ms: int = 0
     born: float = 0.0
+    busy_since: float = 0.0
     n_quick_deaths: int = 0
     restarts: int = -1
     retired: bool = False
@@ -66,13 +71,14 @@ class Slot:
         """A process has been forked for this slot."""
         self.child = child
         self.awaited = False
-        self.born = now
+        self.born = self.busy_since = now
         self.restarts += 1
 
     def end(self, now: float) -> float:
         """The process has ended and is reaped; returns how long to wait before the next, in seconds."""
         self.child = None
         self.state = State.WAITING
+        self.generation = 0
         self.lent.clear()
         self.assigned = ()
         self.catching_up = False

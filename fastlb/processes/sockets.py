@@ -93,7 +93,8 @@ def bind_listeners(listeners: Sequence[Binds], kept: Iterable[BoundAddress] = ()
 
     Args:
         kept: what is bound already; an address that is wanted again keeps its sockets and with them its clients, and gets more of them if
-            there are more workers now. Those of workers that are no more stay too: closing one would reset who waits there.
+            there are more workers now. Those of workers that are no more stay too: closing one would reset who waits there. What the
+            kernel is told of the others is left to `update_listening`, once the configuration is in force.
 
     Returns:
         The index of the listener and its sockets, for each address in the order of the configuration.
@@ -106,33 +107,42 @@ def bind_listeners(listeners: Sequence[Binds], kept: Iterable[BoundAddress] = ()
         by_address.setdefault(bound.address, []).append(bound)
     result: list[tuple[int, BoundAddress]] = []
     opened: list[BoundAddress] = []
-    added: list[tuple[BoundAddress, list[ListeningSocket]]] = []
+    growing: list[tuple[BoundAddress, Binds]] = []
     failures: list[str] = []
     for index, listener in enumerate(listeners):
         for address in listener.bind:
-            try:
-                if by_address.get(address):
-                    bound = by_address[address].pop(0)
-                    for one in bound.sockets:
-                        _listen(one.socket, listener.backlog, listener.defer_accept)  # again: changes the settings, nothing else
-                else:
+            if by_address.get(address):
+                bound = by_address[address].pop(0)
+                growing.append((bound, listener))
+            else:
+                try:
                     bound = bind_address(address, listener.backlog, listener.defer_accept)
                     opened.append(bound)
-                added.append((bound, _add_sockets(bound, n_workers, listener.backlog, listener.defer_accept)))
-            except OSError as error:
-                own = next((str(other) for other in by_address if other.overlaps(address)), "")
-                failures.append(f'cannot bind {address} (listener "{listener.name}"): {_explain(address, error, own)}')
-                continue
+                    _add_sockets(bound, n_workers, listener)
+                except OSError as error:
+                    own = next((str(other) for other in by_address if other.overlaps(address)), "")
+                    failures.append(f'cannot bind {address} (listener "{listener.name}"): {_explain(address, error, own)}')
+                    continue
             result.append((index, bound))
+    # Last, because clients come to a socket beside others at once: closing it again would reset them.
+    for bound, listener in () if failures else growing:
+        try:
+            _add_sockets(bound, n_workers, listener)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            failures.append(f'cannot bind {bound.address} (listener "{listener.name}") for more workers: {reason}')
     if failures:
-        for bound, sockets in added:
-            for one in sockets:
-                bound.sockets.remove(one)
-                one.socket.close()
         for bound in opened:
             bound.close()
         raise BindError("\n".join(failures))
     return result
+
+
+def update_listening(listeners: Sequence[Binds], bound: Iterable[tuple[int, BoundAddress]]) -> None:
+    """Gives sockets that were there before the settings of their listener in a configuration that has come in force."""
+    for index, address in bound:
+        for one in address.sockets:
+            _listen(one.socket, listeners[index].backlog, listeners[index].defer_accept)
 
 
 def bind_address(address: BindAddress, backlog: int, defer_accept: bool = False) -> BoundAddress:
@@ -170,26 +180,29 @@ def _own(first: socket.socket) -> ListeningSocket:
     return ListeningSocket(first, next(_numbers), 0)
 
 
-def _add_sockets(bound: BoundAddress, n_workers: int, backlog: int, defer_accept: bool) -> list[ListeningSocket]:
-    """Binds what is missing for this number of workers; returns what it added."""
-    added: list[ListeningSocket] = []
+def _add_sockets(bound: BoundAddress, n_workers: int, listener: Binds) -> None:
+    """Binds what is missing for this number of workers.
+
+    Raises:
+        OSError: nothing was added.
+    """
     present = {one.home for one in bound.sockets}
     if None in present:
-        return added
+        return
+    added: list[ListeningSocket] = []
     try:
         for slot in range(n_workers):
             if slot in present:
                 continue
             for one in [one for one in bound.sockets if one.home == 0]:
                 name = one.socket.getsockname()
-                another = _bind_tcp(one.socket.family, name[0], name[1], backlog, defer_accept, name)
+                another = _bind_tcp(one.socket.family, name[0], name[1], listener.backlog, listener.defer_accept, name)
                 added.append(ListeningSocket(another, next(_numbers), slot))
     except BaseException:
         for one in added:
             one.socket.close()
         raise
     bound.sockets += added
-    return added
 
 
 def _bind_tcp(

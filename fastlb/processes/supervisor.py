@@ -67,7 +67,7 @@ from fastlb.processes.nursery import Nursery
 from fastlb.processes.output import report, report_warnings, say, write_line
 from fastlb.processes.privileges import Identity, drop
 from fastlb.processes.roster import ACCEPTING, COMMITTED, Slot, State, make_slot
-from fastlb.processes.sockets import BoundAddress, adopt_sockets, bind_listeners, end_deferring
+from fastlb.processes.sockets import BoundAddress, adopt_sockets, bind_listeners, end_deferring, update_listening
 from fastlb.processes.systemd import InheritedSocket, hand_over, notify, watchdog_interval
 from fastlb.processes.worker import WorkerOptions, run_worker
 from fastlb.processes.zygote import ZygoteOptions
@@ -75,7 +75,7 @@ from fastlb.processes.zygote import ZygoteOptions
 # A worker is asked for a sign of life this often and killed when none comes for so long.
 HEARTBEAT_SECONDS = 1.0
 WATCHDOG_SECONDS = 5.0
-# A forked process that does not say hello.
+# The longest that a worker takes for one step: saying hello, preparing a snapshot, changing to it.
 START_SECONDS = 10.0
 # After a fork that the system refused.
 RETRY_SECONDS = 1.0
@@ -86,6 +86,10 @@ SETTLE_SECONDS = 0.05
 # How long clients that have connected and not yet spoken may still be held back by the kernel (TCP_DEFER_ACCEPT): until it has sent its
 # answer to their SYN again, after one second.
 DEFERRED_SECONDS = 1.1
+# Changes of the list of processes within this time are one message.
+TELL_SECONDS = 0.01
+# A controller offers one configuration at a time; its successor may offer one while the last of a dead one is looked at.
+MAX_OFFERS = 2
 # The kernel gives an account 256 pipes of full size over all its processes.
 PIPES_IN_ALL = 192
 
@@ -178,6 +182,8 @@ class Supervisor:
         self._logs = LogFiles()
         self._snapshot: Snapshot | None = None
         self._changing = asyncio.Lock()
+        self._telling = False  # the list of processes is about to be sent
+        self._n_offers = 0  # configurations that wait for their turn
         self._offered = 0  # the generation that is voted on; 0 = none
         self._votes: dict[int, asyncio.Future[str | None]] = {}  # by slot: None = yes or gone, a text = why not
         self._finished = asyncio.Event()
@@ -206,6 +212,7 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGQUIT, self.start_drain)
         loop.add_signal_handler(signal.SIGUSR1, self.reopen_logs)
         loop.add_signal_handler(signal.SIGHUP, report, "SIGHUP: reloading is not there yet; nothing has changed")
+        loop.set_exception_handler(lambda _, context: report(f"a mistake in fastlb: {context.get('exception') or context['message']}"))
         try:
             self._nursery.start()
             self._slots = [make_slot(number) for number in range(self._options.n_workers)]
@@ -253,6 +260,7 @@ class Supervisor:
                 await self._wait_for(lambda: not self._children())
                 self._nursery.close(self._changed.set)
                 await self._wait_for(lambda: not self._nursery.zygote_pid)
+        self._nursery.kill()
         for _, bound in self._bound:
             bound.close()
         for slot in self._slots:
@@ -308,6 +316,8 @@ class Supervisor:
             slot = self._slots[role]
             slot.begin(child, now)
             self._nursery.watch(child, partial(self._on_worker_exit, slot), partial(self._on_worker_message, slot))
+            if slot.retired or self._doors_closed:  # since it was asked for
+                child.send(Stop())
         if self._ending:
             child.send(Stop())
         self._tell_processes()
@@ -318,7 +328,7 @@ class Supervisor:
             return
         report(f"cannot fork {_name(role)}: {why}; trying again")
         if role == CONTROLLER:
-            self._later(RETRY_SECONDS, self._fork, role)
+            self._start(self._replace_controller(RETRY_SECONDS))
         else:
             self._settle(self._slots[role], asyncio.get_running_loop().time() + RETRY_SECONDS)
 
@@ -341,8 +351,14 @@ class Supervisor:
             return
         report(f"the controller {controller.pid} ended ({how or 'without a reason'}); workers go on; starting another")
         quick = asyncio.get_running_loop().time() - self._controller_born < HEARTBEAT_SECONDS
-        self._later(HEARTBEAT_SECONDS if quick else 0, self._fork, CONTROLLER)
+        self._start(self._replace_controller(HEARTBEAT_SECONDS if quick else 0))
         self._tell_processes()
+
+    async def _replace_controller(self, wait: float) -> None:
+        """Has another one forked, once it is clear what it takes up: what the last one offered may still be voted on."""
+        await asyncio.sleep(wait)
+        async with self._changing:
+            self._fork(CONTROLLER)
 
     def _on_controller_message(self, message: FromController, descriptors: list[int]) -> None:
         match message:
@@ -354,9 +370,12 @@ class Supervisor:
             case DrainAll():
                 self.start_drain()
             case Apply():
-                if len(descriptors) == 2:
+                if len(descriptors) == 2 and self._n_offers < MAX_OFFERS:
+                    self._n_offers += 1
                     image, state = (os.dup(descriptor) for descriptor in descriptors)
                     self._start(self._apply(Snapshot(message, image, state)))
+                else:
+                    self._tell_controller(Rejected(message.generation, "too many configurations at once"))
 
     def _check_build(self, child: Child | None, build_id: str) -> None:
         if build_id != BUILD_ID and child is not None:
@@ -368,7 +387,16 @@ class Supervisor:
             self._controller.signal(signal.SIGKILL)
 
     def _tell_processes(self) -> None:
-        """Keeps the controller's list of processes true."""
+        """Keeps the controller's list of processes true; several changes are told together."""
+        self._changed.set()
+        if not self._telling:
+            self._telling = True
+            asyncio.get_running_loop().call_later(TELL_SECONDS, self._send_processes)
+
+    def _send_processes(self) -> None:
+        self._telling = False
+        if self._ending or self._controller is None:
+            return
         rows = [ProcessState("supervisor", 0, os.getpid(), "ready", 0)]
         rows.append(ProcessState("zygote", 0, self._nursery.zygote_pid, "ready", 0))
         if self._controller is not None:
@@ -377,8 +405,8 @@ class Supervisor:
             if slot.child is not None or not slot.retired:
                 pid = slot.child.pid if slot.child is not None else 0
                 rows.append(ProcessState("worker", slot.number, pid, slot.state.value, max(slot.restarts, 0)))
-        self._tell_controller(Processes(tuple(rows)))
-        self._changed.set()
+        if not self._controller.send(Processes(tuple(rows))):
+            self._tell_processes()  # it does not read just now; if that goes on, the watchdog ends it
 
     # -------------------------------------------------------------------------------------------------- the workers
     def _on_worker_message(self, slot: Slot, message: FromWorker, _: list[int]) -> None:
@@ -409,6 +437,7 @@ class Supervisor:
             if slot.state is State.BLANK:
                 slot.state = State.PREPARING
             slot.catching_up = True
+            slot.busy_since = asyncio.get_running_loop().time()
             self._tell(slot, Prepare(self._snapshot.apply.generation), self._snapshot.image_fd)
 
     def _on_vote(self, slot: Slot, generation: int, refusal: str | None) -> None:
@@ -431,6 +460,8 @@ class Supervisor:
         assert self._snapshot is not None
         slot.state = State.COMMITTING
         slot.catching_up = False
+        slot.busy_since = asyncio.get_running_loop().time()
+        slot.generation = self._snapshot.apply.generation
         slot.assigned = self._lending.assign(self._places(), self._accepting()).get(slot.number, ())
         self._lend(slot)
         apply = self._snapshot.apply
@@ -505,7 +536,10 @@ class Supervisor:
         if self._doors_closed:
             return
         assigned = self._lending.assign(self._places(), self._accepting())
-        changed = [slot for slot in self._slots if slot.state is State.READY and assigned.get(slot.number, ()) != slot.assigned]
+        generation = self._snapshot.apply.generation if self._snapshot is not None else 0
+        # A worker that still has the snapshot before this one knows other listeners: it gets its sockets with its next commit.
+        ready = [slot for slot in self._slots if slot.state is State.READY and slot.generation == generation]
+        changed = [slot for slot in ready if assigned.get(slot.number, ()) != slot.assigned]
         changed.sort(key=lambda slot: len(assigned.get(slot.number, ())) < len(slot.assigned))
         for slot in changed:
             slot.assigned = assigned.get(slot.number, ())
@@ -526,6 +560,7 @@ class Supervisor:
     async def _apply(self, offered: Snapshot) -> None:
         """Puts a snapshot in force in every worker, or in none."""
         async with self._changing:
+            self._n_offers -= 1
             generation = offered.apply.generation
             try:
                 if self._ending or self._draining:
@@ -537,6 +572,7 @@ class Supervisor:
                 listeners = _wanted(offered.apply)
                 after = bind_listeners(listeners, [*before, *self._adopt(listeners, before)], offered.apply.n_workers)
                 opened = _without([bound for _, bound in after], before)
+                self._share_sockets()  # more workers: the sockets for them are beside the old ones already, and clients come to them
                 try:
                     prepared = await self._prepare_everywhere(offered)
                 except BaseException:
@@ -612,6 +648,7 @@ class Supervisor:
         for slot in self._slots:
             if slot.state in (State.BLANK, State.READY) and slot not in prepared:  # it came while the others prepared
                 self._bring_up_to_date(slot)
+        update_listening(_wanted(offered.apply), after)
         self._resize(offered.apply.n_workers)
         self._logs.keep(_destinations(offered))
         if old is not None:
@@ -724,8 +761,8 @@ class Supervisor:
                 return
             slot.pinged_ms = now_ms
             slot.wake()
-        elif slot.state is not State.BLANK and now - slot.born > START_SECONDS:
-            report(f"worker {slot.number} ({child.pid}) did not get ready in {START_SECONDS:g} s: killed")
+        elif slot.state is not State.BLANK and now - slot.busy_since > START_SECONDS:
+            report(f"worker {slot.number} ({child.pid}) has been {slot.state.value} for {START_SECONDS:g} s: killed")
             self._kill(slot)
 
     # -------------------------------------------------------------------------------------------------- tasks

@@ -189,7 +189,7 @@ def test_number_of_workers_changes_and_nobody_notices(fastlb, paced):
     def text(workers):
         return configuration(paced, pool=TIMEOUTS, settings={"workers": workers})
 
-    lb = fastlb(paced, workers=4, pool=TIMEOUTS)
+    lb = fastlb(text(4), workers=0)
     with Load(("127.0.0.1", lb.port), targets=TARGETS) as load:
         for workers in (2, 4) if SANITIZED else (2, 4, 1, 4):
             load.wait_for_answers(100)

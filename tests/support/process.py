@@ -57,7 +57,7 @@ class Fastlb:
     Args:
         text: the configuration.
         descriptors: soft and hard limit of open files.
-        workers: how many; most tests want to know which one has their connections.
+        workers: how many, whatever the configuration says; most tests want to know which one has their connections. 0: as it says.
         pump_budget: events that one pump of a worker handles; 0 for the default.
         user: the account of the workers, if this is root; "" for the default. Others than root cannot use the files of a test.
         open_directory: everybody may make files in `directory`.
@@ -89,7 +89,9 @@ class Fastlb:
         self._was_killed = False
         command = [sys.executable, "-m", "fastlb", "serve", "-c", str(self.write(text))]
         command += ["--control", str(self.directory / "control"), "--counters", str(self.directory / "counters")]
-        command += ["--workers", str(workers), "--pump-budget", str(pump_budget)]
+        command += ["--pump-budget", str(pump_budget)]
+        if workers:
+            command += ["--workers", str(workers)]
         if os.geteuid() == 0 and user:
             command += ["--user", user]
         if descriptors:
