@@ -692,6 +692,7 @@ class Supervisor:
         if self._announced or self._snapshot is None or any(slot.state is not State.READY for slot in self._slots):
             return
         self._announced = True
+        self._send_processes()  # who waits for the line below may ask at once
         say(f"ready (pid {os.getpid()}, generation {self._snapshot.apply.generation})")
         notify("READY=1", f"MAINPID={os.getpid()}", f"STATUS=serving with {len(self._accepting())} workers")
         if self._options.greet is not None:
