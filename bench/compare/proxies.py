@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pwd
+import re
 import resource
 import shutil
 import subprocess
@@ -64,6 +65,7 @@ class Proxy:
     name: str
     port: int
     program: Program
+    home: Path  # its files
 
     @property
     def target(self) -> str:
@@ -98,11 +100,11 @@ def running_proxy(name: str, backend: str, directory: Path, setup: Setup = USUAL
 @contextlib.contextmanager
 def launched_proxy(name: str, backend: str, directory: Path, setup: Setup = USUAL, label: str = "") -> Iterator[Proxy]:
     """Start one proxy in front of `backend`; its files go to a directory of its own inside `directory`."""
-    home = directory / (label or name)
+    home = directory / re.sub("[, ]+", "-", label or name)
     home.mkdir(exist_ok=True)
     port = free_port()
     with running(name, _command(name, port, backend, home, setup), cpus=setup.cpus, directory=home, cwd=native.ROOT) as program:
-        yield Proxy(label or name, port, program)
+        yield Proxy(label or name, port, program, home)
 
 
 def _command(name: str, port: int, backend: str, home: Path, setup: Setup) -> list[str]:

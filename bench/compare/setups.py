@@ -73,9 +73,9 @@ def _measure(
                     if number:
                         slots.append(asdict(slot))
             say(f"{what}: {f'round {number} of {rounds}' if number else 'warm-up'}")
-    for label, (_, setup) in chosen.items():
-        if setup.logs:
-            lines = (directory / label / "access.log").read_bytes().count(b"\n")
-            if lines < requests[label]:
-                raise BenchError(f"{label}: {lines} lines for at least {requests[label]} requests")
+    for proxy in proxies:
+        if chosen[proxy.name][1].logs:
+            lines = (proxy.home / "access.log").read_bytes().count(b"\n")
+            if lines < requests[proxy.name]:
+                raise BenchError(f"{proxy.name}: {lines} lines for at least {requests[proxy.name]} requests")
     return slots
