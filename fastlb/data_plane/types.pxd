@@ -317,7 +317,7 @@ cdef struct ConnectionTable:
     uint32_t n_slabs, max_slabs
     Connection* free                # borrowed from the slabs
     Connection* graveyard
-    uint64_t n_open
+    uint64_t n_open, max_open
 
 
 # ---------------------------------------------------------------------------------------------------------------- heads

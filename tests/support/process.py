@@ -272,7 +272,11 @@ class Fastlb:
 
     def count_sockets(self) -> int:
         """The sockets of all workers, but for those that listen: they are lent and given back."""
-        return sum(len(socket_inodes(pid) - listening_inodes()) for pid in self.worker_pids())
+        count = 0
+        for pid in self.worker_pids():
+            with contextlib.suppress(FileNotFoundError):  # it has ended since
+                count += len(socket_inodes(pid) - listening_inodes())
+        return count
 
     def note_sockets(self) -> None:
         """Now there is nothing in flight, and no socket open that could be a leak later."""
