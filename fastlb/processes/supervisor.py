@@ -582,7 +582,7 @@ class Supervisor:
             except FastlbError as error:
                 self._logs.keep(_destinations(self._snapshot))
                 offered.close()
-                if self._snapshot is None:
+                if self._snapshot is None and not self._ending and not self._draining:
                     self._fail(error)
                 self._tell_controller(Rejected(generation, str(error)))
                 return
