@@ -175,6 +175,13 @@ class Fastlb:
         peer.close()
         return message
 
+    def turn(self) -> None:
+        """Has the worker answer somebody else: whatever had arrived before has been looked at by then. For one worker."""
+        peer = self.connect()
+        peer.send(b"x\r\n\r\n")
+        assert peer.read_response().status == 400
+        peer.close()
+
     # ------------------------------------------------------------------------------------------------ control
     def counters(self) -> Counters:
         answer = self.control.ask("counters")
