@@ -192,6 +192,26 @@ def test_supervisor_killed_while_it_settles_leaves_enough_for_the_next(hammer: H
     assert hammer.in_flight() == [hammer.opened(number) for number in range(1, N_ROWS + 1)]
 
 
+def test_workers_that_open_their_slots_at_the_same_moment_are_all_seen() -> None:
+    for _ in range(30):
+        with Hammer(0) as hammer:
+            pids = []
+            for slot in range(8):
+                pid = os.fork()
+                pids.append(pid)
+                if pid == 0:
+                    while not hammer.stop[0]:
+                        pass
+                    hammer.memory.open_worker(slot, os.getpid())
+                    os._exit(not _probe.SharedWorker(hammer.memory.fileno(), slot).claim(1))
+            hammer.stop[0] = 1
+            assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == [0] * 8
+            assert hammer.memory.backends()[0]["requests"] == 8
+            assert hammer.memory.verify() == []
+            hammer.settle(list(range(8)))
+            assert hammer.in_flight() == [0] * N_ROWS
+
+
 def test_stopped_sibling_delays_settlement_and_its_death_ends_the_delay() -> None:
     with Hammer(0) as hammer:
         stopped, dead = (_probe.SharedWorker(hammer.memory.fileno(), slot) for slot in (0, 1))
