@@ -4,6 +4,7 @@ import fcntl
 import mmap
 import os
 import random
+import signal
 import struct
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from fastlb import _core
 from tests.support import _probe
 from tests.support.images import Writer
+from tests.support.waiting import SANITIZED
 from tests.support.world import REQUEST, RESPONSE, World
 
 OFFSETS = _probe.SHARED_OFFSETS
@@ -287,6 +289,29 @@ def test_counts_that_drifted_are_found_and_put_right(memory: _core.SharedMemory)
     assert memory.backends()[0]["in_flight"] == 1
     assert memory.settle_all()
     assert memory.backends()[0]["in_flight"] == 0
+
+
+# ---------------------------------------------------------------------------------------------------------- fault points
+def test_fault_point_is_refused_by_a_build_without_the_hook(memory: _core.SharedMemory) -> None:
+    if SANITIZED:  # built with it
+        memory.set_fault_point(_probe.FAULT_POINTS["claim_added"], 0)
+    else:
+        with pytest.raises(RuntimeError, match="FASTLB_FAULT_HOOK"):
+            memory.set_fault_point(_probe.FAULT_POINTS["claim_added"], 1)
+
+
+def test_fault_point_of_the_environment_ends_the_process_at_its_count(memory: _core.SharedMemory) -> None:
+    code = "import sys; from tests.support import _probe; w = _probe.SharedWorker(int(sys.argv[1]), 0); [w.claim(0) for _ in range(9)]"
+    worker = open_worker(memory, 0)
+    for point, claims, in_flight in (("claim_named", 3, 3), ("claim_added", 3, 4), ("claim_noted", 4, 4)):
+        environment = {**os.environ, "FASTLB_FAULT_POINT": f"{_probe.FAULT_POINTS[point]},4"}
+        fd = memory.fileno()
+        done = subprocess.run([sys.executable, "-c", code, str(fd)], pass_fds=[fd], env=environment)
+        assert done.returncode == -signal.SIGKILL
+        assert (worker.claims(0)[0] - worker.claims(0)[1], worker.in_flight(0)) == (claims, in_flight), point
+        assert memory.settle_worker(0)["settled"]
+        assert worker.in_flight(0) == 0
+        memory.open_worker(0, os.getpid())
 
 
 # ---------------------------------------------------------------------------------------------------------- hostile contents
