@@ -553,7 +553,7 @@ cdef class SharedMemory:
     """What all processes of a node see: in-flight counts and totals of backends, each worker's counters and heartbeat.
 
     Made once, by `create`, and mapped by every process that got the descriptor; a fork inherits the mapping. Who may call what: the
-    supervisor opens and settles workers, the controller adds and sweeps rows, everybody reads. It must not be closed under an Engine.
+    supervisor settles workers, the controller adds and sweeps rows, each worker opens its slot, everybody reads. It must not be closed under an Engine.
 
     Args:
         fd: of the memory that another process made; it is copied, and stays the caller's.
