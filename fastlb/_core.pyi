@@ -98,7 +98,14 @@ class SharedMemory:
 
 class Engine:
     def __init__(
-        self, *, max_connections: int, pipes: int = 192, shared: SharedMemory | None = None, slot: int = 0, event_fd: int = -1
+        self,
+        *,
+        max_connections: int,
+        max_sockets: int = 0,
+        pipes: int = 192,
+        shared: SharedMemory | None = None,
+        slot: int = 0,
+        event_fd: int = -1,
     ) -> None: ...
     def fileno(self) -> int: ...
     def pump(self, budget: int = 0) -> int: ...

@@ -553,7 +553,7 @@ cdef class SharedMemory:
     """What all processes of a node see: in-flight counts and totals of backends, each worker's counters and heartbeat.
 
     Made once, by `create`, and mapped by every process that got the descriptor; a fork inherits the mapping. Who may call what: the
-    supervisor opens and settles workers, the controller adds and sweeps rows, everybody reads. It must not be closed under an Engine.
+    supervisor settles workers, the controller adds and sweeps rows, each worker opens its slot, everybody reads. It must not be closed under an Engine.
 
     Args:
         fd: of the memory that another process made; it is copied, and stays the caller's.
@@ -771,6 +771,7 @@ cdef class Engine:
     """One worker's data plane.
 
     Args:
+        max_sockets: clients, backend connections and listeners together; 0 = as many as those clients can need.
         max_connections: client connections held at most; beyond it accepting pauses.
         pipes: pipes this worker may make for splice.
         shared: the node's SharedMemory; without it the engine makes some for itself.
@@ -787,10 +788,12 @@ cdef class Engine:
         bint closed
         dict last_counters          # of a closed engine
 
-    def __cinit__(self, *, max_connections, pipes=192, SharedMemory shared=None, slot=0, int event_fd=-1):
+    def __cinit__(self, *, max_connections, max_sockets=0, pipes=192, SharedMemory shared=None, slot=0, int event_fd=-1):
         cdef:
             int error
             uint32_t most = max_connections
+            # Backend connections and listeners need slots as well; an unused slab costs nothing.
+            uint32_t sockets = max_sockets or 2 * most + 4096
             int32_t n_pipes = pipes
         if max_connections < 1:
             raise ValueError("max_connections must be at least 1")
@@ -803,8 +806,7 @@ cdef class Engine:
         self.engine = <EngineStruct*>calloc(1, sizeof(EngineStruct))
         if self.engine == NULL:
             raise MemoryError
-        # Backend connections and listeners need slots as well; an unused slab costs nothing.
-        error = engine_open(self.engine, most, 2 * most + 4096, n_pipes, &shared.table, slot, event_fd)
+        error = engine_open(self.engine, most, sockets, n_pipes, &shared.table, slot, event_fd)
         if error:
             free(self.engine)
             self.engine = NULL

@@ -17,14 +17,16 @@ from bench.compare.idle import measure_idle
 from bench.compare.latency import measure_latency
 from bench.compare.machine import describe_machine, describe_versions
 from bench.compare.processes import CLIENT_CPU, PROXY_CPU, BenchError
-from bench.compare.proxies import PROXY_NAMES, Proxy, config_texts, executable, running_proxy, why_missing
+from bench.compare.proxies import FASTLB, PROXY_NAMES, Proxy, config_texts, executable, running_proxy, why_missing
 from bench.compare.ratios import median_of
 from bench.compare.record import to_json
 from bench.compare.report import render
+from bench.compare.restart import measure_restart
 from bench.compare.same_work import check_proxy
+from bench.compare.setups import measure_logs, measure_workers
 from bench.compare.start import measure_start
 from bench.compare.turns import measure_slot, measure_work, takes_part
-from bench.compare.works import IDLE, LATENCY, ONLY_IN, PARTS, START, WORKS
+from bench.compare.works import IDLE, LATENCY, LOG, ONLY_IN, PARTS, RESTART, START, WORKERS, WORKS
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -112,6 +114,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             run[START] = measure_start(held, backend, directory, repeats=2 if arguments.quick else 10, say=say)
         if IDLE in arguments.works:
             run[IDLE] = measure_idle(held, backend, directory, repeats=1 if arguments.quick else 3, say=say)
+        some = {"rounds": arguments.rounds, "passes": arguments.passes, "seconds": arguments.slot, "say": say}
+        if WORKERS in arguments.works:
+            run[WORKERS] = measure_workers(names, backend, directory, **some)
+        if LOG in arguments.works:
+            run[LOG] = measure_logs(names, backend, directory, **some)
+        if RESTART in arguments.works and FASTLB in names:
+            run[RESTART] = measure_restart(backend, directory, repeats=3 if arguments.quick else 20, say=say)
     run["ended"] = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     return run
 

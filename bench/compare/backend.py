@@ -34,7 +34,7 @@ class Backend:
 def running_backend(directory: Path) -> Iterator[Backend]:
     path, port = directory / "backend.counters", free_port()
     command = [native.program("backend"), str(path), ADDRESS, str(port)]
-    with running("backend", command, cpu=CLIENT_CPU, directory=directory) as program:
+    with running("backend", command, cpus=(CLIENT_CPU,), directory=directory) as program:
         program.wait_until_listening(ADDRESS, port)
         with path.open("rb") as file, mmap.mmap(file.fileno(), _COUNTERS.size, prot=mmap.PROT_READ) as counters:
             yield Backend(port, program, counters)

@@ -25,13 +25,13 @@ class BenchError(Exception):
     """The run cannot go on; the text says why."""
 
 
-def child_setup(cpu: int) -> Callable[[], None]:
-    """What a child does between fork and exec: its CPU, all descriptors it may have, and to end when this process ends."""
+def child_setup(*cpus: int) -> Callable[[], None]:
+    """What a child does between fork and exec: its CPUs, all descriptors it may have, and to end when this process ends."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
     def setup() -> None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        os.sched_setaffinity(0, {cpu})
+        os.sched_setaffinity(0, cpus)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     return setup
@@ -56,10 +56,16 @@ class Program:
         """CPU time of the tree so far, user and system, threads that ended included. Nanoseconds."""
         return sum(cpu_clock_ns(pid) for pid in self._pids)
 
+    def set_cpus(self, cpus: Sequence[int]) -> None:
+        """Where it runs from now on."""
+        self.refresh()
+        for pid in self._pids:
+            os.sched_setaffinity(pid, cpus)
+
     def pss_bytes(self) -> int:
         """Proportional set size of the tree: memory shared between processes is counted once."""
         self.refresh()
-        return sum(_pss_kib(pid) for pid in self._pids) * 1024
+        return sum(pss_kib(pid) for pid in self._pids) * 1024
 
     def log_tail(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines()[-15:]
@@ -85,7 +91,7 @@ class Program:
 
 
 @contextlib.contextmanager
-def running(name: str, command: Sequence[str], *, cpu: int, directory: Path, cwd: Path | None = None) -> Iterator[Program]:
+def running(name: str, command: Sequence[str], *, cpus: Sequence[int], directory: Path, cwd: Path | None = None) -> Iterator[Program]:
     """Run a command as long as the block lasts. Its output goes to a file in `directory`."""
     log = directory / f"{name}.log"
     with log.open("wb") as output:
@@ -96,7 +102,7 @@ def running(name: str, command: Sequence[str], *, cpu: int, directory: Path, cwd
             stderr=subprocess.STDOUT,
             cwd=cwd,
             start_new_session=True,
-            preexec_fn=child_setup(cpu),
+            preexec_fn=child_setup(*cpus),
         )
     program = Program(name, process, log)
     try:
@@ -124,7 +130,8 @@ def cpu_clock_ns(pid: int) -> int:
     return time.clock_gettime_ns((~pid << 3) | 2)
 
 
-def _pss_kib(pid: int) -> int:
+def pss_kib(pid: int) -> int:
+    """Proportional set size of one process."""
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
         if line.startswith("Pss:"):
             return int(line.split()[1])

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pwd
+import re
 import resource
 import shutil
 import subprocess
@@ -29,7 +30,34 @@ _NGINX_TUNING = {
     NGINX_BUFFERS: "proxy_buffer_size 16k; proxy_buffers 16 32k; proxy_busy_buffers_size 64k; proxy_max_temp_file_size 0;",
     NGINX_UNBUFFERED: "proxy_buffering off; proxy_buffer_size 64k; proxy_buffers 8 64k; proxy_busy_buffers_size 128k;",
 }
+_LOGS = {
+    "nginx.conf": {
+        "": "access_log off;",
+        "file": "access_log @DIRECTORY@/access.log combined;",
+        "buffered": "access_log @DIRECTORY@/access.log combined buffer=64k flush=1s;",
+    },
+    "fastlb.toml": {"": "", "file": '[access_log]\nto = "@DIRECTORY@/access.log"\n'},
+    "haproxy.cfg": {"": ""},
+}
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"  # Debian keeps nginx and haproxy outside an ordinary user's PATH
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """How a proxy runs, where that is not as in most works.
+
+    Args:
+        logs: "" for no access log, "file" for one line per request to a file, "buffered" for what nginx gathers before it writes.
+        arguments: further ones of the command line.
+    """
+
+    workers: int = 1
+    cpus: tuple[int, ...] = (PROXY_CPU,)
+    logs: str = ""
+    arguments: tuple[str, ...] = ()
+
+
+USUAL = Setup()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +65,7 @@ class Proxy:
     name: str
     port: int
     program: Program
+    home: Path  # its files
 
     @property
     def target(self) -> str:
@@ -60,31 +89,31 @@ def why_missing(name: str) -> str | None:
 
 
 @contextlib.contextmanager
-def running_proxy(name: str, backend: str, directory: Path) -> Iterator[Proxy]:
-    """A proxy that accepts connections."""
-    with launched_proxy(name, backend, directory) as proxy:
+def running_proxy(name: str, backend: str, directory: Path, setup: Setup = USUAL, label: str = "") -> Iterator[Proxy]:
+    """A proxy that accepts connections. `label` is its name in the figures where it runs several times."""
+    with launched_proxy(name, backend, directory, setup, label) as proxy:
         proxy.program.wait_until_listening(ADDRESS, proxy.port)
         proxy.program.refresh()
         yield proxy
 
 
 @contextlib.contextmanager
-def launched_proxy(name: str, backend: str, directory: Path) -> Iterator[Proxy]:
+def launched_proxy(name: str, backend: str, directory: Path, setup: Setup = USUAL, label: str = "") -> Iterator[Proxy]:
     """Start one proxy in front of `backend`; its files go to a directory of its own inside `directory`."""
-    home = directory / name
+    home = directory / re.sub("[, ]+", "-", label or name)
     home.mkdir(exist_ok=True)
     port = free_port()
-    with running(name, _command(name, port, backend, home), cpu=PROXY_CPU, directory=home, cwd=native.ROOT) as program:
-        yield Proxy(name, port, program)
+    with running(name, _command(name, port, backend, home, setup), cpus=setup.cpus, directory=home, cwd=native.ROOT) as program:
+        yield Proxy(label or name, port, program, home)
 
 
-def _command(name: str, port: int, backend: str, home: Path) -> list[str]:
+def _command(name: str, port: int, backend: str, home: Path, setup: Setup) -> list[str]:
     if name in RELAYS:
         options = ["-p"] if name == RELAY_POOLED else []
         return [native.program("relay"), *options, ADDRESS, str(port), *backend.split(":")]
     if name == FASTLB:
-        config = _fill("fastlb.toml", home, port, backend)
-        return [sys.executable, "-m", "fastlb", "serve", "-c", str(config)]
+        config = _fill("fastlb.toml", home, port, backend, setup)
+        return [sys.executable, "-m", "fastlb", "serve", "-c", str(config), *setup.arguments]
     path = executable(_BINARIES[name])
     if path is None:
         raise BenchError(f"{name} is not installed")
@@ -96,12 +125,12 @@ def _command(name: str, port: int, backend: str, home: Path) -> list[str]:
             "-e",
             "stderr",
             "-c",
-            str(_fill("nginx.conf", home, port, backend, _NGINX_TUNING.get(name, ""))),
+            str(_fill("nginx.conf", home, port, backend, setup, _NGINX_TUNING.get(name, ""))),
         ]
-    return [path, "-db", "-f", str(_fill("haproxy.cfg", home, port, backend))]
+    return [path, "-db", "-f", str(_fill("haproxy.cfg", home, port, backend, setup))]
 
 
-def _fill(template: str, home: Path, port: int, backend: str, buffers: str = "") -> Path:
+def _fill(template: str, home: Path, port: int, backend: str, setup: Setup, buffers: str = "") -> Path:
     text = (CONFIGS / template).read_text()
     values = {
         "LISTEN": f"{ADDRESS}:{port}",
@@ -110,10 +139,13 @@ def _fill(template: str, home: Path, port: int, backend: str, buffers: str = "")
         "FILES": resource.getrlimit(resource.RLIMIT_NOFILE)[1],
         "BUFFERS": buffers,
         "DIRECTORY": home,
+        "WORKERS": setup.workers,
+        "LOGS": _LOGS[template][setup.logs],
         "USER": pwd.getpwuid(os.getuid()).pw_name,
     }
     for key, value in values.items():
         text = text.replace(f"@{key}@", str(value))
+    text = text.replace("@DIRECTORY@", str(home))  # log lines name it
     config = home / template
     config.write_text(text)
     return config

@@ -9,7 +9,21 @@ from typing import Any
 
 from bench.compare.proxies import FASTLB, PEER
 from bench.compare.ratios import Spread, cpu_per_request, median_of, ratio_per_round, share_of_window
-from bench.compare.works import IDLE, IDLE_AT_MOST_BYTES, LATENCY, LATENCY_AT_MOST_US, START, START_AT_MOST_MS, WORKS, Work
+from bench.compare.works import (
+    IDLE,
+    IDLE_AT_MOST_BYTES,
+    LATENCY,
+    LATENCY_AT_MOST_US,
+    LOG,
+    RESTART,
+    RESTART_AT_MOST_MS,
+    START,
+    START_AT_MOST_MS,
+    WORKER_AT_MOST_MIB,
+    WORKERS,
+    WORKS,
+    Work,
+)
 
 _DISTURBED = 0.02  # of the proxies' CPU; above that the report warns
 _LABELS = {
@@ -58,6 +72,21 @@ def _lines(run: Mapping[str, Any]) -> Iterator[str]:
         yield from _idle_lines(run[IDLE], targets)
     if START in run:
         yield from _start_lines(run[START], targets)
+    if WORKERS in run:
+        yield from ("", "## One worker and two, 128-byte responses, 64 keep-alive connections", "")
+        yield from _setup_lines(run[WORKERS])
+        yield ""
+        yield (
+            "Proxy, client and backend share both cores here, so requests/s say how the machine divides itself and not what two workers"
+            " could do on cores of their own. What a second worker costs is the CPU per request."
+        )
+    if LOG in run:
+        yield from ("", "## An access log: a line per request, combined format, to a file; 128-byte responses", "")
+        yield from _setup_lines(run[LOG])
+        yield ""
+        yield "Every request was found in the file. nginx writes each line by itself unless it is told to buffer (64k, 1 s)."
+    if RESTART in run:
+        yield from _restart_lines(run[RESTART], targets)
     if targets:
         yield from ("", "## Against the targets", "", "| figure | measured | at most | wanted | met |", "|---|---|---|---|---|", *targets)
     yield from _disturbance_lines(run["works"])
@@ -132,6 +161,34 @@ def _start_lines(measured: Sequence[Mapping[str, Any]], targets: list[str]) -> I
         yield f"| {_label(proxy)} | {taken.median:.0f} ({taken.low:.0f}–{taken.high:.0f}) |"
         if proxy == FASTLB:
             targets.append(_target("start: ms to the first response", taken.median, START_AT_MOST_MS, ""))
+
+
+def _setup_lines(slots: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """A proxy in several setups, each compared with its first."""
+    per_request = cpu_per_request(slots)
+    yield "| proxy | CPU µs per request | ÷ its first line | requests/s | p50 | p99 |"
+    yield "|---|---|---|---|---|---|"
+    first: dict[str, str] = {}
+    for label, rounds in per_request.items():
+        base = first.setdefault(label.partition(",")[0], label)
+        cells = [
+            label,
+            f"{median(rounds.values()):.2f}",
+            _spread(ratio_per_round(per_request, label, base)) if base != label else "1",
+            f"{median_of(slots, label, 'requests_per_second'):,.0f}",
+            _microseconds(median_of(slots, label, "p50_us")),
+            _microseconds(median_of(slots, label, "p99_us")),
+        ]
+        yield f"| {' | '.join(cells)} |"
+
+
+def _restart_lines(measured: Mapping[str, Any], targets: list[str]) -> Iterator[str]:
+    yield from ("", "## Workers of fastlb", "")
+    taken, pss = Spread.of(measured["ms"]), max(measured["pss_bytes"]) / 2**20
+    yield f"From SIGKILL to another one that is ready: {taken.median:.0f} ms ({taken.low:.0f}–{taken.high:.0f})."
+    yield f"PSS of an idle worker beside another one: {pss:.1f} MiB."
+    targets.append(_target("restart of a worker, ms", taken.median, RESTART_AT_MOST_MS, ""))
+    targets.append(_target("PSS of an idle worker, MiB", pss, WORKER_AT_MOST_MIB, ""))
 
 
 def _disturbance_lines(works: Mapping[str, Any]) -> Iterator[str]:

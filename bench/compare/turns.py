@@ -1,12 +1,12 @@
 """The closed-loop works: all proxies run side by side, idle, and take turns in short slots."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from bench.compare import disturbance, wrk
 from bench.compare.backend import Backend
-from bench.compare.processes import BenchError
+from bench.compare.processes import CLIENT_CPU, BenchError
 from bench.compare.proxies import RELAY_POOLED, RELAYS, Proxy
 from bench.compare.works import ONLY_IN, Work
 
@@ -55,12 +55,15 @@ def measure_work(
     return {"direct": asdict(direct), "slots": slots}
 
 
-def measure_slot(work: Work, proxy: Proxy, backend: Backend, number: int, seconds: float) -> Slot:
+def measure_slot(
+    work: Work, proxy: Proxy, backend: Backend, number: int, seconds: float, client_cpus: Sequence[int] = (CLIENT_CPU,)
+) -> Slot:
     proxy.program.refresh()
     # The pooled relay cannot see "Connection: close" from a client: there the backend says it (see backend.c).
     held = proxy.name == RELAY_POOLED
     path = work.path.replace("/bytes/", "/held/") if held else work.path
-    client = wrk.start(f"http://{proxy.target}{path}", work.connections, connection_per_request=work.connection_per_request and not held)
+    anew = work.connection_per_request and not held
+    client = wrk.start(f"http://{proxy.target}{path}", work.connections, connection_per_request=anew, cpus=client_cpus)
     try:
         _wait_for_traffic(work, backend)
         started, before = time.monotonic(), disturbance.read()

@@ -50,9 +50,14 @@ WORK_NAMES = tuple(work.name for work in WORKS)
 LATENCY = "latency"  # open-loop client at half of a proxy's maximum
 IDLE = "idle"  # memory of idle keep-alive connections
 START = "start"  # from the fork to the first response
-PARTS = (*WORK_NAMES, LATENCY, IDLE, START)
+WORKERS = "workers"  # one and two
+LOG = "log"  # without and with an access log
+RESTART = "restart"  # of a killed worker, and what an idle one costs
+PARTS = (*WORK_NAMES, LATENCY, IDLE, START, WORKERS, LOG, RESTART)
 
 LATENCY_AT_MOST_US = 100.0
 IDLE_AT_MOST_BYTES = 400.0
 IDLE_CONNECTIONS = 10_000
 START_AT_MOST_MS = 500.0
+RESTART_AT_MOST_MS = 50.0
+WORKER_AT_MOST_MIB = 12.0

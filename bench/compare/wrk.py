@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,12 +22,12 @@ class WrkFigures:
     max_us: int
 
 
-def start(url: str, connections: int, *, connection_per_request: bool) -> subprocess.Popen[bytes]:
+def start(url: str, connections: int, *, connection_per_request: bool, cpus: Sequence[int] = (CLIENT_CPU,)) -> subprocess.Popen[bytes]:
     command = ["wrk", "-t1", f"-c{connections}", f"-d{_LONGEST_SECONDS}s", "--timeout", "5s", "-s", str(_SCRIPT)]
     if connection_per_request:
         command += ["-H", "Connection: close"]
     return subprocess.Popen(
-        [*command, url], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=child_setup(CLIENT_CPU), start_new_session=True
+        [*command, url], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=child_setup(*cpus), start_new_session=True
     )
 
 

@@ -8,7 +8,8 @@ import asyncio
 import os
 import pickle
 import signal
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ import uvloop
 from fastlb import BUILD_ID, FastlbError, _core
 from fastlb.control_plane.config.errors import ConfigError
 from fastlb.control_plane.config.loader import Loaded, load_file
+from fastlb.control_plane.config.log_destination import LogDestination
 from fastlb.control_plane.config.schema import Config, Listener
 from fastlb.control_plane.log_plan import log_destinations
 from fastlb.control_plane.names import Names
@@ -136,6 +138,7 @@ class Controller:
 
     async def _offer(self, config: Config) -> None:
         """Has the supervisor put a configuration in force, or not."""
+        logs = [await self._describe_log(destination) for destination in log_destinations(config)]
         generation = self._tried = self._tried + 1
         try:
             if self._generation:
@@ -149,7 +152,7 @@ class Controller:
             state = _write_state(State(config, generation))
             try:
                 self._answer = self._loop.create_future()
-                self._send(_describe(config, generation), image, state)
+                self._send(_describe(config, generation, logs), image, state)
                 answer = await self._answer
                 if isinstance(answer, Applied):
                     self._shared.sweep(image)  # not before: a worker that starts meanwhile loads the one in force
@@ -163,6 +166,17 @@ class Controller:
         if isinstance(answer, Rejected):
             raise ApplyError(answer.text)
         self._generation = generation
+
+    async def _describe_log(self, destination: LogDestination) -> LogTarget:
+        """A log for the supervisor, which opens it and asks no name server: names are resolved here."""
+        host = destination.host
+        if host:
+            try:
+                found = await self._loop.getaddrinfo(host, destination.port, type=socket.SOCK_DGRAM)
+            except OSError as error:
+                raise ApplyError(f"cannot find the syslog server {host}: {(error.strerror or str(error)).lower()}") from error
+            host = str(found[0][4][0])
+        return LogTarget(destination.kind, destination.path, destination.stream, host, destination.port)
 
     def _on_readable(self) -> None:
         try:
@@ -264,12 +278,13 @@ def choose_workers(configured: int) -> int:
     return configured or usable_cpus()
 
 
-def _describe(config: Config, generation: int) -> Apply:
+def _describe(config: Config, generation: int, logs: Sequence[LogTarget]) -> Apply:
     """What the supervisor has to know of a configuration."""
     settings = config.settings
     listeners = tuple(_describe_listener(listener) for listener in config.listeners)
-    logs = tuple(LogTarget(to.kind, to.path, to.stream, to.host, to.port) for to in log_destinations(config))
-    return Apply(generation, choose_workers(settings.workers), listeners, logs, settings.drain_timeout_ms, settings.drain_idle_grace_ms)
+    return Apply(
+        generation, choose_workers(settings.workers), listeners, tuple(logs), settings.drain_timeout_ms, settings.drain_idle_grace_ms
+    )
 
 
 def _describe_listener(listener: Listener) -> ListenerBinds:

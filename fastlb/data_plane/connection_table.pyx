@@ -17,6 +17,7 @@ cdef enum:
 cdef int connection_table_open(ConnectionTable* table, uint32_t max_connections) noexcept nogil:
     # Room for `max_connections` descriptors of all kinds; only the array of slabs is allocated now.
     memset(table, 0, sizeof(ConnectionTable))
+    table.max_open = max_connections
     table.max_slabs = (max_connections + SLAB - 1) // SLAB
     table.slabs = <Connection**>calloc(table.max_slabs, sizeof(Connection*))
     return 0 if table.slabs != NULL else -1
@@ -56,7 +57,7 @@ cdef Connection* open_connection(ConnectionTable* table, int fd, uint32_t kind) 
     cdef:
         Connection* connection
         uint32_t index, generation
-    if table.free == NULL and not add_slab(table):
+    if table.n_open >= table.max_open or (table.free == NULL and not add_slab(table)):
         return NULL
     connection = table.free
     table.free = connection.cache_next

@@ -317,6 +317,11 @@ cdef int engine_prepare(Engine* engine, const char* image, size_t size) noexcept
         Snapshot* new = load_snapshot(engine, image, size, &error)
     if new == NULL:
         return error
+    error = prepare_log(engine, new.log_plan)
+    if error:
+        new.image_size = 0                      # stays the caller's
+        drop_snapshot(engine, new)
+        return error
     engine_abort(engine)
     engine.prepared = new
     return 0
@@ -403,9 +408,7 @@ cdef int engine_commit(Engine* engine, const Socket* sockets, uint32_t n_sockets
     if check_sockets(new, sockets, n_sockets) != 0:
         return -2
     engine.now_ms = clock_ms(CLOCK_MONOTONIC)
-    error = prepare_log(engine, new.log_plan)
-    if error == 0:
-        error = add_sockets(engine, sockets, n_sockets)
+    error = add_sockets(engine, sockets, n_sockets)
     if error:
         return error
     # From here nothing fails.

@@ -3,10 +3,10 @@
 It is address space until somebody writes: a file of holes, grown by whole blocks of rows and never cut (sealed against it), so that
 nothing in it ever moves. Who writes what:
 
-- the supervisor: the header, open_worker, and settlement of the dead (settlement.pyx);
+- the supervisor: settlement of the dead (settlement.pyx), and what the header counts of them;
 - the controller: the rows' identities and the index (add_image_rows before a snapshot is handed out, sweep_rows once every worker has
   committed it), and the header's numbers of rows;
-- a worker: its own page, its own columns, and the in_flight of any row by claim_row and release_row.
+- a worker: its slot (open_worker, once that is settled), its own page, its own columns, and the in_flight of any row by claim_row and release_row.
 
 There are no locks. Readers of the index look while the controller writes: a row is whole before its chain leads to it, a freed row keeps
 its `next` until it is used again, and before that `index_changes` is counted up, so that a look-up which found nothing knows whether to
@@ -20,8 +20,8 @@ from libc.stdlib cimport calloc, free
 
 from fastlb.data_plane.system cimport (EINVAL, ENOMEM, ENOSPC, F_ADD_SEALS, F_DUPFD_CLOEXEC, F_GET_SEALS, F_SEAL_SEAL, F_SEAL_SHRINK,
                                        MAP_FAILED, MAP_NORESERVE, MAP_SHARED, MFD_ALLOW_SEALING, MFD_CLOEXEC, PROT_READ, PROT_WRITE,
-                                       SEEK_END, close, errno, fcntl, ftruncate, full_fence, load_count, load_long, load_word, lseek,
-                                       memcmp, memcpy, memfd_create, memset, mmap, munmap, sched_yield, store_long, store_word, strlen)
+                                       SEEK_END, close, errno, exchange_word_if, fcntl, ftruncate, full_fence, load_count, load_long, load_word,
+                                       lseek, memcmp, memcpy, memfd_create, memset, mmap, munmap, sched_yield, store_long, store_word, strlen)
 from fastlb.data_plane.types cimport (INDEX_CHAINS, MAX_IDENTITY_BYTES, MAX_ROWS, MAX_WORKERS, NODE_ROW, ROW_DISPLAY_BYTES, ROW_FREE,
                                       ROW_LEAVING, ROW_USED, ROWS_PER_BLOCK, WORKER_FREE, WORKER_LIVE, Column, ImageBackend, ImageHeader,
                                       SharedHeader, SharedRow, SharedTable, WorkerBlock)
@@ -157,16 +157,19 @@ cdef uint32_t count_workers(const SharedTable* table) noexcept nogil:
 
 
 cdef bint open_worker(SharedTable* table, uint32_t slot, int32_t pid) noexcept nogil:
-    # Makes a slot (below MAX_WORKERS) a worker's. False: it is in use, or its last worker is not settled yet.
-    cdef WorkerBlock* worker = worker_at(table, slot)
+    # Makes a slot (below MAX_WORKERS) a worker's. False: it is in use, or its last worker is not settled yet. Several workers may open
+    # theirs at the same moment, but nobody else this one.
+    cdef:
+        WorkerBlock* worker = worker_at(table, slot)
+        uint32_t n_workers = load_word(&table.header.n_workers)
     if worker.use != WORKER_FREE:
         return False
     worker.operation = 0
     worker.heartbeat_ms = 0
     worker.generation = 0
     worker.pid = pid
-    if slot >= table.header.n_workers:
-        store_word(&table.header.n_workers, slot + 1)
+    while slot >= n_workers and not exchange_word_if(&table.header.n_workers, &n_workers, slot + 1):
+        pass                                    # n_workers is what another one has just made of it
     store_word(&worker.use, WORKER_LIVE)
     return True
 

@@ -162,6 +162,7 @@ cdef Snapshot* load_snapshot(Engine* engine, const char* image, size_t size, int
     if header.log_plan.count != 0:
         snapshot.log_plan = load_log_plan(image + header.log_plan.offset)
         if snapshot.log_plan == NULL:
+            error[0] = ENOMEM
             snapshot.image_size = 0             # stays the caller's
             drop_snapshot(engine, snapshot)
             return NULL

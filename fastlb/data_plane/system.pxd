@@ -200,4 +200,5 @@ cdef extern from *:
     void store_long "fastlb_store_release"(uint64_t* target, uint64_t value) nogil
     int64_t add_count "fastlb_add"(int64_t* target, int64_t value) nogil                # returns what was there
     bint exchange_if "fastlb_exchange_if"(int64_t* target, int64_t* expected, int64_t value) nogil  # False: *expected is what is there
+    bint exchange_word_if "fastlb_exchange_if"(uint32_t* target, uint32_t* expected, uint32_t value) nogil     # as exchange_if
     void full_fence "fastlb_full_fence"() nogil

@@ -317,7 +317,7 @@ cdef struct ConnectionTable:
     uint32_t n_slabs, max_slabs
     Connection* free                # borrowed from the slabs
     Connection* graveyard
-    uint64_t n_open
+    uint64_t n_open, max_open
 
 
 # ---------------------------------------------------------------------------------------------------------------- heads
@@ -913,7 +913,7 @@ cdef struct WorkerGauges:           # written when a pump ends
     uint64_t clients, descriptors, timers, backend_rows
 
 cdef struct WorkerBlock:
-    # A worker's own page in shared memory: the supervisor opens and settles it, the worker writes the rest.
+    # A worker's own page in shared memory. The worker writes it, and settlement when it is dead.
     uint32_t operation              # row number + 1 while a claim or release changes that row, else 0
     uint32_t use                    # WorkerUse
     int32_t pid

@@ -16,7 +16,8 @@ from fastlb.processes.messages import Message
 # A longer message goes in a memfd, so that a configuration of ten thousand listeners needs no larger socket buffers.
 MAX_INLINE_BYTES = 32 << 10
 MAX_BYTES = 64 << 20
-MAX_DESCRIPTORS = 8
+# The kernel passes up to 253 with a message (SCM_MAX_FD).
+MAX_DESCRIPTORS = 200
 INLINE, IN_MEMFD = b"i", b"m"
 
 Received = TypeVar("Received", bound=Message)

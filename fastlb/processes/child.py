@@ -4,12 +4,17 @@ Owns the pidfd and the supervisor's end of the channel. The number of a process 
 pidfd.
 """
 
+import asyncio
 import os
 import signal
+from collections import deque
 from typing import Any
 
 from fastlb.processes.channel import Channel
 from fastlb.processes.messages import Message
+
+# Messages that wait for a child that does not read; a stopped one is killed long before.
+MAX_WAITING = 10_000
 
 
 class Child:
@@ -18,18 +23,55 @@ class Child:
     def __init__(self, pid: int, channel: Channel[Any]) -> None:
         self.pid = pid
         self.channel = channel
+        self._waiting: deque[tuple[Message, tuple[int, ...]]] = deque()  # with copies of the descriptors, owned
         try:
             self.pidfd = os.pidfd_open(pid)
         except ProcessLookupError:  # gone, and reaped by somebody else
             self.pidfd = -1
 
     def send(self, message: Message, *descriptors: int) -> bool:
-        """Sends without waiting. False: the other end is gone, or stands still and has not read for a long time."""
-        try:
-            self.channel.send(message, *descriptors, wait=False)
-        except (ConnectionError, BlockingIOError):
+        """Sends without waiting. What the other end has no room for yet is sent as soon as it has; the watchdog ends one that stands still.
+
+        Returns:
+            False when it is gone, or so much waits for it that it must be taken for dead.
+        """
+        if not self._waiting:
+            try:
+                self.channel.send(message, *descriptors, wait=False)
+            except BlockingIOError:
+                asyncio.get_running_loop().add_writer(self.channel.fileno(), self._send_waiting)
+            except OSError:  # its end follows
+                return False
+            else:
+                return True
+        if len(self._waiting) >= MAX_WAITING:
             return False
+        self._waiting.append((message, tuple(os.dup(descriptor) for descriptor in descriptors)))
         return True
+
+    def _send_waiting(self) -> None:
+        while self._waiting:
+            message, descriptors = self._waiting[0]
+            try:
+                self.channel.send(message, *descriptors, wait=False)
+            except BlockingIOError:
+                return
+            except OSError:
+                self._forget_waiting()
+                return
+            self._waiting.popleft()
+            for descriptor in descriptors:
+                os.close(descriptor)
+        asyncio.get_running_loop().remove_writer(self.channel.fileno())
+
+    def _forget_waiting(self) -> None:
+        """What could not be sent any more."""
+        if self._waiting:
+            asyncio.get_running_loop().remove_writer(self.channel.fileno())
+        for _, descriptors in self._waiting:
+            for descriptor in descriptors:
+                os.close(descriptor)
+        self._waiting.clear()
 
     def signal(self, number: signal.Signals) -> None:
         if self.pidfd >= 0:
@@ -53,6 +95,7 @@ class Child:
         if self.pidfd >= 0:
             os.close(self.pidfd)
             self.pidfd = -1
+        self._forget_waiting()
         self.channel.close()
 
     def reap(self) -> str:

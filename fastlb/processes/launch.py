@@ -60,6 +60,7 @@ def launch(loaded: Loaded, options: LaunchOptions) -> None:
                 controller=ControllerOptions(loaded.config, options.control_path, options.override),
                 identity=identity,
                 max_connections=limits.per_worker,
+                max_descriptors=limits.descriptors,
                 n_workers=n_workers,
                 pump_budget=options.pump_budget,
                 counters_path=options.counters_path,

@@ -20,7 +20,7 @@ def open_destination(destination: LogDestination) -> int:
     """A descriptor to write lines to.
 
     A file is made if it is missing and always appended to, so that several processes may write to it. A syslog socket is connected; a unix
-    one has to have its daemon at this moment, a name of a distant one is resolved now.
+    one has to have its daemon at this moment, a distant one is named by its IP address.
 
     Raises:
         LogFileError
@@ -44,7 +44,10 @@ def _connect(destination: LogDestination) -> int:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         address: object = destination.path
     else:
-        family, kind, protocol, _, address = socket.getaddrinfo(destination.host, destination.port, type=socket.SOCK_DGRAM)[0]
+        # Numeric: a name server that does not answer must not hold up the supervisor.
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            destination.host, destination.port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST
+        )[0]
         connection = socket.socket(family, kind, protocol)
     with connection:
         connection.connect(address)  # type: ignore[arg-type]  # of either family

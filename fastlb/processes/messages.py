@@ -116,9 +116,9 @@ class Abort(Message, frozen=True):
 
 
 class Lend(Message, frozen=True):
-    """Supervisor -> worker: a listening socket to keep for when it is assigned. Descriptor: the socket."""
+    """Supervisor -> worker: listening sockets to keep for when they are assigned, by their numbers. Descriptors: the sockets."""
 
-    socket: Number
+    sockets: tuple[Number, ...]
 
 
 class Commit(Message, frozen=True):

@@ -200,13 +200,13 @@ class Nursery:
         if self._on_ended is not None:
             self._on_ended()
             return
+        asked, self._asked = self._asked, {}
+        for channel, _ in asked.values():
+            channel.close()
         if not self._fruitful:
             self._parent.on_zygote_failed()
             return
         report(f"the zygote {zygote.pid} ended ({how or 'without a reason'}); starting another")
-        asked, self._asked = self._asked, {}
-        for channel, _ in asked.values():
-            channel.close()
         if asked:
             self._end_strangers(_children())
         self._replace(list(asked))

@@ -30,7 +30,7 @@ from fastlb.control_plane.config.log_destination import LogDestination
 from fastlb.control_plane.config.quantity import format_duration
 from fastlb.control_plane.controller import ControllerOptions, run_controller
 from fastlb.processes import _system
-from fastlb.processes.channel import Channel
+from fastlb.processes.channel import MAX_DESCRIPTORS, Channel
 from fastlb.processes.child import Child
 from fastlb.processes.lending import Lending, Place
 from fastlb.processes.log_files import LogFiles
@@ -90,6 +90,8 @@ DEFERRED_SECONDS = 1.1
 TELL_SECONDS = 0.01
 # A controller offers one configuration at a time; its successor may offer one while the last of a dead one is looked at.
 MAX_OFFERS = 2
+# Of a worker's descriptors these are never a client's or a backend's: what it is lent and told must reach it at full load, too.
+SPARE_DESCRIPTORS = 100
 # The kernel gives an account 256 pipes of full size over all its processes.
 PIPES_IN_ALL = 192
 
@@ -106,6 +108,7 @@ class SupervisorOptions:
         controller: what the controller begins with.
         identity: whose account controller and workers run under; None to stay what this is.
         max_connections: clients that the descriptors of one worker allow.
+        max_descriptors: that a process may have.
         pump_budget: events that one pump of a worker handles; 0 for the default.
         counters_path: of a file that gets the counters as JSON at the end; "" for none.
         greet: makes a text of the URLs that are listened on, for standard output once all is ready.
@@ -116,6 +119,7 @@ class SupervisorOptions:
     controller: ControllerOptions
     identity: Identity | None
     max_connections: int
+    max_descriptors: int
     n_workers: int
     pump_budget: int = 0
     counters_path: str = ""
@@ -446,7 +450,7 @@ class Supervisor:
             vote = self._votes.pop(slot.number, None)
             if vote is not None and not vote.done():
                 vote.set_result(refusal)
-        elif slot.catching_up and self._snapshot is not None:
+        elif slot.catching_up and slot.state in (State.PREPARING, State.READY) and self._snapshot is not None and not self._doors_closed:
             if refusal is not None:
                 report(f"worker {slot.number} ({_pid(slot)}) cannot use the configuration: {refusal}: killed")
                 self._kill(slot)
@@ -517,7 +521,7 @@ class Supervisor:
             slot.child.signal(signal.SIGKILL)
 
     def _tell(self, slot: Slot, message: ToWorker, *descriptors: int) -> None:
-        """Says something to a worker; one that does not read is dead or as good as that."""
+        """Says something to a worker; one that cannot be told anything is dead or as good as that."""
         if slot.child is not None and not slot.child.send(message, *descriptors):
             self._kill(slot)
 
@@ -550,10 +554,10 @@ class Supervisor:
     def _lend(self, slot: Slot) -> None:
         """Sends the descriptors of assigned sockets that the worker does not have."""
         wanted = {number for number, _ in slot.assigned}
-        for _, bound in self._bound:
-            for one in bound.sockets:
-                if one.number in wanted and one.number not in slot.lent:
-                    self._tell(slot, Lend(one.number), one.socket.fileno())
+        missing = [one for _, bound in self._bound for one in bound.sockets if one.number in wanted - slot.lent]
+        for at in range(0, len(missing), MAX_DESCRIPTORS):
+            some = missing[at : at + MAX_DESCRIPTORS]
+            self._tell(slot, Lend(tuple(one.number for one in some)), *(one.socket.fileno() for one in some))
         slot.lent = wanted
 
     # -------------------------------------------------------------------------------------------------- snapshots
@@ -582,7 +586,7 @@ class Supervisor:
             except FastlbError as error:
                 self._logs.keep(_destinations(self._snapshot))
                 offered.close()
-                if self._snapshot is None:
+                if self._snapshot is None and not self._ending and not self._draining:
                     self._fail(error)
                 self._tell_controller(Rejected(generation, str(error)))
                 return
@@ -692,6 +696,7 @@ class Supervisor:
         if self._announced or self._snapshot is None or any(slot.state is not State.READY for slot in self._slots):
             return
         self._announced = True
+        self._send_processes()  # who waits for the line below may ask at once
         say(f"ready (pid {os.getpid()}, generation {self._snapshot.apply.generation})")
         notify("READY=1", f"MAINPID={os.getpid()}", f"STATUS=serving with {len(self._accepting())} workers")
         if self._options.greet is not None:
@@ -794,7 +799,8 @@ def _run_forked(options: SupervisorOptions, shared: _core.SharedMemory, fork: Fo
     else:
         _system.set_process_title(f"fastlb: work {fork.role}")
         pipes = max(PIPES_IN_ALL // max(fork.n_workers, 1), 1)
-        worker = WorkerOptions(options.max_connections, pipes, options.pump_budget)
+        max_sockets = max(options.max_descriptors - SPARE_DESCRIPTORS, 2)
+        worker = WorkerOptions(options.max_connections, max_sockets, pipes, options.pump_budget)
         run_worker(fork.role, Channel(end, ToWorker), shared, descriptors[1], worker)
 
 

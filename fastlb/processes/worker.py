@@ -42,11 +42,13 @@ class WorkerOptions:
 
     Args:
         max_connections: clients that this worker's descriptors allow.
+        max_sockets: clients, backends and listeners together, so that descriptors for other things are left.
         pipes: that it may make for splice; the kernel gives an account so many, whatever the number of processes.
         pump_budget: events that one pump handles; 0 for the default.
     """
 
     max_connections: int
+    max_sockets: int
     pipes: int
     pump_budget: int = 0
 
@@ -56,7 +58,14 @@ def run_worker(slot: int, channel: Channel[ToWorker], shared: _core.SharedMemory
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     shared.open_worker(slot, os.getpid())
     loop = uvloop.new_event_loop()
-    engine = _core.Engine(max_connections=options.max_connections, pipes=options.pipes, shared=shared, slot=slot, event_fd=event_fd)
+    engine = _core.Engine(
+        max_connections=options.max_connections,
+        max_sockets=options.max_sockets,
+        pipes=options.pipes,
+        shared=shared,
+        slot=slot,
+        event_fd=event_fd,
+    )
     try:
         loop.run_until_complete(Worker(loop, engine, channel, options).serve())
     finally:
@@ -107,8 +116,8 @@ class Worker:
             case Abort():
                 self._n_aborted += 1
                 self._engine.abort()
-            case Lend(number):
-                self._sockets[number] = descriptors[0]
+            case Lend(numbers):
+                self._sockets.update(zip(numbers, descriptors, strict=True))
             case Commit(generation, sockets, drain_timeout_ms, drain_idle_grace_ms):
                 self._drain_timeout_ms, self._drain_idle_grace_ms = drain_timeout_ms, drain_idle_grace_ms
                 if generation != self._prepared:

@@ -82,6 +82,7 @@ def test_requests_of_a_killed_worker_are_counted_no_more(fastlb, held):
     assert [row["in_flight"] for row in lb.backends()] == [0, 0, 0]
 
 
+@pytest.mark.long
 def test_counts_are_right_while_a_dead_worker_cannot_be_settled(fastlb, held):
     """A sibling stands still, perhaps in the middle of a claim; the watchdog ends that."""
     lb = fastlb(held, workers=3, pool=LONG)

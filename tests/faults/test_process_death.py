@@ -71,6 +71,7 @@ def test_controller_is_killed_and_the_next_one_knows_what_is_in_force(fastlb, pa
     assert load.failures == []
 
 
+@pytest.mark.long
 def test_stopped_controller_is_killed_by_the_watchdog(fastlb, paced):
     lb = fastlb(paced, workers=1)
     with Load(("127.0.0.1", lb.port), fresh=2, kept=2) as load:
@@ -126,6 +127,7 @@ def test_zygote_and_worker_are_killed_together(fastlb, paced, order):
     assert_consistent(lb)
 
 
+@pytest.mark.long
 def test_zygote_that_stands_still_is_killed_and_its_work_done_by_another(fastlb, paced):
     lb = fastlb(paced, workers=2)
     with Load(("127.0.0.1", lb.port), pause=0.02) as load:

@@ -7,7 +7,9 @@ The argument, and the model of it: fastlb/data_plane/settlement.pyx, tests/prope
 import mmap
 import os
 import random
+import select
 import signal
+import socket
 import struct
 from collections.abc import Iterator
 from typing import Self
@@ -190,6 +192,26 @@ def test_supervisor_killed_while_it_settles_leaves_enough_for_the_next(hammer: H
     assert hammer.in_flight() == [hammer.opened(number) for number in range(1, N_ROWS + 1)]
 
 
+def test_workers_that_open_their_slots_at_the_same_moment_are_all_seen() -> None:
+    for _ in range(30):
+        with Hammer(0) as hammer:
+            pids = []
+            for slot in range(8):
+                pid = os.fork()
+                pids.append(pid)
+                if pid == 0:
+                    while not hammer.stop[0]:
+                        pass
+                    hammer.memory.open_worker(slot, os.getpid())
+                    os._exit(not _probe.SharedWorker(hammer.memory.fileno(), slot).claim(1))
+            hammer.stop[0] = 1
+            assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == [0] * 8
+            assert hammer.memory.backends()[0]["requests"] == 8
+            assert hammer.memory.verify() == []
+            hammer.settle(list(range(8)))
+            assert hammer.in_flight() == [0] * N_ROWS
+
+
 def test_stopped_sibling_delays_settlement_and_its_death_ends_the_delay() -> None:
     with Hammer(0) as hammer:
         stopped, dead = (_probe.SharedWorker(hammer.memory.fileno(), slot) for slot in (0, 1))
@@ -208,3 +230,57 @@ def test_stopped_sibling_delays_settlement_and_its_death_ends_the_delay() -> Non
         assert hammer.in_flight() == [0, 0, 0]
         assert stopped.claims(1) == (0, 0)
         hammer.memory.open_worker(1, 2)
+
+
+def test_exchanges_of_a_killed_engine_are_counted_as_lost_and_its_counters_balance() -> None:
+    memory = _core.SharedMemory.create()
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        socket.create_server(("127.0.0.1", 0)) as backend,
+        socket.create_connection(listening.getsockname()) as client,
+    ):
+        listening.setblocking(False)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                run_engine(memory, listening, backend.getsockname()[1])
+            finally:
+                os._exit(1)
+        client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        connection, _ = backend.accept()
+        assert connection.recv(65536).startswith(b"GET / ")
+        (row,) = memory.backends()
+        assert row["in_flight"] == memory.connections() == 1
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        connection.close()
+    assert memory.settle_worker(0) == {"settled": True, "exchanges_lost": 1, "rows": 2}
+    counters = memory.counters()
+    assert (counters["workers_died"], counters["exchanges_lost"], counters["exchanges_opened"]) == (1, 1, 1)
+    for name, value in counters.items():
+        for first, second in (("_opened", "_closed"), ("_taken", "_returned")):
+            if name.endswith(first):
+                assert value == counters[name.replace(first, second)], name
+    (row,) = memory.backends()
+    assert (row["in_flight"], row["requests"], memory.connections()) == (0, 1, 0)
+    assert memory.verify() == []
+    memory.close()
+
+
+def run_engine(memory: _core.SharedMemory, listening: socket.socket, port: int) -> None:
+    """Without end: a worker and nothing around it."""
+    memory.open_worker(0, os.getpid())
+    engine = _core.Engine(max_connections=10, shared=memory)
+    writer = Writer()
+    writer.listener()
+    pool = writer.pool()
+    writer.backend(pool, port)
+    writer.add_route(host="", path_prefix="/", pool=pool)
+    image = _core.seal(writer.image())
+    memory.add_rows(image)
+    engine.apply(image, [(listening.fileno(), 0)])
+    wake = select.poll()
+    wake.register(engine.fileno(), select.POLLIN)
+    while True:
+        wake.poll()
+        engine.pump()

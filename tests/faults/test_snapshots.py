@@ -141,6 +141,7 @@ def test_worker_restarted_between_prepare_and_commit_gets_the_committed_one(fast
     assert load.unexcused([death]) == []
 
 
+@pytest.mark.long
 def test_worker_that_stands_still_holds_up_an_apply_no_longer_than_the_watchdog(fastlb, paced):
     lb = fastlb(paced, workers=2)
     pid = lb.worker_pid(0)

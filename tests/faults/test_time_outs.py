@@ -136,7 +136,7 @@ def test_client_that_stops_reading_is_not_saved_by_a_backend_that_trickles(fastl
     while lb.counter("backend_bytes_in") == sent:  # until fastlb reads no more, because the client does not
         connection.send(b"ffa\r\n" + b"x" * 4090 + b"\r\n")
         sent += 4097
-        lb.counters()  # it has looked at its connections between two answers
+        lb.turn()
     in_time = deadline_in()
     while not lb.counter("reason.client:write_timeout"):
         assert in_time(), "the time-out starts anew with every byte of the backend"

@@ -63,7 +63,7 @@ def test_answer_that_the_client_does_not_read(fastlb, backend, coding):
     stalled = threading.Event()
     sender = send_all(connection, pieces(coding), stalled)
     assert stalled.wait(60)
-    lb.counters()
+    lb.turn()
     assert lb.memory_bytes() - before < BOUND
     total = 0
     while total < SIZE:  # and then it reads on
@@ -87,7 +87,7 @@ def test_upload_that_the_backend_does_not_read(fastlb, backend, coding):
     stalled = threading.Event()
     sender = send_all(client, pieces(coding), stalled)
     assert stalled.wait(60)
-    lb.counters()
+    lb.turn()
     assert lb.memory_bytes() - before < BOUND
     total = 0
     while total < SIZE:
@@ -112,7 +112,7 @@ def test_tunnel_whose_other_end_does_not_read(fastlb, backend, who):
     stalled = threading.Event()
     sender = send_all(sending, pieces("length"), stalled)
     assert stalled.wait(60)
-    lb.counters()
+    lb.turn()
     assert lb.memory_bytes() - before < BOUND
     total = 0
     while total < SIZE:
@@ -127,7 +127,7 @@ def test_client_that_pipelines_and_does_not_read_its_answers(fastlb, instant):
     stalled = threading.Event()
     sender = send_all(client, [request("/yes") + request("/no")] * 5000, stalled)
     assert stalled.wait(60)
-    lb.counters()
+    lb.turn()
     assert lb.memory_bytes() - before < BOUND
     for _ in range(5000):
         assert client.read_response().status == 200

@@ -678,9 +678,9 @@ cdef class Backends:
             raise KeyError(identity) if error == NO_SHARED_ROW else MemoryError()
         return <size_t>backend
 
-    def is_held(self, size_t row):
-        """Whether other processes see that this worker holds the row."""
-        return bool((<Backend*>row).column.held)
+    def is_held(self, bytes identity):
+        """Whether other processes see that this worker holds a row."""
+        return bool(column_at(&self.shared, find_row(&self.shared, identity, <uint32_t>len(identity)), 0).held)
 
     def drop(self, size_t row):
         drop_backend(&self.table, <Backend*>row)

@@ -59,7 +59,8 @@ class Fastlb:
         descriptors: soft and hard limit of open files.
         workers: how many, whatever the configuration says; most tests want to know which one has their connections. 0: as it says.
         pump_budget: events that one pump of a worker handles; 0 for the default.
-        user: the account of the workers; "" for what it is by default. Directories and sockets of tests are root's alone, if root runs them.
+        user: the account of the workers, if this is root; "" for the default. Others than root cannot use the files of a test.
+        open_directory: everybody may make files in `directory`.
         prefix: a command that runs the one which is given after it, in its own process.
         environment: variables beside those that this process has.
     """
@@ -72,11 +73,14 @@ class Fastlb:
         workers: int = 1,
         pump_budget: int = 0,
         user: str = "root",
+        open_directory: bool = False,
         prefix: Sequence[str] = (),
         environment: dict[str, str] | None = None,
         pass_fds: Sequence[int] = (),
     ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="fastlb-"))  # short: a unix path has at most 107 bytes
+        if open_directory:
+            self.directory.chmod(0o777)
         self.peers: list[Peer] = []
         self.urls: list[str] = []
         self._lines: queue.Queue[str] = queue.Queue()
@@ -109,7 +113,7 @@ class Fastlb:
             self._note_url(line)
         self.control = Control(self.directory / "control")
         self.control.ask("counters")
-        self._sockets_at_start = self.count_sockets()
+        self.note_sockets()
         self._applied = False
 
     def _read_lines(self) -> None:
@@ -170,6 +174,13 @@ class Fastlb:
         message = peer.ask(request(target, *fields, **options), options.get("method", "GET"))
         peer.close()
         return message
+
+    def turn(self) -> None:
+        """Has the worker answer somebody else: whatever had arrived before has been looked at by then. For one worker."""
+        peer = self.connect()
+        peer.send(b"x\r\n\r\n")
+        assert peer.read_response().status == 400
+        peer.close()
 
     # ------------------------------------------------------------------------------------------------ control
     def counters(self) -> Counters:
@@ -268,7 +279,15 @@ class Fastlb:
 
     def count_sockets(self) -> int:
         """The sockets of all workers, but for those that listen: they are lent and given back."""
-        return sum(len(socket_inodes(pid) - listening_inodes()) for pid in self.worker_pids())
+        count = 0
+        for pid in self.worker_pids():
+            with contextlib.suppress(FileNotFoundError):  # it has ended since
+                count += len(socket_inodes(pid) - listening_inodes())
+        return count
+
+    def note_sockets(self) -> None:
+        """Now there is nothing in flight, and no socket open that could be a leak later."""
+        self._sockets_at_start = self.count_sockets() - sum(row["idle"] for row in self.backends())
 
     def messages(self) -> str:
         """What the process wrote to standard error."""

@@ -17,10 +17,14 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 class World:
-    """An engine with whatever sockets a test opens around it; leaving it closes everything."""
+    """An engine with whatever sockets a test opens around it; leaving it closes everything. With `shared`, it is one of several."""
 
-    def __init__(self) -> None:
-        self.engine = _core.Engine(max_connections=100, pipes=4)
+    def __init__(self, shared: _core.SharedMemory | None = None, slot: int = 0) -> None:
+        self.shared = shared
+        if shared:
+            shared.open_worker(slot, os.getpid())
+        self.engine = _core.Engine(max_connections=100, pipes=4, shared=shared, slot=slot)
+        self.max_connections = 0  # of the node
         self.stack = contextlib.ExitStack()
         self.generation = 0
         self.backend = self.listen()
@@ -42,6 +46,7 @@ class World:
         self.generation += 1
         writer = Writer(self.generation)
         writer.set_reason_header("X-Fastlb-Reason")
+        writer.set_max_connections(self.max_connections)
         for _ in listeners:
             writer.listener()
         number = writer.pool(**pool)
@@ -52,6 +57,8 @@ class World:
     def apply_image(self, image: bytes, *listeners: socket.socket) -> list[int]:
         fd = _core.seal(image)
         try:
+            if self.shared:
+                self.shared.add_rows(fd)
             return self.engine.apply(fd, [(listening.fileno(), index) for index, listening in enumerate(listeners)])
         finally:
             os.close(fd)

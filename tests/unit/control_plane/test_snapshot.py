@@ -181,3 +181,10 @@ def test_the_real_writer_takes_all_of_it() -> None:
         assert os.fstat(image).st_size > 0
     finally:
         os.close(image)
+
+
+@pytest.mark.parametrize(("text", "cap"), [("max_connections = 20000", 20000), ("", 0)])
+def test_cap_of_the_node_is_written_where_one_is_configured(writer: type[RecordingWriter], text: str, cap: int) -> None:
+    config = load_text(TEXT.replace("[global]", f"[global]\n{text}"), "f").config
+    snapshot.build_image(config, {}, 1)
+    assert RecordingWriter.last.of("set_max_connections") == [((cap,), {})]

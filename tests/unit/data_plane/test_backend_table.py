@@ -1,5 +1,7 @@
 """fastlb/data_plane/backend_table.pyx: running rows by identity."""
 
+import pytest
+
 from tests.support._probe import Backends
 
 
@@ -49,3 +51,24 @@ def test_identity_may_hold_any_byte() -> None:
     assert table.identity(table.hold(b"a\0b\xff")) == b"a\0b\xff"
     table.hold(b"a\0c\xff")
     assert table.count == 2
+
+
+def test_identity_without_a_row_in_shared_memory_has_none_here_either() -> None:
+    table = Backends()
+    with pytest.raises(KeyError):
+        table.hold(b"unknown", known=False)
+    assert table.count == 0
+    row = table.hold(b"unknown")
+    assert table.hold(b"unknown", known=False) == row
+
+
+def test_row_in_shared_memory_is_held_as_long_as_ours_lives() -> None:
+    table = Backends()
+    row = table.hold(b"a")
+    table.hold(b"a")
+    table.hold(b"b")
+    table.drop(row)
+    assert table.is_held(b"a")
+    table.drop(row)
+    assert not table.is_held(b"a")
+    assert table.is_held(b"b")

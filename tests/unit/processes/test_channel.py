@@ -44,11 +44,11 @@ def test_messages_arrive_whole_and_in_order(pair: Pair) -> None:
 def test_descriptors_come_along_and_stay_the_senders(pair: Pair) -> None:
     supervisor, worker = pair
     readable, writable = os.pipe()
-    supervisor.send(Lend(3), readable)
+    supervisor.send(Lend((3,)), readable)
     received = worker.receive()
     assert received is not None
     message, (copy,) = received
-    assert message == Lend(3)
+    assert message == Lend((3,))
     os.write(writable, b"x")
     assert os.read(copy, 1) == b"x"
     assert not os.get_inheritable(copy)
@@ -78,14 +78,14 @@ def test_the_end_of_the_other_side_is_an_end_of_file(pair: Pair) -> None:
     with pytest.raises(EOFError):
         supervisor.receive()
     with pytest.raises(ConnectionError):
-        supervisor.send(Lend(1))
+        supervisor.send(Lend((1,)))
 
 
 def test_whoever_does_not_read_is_not_waited_for(pair: Pair) -> None:
     supervisor, _ = pair
     with pytest.raises(BlockingIOError):
         for _ in range(100_000):
-            supervisor.send(Lend(1), wait=False)
+            supervisor.send(Lend((1,)), wait=False)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_whoever_does_not_read_is_not_waited_for(pair: Pair) -> None:
         b'i{"type":"Prepared","generation":-1}',
         b'i{"type":"Prepared","generation":"1"}',
         b'i{"type":"Prepared","generation":1,"more":2}',
-        b'i{"type":"Lend","socket":1}',  # a message, but not one that a worker may send
+        b'i{"type":"Lend","sockets":[1]}',  # a message, but not one that a worker may send
         b"m",
         b"x",
         b"i" + b"[" * 40_000,

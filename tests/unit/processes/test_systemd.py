@@ -222,7 +222,7 @@ def test_one_socket_for_both_families_serves_every_address(take: Callable[..., I
 
 def test_two_sockets_serve_every_address_and_one_of_them_half() -> None:
     bound = bind_address(parse_bind_address(":0"), 5)
-    v4, v6 = (InheritedSocket(one, "") for one in bound.sockets)
+    v4, v6 = (InheritedSocket(one.socket, "") for one in bound.sockets)
     address = parse_bind_address(f":{port_of(v4)}")
     handover = hand_over([v4, v6], [address])
     assert (handover.by_address, handover.warnings) == ({address: [v4.socket, v6.socket]}, [])

@@ -1,0 +1,129 @@
+"""fastlb below a service manager that passes sockets and wants to hear of it; systemd itself is played by the test."""
+
+import os
+import signal
+import socket
+import sys
+
+import pytest
+
+from tests.support.backend import listen
+from tests.support.configuration import configuration
+from tests.support.load import Load, PacedBackend, kill_worker, wait_for_restart
+from tests.support.process import listening_inodes
+from tests.support.waiting import DEADLINE_SECONDS
+
+# What systemd does between fork and exec: the sockets from descriptor 3 on, and whom they are for.
+LAUNCH = """
+import os, sys
+count = int(sys.argv[1])
+for index in range(count):
+    os.dup2(int(sys.argv[2 + index]), 100 + index)
+for index in range(count):
+    os.dup2(100 + index, 3 + index)
+    os.close(100 + index)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(count))
+os.execvp(sys.argv[2 + count], sys.argv[2 + count:])
+"""
+
+
+@pytest.fixture
+def manager(tmp_path):
+    """Where the words to the service manager arrive."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as made:
+        made.bind(str(tmp_path / "notify"))
+        made.settimeout(DEADLINE_SECONDS)
+        yield made
+
+
+def hear(manager, word):
+    """Listens until the service manager is told this; everything that was said up to there."""
+    said = []
+    while not any(word in message for message in said):
+        said.append(manager.recv(4096).decode().splitlines())
+    return said
+
+
+def with_sockets(fastlb, sockets, backend, bind, **options):
+    descriptors = [one.fileno() for one in sockets]
+    prefix = [sys.executable, "-c", LAUNCH, str(len(sockets)), *map(str, descriptors)]
+    text = configuration([backend], listener={"bind": bind})
+    return fastlb(text, prefix=prefix, pass_fds=descriptors, **options)
+
+
+def test_inherited_sockets_are_served_by_all_workers_and_outlive_fastlb(fastlb, keep, tmp_path):
+    inherited = listen()
+    path = tmp_path / "web"
+    local = listen(path=path)
+    port = inherited.getsockname()[1]
+    lb = with_sockets(fastlb, [inherited, local], keep(PacedBackend()), [f"127.0.0.1:{port}", f"unix:{path}"], workers=2)
+    assert lb.port == port
+    assert len(listening_inodes(port)) == 1, "there is no socket beside the inherited one"
+    with Load(("127.0.0.1", port)) as load, Load(str(path)) as local_load:
+        load.wait_for_answers(50)
+        death = kill_worker(lb, 0, exactly=False)
+        wait_for_restart(lb, 2, death)
+        load.wait_for_answers(50)
+        local_load.wait_for_answers(50)
+    assert load.unexcused([death]) == []
+    assert local_load.unexcused([death]) == []
+    for slot in range(2):
+        pid = lb.worker_pid(1 - slot)
+        os.kill(pid, signal.SIGSTOP)
+        assert lb.get().status == 200
+        os.kill(pid, signal.SIGCONT)
+    lb.rest()
+    lb.signal(signal.SIGTERM)
+    lb.wait_exit()
+    assert listening_inodes(port), "the service manager still has it"
+    assert path.exists()
+    with socket.create_connection(("127.0.0.1", port)), socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))  # they wait for the next fastlb
+    inherited.close()
+    local.close()
+
+
+def test_client_that_waited_for_the_start_is_served(fastlb, keep):
+    """Socket activation: the first client comes before the service."""
+    with listen() as inherited:
+        port = inherited.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.settimeout(DEADLINE_SECONDS)
+            client.sendall(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+            lb = with_sockets(fastlb, [inherited], keep(PacedBackend()), f"127.0.0.1:{port}", workers=2)
+            answer = b""
+            while part := client.recv(4096):
+                answer += part
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        lb.wait_for_exchange_end()
+        lb.note_sockets()  # it was not at rest when it started
+
+
+def test_service_manager_hears_of_readiness_and_end(fastlb, instant, manager):
+    lb = fastlb([instant()], workers=2, environment={"NOTIFY_SOCKET": manager.getsockname()})
+    said = hear(manager, "READY=1")
+    assert len(said) == 1, "nothing comes before readiness"
+    assert f"MAINPID={lb.pid}" in said[0]
+    lb.rest()
+    lb.signal(signal.SIGTERM)
+    hear(manager, "STOPPING=1")
+    lb.wait_exit()
+
+
+def test_service_manager_hears_of_a_drain(fastlb, instant, manager):
+    lb = fastlb([instant()], environment={"NOTIFY_SOCKET": manager.getsockname()})
+    hear(manager, "READY=1")
+    lb.signal(signal.SIGQUIT)
+    hear(manager, "STOPPING=1")
+    lb.wait_exit()
+
+
+def test_service_manager_hears_that_fastlb_lives_whatever_its_workers_do(fastlb, instant, manager):
+    environment = {"NOTIFY_SOCKET": manager.getsockname(), "WATCHDOG_USEC": "200000"}
+    lb = fastlb([instant()], workers=2, environment=environment)
+    hear(manager, "READY=1")
+    os.kill(lb.worker_pid(1), signal.SIGSTOP)
+    for _ in range(5):
+        hear(manager, "WATCHDOG=1")
+    wait_for_restart(lb, 2, kill_worker(lb, 1, exactly=False))
+    hear(manager, "WATCHDOG=1")
