@@ -112,7 +112,7 @@ class Worker:
     def _handle(self, message: ToWorker, descriptors: list[int]) -> None:
         match message:
             case Prepare(generation):
-                self._start(self._prepare(generation, descriptors[0]))
+                self._start(self._prepare(generation, descriptors[0], self._n_aborted))
             case Abort():
                 self._n_aborted += 1
                 self._engine.abort()
@@ -140,9 +140,8 @@ class Worker:
             case Stop():
                 self._stopped.set()
 
-    async def _prepare(self, generation: int, image_fd: int) -> None:
+    async def _prepare(self, generation: int, image_fd: int, n_aborted: int) -> None:
         """Maps and checks an image; not on the loop's thread where there are clients, who do not wait meanwhile."""
-        n_aborted = self._n_aborted
         try:
             async with self._preparing:  # in the order in which they were asked for: the last one is what is committed
                 image = await self._map(image_fd)
