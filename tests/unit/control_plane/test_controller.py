@@ -1,0 +1,441 @@
+"""The controller with the supervisor's end of its channel in the test's hands, over real shared memory."""
+
+import asyncio
+import json
+import os
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from fastlb import BUILD_ID, _core
+from fastlb.control_plane import controller, names
+from fastlb.control_plane.config.loader import Loaded, load_text
+from fastlb.control_plane.config.schema import Config
+from fastlb.control_plane.controller import ApplyError, Controller, ControllerOptions, State, run_controller
+from fastlb.control_plane.names import Names
+from fastlb.processes.channel import Channel, open_pair
+from fastlb.processes.messages import (
+    Applied,
+    Apply,
+    DrainAll,
+    FromController,
+    Hello,
+    ListenerBinds,
+    Message,
+    Ping,
+    Pong,
+    Processes,
+    ProcessState,
+    Rejected,
+    Stop,
+    ToController,
+)
+
+
+def config(*backends: str, head: str = "") -> Config:
+    text = (
+        f'[global]\nworkers = 2\n{head}\n[[listeners]]\nname = "web"\nbind = "127.0.0.1:0"\n[pools.p]\nbackends = {json.dumps(backends)}\n'
+    )
+    return load_text(text, "f").config
+
+
+FIRST = config("127.0.0.1:1")
+
+
+class Case:
+    """A running controller, and what it wants from its supervisor."""
+
+    def __init__(self, made: Controller, supervisor: Channel[Any], shared: _core.SharedMemory, control: Path) -> None:
+        self.controller = made
+        self.supervisor = supervisor
+        self.shared = shared
+        self.control = control
+        self.running: asyncio.Task[None] | None = None
+        self.state = -1  # of the last Apply, owned
+
+    def send(self, message: Message) -> None:
+        self.supervisor.send(message)
+
+    async def hear(self) -> Message:
+        """What the controller says next."""
+        loop = asyncio.get_running_loop()
+        while True:
+            received = self.supervisor.receive()
+            if received is not None:
+                message, descriptors = received
+                if isinstance(message, Apply):
+                    image, state = descriptors
+                    _core.Image(image)  # one that workers can use
+                    os.close(image)
+                    self.forget_state()
+                    self.state = state
+                else:
+                    assert descriptors == []
+                return message  # type: ignore[no-any-return]
+            readable = asyncio.Event()
+            loop.add_reader(self.supervisor.fileno(), readable.set)
+            await readable.wait()
+            loop.remove_reader(self.supervisor.fileno())
+
+    async def begin(self) -> Apply:
+        """The first snapshot is put in force."""
+        assert await self.hear() == Hello(BUILD_ID)
+        apply = await self.hear()
+        assert isinstance(apply, Apply)
+        self.send(Applied(apply.generation))
+        return apply
+
+    async def ask(self, **request: Any) -> dict[str, Any]:
+        reader, writer = await asyncio.open_unix_connection(str(self.control))
+        writer.write(json.dumps(request).encode() + b"\n")
+        answer: dict[str, Any] = json.loads(await reader.readline())
+        writer.close()
+        await writer.wait_closed()
+        return answer
+
+    async def ended(self) -> None:
+        assert self.running is not None
+        await asyncio.wait_for(self.running, 20)
+
+    def forget_state(self) -> None:
+        if self.state >= 0:
+            os.close(self.state)
+            self.state = -1
+
+
+Test = Callable[[Case], Awaitable[None]]
+Serve = Callable[..., None]
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def resolver_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "fastlb-names"]
+
+
+class Resolver:
+    """Names with answers that a test sets."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, list[str]] = {}
+
+    def resolve(self, name: str) -> list[str]:
+        if name not in self.answers:
+            raise OSError(-2, "Name or service not known")
+        return self.answers[name]
+
+
+@pytest.fixture
+def resolver(monkeypatch: pytest.MonkeyPatch) -> Resolver:
+    made = Resolver()
+    monkeypatch.setattr(controller, "Names", lambda loop, on_change, report: Names(loop, on_change, report, made.resolve))
+    for wait in ("RETRY_SECONDS", "REFRESH_SECONDS", "SETTLE_SECONDS"):
+        monkeypatch.setattr(names, wait, 0.01)
+    return made
+
+
+@pytest.fixture
+def serve(tmp_path: Path, resolver: Resolver) -> Iterator[Serve]:
+    """Runs a controller while a test plays its supervisor; in the end it has ended, and left nothing."""
+    uvloop.new_event_loop().close()  # the first one opens what stays
+
+    def run(test: Test, first: Config = FIRST, left: State | None = None, control_name: str = "control", **options: Any) -> None:
+        before = descriptors()
+        loop = uvloop.new_event_loop()
+        ours, theirs = open_pair()
+        channel: Channel[ToController] = Channel(theirs, ToController)
+        control = tmp_path / control_name
+        with_shared = _core.SharedMemory.create()
+
+        async def main() -> None:
+            made = Controller(loop, channel, with_shared, ControllerOptions(first, str(control), **options))
+            case = Case(made, Channel(ours, FromController), with_shared, control)
+            case.running = asyncio.create_task(made.run(left))
+            try:
+                await asyncio.wait_for(test(case), 30)
+            finally:
+                if not case.running.done():
+                    case.send(Stop())
+                await case.ended()
+                case.forget_state()
+
+        try:
+            loop.run_until_complete(main())
+        finally:
+            loop.run_until_complete(loop.shutdown_default_executor())
+            loop.close()
+            ours.close()
+            channel.close()
+            with_shared.close()
+        assert not control.exists()
+        for thread in resolver_threads():
+            thread.join(10)
+        assert resolver_threads() == []
+        assert descriptors() == before
+
+    yield run
+
+
+def test_the_first_configuration_is_offered_and_put_in_force(serve: Serve) -> None:
+    async def test(case: Case) -> None:
+        apply = await case.begin()
+        assert apply == Apply(1, 2, (ListenerBinds("web", (("127.0.0.1", 0, ""),), FIRST.listeners[0].backlog, True),), (), 30_000, 2000)
+        while (await case.ask(do="counters"))["generation"] != 1:
+            pass
+        assert [row["identity"] for row in case.shared.backends()] == ["p|127.0.0.1:1"]
+
+    serve(test, FIRST)
+
+
+def test_a_first_configuration_that_is_rejected_ends_it(serve: Serve) -> None:
+    async def test(case: Case) -> None:
+        assert await case.hear() == Hello(BUILD_ID)
+        await case.hear()
+        case.send(Rejected(1, "cannot bind"))
+        await case.ended()
+
+    serve(test)
+
+
+def test_a_rejection_changes_nothing_and_its_number_is_not_used_again(serve: Serve) -> None:
+    async def test(case: Case) -> None:
+        await case.begin()
+        applying = asyncio.create_task(case.controller.apply(config("127.0.0.1:2")))
+        offered = await case.hear()
+        assert isinstance(offered, Apply)
+        assert offered.generation == 2
+        case.send(Rejected(2, "worker 1: no memory"))
+        with pytest.raises(ApplyError, match="worker 1: no memory"):
+            await applying
+        assert (await case.ask(do="counters"))["generation"] == 1
+        applying = asyncio.create_task(case.controller.apply(config("127.0.0.1:3")))
+        offered = await case.hear()
+        assert isinstance(offered, Apply)
+        case.send(Applied(offered.generation))
+        assert await applying == offered.generation == 3
+
+    serve(test)
+
+
+def test_an_answer_to_another_offer_is_no_answer(serve: Serve) -> None:
+    async def test(case: Case) -> None:
+        await case.begin()
+        applying = asyncio.create_task(case.controller.apply(config("127.0.0.1:2")))
+        await case.hear()
+        case.send(Rejected(1, "late"))
+        case.send(Ping())
+        assert await case.hear() == Pong()
+        assert not applying.done()
+        case.send(Applied(2))
+        assert await applying == 2
+        case.send(Applied(2))  # once more: nobody waits for it
+        case.send(Ping())
+        assert await case.hear() == Pong()
+
+    serve(test)
+
+
+def test_offers_wait_for_each_other(serve: Serve) -> None:
+    async def test(case: Case) -> None:
+        await case.begin()
+        both = [asyncio.create_task(case.controller.apply(config(f"127.0.0.1:{port}"))) for port in (2, 3)]
+        for generation in (2, 3):
+            offered = await case.hear()
+            assert isinstance(offered, Apply)
+            assert offered.generation == generation
+            assert case.supervisor.receive() is None
+            case.send(Applied(generation))
+        assert [await one for one in both] == [2, 3]
+
+    serve(test)
+
+
+def test_rows_of_backends_that_are_gone_are_given_back_once_the_change_is_made(serve: Serve) -> None:
+    async def test(case: Case) -> None:
+        def rows() -> list[Any]:
+            return sorted(str(row["identity"]) for row in case.shared.backends())
+
+        await case.begin()
+        applying = asyncio.create_task(case.controller.apply(config("127.0.0.1:2")))
+        await case.hear()
+        assert rows() == ["p|127.0.0.1:1", "p|127.0.0.1:2"]  # both may be in use
+        case.send(Applied(2))
+        await applying
+        assert rows() == ["p|127.0.0.1:2"]
+
+    serve(test)
+
+
+def test_a_name_with_new_addresses_makes_a_new_generation(serve: Serve, resolver: Resolver) -> None:
+    async def test(case: Case) -> None:
+        await case.begin()
+        resolver.answers["app.example"] = ["10.0.0.1"]
+        offered = await case.hear()
+        assert isinstance(offered, Apply)
+        case.send(Applied(offered.generation))
+        assert offered.generation == 2
+        assert "p|app.example:80|10.0.0.1" in [row["identity"] for row in case.shared.backends()]
+
+    serve(test, config("app.example:80"))
+
+
+def test_what_a_controller_leaves_is_taken_up_without_another_offer(serve: Serve, resolver: Resolver) -> None:
+    resolver.answers["app.example"] = ["10.0.0.1"]
+    left: list[State] = []
+
+    async def leave(case: Case) -> None:
+        await case.begin()
+        state = controller._read_state(os.dup(case.state))
+        assert state is not None
+        left.append(state)
+
+    serve(leave, config("app.example:80"))
+    (state,) = left
+    assert (state.config, state.generation) == (config("app.example:80"), 1)
+
+    async def take_up(case: Case) -> None:
+        assert await case.hear() == Hello(BUILD_ID)
+        assert (await case.ask(do="counters"))["generation"] == 1
+        offered = await case.hear()  # its names are new to it
+        assert isinstance(offered, Apply)
+        case.send(Applied(offered.generation))
+        assert offered.generation == 2
+
+    serve(take_up, FIRST, state)
+
+    async def take_up_without_names(case: Case) -> None:
+        assert await case.hear() == Hello(BUILD_ID)
+        case.send(Ping())
+        assert await case.hear() == Pong()
+
+    serve(take_up_without_names, config("127.0.0.1:9"), State(FIRST, 5))
+
+
+def test_requests_on_the_control_socket_are_answered(serve: Serve) -> None:
+    async def test(case: Case) -> None:
+        await case.begin()
+        case.send(Processes((ProcessState("worker", 0, 12, "ready", 1), ProcessState("controller", -1, 13, "ready", 0))))
+        case.send(Ping())
+        assert await case.hear() == Pong()
+        answer = await case.ask(do="processes")
+        assert answer["processes"] == [
+            {"role": "worker", "slot": 0, "pid": 12, "state": "ready", "restarts": 1, "generation": 0},
+            {"role": "controller", "slot": -1, "pid": 13, "state": "ready", "restarts": 0},
+        ]
+        counters = await case.ask(do="counters")
+        assert counters["ok"]
+        assert counters["connections"] == counters["counters"]["clients"] == 0
+        assert [row["identity"] for row in (await case.ask(do="backends"))["backends"]] == ["p|127.0.0.1:1"]
+        assert (await case.ask(do="verify"))["ok"]
+        for request in ({}, {"do": "x"}, {"do": "apply"}, {"do": "apply", "config": 3}):
+            refused = await case.ask(**request)
+            assert not refused["ok"]
+            assert '"do" is one of' in refused["errors"][0]
+        assert await case.ask(do="drain") == {"ok": True}
+        assert await case.hear() == DrainAll()
+
+    serve(test)
+
+
+def test_a_file_is_applied_with_what_the_command_line_said(serve: Serve, tmp_path: Path) -> None:
+    path = tmp_path / "f.toml"
+    path.write_text('[[listeners]]\nname = "web"\nbind = "127.0.0.1:0"\n[pools.q]\nbackends = "127.0.0.1:2"\n')
+    seen: list[Loaded] = []
+
+    def override(loaded: Loaded) -> Loaded:
+        seen.append(loaded)
+        return Loaded(FIRST, ())
+
+    async def test(case: Case) -> None:
+        await case.begin()
+        asking = asyncio.create_task(case.ask(do="apply", config=str(path)))
+        offered = await case.hear()
+        assert isinstance(offered, Apply)
+        assert offered.n_workers == 2  # as the override has it
+        case.send(Applied(2))
+        assert await asking == {"ok": True, "generation": 2}
+        asking = asyncio.create_task(case.ask(do="apply", config=str(path)))
+        await case.hear()
+        case.send(Rejected(3, "one\ntwo"))
+        assert await asking == {"ok": False, "errors": ["one", "two"]}
+        path.write_text("nonsense")
+        answer = await case.ask(do="apply", config=str(path))
+        assert not answer["ok"]
+        assert answer["errors"][0].startswith(f"{path}:1:")
+
+    serve(test, override=override)
+    assert [loaded.config.pools[0].name for loaded in seen] == ["q", "q"]
+
+
+def test_a_supervisor_that_is_gone_ends_it_and_what_waits_for_an_answer_fails(serve: Serve) -> None:
+    async def test(case: Case) -> None:
+        await case.begin()
+        applying = asyncio.create_task(case.controller.apply(config("127.0.0.1:2")))
+        await case.hear()
+        case.supervisor.close()
+        with pytest.raises(ApplyError, match="fastlb is ending"):
+            await applying
+        await case.ended()
+
+    serve(test)
+
+
+def test_it_stops_when_it_is_told_to_though_the_first_offer_is_not_answered(serve: Serve) -> None:
+    async def test(case: Case) -> None:
+        assert await case.hear() == Hello(BUILD_ID)
+        await case.hear()
+        case.send(Stop())
+        await case.ended()
+
+    serve(test)
+
+
+def test_a_control_socket_that_cannot_be_opened_is_told_and_is_no_reason_not_to_serve(
+    serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def test(case: Case) -> None:
+        await case.begin()
+        case.send(Ping())
+        assert await case.hear() == Pong()
+
+    serve(test, control_name="missing/control")
+    said = capsys.readouterr().err
+    assert said == f"fastlb: cannot open the control socket {tmp_path}/missing/control: no such file or directory\n"
+
+
+def test_sigterm_ends_the_process_whatever_was_inherited(tmp_path: Path) -> None:
+    """In a process of its own, as the zygote starts it."""
+    ours, theirs = open_pair()
+    shared = _core.SharedMemory.create()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            ours.close()
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            run_controller(Channel(theirs, ToController), shared, None, ControllerOptions(FIRST))
+        finally:
+            os._exit(9)
+    theirs.close()
+    supervisor: Channel[Any] = Channel(ours, FromController)
+    try:
+        assert supervisor.receive(wait=True) == (Hello(BUILD_ID), [])
+        os.kill(pid, signal.SIGTERM)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGTERM
+    finally:
+        while True:
+            try:
+                received = supervisor.receive(wait=True)
+            except EOFError:
+                break
+            assert received is not None
+            for descriptor in received[1]:
+                os.close(descriptor)
+        supervisor.close()
+        shared.close()

@@ -1,0 +1,154 @@
+"""From a configuration to what the supervisor is told, and what is said and left behind on the way."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fastlb import FastlbError
+from fastlb.control_plane.config.errors import Place, Problem
+from fastlb.control_plane.config.loader import Loaded, load_text
+from fastlb.processes import launch as module
+from fastlb.processes.descriptors import ConnectionLimits
+from fastlb.processes.launch import LaunchOptions, launch
+from fastlb.processes.pid_file import PidFileError
+from fastlb.processes.privileges import Identity, PrivilegeError
+from fastlb.processes.supervisor import SupervisorOptions
+
+NOBODY = Identity(65534, 65534, (65534,), "nobody")
+
+
+class World:
+    """What the system says when it is asked, and what the supervisor was told."""
+
+    def __init__(self) -> None:
+        self.identity: Identity | None = None
+        self.identity_warnings: list[str] = []
+        self.limits = ConnectionLimits(1024, 400, 800, "room for everybody")
+        self.wanted: list[tuple[object, ...]] = []
+        self.told: list[SupervisorOptions] = []
+        self.run: Callable[[SupervisorOptions], None] = lambda _: None
+
+    def choose_identity(self, user: str, group: str) -> tuple[Identity | None, list[str]]:
+        self.wanted.append((user, group))
+        return self.identity, self.identity_warnings
+
+    def set_limits(self, max_connections: int, max_descriptors: int, workers: int) -> ConnectionLimits:
+        self.wanted.append((max_connections, max_descriptors, workers))
+        return self.limits
+
+    def run_supervisor(self, options: SupervisorOptions) -> None:
+        self.told.append(options)
+        self.run(options)
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    made = World()
+    for name in ("choose_identity", "set_limits", "run_supervisor"):
+        monkeypatch.setattr(module, name, getattr(made, name))
+    monkeypatch.setattr(module, "inherited_sockets", lambda: ([], ["LISTEN_FDS is odd"]))
+    return made
+
+
+def load(head: str = "") -> Loaded:
+    text = f'[global]\n{head}\n[[listeners]]\nname = "web"\nbind = "127.0.0.1:0"\n[pools.p]\nbackends = "127.0.0.1:1"\n'
+    return load_text(text, "f")
+
+
+def test_the_supervisor_is_told_what_the_configuration_and_the_command_line_say(world: World) -> None:
+    world.identity = NOBODY
+    loaded = load('workers = 3\nuser = "somebody"\ngroup = "people"\nmax_connections = 500\nmax_descriptors = 1000')
+
+    def greet(_: list[str]) -> str:
+        return "hello"
+
+    def override(loaded: Loaded) -> Loaded:
+        return loaded
+
+    launch(loaded, LaunchOptions("/control", "/counters", 7, greet, frozenset((12,)), override))
+    assert world.wanted == [("somebody", "people"), (500, 1000, 3)]
+    (told,) = world.told
+    assert (told.controller.config, told.controller.control_path, told.controller.override) == (loaded.config, "/control", override)
+    assert (told.identity, told.n_workers, told.max_connections, told.max_descriptors) == (NOBODY, 3, 400, 1024)
+    assert (told.pump_budget, told.counters_path, told.greet, told.spared, told.inherited) == (7, "/counters", greet, frozenset((12,)), ())
+
+
+def test_without_a_number_there_is_one_worker_for_each_processor(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastlb.control_plane.controller.usable_cpus", lambda: 5)
+    launch(load(), LaunchOptions())
+    assert world.told[0].n_workers == 5
+    assert world.wanted[1] == (0, 0, 5)
+
+
+def test_what_the_command_line_overrides_holds_from_the_start(world: World) -> None:
+    def override(loaded: Loaded) -> Loaded:
+        settings = replace(loaded.config.settings, workers=9)
+        return replace(loaded, config=replace(loaded.config, settings=settings))
+
+    launch(load("workers = 2"), LaunchOptions(override=override))
+    assert world.told[0].n_workers == world.told[0].controller.config.settings.workers == 9
+
+
+def test_every_warning_is_said_before_anything_runs(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.identity_warnings = ["the group is strange"]
+    world.limits = replace(world.limits, warnings=("few descriptors",))
+    problem = Problem(Place(3, 1, "f"), "this is odd", "that would be right")
+    said: list[str] = []
+    world.run = lambda _: said.extend(capsys.readouterr().err.splitlines())
+    launch(replace(load(), warnings=(problem,)), LaunchOptions())
+    assert said == [f"fastlb: warning: {text}" for text in (problem, "the group is strange", "few descriptors", "LISTEN_FDS is odd")]
+
+
+@pytest.mark.parametrize(
+    ("workers", "identity", "sentence"),
+    [(1, None, "fastlb: 1 worker, room for everybody\n"), (2, NOBODY, "fastlb: 2 workers as nobody, room for everybody\n")],
+)
+def test_one_line_says_what_is_started(
+    world: World, capsys: pytest.CaptureFixture[str], workers: int, identity: Identity | None, sentence: str
+) -> None:
+    world.identity = identity
+    launch(load(f"workers = {workers}"), LaunchOptions())
+    assert capsys.readouterr().out == sentence
+
+
+def test_the_pid_file_is_there_while_it_runs_and_gone_afterwards(world: World, tmp_path: Path) -> None:
+    path = tmp_path / "fastlb.pid"
+    seen: list[str] = []
+    world.run = lambda _: seen.append(path.read_text())
+    launch(load(f'pid_file = "{path}"'), LaunchOptions())
+    assert seen == [f"{os.getpid()}\n"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("failure", [FastlbError("cannot bind"), KeyError("mistake"), KeyboardInterrupt()])
+def test_the_pid_file_goes_when_it_could_not_start_and_the_failure_is_told(world: World, tmp_path: Path, failure: BaseException) -> None:
+    def fail(_: SupervisorOptions) -> None:
+        raise failure
+
+    world.run = fail
+    with pytest.raises(type(failure)) as told:
+        launch(load(f'pid_file = "{tmp_path / "fastlb.pid"}"'), LaunchOptions())
+    assert told.value is failure
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pid_file_that_cannot_be_written_ends_the_start_before_anything_runs(world: World, tmp_path: Path) -> None:
+    with pytest.raises(PidFileError):
+        launch(load(f'pid_file = "{tmp_path / "missing" / "fastlb.pid"}"'), LaunchOptions())
+    assert world.told == []
+
+
+def test_an_account_that_does_not_exist_ends_the_start_and_leaves_no_pid_file(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: str) -> None:
+        raise PrivilegeError("there is no user")
+
+    monkeypatch.setattr(module, "choose_identity", refuse)
+    with pytest.raises(PrivilegeError):
+        launch(load(f'pid_file = "{tmp_path / "fastlb.pid"}"'), LaunchOptions())
+    assert world.told == []
+    assert list(tmp_path.iterdir()) == []
