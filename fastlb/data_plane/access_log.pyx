@@ -38,7 +38,7 @@ from fastlb.data_plane.types cimport (CAPTURE_HOST, CAPTURE_KINDS, CAPTURE_METHO
                                       Connection, Engine, Exchange, Head, HeaderField, ImageLog, ImageLogCapture, ImageLogDestination,
                                       ImageLogOperation, ImageLogPlan, ImageLogSet, ImageLogTerm, ImageSection, ImageText, Listener,
                                       LogPlan, LogRecord, LogTry, LogValue, Snapshot)
-from fastlb.data_plane.writer cimport Writer, put
+from fastlb.data_plane.writer cimport Writer, put, put_number
 
 cdef enum:
     FREE_RECORDS_KEPT = 256
@@ -692,22 +692,9 @@ cdef bint condition_holds(Engine* engine, Exchange* exchange, LogRecord* record,
 
 
 # ---------------------------------------------------------------------------------------------------------- lines
-cdef void put_long(Writer* out, uint64_t value) noexcept nogil:
-    cdef:
-        char digits[20]
-        uint32_t at = 20
-    while True:
-        at -= 1
-        digits[at] = <char>(c"0" + value % 10)
-        value //= 10
-        if value == 0:
-            break
-    put(out, digits + at, 20 - at)
-
-
 cdef void put_seconds(Writer* out, uint64_t ms) noexcept nogil:
     cdef char rest[4]
-    put_long(out, ms // 1000)
+    put_number(out, ms // 1000)
     rest[0] = c"."
     rest[1] = <char>(c"0" + ms // 100 % 10)
     rest[2] = <char>(c"0" + ms // 10 % 10)
@@ -936,7 +923,7 @@ cdef void put_field(Engine* engine, Exchange* exchange, LogRecord* record, const
         elif field == LOG_STATUS and not quoted:
             put_status(out, number)
         else:
-            put_long(out, number)
+            put_number(out, number)
     elif field == LOG_DURATION:
         put_seconds(out, engine.now_ms - record.started_ms)
     elif field == LOG_BACKENDS or field == LOG_BACKEND_STATUSES:

@@ -1,5 +1,5 @@
 """A cursor over a block that is being filled: heads are written with it. Running out of room is noted, not reported at each step."""
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from fastlb.data_plane.system cimport likely, memcpy
 
@@ -18,14 +18,14 @@ cdef inline void put(Writer* writer, const char* data, size_t size) noexcept nog
         writer.overflow = True
 
 
-cdef inline void put_number(Writer* writer, uint32_t value) noexcept nogil:
+cdef inline void put_number(Writer* writer, uint64_t value) noexcept nogil:
     cdef:
-        char digits[10]
-        uint32_t at = 10
+        char digits[20]
+        uint32_t at = 20
     while True:
         at -= 1
         digits[at] = <char>(c"0" + value % 10)
         value //= 10
         if value == 0:
             break
-    put(writer, digits + at, 10 - at)
+    put(writer, digits + at, 20 - at)

@@ -431,8 +431,7 @@ class Supervisor:
                 self._share_sockets()
                 self._announce_if_ready()
             case Drained():
-                if slot.state is not State.DRAINING:
-                    slot.state = State.DRAINING
+                slot.state = State.DRAINING
         self._tell_processes()
 
     def _bring_up_to_date(self, slot: Slot) -> None:
@@ -549,7 +548,6 @@ class Supervisor:
             slot.assigned = assigned.get(slot.number, ())
             self._lend(slot)
             self._tell(slot, Assign(slot.assigned))
-            slot.lent = {number for number, _ in slot.assigned}
 
     def _lend(self, slot: Slot) -> None:
         """Sends the descriptors of assigned sockets that the worker does not have."""
