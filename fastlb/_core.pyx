@@ -31,7 +31,7 @@ from fastlb.data_plane.types cimport (ALGORITHM_ROUND_ROBIN, ALGORITHM_WEIGHTED_
 from fastlb.data_plane.types cimport Engine as EngineStruct
 from fastlb.data_plane.types cimport (Exchange, ImageBackend, ImageHeader, ImageHeaderOperation, ImageHost, ImageListener, ImageNetwork,
                                       ImageLog, ImageLogCapture, ImageLogDestination, ImageLogOperation, ImageLogPlan, ImageLogSet,
-                                      ImageLogTerm, ImagePool, ImageRoute, ImageSection, ImageText, Listener, SharedHeader,
+                                      ImageLogTerm, ImageLocation, ImagePool, ImageRoute, ImageSection, ImageText, Listener, SharedHeader,
                                       SharedRow, SharedTable, Socket, WorkerBlock, WorkerGauges)
 
 from fastlb._build import BUILD_ID
@@ -103,7 +103,7 @@ cdef class SnapshotWriter:
     """
     cdef:
         bytearray texts
-        list networks, listeners, pools, pool_backends
+        list networks, listeners, routes, pools, pool_backends
         dict hosts
         uint64_t generation
         ImageText reason_header
@@ -115,7 +115,7 @@ cdef class SnapshotWriter:
         if generation < 1:
             raise ValueError("generation counts from 1")
         self.texts = bytearray()
-        self.networks, self.listeners, self.pools, self.pool_backends = [], [], [], []
+        self.networks, self.listeners, self.routes, self.pools, self.pool_backends = [], [], [], [], []
         self.hosts = {}
         self.generation = generation
         self.reason_header.offset = sizeof(ImageHeader)
@@ -231,16 +231,21 @@ cdef class SnapshotWriter:
         self.pool_backends[pool].append(record(&entry, sizeof(entry)))
         return len(self.pool_backends[pool]) - 1
 
-    def add_route(self, *, host, path_prefix, pool):
-        """A route. `host`: "" or "*" = any, "*.example.com" = any longer name ending so, else exact; `path_prefix` begins with "/"."""
+    def add_route(self, *, host, path_prefix, pool, name=""):
+        """A route. `host`: "" or "*" = any, "*.example.com" = any longer name ending so, else exact; `path_prefix` begins with "/".
+        Returns its index."""
+        cdef ImageRoute entry
         if not 0 <= pool < len(self.pools):
             raise ValueError(f"no pool {pool}")
         if not path_prefix.startswith("/"):
             raise ValueError(f"path prefix {path_prefix!r} does not begin with '/'")
         host = "" if host == "*" else host.lower()
-        routes = self.hosts.setdefault(host, [])
-        routes.append((path_prefix.encode(), pool))
-        return len(routes) - 1
+        memset(&entry, 0, sizeof(entry))
+        entry.name = self.add_text(name.encode())
+        entry.pool = pool
+        self.hosts.setdefault(host, []).append((path_prefix.encode(), len(self.routes)))
+        self.routes.append(record(&entry, sizeof(entry)))
+        return len(self.routes) - 1
 
     cdef bytes pack_operations(self, uint64_t* replaced):
         # The default request operations; a later issue adds the configuration's own to the same list.
@@ -265,13 +270,13 @@ cdef class SnapshotWriter:
             packed += record(&entry, sizeof(entry))
         return packed
 
-    cdef tuple pack_routes(self):
-        # Hosts, their routes (longest prefix first) and the open-addressing table of host names.
+    cdef tuple pack_hosts(self):
+        # Hosts, their locations (longest prefix first) and the open-addressing table of host names.
         cdef:
             ImageHost host
-            ImageRoute route
+            ImageLocation location
             uint32_t any_host = NO_INDEX, index
-        hosts, routes, wildcards = [], [], False
+        hosts, locations, wildcards = [], [], False
         names = []
         for name, entries in self.hosts.items():
             wildcard = name.startswith("*.")
@@ -280,13 +285,13 @@ cdef class SnapshotWriter:
             host.name = self.add_text(raw)
             host.hash = hash_host(raw, <uint32_t>len(raw))
             host.wildcard = wildcard
-            host.routes.offset = <uint32_t>len(routes)
-            host.routes.count = <uint32_t>len(entries)
-            for prefix, pool in sorted(entries, key=lambda entry: -len(entry[0])):
-                memset(&route, 0, sizeof(route))
-                route.prefix = self.add_text(prefix)
-                route.pool = pool
-                routes.append(record(&route, sizeof(route)))
+            host.locations.offset = <uint32_t>len(locations)
+            host.locations.count = <uint32_t>len(entries)
+            for prefix, route in sorted(entries, key=lambda entry: -len(entry[0])):
+                memset(&location, 0, sizeof(location))
+                location.prefix = self.add_text(prefix)
+                location.route = route
+                locations.append(record(&location, sizeof(location)))
             if name == "":
                 any_host = <uint32_t>len(hosts)
             else:
@@ -308,7 +313,7 @@ cdef class SnapshotWriter:
         for number in slots:
             index = number
             packed += record(&index, sizeof(index))
-        return any_host, wildcards, packed, hosts, routes
+        return any_host, wildcards, packed, hosts, locations
 
     def finish(self):
         """The image as a sealed memfd, read-only for whoever maps it. The caller closes the descriptor."""
@@ -318,7 +323,7 @@ cdef class SnapshotWriter:
             uint64_t replaced = 0
         memset(&header, 0, sizeof(header))
         operations = self.pack_operations(&replaced)
-        any_host, wildcards, slots, hosts, routes = self.pack_routes()
+        any_host, wildcards, slots, hosts, locations = self.pack_hosts()
         pools, backends = [], []
         for packed, entries in zip(self.pools, self.pool_backends, strict=True):
             packed = bytearray(packed)
@@ -340,7 +345,8 @@ cdef class SnapshotWriter:
         header.listeners.offset, header.listeners.count = place(b"".join(self.listeners)), len(self.listeners)
         header.host_slots.offset, header.host_slots.count = place(slots), len(slots) // sizeof(uint32_t)
         header.hosts.offset, header.hosts.count = place(b"".join(hosts)), len(hosts)
-        header.routes.offset, header.routes.count = place(b"".join(routes)), len(routes)
+        header.locations.offset, header.locations.count = place(b"".join(locations)), len(locations)
+        header.routes.offset, header.routes.count = place(b"".join(self.routes)), len(self.routes)
         header.pools.offset, header.pools.count = place(b"".join(pools)), len(pools)
         header.backends.offset, header.backends.count = place(b"".join(backends)), len(backends)
         header.log_plan.offset, header.log_plan.count = place(self.log_plan), len(self.log_plan)

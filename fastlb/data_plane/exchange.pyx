@@ -19,23 +19,22 @@ from fastlb.data_plane.attempt cimport end_attempt, start_attempt
 from fastlb.data_plane.buffer cimport return_buffer
 from fastlb.data_plane.connection cimport close_connection, set_deadline
 from fastlb.data_plane.failure cimport (FAILURE_BAD_FRAMING, FAILURE_BAD_RESPONSE, FAILURE_BAD_TARGET, FAILURE_BODY_TOO_LARGE,
-                                        FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_NO_ROUTE, FAILURE_OUT_OF_MEMORY,
+                                        FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_OUT_OF_MEMORY,
                                         FAILURE_TRUNCATED)
 from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.relay cimport relay_close, relay_flush, relay_open, relay_run
+from fastlb.data_plane.request_program cimport run_program
 from fastlb.data_plane.retry cimport is_stale_reuse, may_retry
-from fastlb.data_plane.route_table cimport find_route
 from fastlb.data_plane.snapshot cimport drop_snapshot
 from fastlb.data_plane.system cimport likely, memset, unlikely
-from fastlb.data_plane.target cimport normalise_path
 from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE, HEAD_CLOSE, HEAD_EXPECT_CONTINUE,
-                                      HEAD_KEEP_ALIVE, HEAD_PATH_IS_RAW, HEAD_UPGRADE, HEADER_UPGRADE, IO_ERROR, IO_READABLE, MAX_TRIED,
-                                      METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_PUT, METHOD_TRACE, NO_INDEX, NO_PIPE,
+                                      HEAD_KEEP_ALIVE, HEAD_UPGRADE, HEADER_UPGRADE, IO_ERROR, IO_READABLE, MAX_TRIED,
+                                      METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_PUT, METHOD_TRACE, NO_PIPE,
                                       RELAY_DONE, RELAY_NO_MEMORY, RELAY_OFF, RELAY_RUNNING, RELAY_SINK_FAILED, RELAY_SOURCE_FAILED,
                                       RELAY_SOURCE_INVALID, RELAY_TOO_LARGE, STATE_EXCHANGE, WAIT_BETWEEN_BYTES, WAIT_BODY, WAIT_EXCHANGE,
                                       WAIT_FIRST_BYTE, WAIT_TUNNEL, WAIT_UNSET, WAIT_WRITE, X_BODY_DONE, X_EXPECT, X_FRESH, X_HEAD_SENT,
                                       X_HTTP_1_0, X_IDEMPOTENT, X_IS_HEAD, X_KEEP_ALIVE, X_REPLAYABLE, X_RESEND, X_REUSABLE, X_TUNNEL,
-                                      X_UPGRADE, Attempt, Connection, Engine, Exchange, Head, ImagePool, Relay, Snapshot)
+                                      X_UPGRADE, Attempt, Connection, Engine, Exchange, Head, Relay)
 
 cdef enum:                          # which way bytes have moved since a deadline was last set
     UP_TAKEN = 1                    # the client sent some of its body
@@ -85,6 +84,7 @@ cdef void drop_retry(Engine* engine, Exchange* exchange) noexcept nogil:
     if exchange.snapshot != NULL:
         drop_snapshot(engine, exchange.snapshot)
         exchange.snapshot = NULL
+        exchange.route = NULL
         exchange.pool = NULL
 
 
@@ -120,37 +120,6 @@ cdef void free_ended_exchanges(Engine* engine) noexcept nogil:
 
 
 # ---------------------------------------------------------------------------------------------------------- the request
-cdef uint32_t choose_pool(Engine* engine, Exchange* exchange, Head* head) noexcept nogil:
-    # Routes the request and copies what the exchange needs of its pool. 0 or a FAILURE_*.
-    cdef:
-        Snapshot* snapshot = exchange.snapshot
-        const char* path = head.data + head.origin
-        int path_size = <int>head.path_size
-        const ImagePool* image
-        uint32_t pool
-    if unlikely(path_size == 0 or path[0] == c"*"):
-        path = b"/"                             # absolute-form without a path, and "*" of OPTIONS: what serves "/" answers for the whole
-        path_size = 1
-    elif unlikely(not head.flags & HEAD_PATH_IS_RAW):
-        path_size = normalise_path(path, head.path_size, engine.path)
-        if path_size < 0:
-            return FAILURE_BAD_TARGET
-        path = engine.path
-    pool = find_route(snapshot, head.data + head.host, head.host_size, path, <uint32_t>path_size)
-    if pool == <uint32_t>NO_INDEX:
-        return FAILURE_NO_ROUTE
-    exchange.pool = &snapshot.pools[pool]
-    image = exchange.pool.image
-    exchange.max_attempts = <uint8_t>image.attempts
-    exchange.replay_limit = image.replay_limit_bytes
-    exchange.connect_timeout_ms = image.connect_timeout_ms
-    exchange.first_byte_timeout_ms = image.first_byte_timeout_ms
-    exchange.between_bytes_timeout_ms = image.between_bytes_timeout_ms
-    exchange.tunnel_timeout_ms = image.tunnel_timeout_ms
-    exchange.deadline_ms = engine.now_ms + image.exchange_timeout_ms
-    return 0
-
-
 cdef void begin_exchange(Engine* engine, Exchange* exchange, Head* head) noexcept nogil:
     # A request head has been parsed (its bytes are exchange.request_head). Routes it and starts the first attempt.
     cdef:
@@ -180,7 +149,7 @@ cdef void begin_exchange(Engine* engine, Exchange* exchange, Head* head) noexcep
     if unlikely(limit != 0 and head.framing == FRAME_LENGTH and <uint64_t>head.content_length > limit):
         refuse(engine, exchange, FAILURE_BODY_TOO_LARGE)
         return
-    failure = choose_pool(engine, exchange, head)
+    failure = run_program(engine, exchange, head)
     if unlikely(failure != 0):
         refuse(engine, exchange, failure)
         return

@@ -1,4 +1,4 @@
-"""Routes: host (exact, then the longest wildcard, then any), and in it the longest prefix of the normalised path.
+"""The route of a request: host (exact, then the longest wildcard, then any), and in it the longest prefix of the normalised path.
 
 A host whose routes do not match the path falls through to the next less specific one, so that "any host, /" catches what a
 host's own prefixes leave. Reads the snapshot's image only; the table is built by SnapshotWriter.
@@ -6,7 +6,7 @@ host's own prefixes leave. Reads the snapshot's image only; the table is built b
 from libc.stdint cimport uint8_t, uint32_t
 
 from fastlb.data_plane.system cimport memcmp
-from fastlb.data_plane.types cimport NO_INDEX, ImageHeader, ImageHost, ImageRoute, Snapshot
+from fastlb.data_plane.types cimport NO_INDEX, ImageHeader, ImageHost, ImageLocation, Snapshot
 
 cdef enum:
     MAX_HOST = 255                  # a longer name is no DNS name and matches only "any"
@@ -42,24 +42,24 @@ cdef uint32_t find_host(const Snapshot* snapshot, const char* name, uint32_t siz
 
 
 cdef uint32_t match_path(const Snapshot* snapshot, uint32_t host_index, const char* path, uint32_t size) noexcept nogil:
-    # The first match is the longest: routes of a host are sorted so.
+    # The first match is the longest: locations of a host are sorted so.
     cdef:
         const ImageHost* host = <const ImageHost*>(snapshot.image + snapshot.header.hosts.offset) + host_index
-        const ImageRoute* route = <const ImageRoute*>(snapshot.image + snapshot.header.routes.offset) + host.routes.offset
+        const ImageLocation* location = <const ImageLocation*>(snapshot.image + snapshot.header.locations.offset) + host.locations.offset
         uint32_t _i
-    for _i in range(host.routes.count):
-        if route.prefix.size <= size and memcmp(snapshot.image + route.prefix.offset, path, route.prefix.size) == 0:
-            return route.pool
-        route += 1
+    for _i in range(host.locations.count):
+        if location.prefix.size <= size and memcmp(snapshot.image + location.prefix.offset, path, location.prefix.size) == 0:
+            return location.route
+        location += 1
     return NO_INDEX
 
 
 cdef uint32_t find_route(const Snapshot* snapshot, const char* host, uint32_t host_size, const char* path, uint32_t path_size) noexcept nogil:
-    # The pool for a request, NO_INDEX = no route. `host` as the client sent it, with or without port.
+    # Index of the route for a request, NO_INDEX = none. `host` as the client sent it, with or without port.
     cdef:
         const ImageHeader* header = snapshot.header
         char name[MAX_HOST + 1]
-        uint32_t size = 0, i, found, pool
+        uint32_t size = 0, i, found, route
     if header.host_slots.count:
         while size < host_size and size < MAX_HOST and host[size] != c":":
             if host[size] == c"[":              # an IPv6 literal is matched with its brackets
@@ -75,9 +75,9 @@ cdef uint32_t find_route(const Snapshot* snapshot, const char* host, uint32_t ho
                 size -= 1
             found = find_host(snapshot, name, size, 0)
             if found != <uint32_t>NO_INDEX:
-                pool = match_path(snapshot, found, path, path_size)
-                if pool != <uint32_t>NO_INDEX:
-                    return pool
+                route = match_path(snapshot, found, path, path_size)
+                if route != <uint32_t>NO_INDEX:
+                    return route
             if header.has_wildcards:
                 # "*.example.com" is stored as ".example.com" and matches any longer name that ends so.
                 for i in range(1, size):
@@ -85,9 +85,9 @@ cdef uint32_t find_route(const Snapshot* snapshot, const char* host, uint32_t ho
                         continue
                     found = find_host(snapshot, name + i, size - i, 1)
                     if found != <uint32_t>NO_INDEX:
-                        pool = match_path(snapshot, found, path, path_size)
-                        if pool != <uint32_t>NO_INDEX:
-                            return pool
+                        route = match_path(snapshot, found, path, path_size)
+                        if route != <uint32_t>NO_INDEX:
+                            return route
     if header.any_host != <uint32_t>NO_INDEX:
         return match_path(snapshot, header.any_host, path, path_size)
     return NO_INDEX

@@ -12,8 +12,7 @@ from fastlb.data_plane.backend_table cimport drop_backend, hold_backend
 from fastlb.data_plane.system cimport ENOMEM, MAP_FAILED, MAP_SHARED, PROT_READ, SEEK_END, errno, lseek, mmap, munmap
 from fastlb.data_plane.types cimport (ALGORITHM_WEIGHTED_LEAST_CONNECTIONS, MAX_HEAD_BYTES, MAX_HEADERS, MAX_IDENTITY_BYTES, NO_INDEX, Backend, Engine,
                                       ImageBackend, ImageHeader, ImageHeaderOperation, ImageHost, ImageListener, ImageLogPlan, ImageNetwork,
-                                      ImagePool,
-                                      ImageRoute, ImageSection, ImageText, Pool, PoolBackend, Snapshot)
+                                      ImageLocation, ImagePool, ImageRoute, ImageSection, ImageText, Pool, PoolBackend, Snapshot)
 
 
 cdef bint fits(size_t size, const ImageSection* section, size_t record) noexcept nogil:
@@ -36,6 +35,7 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
         const ImageHeader* header = <const ImageHeader*>image
         const ImageHeaderOperation* operations
         const ImageHost* hosts
+        const ImageLocation* locations
         const ImageRoute* routes
         const ImagePool* pools
         const ImageBackend* backends
@@ -50,7 +50,7 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
     if not (fits(size, &header.operations, sizeof(ImageHeaderOperation)) and fits(size, &header.networks, sizeof(ImageNetwork))
             and fits(size, &header.listeners, sizeof(ImageListener))
             and fits(size, &header.host_slots, sizeof(uint32_t)) and fits(size, &header.hosts, sizeof(ImageHost))
-            and fits(size, &header.routes, sizeof(ImageRoute)) and fits(size, &header.pools, sizeof(ImagePool))
+            and fits(size, &header.locations, sizeof(ImageLocation)) and fits(size, &header.routes, sizeof(ImageRoute)) and fits(size, &header.pools, sizeof(ImagePool))
             and fits(size, &header.backends, sizeof(ImageBackend)) and fits(size, &header.log_plan, 1) and text_fits(size, &header.reason_header)):
         return -1
     if header.reason_header.size > 128 or header.operations.count > 64:
@@ -88,11 +88,15 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
         return -1                               # a look-up ends at an empty slot
     hosts = <const ImageHost*>(image + header.hosts.offset)
     for i in range(header.hosts.count):
-        if not text_fits(size, &hosts[i].name) or not range_fits(&hosts[i].routes, &header.routes):
+        if not text_fits(size, &hosts[i].name) or not range_fits(&hosts[i].locations, &header.locations):
+            return -1
+    locations = <const ImageLocation*>(image + header.locations.offset)
+    for i in range(header.locations.count):
+        if not text_fits(size, &locations[i].prefix) or locations[i].route >= header.routes.count:
             return -1
     routes = <const ImageRoute*>(image + header.routes.offset)
     for i in range(header.routes.count):
-        if not text_fits(size, &routes[i].prefix) or routes[i].pool >= header.pools.count:
+        if not text_fits(size, &routes[i].name) or routes[i].pool >= header.pools.count:
             return -1
     pools = <const ImagePool*>(image + header.pools.offset)
     for i in range(header.pools.count):

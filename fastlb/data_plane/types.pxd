@@ -175,6 +175,9 @@ ctypedef enum Algorithm:
     ALGORITHM_ROUND_ROBIN = 0
     ALGORITHM_WEIGHTED_LEAST_CONNECTIONS = 1
 
+ctypedef enum RouteFeature:         # bits of ImageRoute.features: what a route does besides forwarding to its pool
+    ROUTE_PLAIN = 0
+
 ctypedef enum HeaderOperationKind:
     OPERATION_SET = 0               # drop the client's, add ours
     OPERATION_APPEND = 1            # join to the client's, comma separated (from trusted networks), else as SET
@@ -192,6 +195,7 @@ ctypedef enum HeaderSource:
 cdef struct Engine
 cdef struct Connection
 cdef struct Exchange
+cdef struct ImageRoute
 cdef struct Attempt
 cdef struct Backend
 cdef struct Pool
@@ -667,6 +671,7 @@ cdef struct Exchange:
     Connection* client              # borrowed: owns us; NULL once it is gone
     Attempt* attempt                # owned: the current one
     Snapshot* snapshot              # counted, until no retry is possible; then NULL
+    const ImageRoute* route         # borrowed from snapshot
     Pool* pool                      # borrowed from snapshot
     uint32_t flags                  # ExchangeFlags
     uint16_t status                 # of the final head
@@ -814,10 +819,15 @@ cdef struct ImageHost:
     ImageText name                  # lower case; a wildcard without its "*"
     uint32_t hash
     uint32_t wildcard
-    ImageSection routes             # longest prefix first
+    ImageSection locations          # longest prefix first
 
-cdef struct ImageRoute:
+cdef struct ImageLocation:          # a path of a host, and the route behind it
     ImageText prefix
+    uint32_t route
+
+cdef struct ImageRoute:             # what happens to a request: its program (request_program.pyx)
+    ImageText name                  # for messages and logs
+    uint32_t features               # RouteFeature; none: it is forwarded to `pool` as it is
     uint32_t pool
 
 cdef struct ImagePool:
@@ -849,6 +859,7 @@ cdef struct ImageHeader:
     ImageSection listeners
     ImageSection host_slots         # power-of-two open-addressing table of uint32 host index + 1
     ImageSection hosts
+    ImageSection locations
     ImageSection routes
     ImageSection pools
     ImageSection backends

@@ -55,7 +55,8 @@ from fastlb.data_plane.types cimport (ALGORITHM_ROUND_ROBIN, ALGORITHM_WEIGHTED_
                                       METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_OTHER, METHOD_POST, METHOD_PUT,
                                       METHOD_TRACE, NO_BACKEND, NO_INDEX, NO_PIPE, NO_SHARED_ROW, X_HEAD_SENT, X_HTTP_1_0, X_IDEMPOTENT, X_IS_HEAD,
                                       X_REPLAYABLE, Attempt, Backend, BackendTable, Buffer, BufferPool, ChunkDecoder, Connection,
-                                      Column, ConnectionTable, Engine, Exchange, Head, HeaderField, HeadLimits, ImageHeader, ImagePool, LogWriter, PipePool,
+                                      Column, ConnectionTable, Engine, Exchange, Head, HeaderField, HeadLimits, ImageBackend, ImageHeader,
+                                      ImageHeaderOperation, ImageHost, ImageListener, ImageLocation, ImagePool, ImageRoute, LogWriter, PipePool,
                                       PoolBackend, SharedRow, SharedTable, Snapshot, Timer, TimerWheel, WorkerBlock)
 from fastlb.data_plane.types cimport Pool as PoolStruct
 from fastlb.data_plane.writer cimport Writer, put, put_number
@@ -127,6 +128,28 @@ def read_past_the_end(bytes data):
     """Reads one byte too many, to show that the guard works: ends the process."""
     cdef volatile char* byte = INPUT.place(data) + len(data)
     return byte[0]
+
+
+# ---------------------------------------------------------------------------------------------------------------- images
+# Where things lie in the records of an image: "size" of a record, and offsets of fields.
+LAYOUT = {
+    "header": {"size": sizeof(ImageHeader), "any_host": <size_t>&(<ImageHeader*>NULL).any_host,
+               "reason_header": <size_t>&(<ImageHeader*>NULL).reason_header, "operations": <size_t>&(<ImageHeader*>NULL).operations},
+    "operations": {"size": sizeof(ImageHeaderOperation), "name": <size_t>&(<ImageHeaderOperation*>NULL).name,
+                   "literal": <size_t>&(<ImageHeaderOperation*>NULL).literal},
+    "listeners": {"size": sizeof(ImageListener), "name": <size_t>&(<ImageListener*>NULL).name,
+                  "settings": <size_t>&(<ImageListener*>NULL).settings},
+    "hosts": {"size": sizeof(ImageHost), "name": <size_t>&(<ImageHost*>NULL).name,
+              "locations": <size_t>&(<ImageHost*>NULL).locations},
+    "locations": {"size": sizeof(ImageLocation), "prefix": <size_t>&(<ImageLocation*>NULL).prefix,
+                  "route": <size_t>&(<ImageLocation*>NULL).route},
+    "routes": {"size": sizeof(ImageRoute), "name": <size_t>&(<ImageRoute*>NULL).name, "pool": <size_t>&(<ImageRoute*>NULL).pool},
+    "pools": {"size": sizeof(ImagePool), "name": <size_t>&(<ImagePool*>NULL).name,
+              "attempts": <size_t>&(<ImagePool*>NULL).attempts, "algorithm": <size_t>&(<ImagePool*>NULL).algorithm,
+              "backends": <size_t>&(<ImagePool*>NULL).backends},
+    "backends": {"size": sizeof(ImageBackend), "identity": <size_t>&(<ImageBackend*>NULL).identity,
+                 "display": <size_t>&(<ImageBackend*>NULL).display, "address_size": <size_t>&(<ImageBackend*>NULL).address_size},
+}
 
 
 # ---------------------------------------------------------------------------------------------------------------- failures
@@ -1091,9 +1114,11 @@ cdef class Plane:
 
     def find_route(self, bytes host, bytes path):
         """Number of the pool, None = no route. Host and path are guarded."""
-        cdef uint32_t pool = find_route(self.engine.snapshot, INPUT.place(host), <uint32_t>len(host),
-                                        OUTPUT.place(path), <uint32_t>len(path))
-        return None if pool == <uint32_t>NO_INDEX else pool
+        cdef uint32_t route = find_route(self.engine.snapshot, INPUT.place(host), <uint32_t>len(host),
+                                         OUTPUT.place(path), <uint32_t>len(path))
+        if route == <uint32_t>NO_INDEX:
+            return None
+        return (<const ImageRoute*>(self.engine.snapshot.image + self.engine.snapshot.header.routes.offset))[route].pool
 
     def pools(self):
         """Of each pool: algorithm number and its backends as (identity, weight, max_in_flight, eligible)."""

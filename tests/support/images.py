@@ -29,7 +29,19 @@ POOL = {
     "exchange_timeout_ms": 3_600_000,
     "tunnel_timeout_ms": 3_600_000,
 }
-SECTIONS = ("operations", "operation_headers", "networks", "listeners", "host_slots", "hosts", "routes", "pools", "backends", "log_plan")
+SECTIONS = (
+    "operations",
+    "operation_headers",
+    "networks",
+    "listeners",
+    "host_slots",
+    "hosts",
+    "locations",
+    "routes",
+    "pools",
+    "backends",
+    "log_plan",
+)
 FIRST_SECTION = 32  # behind magic, layout, size, generation and the name of the reason header
 
 

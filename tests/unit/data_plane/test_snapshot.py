@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support._probe import IMAGE_HEADER_BYTES, check_image
+from tests.support._probe import IMAGE_HEADER_BYTES, LAYOUT, check_image
 from tests.support.images import Writer, find_sections, load, log_plan, patch
 
 MAX_HEADERS, MAX_HEAD_BYTES = 256, 65536 - 64
@@ -44,7 +44,7 @@ def refused(offset: int, value: int, form: str = "<I") -> bool:
 def test_image_of_the_writer_passes() -> None:
     assert check_image(IMAGE)
     assert (COUNT["listeners"], COUNT["networks"]) == (2, 2)
-    assert (COUNT["hosts"], COUNT["routes"], COUNT["pools"], COUNT["backends"]) == (4, 8, 2, 3)
+    assert (COUNT["hosts"], COUNT["locations"], COUNT["pools"], COUNT["backends"]) == (4, 8, 2, 3)
 
 
 def test_smallest_image_passes() -> None:
@@ -117,23 +117,28 @@ def test_section_outside_the_image_is_refused(section: str, damage: Callable[[in
     )
 
 
-# Offsets of texts (offset, size) inside a record of a section, and the size of a record.
+# The texts inside a record of a section.
 TEXTS = {
-    "operations": [(12, 28), (20, 28)],
-    "listeners": [(0, 56)],
-    "hosts": [(0, 24)],
-    "routes": [(0, 12)],
-    "pools": [(0, 64)],
-    "backends": [(0, 140), (8, 140)],
+    "operations": ["name", "literal"],
+    "listeners": ["name"],
+    "hosts": ["name"],
+    "locations": ["prefix"],
+    "routes": ["name"],
+    "pools": ["name"],
+    "backends": ["identity", "display"],
 }
 
 
-@pytest.mark.parametrize(("section", "text", "record"), [(name, *entry) for name, entries in TEXTS.items() for entry in entries])
-def test_text_outside_the_image_is_refused(section: str, text: int, record: int) -> None:
+def field_at(section: str, number: int, field: str) -> int:
+    """Offset in the image of a field of a record."""
+    return AT[section] + number * LAYOUT[section]["size"] + LAYOUT[section][field]
+
+
+@pytest.mark.parametrize(("section", "text"), [(name, entry) for name, entries in TEXTS.items() for entry in entries])
+def test_text_outside_the_image_is_refused(section: str, text: str) -> None:
     for number in range(COUNT[section]):
-        at = AT[section] + number * record + text
+        at = field_at(section, number, text)
         offset, size = struct.unpack_from("<II", IMAGE, at)
-        assert offset + size <= len(IMAGE), "the table of texts above is out of date"
         for damaged in (
             (len(IMAGE) + 1, 0),
             (2**32 - 1, 1),
@@ -153,17 +158,18 @@ def test_reason_header_outside_the_image_or_too_long_is_refused() -> None:
 def test_indices_outside_their_section_are_refused() -> None:
     for number in range(COUNT["host_slots"]):
         assert refused(AT["host_slots"] + 4 * number, COUNT["hosts"] + 1)
+    for number in range(COUNT["locations"]):
+        assert refused(field_at("locations", number, "route"), COUNT["routes"])
     for number in range(COUNT["routes"]):
-        assert refused(AT["routes"] + 12 * number + 8, COUNT["pools"])
-    assert refused(112, COUNT["hosts"])  # any_host
+        assert refused(field_at("routes", number, "pool"), COUNT["pools"])
+    assert refused(LAYOUT["header"]["any_host"], COUNT["hosts"])
 
 
-@pytest.mark.parametrize(("section", "inner", "record", "outer"), [("hosts", 16, 24, "routes"), ("pools", 56, 64, "backends")])
-def test_range_outside_its_section_is_refused(section: str, inner: int, record: int, outer: str) -> None:
+@pytest.mark.parametrize(("section", "outer"), [("hosts", "locations"), ("pools", "backends")])
+def test_range_outside_its_section_is_refused(section: str, outer: str) -> None:
     for number in range(COUNT[section]):
-        at = AT[section] + number * record + inner
+        at = field_at(section, number, outer)
         first, count = struct.unpack_from("<II", IMAGE, at)
-        assert first + count <= COUNT[outer], "the offsets above are out of date"
         assert refused(at, COUNT[outer] + 1)
         assert refused(at, 2**32 - 1)
         assert refused(at + 4, COUNT[outer] - first + 1)
@@ -185,7 +191,7 @@ def test_host_table_of_a_size_that_is_no_power_of_two_or_too_small_is_refused(co
 
 def test_limits_above_the_hard_ones_are_refused() -> None:
     for number in range(COUNT["listeners"]):
-        settings = AT["listeners"] + 56 * number + 16
+        settings = field_at("listeners", number, "settings")
         assert struct.unpack_from("<II", IMAGE, settings + 16) == (32768, 8192), "the offsets above are out of date"
         assert refused(settings + 16, MAX_HEAD_BYTES + 1)
         assert refused(settings + 16, 2**32 - 1)
@@ -210,8 +216,8 @@ def test_header_number_without_a_bit_is_refused() -> None:
 
 def test_address_longer_than_its_room_is_refused() -> None:
     for number in range(COUNT["backends"]):
-        assert refused(AT["backends"] + 140 * number + 16, 113)
-        assert refused(AT["backends"] + 140 * number + 16, 2**32 - 1)
+        assert refused(field_at("backends", number, "address_size"), 113)
+        assert refused(field_at("backends", number, "address_size"), 2**32 - 1)
 
 
 def test_attempts_and_algorithm_out_of_range_are_refused() -> None:

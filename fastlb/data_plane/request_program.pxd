@@ -1,0 +1,5 @@
+from libc.stdint cimport uint32_t
+
+from fastlb.data_plane.types cimport Engine, Exchange, Head
+
+cdef uint32_t run_program(Engine* engine, Exchange* exchange, Head* head) noexcept nogil

@@ -1,0 +1,49 @@
+"""What happens to a request before its first attempt: it finds its route and does what that says, in the order in which it is written here.
+
+Reads the snapshot's image and changes the exchange only. Features that a route does not use are one test of ImageRoute.features for all
+of them together.
+"""
+from libc.stdint cimport uint8_t, uint32_t
+
+from fastlb.data_plane.failure cimport FAILURE_BAD_TARGET, FAILURE_NO_ROUTE
+from fastlb.data_plane.route_table cimport find_route
+from fastlb.data_plane.system cimport unlikely
+from fastlb.data_plane.target cimport normalise_path
+from fastlb.data_plane.types cimport HEAD_PATH_IS_RAW, NO_INDEX, Engine, Exchange, Head, ImagePool, ImageRoute, Snapshot
+
+
+cdef void enter_pool(Engine* engine, Exchange* exchange, uint32_t pool) noexcept nogil:
+    # Copies what the exchange needs of its pool.
+    cdef const ImagePool* image
+    exchange.pool = &exchange.snapshot.pools[pool]
+    image = exchange.pool.image
+    exchange.max_attempts = <uint8_t>image.attempts
+    exchange.replay_limit = image.replay_limit_bytes
+    exchange.connect_timeout_ms = image.connect_timeout_ms
+    exchange.first_byte_timeout_ms = image.first_byte_timeout_ms
+    exchange.between_bytes_timeout_ms = image.between_bytes_timeout_ms
+    exchange.tunnel_timeout_ms = image.tunnel_timeout_ms
+    exchange.deadline_ms = engine.now_ms + image.exchange_timeout_ms
+
+
+cdef uint32_t run_program(Engine* engine, Exchange* exchange, Head* head) noexcept nogil:
+    # Routes the request. 0 with exchange.pool set, or a FAILURE_*.
+    cdef:
+        Snapshot* snapshot = exchange.snapshot
+        const char* path = head.data + head.origin
+        int path_size = <int>head.path_size
+        uint32_t index
+    if unlikely(path_size == 0 or path[0] == c"*"):
+        path = b"/"                             # absolute-form without a path, and "*" of OPTIONS: what serves "/" answers for the whole
+        path_size = 1
+    elif unlikely(not head.flags & HEAD_PATH_IS_RAW):
+        path_size = normalise_path(path, head.path_size, engine.path)
+        if path_size < 0:
+            return FAILURE_BAD_TARGET
+        path = engine.path
+    index = find_route(snapshot, head.data + head.host, head.host_size, path, <uint32_t>path_size)
+    if index == <uint32_t>NO_INDEX:
+        return FAILURE_NO_ROUTE
+    exchange.route = <const ImageRoute*>(snapshot.image + snapshot.header.routes.offset) + index
+    enter_pool(engine, exchange, exchange.route.pool)
+    return 0
