@@ -18,7 +18,7 @@ from fastlb.data_plane.access_log cimport log_connected, log_pool, log_response_
 from fastlb.data_plane.attempt cimport end_attempt, start_attempt
 from fastlb.data_plane.buffer cimport return_buffer
 from fastlb.data_plane.connection cimport close_connection, set_deadline
-from fastlb.data_plane.failure cimport (FAILURE_BAD_FRAMING, FAILURE_BAD_RESPONSE, FAILURE_BAD_TARGET, FAILURE_BODY_TOO_LARGE,
+from fastlb.data_plane.failure cimport (FAILURE_BAD_FRAMING, FAILURE_BAD_RESPONSE,  FAILURE_BODY_TOO_LARGE,
                                         FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_OUT_OF_MEMORY,
                                         FAILURE_TRUNCATED)
 from fastlb.data_plane.ready_list cimport list_ready
