@@ -5,6 +5,7 @@ Names, versions and dependencies live in pyproject.toml; here is only what has t
     FASTLB_DEBUG=1      bounds, wraparound, initialisation and None checks on; -Og; assert statements kept
     FASTLB_PROBE=1      also builds tests/support/_probe.pyx, which shows internals of the data plane to the tests
     FASTLB_FAULT_HOOK=1 a process can be told to end itself between any two stores of a claim, a release or a settlement (shared_table.pxd)
+    FASTLB_ARCHIVES=1   links libraries of others into their module instead of loading them: for wheels (wheels/README.md)
     FASTLB_FUZZ=1       also builds tests/fuzz/fuzz_*.pyx and the libFuzzer driver (needs clang, see tests/fuzz/run.py)
     CFLAGS, LDFLAGS     appended after our own flags, so they win
 
@@ -17,6 +18,7 @@ import io
 import os
 import pathlib
 import shlex
+import subprocess
 import sys
 import sysconfig
 import tomllib
@@ -33,7 +35,7 @@ def is_on(switch: str) -> bool:
     return os.environ.get(switch, "") not in ("", "0")
 
 
-DEBUG, PROBE, FUZZ, FAULT_HOOK = (is_on(f"FASTLB_{name}") for name in ("DEBUG", "PROBE", "FUZZ", "FAULT_HOOK"))
+DEBUG, PROBE, FUZZ, FAULT_HOOK, ARCHIVES = (is_on(f"FASTLB_{name}") for name in ("DEBUG", "PROBE", "FUZZ", "FAULT_HOOK", "ARCHIVES"))
 
 if not sys.platform.startswith("linux"):
     sys.exit("fastlb runs on Linux only: it is built on epoll, splice and memfd, which this system does not have")
@@ -72,6 +74,15 @@ MACROS += [] if DEBUG else [("CYTHON_WITHOUT_ASSERTIONS", "1")]
 # Beside the probe these have the hook in a developer's build: no request passes them.
 HOOKED = ["tests.support._probe", "fastlb.data_plane.settlement", "fastlb.data_plane.shared_table"]
 
+# Libraries of others, each in one module: its name, C code that can be compiled where its header is, the package in Debian and in Fedora.
+LIBRARIES = {
+    "fastlb.data_plane.regex": ("pcre2-8", "#define PCRE2_CODE_UNIT_WIDTH 8\n#include <pcre2.h>\n", "libpcre2-dev", "pcre2-devel"),
+}
+
+
+def link_option(library: str) -> str:
+    return f"-l:lib{library}.a" if ARCHIVES else f"-l{library}"
+
 
 def find_pyx() -> list[pathlib.Path]:
     files = sorted((ROOT / "fastlb").rglob("*.pyx"))
@@ -85,13 +96,14 @@ def find_pyx() -> list[pathlib.Path]:
 def make_extension(path: pathlib.Path) -> Extension:
     name = ".".join(path.with_suffix("").parts)
     hook = [("FASTLB_FAULT_HOOK", "1")] if FAULT_HOOK or (PROBE and name in HOOKED) else []
+    library = [link_option(LIBRARIES[name][0])] if name in LIBRARIES else []
     return Extension(
         name=name,
         sources=[str(path)],
         define_macros=[*MACROS, *hook],
         py_limited_api=LIMITED,
         extra_compile_args=[*C_FLAGS, *shlex.split(os.environ.get("CFLAGS", ""))],
-        extra_link_args=shlex.split(os.environ.get("LDFLAGS", "")),
+        extra_link_args=[*shlex.split(os.environ.get("LDFLAGS", "")), *library],
     )
 
 
@@ -108,6 +120,17 @@ def write_build_id() -> None:
         target.write_text(text)
 
 
+def check_libraries() -> None:
+    """Ends the build, naming the package, where a library or its header is missing: a compiler's message for that is long and late."""
+    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+    flags = shlex.split(os.environ.get("CFLAGS", "")) + shlex.split(os.environ.get("LDFLAGS", ""))
+    for library, source, debian, fedora in LIBRARIES.values():
+        command = [*compiler, *flags, "-shared", "-fPIC", "-x", "c", "-", "-o", os.devnull, link_option(library)]
+        if subprocess.run(command, input=source, text=True, capture_output=True, check=False).returncode != 0:
+            packages = f"{debian} (Debian, Ubuntu) or {fedora} (Fedora, RHEL)"
+            sys.exit(f"fastlb: {link_option(library)} or its header is missing here; install {packages}")
+
+
 class BuildPy(build_py):
     def run(self) -> None:
         write_build_id()
@@ -120,9 +143,11 @@ class BuildExt(build_ext):
     def finalize_options(self) -> None:
         from Cython.Build import cythonize
 
+        check_libraries()
         write_build_id()
         # Variables are not files, so no time stamp tells that the flags differ from those of the last build.
-        environment = {name: os.environ.get(name) for name in ("CC", "LDSHARED", "CFLAGS", "LDFLAGS", "FASTLB_DEBUG", "FASTLB_FAULT_HOOK")}
+        names = ("CC", "LDSHARED", "CFLAGS", "LDFLAGS", "FASTLB_DEBUG", "FASTLB_FAULT_HOOK", "FASTLB_ARCHIVES")
+        environment = {name: os.environ.get(name) for name in names}
         self.flags = f"{hashlib.sha256((ROOT / 'setup.py').read_bytes()).hexdigest()} {environment} {PROBE}"
         self.stamp = ROOT / "build" / "flags"
         if not self.stamp.exists() or self.stamp.read_text() != self.flags:

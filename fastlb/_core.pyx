@@ -15,6 +15,7 @@ from fastlb.data_plane.access_log cimport check_log_plan, set_log
 from fastlb.data_plane.engine cimport (engine_abort, engine_assign, engine_close, engine_commit, engine_drain, engine_open, engine_prepare,
                                        engine_publish, engine_pump)
 from fastlb.data_plane.failure cimport FAILURE_BAD_REQUEST_LINE, FAILURE_END, failures
+from fastlb.data_plane.regex cimport REGEX_CASELESS, compile_regex, free_regex, regex_name, write_regex_error, write_regex_version
 from fastlb.data_plane.route_table cimport hash_host
 from fastlb.data_plane.settlement cimport Settlement, read_row, settle_rows, settle_worker
 from fastlb.data_plane.shared_table cimport (COLUMN_BYTES, ROW_BYTES, WORKER_BYTES, add_image_rows, close_shared, column_at, count_rows,
@@ -33,6 +34,7 @@ from fastlb.data_plane.types cimport (Exchange, ImageBackend, ImageHeader, Image
                                       ImageLog, ImageLogCapture, ImageLogDestination, ImageLogOperation, ImageLogPlan, ImageLogSet,
                                       ImageLogTerm, ImageLocation, ImagePool, ImageRoute, ImageSection, ImageText, Listener, SharedHeader,
                                       SharedRow, SharedTable, Socket, WorkerBlock, WorkerGauges)
+from fastlb.data_plane.types cimport Regex
 
 from fastlb._build import BUILD_ID
 
@@ -65,7 +67,45 @@ ALGORITHMS = {"round_robin": ALGORITHM_ROUND_ROBIN, "weighted_least_connections"
 def versions():
     """What this build was made with: names to version texts."""
     made_by = ".".join(str(CYTHON_HEX_VERSION >> shift & 255) for shift in (24, 16, 8))
-    return {"build": BUILD_ID, "cython": made_by, "compiler": fastlb_compiler.decode()}
+    cdef:
+        char text[64]
+        uint32_t size = write_regex_version(text, sizeof(text))
+    return {"build": BUILD_ID, "cython": made_by, "compiler": fastlb_compiler.decode(), "PCRE2": text[:size].decode()}
+
+
+def check_regex(bytes pattern, bint caseless=False):
+    """Compiles a pattern as the data plane will.
+
+    Args:
+        pattern: PCRE2 syntax, at most 4096 bytes; it matches bytes.
+        caseless: ASCII letters match whatever their case.
+
+    Returns:
+        The number of its groups, without group 0, and the numbers of those that have names.
+
+    Raises:
+        ValueError: with what is wrong and the offset of the byte up to which the pattern was understood.
+    """
+    cdef:
+        uint32_t offset = 0, size = 0, i, number
+        int error = 0
+        char text[256]
+        const char* name
+        Regex* regex
+    if len(pattern) > 0xFFFFFFFF:
+        raise ValueError("too long", 0)
+    regex = compile_regex(pattern, <uint32_t>len(pattern), REGEX_CASELESS if caseless else 0, &error, &offset)
+    if regex == NULL:
+        size = write_regex_error(error, text, sizeof(text))
+        raise ValueError(text[:size].decode(), offset)
+    try:
+        names = {}
+        for i in range(regex.n_names):
+            number = regex_name(regex, i, &name, &size)
+            names[name[:size].decode("ascii")] = number
+        return regex.n_groups - 1, names
+    finally:
+        free_regex(regex)
 
 
 def pack_address(str ip, int port):

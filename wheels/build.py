@@ -26,6 +26,7 @@ FLAGS = {
     ),
     # What is linked in from an archive stays inside; all calls are bound when the module is loaded, then their table is read-only.
     "LDFLAGS": "-Wl,--exclude-libs,ALL -Wl,-z,relro -Wl,-z,now",
+    "FASTLB_ARCHIVES": "1",
 }
 
 
@@ -58,7 +59,7 @@ def build(folder: Path) -> Path:
     for leftover in ("lib", "bdist"):  # setuptools would pack modules that are gone from the sources
         for path in (TREE / "build").glob(f"{leftover}*"):
             shutil.rmtree(path)
-    plain = {**FLAGS, "SOURCE_DATE_EPOCH": read_date(), **{name: "" for name in os.environ if name.startswith("FASTLB_")}}
+    plain = {**{name: "" for name in os.environ if name.startswith("FASTLB_")}, **FLAGS, "SOURCE_DATE_EPOCH": read_date()}
     run("pip", "wheel", "--no-deps", "--no-build-isolation", "--no-cache-dir", "-w", folder, TREE, **plain)
     return only_wheel(folder)
 

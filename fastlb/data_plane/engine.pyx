@@ -19,6 +19,7 @@ from fastlb.data_plane.exchange cimport close_exchange, free_ended_exchanges
 from fastlb.data_plane.http1 cimport http1_backend_codec, http1_client_codec
 from fastlb.data_plane.pipe_pool cimport pipe_pool_close, pipe_pool_open
 from fastlb.data_plane.ready_list cimport take_ready
+from fastlb.data_plane.regex cimport close_regex_scratch
 from fastlb.data_plane.shared_table cimport claim_row, column_at, release_row, row_at, worker_at
 from fastlb.data_plane.snapshot cimport drop_snapshot, load_snapshot
 from fastlb.data_plane.system cimport (CLOCK_MONOTONIC, CLOCK_REALTIME, EFD_CLOEXEC, EFD_NONBLOCK, ENOMEM, EPOLL_CLOEXEC, EPOLL_CTL_ADD,
@@ -146,6 +147,8 @@ cdef void engine_close(Engine* engine) noexcept nogil:
     pipe_pool_close(&engine.pipes)
     connection_table_close(&engine.connections)
     close_log(engine)
+    close_regex_scratch(engine.regex_scratch)
+    engine.regex_scratch = NULL
     backend_table_close(&engine.backends)
     timer_wheel_close(&engine.timers)
     free(engine.read_buffer)

@@ -213,6 +213,8 @@ cdef struct AccessLog
 cdef struct LogPlan
 cdef struct LogRecord
 cdef struct LogWriter
+cdef struct Regex
+cdef struct RegexScratch
 
 cdef struct ImageText:              # in a snapshot image, or in a log plan: offsets from its start
     uint32_t offset, size
@@ -894,6 +896,24 @@ cdef struct Snapshot:
     uint32_t n_pools
 
 
+# ---------------------------------------------------------------------------------------------------------------- regex
+# The void pointers are PCRE2's structs: only regex.pyx knows its header.
+cdef struct Regex:                  # never changes: engines may share it
+    void* code                      # owned: pcre2_code
+    bint is_machine_code            # else it is interpreted
+    uint32_t n_groups               # with group 0
+    const uint8_t* names            # borrowed from code: its table of named groups
+    uint32_t n_names, name_bytes    # entries, and bytes of each
+
+cdef struct RegexScratch:           # what an engine matches with
+    void* match_data                # owned: pcre2_match_data
+    void* match_context             # owned: pcre2_match_context
+    void* jit_stack                 # owned: pcre2_jit_stack
+    char* frames[2]                 # owned: lent to the interpreter
+    bint lent[2]
+    bint opened
+
+
 # ---------------------------------------------------------------------------------------------------------------- engine
 cdef enum:
     FAILURE_COUNT = 64              # room in Counters; failure.pxd checks that it is enough
@@ -980,5 +1000,6 @@ cdef struct Engine:
     uint32_t drain_idle_grace_ms
     uint64_t wall_offset_ms         # wall clock - monotonic, for Date
     AccessLog* log                  # owned; NULL until a snapshot logs something
+    RegexScratch* regex_scratch     # owned; NULL until a snapshot has a regular expression
     uint64_t buffers_before, pipes_before   # taken by earlier workers of this slot
     epoll_event events[EVENTS_PER_BATCH]

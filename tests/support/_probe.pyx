@@ -33,6 +33,8 @@ from fastlb.data_plane.pipe_pool cimport pipe_pool_close, pipe_pool_open, return
 from fastlb.data_plane.log_writer cimport (drop_slot, hand_over, hold_slot, log_writer_close, log_writer_open, log_writer_start, put_line,
                                            wake_log_writer, write_some)
 from fastlb.data_plane.ready_list cimport list_ready, take_ready, unlist_ready
+from fastlb.data_plane.regex cimport (MAX_REGEX_GROUPS, REGEX_ANCHORED, REGEX_CASELESS, REGEX_FAILED, REGEX_LIMIT, REGEX_NO_MATCH,
+                                      close_regex_scratch, compile_regex, free_regex, match_regex, open_regex_scratch, write_regex_error)
 from fastlb.data_plane.retry cimport is_stale_reuse as plane_is_stale_reuse
 from fastlb.data_plane.retry cimport may_retry as plane_may_retry
 from fastlb.data_plane.route_table cimport find_route, hash_host
@@ -59,6 +61,8 @@ from fastlb.data_plane.types cimport (ALGORITHM_ROUND_ROBIN, ALGORITHM_WEIGHTED_
                                       ImageHeaderOperation, ImageHost, ImageListener, ImageLocation, ImagePool, ImageRoute, LogWriter, PipePool,
                                       PoolBackend, SharedRow, SharedTable, Snapshot, Timer, TimerWheel, WorkerBlock)
 from fastlb.data_plane.types cimport Pool as PoolStruct
+from fastlb.data_plane.types cimport Regex as RegexStruct
+from fastlb.data_plane.types cimport RegexScratch
 from fastlb.data_plane.writer cimport Writer, put, put_number
 
 import os
@@ -81,6 +85,10 @@ cdef extern from "<sys/timerfd.h>" nogil:
         timespec it_interval
         timespec it_value
     int timerfd_gettime(int fd, itimerspec* value)
+
+cdef extern from "<time.h>" nogil:
+    int CLOCK_MONOTONIC
+    int clock_gettime(int clock, timespec* time)
 
 cdef enum:
     PAGE = 4096
@@ -1208,3 +1216,62 @@ cdef class Plane:
 
 
 IMAGE_HEADER_BYTES = sizeof(ImageHeader)
+
+
+# ---------------------------------------------------------------------------------------------------------------- regex
+cdef class Regex:
+    """A compiled pattern with a scratch of its own. ValueError as `_core.check_regex`."""
+    cdef:
+        RegexStruct* regex
+        RegexScratch* scratch
+
+    def __cinit__(self, bytes pattern, bint caseless=False, bint anchored=False, bint interpreted=False):
+        cdef:
+            uint32_t flags = (REGEX_CASELESS if caseless else 0) | (REGEX_ANCHORED if anchored else 0)
+            uint32_t offset = 0, size
+            int error = 0
+            char text[256]
+        self.regex = compile_regex(INPUT.place(pattern), <uint32_t>len(pattern), flags, &error, &offset)
+        if self.regex == NULL:
+            size = write_regex_error(error, text, sizeof(text))
+            raise ValueError(text[:size].decode(), offset)
+        if interpreted:
+            self.regex.is_machine_code = False
+        self.scratch = open_regex_scratch()
+        if self.scratch == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free_regex(self.regex)
+        close_regex_scratch(self.scratch)
+
+    @property
+    def is_machine_code(self):
+        return self.regex.is_machine_code
+
+    def match(self, bytes subject, uint32_t max_groups=MAX_REGEX_GROUPS, bint before=False):
+        """The groups as slices of the subject (None = took no part), "no match", "limit" or "failed"."""
+        cdef:
+            uint32_t* groups = <uint32_t*>OUTPUT.room(max_groups * 8)
+            int found = match_regex(self.regex, self.scratch, INPUT.place(subject, before), <uint32_t>len(subject), groups, max_groups)
+        if found <= 0:
+            return {REGEX_NO_MATCH: "no match", REGEX_LIMIT: "limit", REGEX_FAILED: "failed"}[found]
+        assert found == <int>self.regex.n_groups
+        return [None if groups[2 * i] == NO_INDEX else subject[groups[2 * i]:groups[2 * i + 1]] for i in range(min(found, max_groups))]
+
+    def match_ns(self, bytes subject, int times):
+        """The shortest of `times` runs, and its result."""
+        cdef:
+            const char* text = subject
+            uint32_t size = <uint32_t>len(subject)
+            uint32_t groups[2 * MAX_REGEX_GROUPS]
+            long best = 0x7FFFFFFFFFFFFFFF, took
+            timespec before, after
+            int found = 0
+        for _ in range(times):
+            clock_gettime(CLOCK_MONOTONIC, &before)
+            found = match_regex(self.regex, self.scratch, text, size, groups, MAX_REGEX_GROUPS)
+            clock_gettime(CLOCK_MONOTONIC, &after)
+            took = (after.tv_sec - before.tv_sec) * 1000000000 + after.tv_nsec - before.tv_nsec
+            best = min(best, took)
+        return best, {REGEX_NO_MATCH: "no match", REGEX_LIMIT: "limit", REGEX_FAILED: "failed"}.get(found, "match")

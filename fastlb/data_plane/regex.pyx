@@ -1,0 +1,305 @@
+"""Regular expressions through PCRE2, compiled to machine code where the system allows that.
+
+A Regex is owned by whoever compiled it (a snapshot) and never changes, so engines may share it. A RegexScratch belongs to one engine: all
+the memory that matching needs is in it, and matching takes no other. Patterns come from the configuration and subjects from clients;
+neither is trusted with time or memory: what would take more than about 200 microseconds ends as REGEX_LIMIT, which is not "no match".
+
+Patterns and subjects are bytes, never UTF-8. `$` is the end of the subject and not also the place before a last newline.
+"""
+from libc.stdint cimport uint8_t, uint32_t
+from libc.stdlib cimport calloc, free, malloc
+
+from fastlb.data_plane.pcre2 cimport (PCRE2_ANCHORED, PCRE2_BSR_ANYCRLF, PCRE2_CASELESS, PCRE2_CONFIG_JIT, PCRE2_CONFIG_VERSION,
+                                      PCRE2_DOLLAR_ENDONLY, PCRE2_ERROR_CALLOUT, PCRE2_ERROR_DEPTHLIMIT, PCRE2_ERROR_HEAPLIMIT,
+                                      PCRE2_ERROR_JIT_STACKLIMIT, PCRE2_ERROR_MATCHLIMIT, PCRE2_ERROR_NOMATCH, PCRE2_ERROR_NOMEMORY,
+                                      PCRE2_INFO_CAPTURECOUNT, PCRE2_INFO_JITSIZE, PCRE2_INFO_NAMECOUNT, PCRE2_INFO_NAMEENTRYSIZE,
+                                      PCRE2_INFO_NAMETABLE, PCRE2_INFO_SIZE, PCRE2_JIT_COMPLETE, PCRE2_NEVER_BACKSLASH_C,
+                                      PCRE2_NEVER_UCP, PCRE2_NEVER_UTF, PCRE2_NEWLINE_LF, pcre2_callout_enumerate,
+                                      pcre2_callout_enumerate_block, pcre2_code, pcre2_code_free, pcre2_compile, pcre2_compile_context,
+                                      pcre2_compile_context_create, pcre2_compile_context_free, pcre2_config, pcre2_general_context,
+                                      pcre2_general_context_create, pcre2_general_context_free, pcre2_get_error_message,
+                                      pcre2_get_ovector_pointer, pcre2_jit_compile, pcre2_jit_match, pcre2_jit_stack,
+                                      pcre2_jit_stack_assign, pcre2_jit_stack_create, pcre2_jit_stack_free, pcre2_match,
+                                      pcre2_match_context, pcre2_match_context_create, pcre2_match_context_free, pcre2_match_data,
+                                      pcre2_match_data_create, pcre2_match_data_free, pcre2_pattern_info, pcre2_set_bsr,
+                                      pcre2_set_heap_limit, pcre2_set_match_limit, pcre2_set_newline, pcre2_set_parens_nest_limit)
+from fastlb.data_plane.system cimport memcmp
+from fastlb.data_plane.types cimport NO_INDEX, Engine, Regex, RegexScratch
+
+cdef enum:
+    MAX_PARENTHESES = 64            # nested; PCRE2 recurses into them when it compiles
+    MAX_CODE_BYTES = 32768          # of a compiled pattern: repeated groups are written out
+    FRAMES_BYTES = 524288           # the interpreter's backtracking points
+    JIT_STACK_BYTES = 262144        # the same of compiled code; an address range, of which only what is used takes memory
+
+
+# ---------------------------------------------------------------------------------------------------------- compile
+cdef int note_callout(pcre2_callout_enumerate_block* block, void* data) noexcept nogil:
+    return 1
+
+
+cdef uint32_t read_info(const void* code, uint32_t what) noexcept nogil:
+    cdef uint32_t value = 0
+    pcre2_pattern_info(<const pcre2_code*>code, what, &value)
+    return value
+
+
+cdef size_t read_size(const void* code, uint32_t what) noexcept nogil:
+    cdef size_t value = 0
+    pcre2_pattern_info(<const pcre2_code*>code, what, &value)
+    return value
+
+
+cdef bint has_duplicate_name(const Regex* regex) noexcept nogil:
+    # (?J) allows two groups of one name; PCRE2 sorts the names.
+    cdef:
+        const char* before
+        const char* name
+        uint32_t i, before_size, size
+    for i in range(1, regex.n_names):
+        regex_name(regex, i - 1, &before, &before_size)
+        regex_name(regex, i, &name, &size)
+        if size == before_size and memcmp(name, before, size) == 0:
+            return True
+    return False
+
+
+cdef int check_code(Regex* regex) noexcept nogil:
+    # Fills in what the compiled pattern says of itself. 0 or a RegexError.
+    cdef void* names = NULL
+    regex.n_groups = read_info(regex.code, PCRE2_INFO_CAPTURECOUNT) + 1
+    regex.n_names = read_info(regex.code, PCRE2_INFO_NAMECOUNT)
+    regex.name_bytes = read_info(regex.code, PCRE2_INFO_NAMEENTRYSIZE)
+    pcre2_pattern_info(<const pcre2_code*>regex.code, PCRE2_INFO_NAMETABLE, &names)
+    regex.names = <const uint8_t*>names
+    if read_size(regex.code, PCRE2_INFO_SIZE) > MAX_CODE_BYTES:
+        return REGEX_ERROR_TOO_LARGE
+    if regex.n_groups > MAX_REGEX_GROUPS:
+        return REGEX_ERROR_TOO_MANY_GROUPS
+    if has_duplicate_name(regex):
+        return REGEX_ERROR_DUPLICATE_NAME
+    if pcre2_callout_enumerate(<const pcre2_code*>regex.code, note_callout, NULL) != 0:
+        return REGEX_ERROR_CALLOUT
+    return 0
+
+
+cdef Regex* compile_regex(const char* pattern, uint32_t size, uint32_t flags, int* error, uint32_t* error_offset) noexcept nogil:
+    # Owned by the caller. NULL: `error` is a RegexError or PCRE2's number (write_regex_error has the words for both), and `error_offset`
+    # the byte of the pattern up to which it was understood.
+    cdef:
+        Regex* regex
+        pcre2_compile_context* context
+        uint32_t options = PCRE2_DOLLAR_ENDONLY | PCRE2_NEVER_BACKSLASH_C | PCRE2_NEVER_UTF | PCRE2_NEVER_UCP
+        size_t offset = 0
+    error[0] = error_offset[0] = 0
+    if size > MAX_REGEX_BYTES:
+        error[0] = REGEX_ERROR_TOO_LONG
+        error_offset[0] = MAX_REGEX_BYTES
+        return NULL
+    # (*UTF), (*LIMIT_MATCH=9), (*NO_JIT): how to match is not the pattern's to say. PCRE2 takes them at its start only.
+    if size > 2 and pattern[0] == c"(" and pattern[1] == c"*" and c"A" <= pattern[2] <= c"Z":
+        error[0] = REGEX_ERROR_SETTING
+        return NULL
+    if flags & REGEX_CASELESS:
+        options |= PCRE2_CASELESS
+    if flags & REGEX_ANCHORED:
+        options |= PCRE2_ANCHORED
+    regex = <Regex*>calloc(1, sizeof(Regex))
+    context = pcre2_compile_context_create(NULL)
+    if regex == NULL or context == NULL:
+        error[0] = REGEX_ERROR_NO_MEMORY
+    else:
+        pcre2_set_newline(context, PCRE2_NEWLINE_LF)    # whatever the library was built with
+        pcre2_set_bsr(context, PCRE2_BSR_ANYCRLF)
+        pcre2_set_parens_nest_limit(context, MAX_PARENTHESES)
+        regex.code = pcre2_compile(<const uint8_t*>pattern, size, options, error, &offset, context)
+        error[0] = check_code(regex) if regex.code != NULL else error[0]
+        error_offset[0] = <uint32_t>(offset if regex.code == NULL and offset <= size else 0)
+    pcre2_compile_context_free(context)
+    if error[0] != 0:
+        free_regex(regex)
+        return NULL
+    # Not every system lets a process make code (systemd's MemoryDenyWriteExecute, SELinux): those that do not interpret.
+    pcre2_jit_compile(<pcre2_code*>regex.code, PCRE2_JIT_COMPLETE)
+    regex.is_machine_code = read_size(regex.code, PCRE2_INFO_JITSIZE) != 0
+    return regex
+
+
+cdef void free_regex(Regex* regex) noexcept nogil:
+    if regex != NULL:
+        pcre2_code_free(<pcre2_code*>regex.code)
+        regex.code = NULL
+        free(regex)
+
+
+cdef uint32_t regex_name(const Regex* regex, uint32_t i, const char** name, uint32_t* size) noexcept nogil:
+    # The number of the i-th named group (below n_names, in order of the names) and its name, borrowed from regex.
+    cdef:
+        const uint8_t* entry = regex.names + i * regex.name_bytes
+        uint32_t length = 0
+    name[0] = <const char*>entry + 2
+    while entry[2 + length] != 0:
+        length += 1
+    size[0] = length
+    return <uint32_t>entry[0] << 8 | entry[1]
+
+
+cdef const char* error_text(int error) noexcept nogil:
+    if error == REGEX_ERROR_TOO_LONG:
+        return b"longer than 4096 bytes"
+    if error == REGEX_ERROR_TOO_LARGE:
+        return b"too large: repeated groups are written out"
+    if error == REGEX_ERROR_TOO_MANY_GROUPS:
+        return b"more than 63 capturing groups"
+    if error == REGEX_ERROR_SETTING:
+        return b"settings and verbs at the start, such as (*UTF), are not supported"
+    if error == REGEX_ERROR_CALLOUT:
+        return b"callouts are not supported"
+    if error == REGEX_ERROR_DUPLICATE_NAME:
+        return b"two groups have the same name"
+    if error == REGEX_ERROR_NO_MEMORY:
+        return b"no memory"
+    return NULL
+
+
+cdef uint32_t write_regex_error(int error, char* text, uint32_t room) noexcept nogil:
+    # What is wrong, in words, without NUL; returns the size. `room` of 256 is enough.
+    cdef:
+        const char* known = error_text(error)
+        uint32_t size = 0
+        int written
+    if known == NULL:
+        written = pcre2_get_error_message(error, <uint8_t*>text, room)
+        return <uint32_t>written if written > 0 else 0
+    while known[size] != 0 and size < room:
+        text[size] = known[size]
+        size += 1
+    return size
+
+
+cdef uint32_t write_regex_version(char* text, uint32_t room) noexcept nogil:
+    # PCRE2's version, and what patterns become; without NUL; returns the size. `room` of 64 or more.
+    cdef:
+        const char* kind = b", interpreted"
+        uint32_t jit = 0, size = 0
+        int length = pcre2_config(PCRE2_CONFIG_VERSION, NULL)   # with its NUL
+    pcre2_config(PCRE2_CONFIG_JIT, &jit)
+    if length <= 0 or <uint32_t>length > room:
+        return 0
+    pcre2_config(PCRE2_CONFIG_VERSION, text)
+    size = <uint32_t>length - 1
+    if jit:
+        kind = b", compiled to machine code"
+    while kind[0] != 0 and size < room:
+        text[size] = kind[0]
+        size += 1
+        kind += 1
+    return size
+
+
+# ---------------------------------------------------------------------------------------------------------- scratch
+cdef void* take_block(size_t size, void* data) noexcept nogil:
+    # What PCRE2 allocates through. Its own structs while the scratch is opened; afterwards only the interpreter's frames, for which there
+    # are two blocks, as it copies them from one to the next when they grow.
+    cdef:
+        RegexScratch* scratch = <RegexScratch*>data
+        uint32_t i
+    if not scratch.opened:
+        return malloc(size)
+    for i in range(2):
+        if not scratch.lent[i] and size <= FRAMES_BYTES:
+            scratch.lent[i] = True
+            return scratch.frames[i]
+    return NULL
+
+
+cdef void give_block(void* block, void* data) noexcept nogil:
+    cdef:
+        RegexScratch* scratch = <RegexScratch*>data
+        uint32_t i
+    for i in range(2):
+        if block == scratch.frames[i] and block != NULL:
+            scratch.lent[i] = False
+            return
+    free(block)
+
+
+cdef RegexScratch* open_regex_scratch() noexcept nogil:
+    # Owned by the caller. NULL: no memory.
+    cdef:
+        RegexScratch* scratch = <RegexScratch*>calloc(1, sizeof(RegexScratch))
+        pcre2_general_context* memory
+    if scratch == NULL:
+        return NULL
+    memory = pcre2_general_context_create(take_block, give_block, scratch)
+    scratch.frames[0] = <char*>malloc(FRAMES_BYTES)
+    scratch.frames[1] = <char*>malloc(FRAMES_BYTES)
+    if memory != NULL:
+        scratch.match_data = pcre2_match_data_create(MAX_REGEX_GROUPS, memory)
+        scratch.match_context = pcre2_match_context_create(memory)
+        scratch.jit_stack = pcre2_jit_stack_create(JIT_STACK_BYTES, JIT_STACK_BYTES, memory)
+    pcre2_general_context_free(memory)      # its functions have been copied
+    if scratch.match_data == NULL or scratch.match_context == NULL or scratch.frames[0] == NULL or scratch.frames[1] == NULL:
+        close_regex_scratch(scratch)
+        return NULL
+    pcre2_set_heap_limit(<pcre2_match_context*>scratch.match_context, FRAMES_BYTES // 1024)
+    if scratch.jit_stack != NULL:           # else the machine's own stack, of which PCRE2 takes 32 KiB
+        pcre2_jit_stack_assign(<pcre2_match_context*>scratch.match_context, NULL, scratch.jit_stack)
+    scratch.opened = True
+    return scratch
+
+
+cdef void close_regex_scratch(RegexScratch* scratch) noexcept nogil:
+    if scratch == NULL:
+        return
+    pcre2_match_data_free(<pcre2_match_data*>scratch.match_data)
+    pcre2_match_context_free(<pcre2_match_context*>scratch.match_context)
+    pcre2_jit_stack_free(<pcre2_jit_stack*>scratch.jit_stack)
+    free(scratch.frames[0])
+    free(scratch.frames[1])
+    free(scratch)
+
+
+cdef bint prepare_regex_scratch(Engine* engine) noexcept nogil:
+    # Whoever prepares a snapshot with a regular expression calls it; False: no memory.
+    if engine.regex_scratch == NULL:
+        engine.regex_scratch = open_regex_scratch()
+    return engine.regex_scratch != NULL
+
+
+# ---------------------------------------------------------------------------------------------------------- match
+cdef uint32_t match_limit(const Regex* regex, uint32_t size) noexcept nogil:
+    return 2000
+
+
+cdef int match_regex(const Regex* regex, RegexScratch* scratch, const char* subject, uint32_t size, uint32_t* groups,
+                     uint32_t max_groups) noexcept nogil:
+    # The number of groups that the pattern has, with group 0 (at least 1), if it matches; else a RegexResult. The first `max_groups` of them
+    # are written to `groups` as pairs, start and end in the subject; NO_INDEX twice where a group took no part in the match.
+    cdef:
+        pcre2_match_data* data = <pcre2_match_data*>scratch.match_data
+        pcre2_match_context* context = <pcre2_match_context*>scratch.match_context
+        const uint8_t* text = <const uint8_t*>subject if size != 0 else <const uint8_t*>scratch    # NULL is no subject
+        size_t* found
+        uint32_t i
+        int result
+    pcre2_set_match_limit(context, match_limit(regex, size))
+    if regex.is_machine_code:
+        result = pcre2_jit_match(<const pcre2_code*>regex.code, text, size, 0, 0, data, context)
+    else:
+        result = pcre2_match(<const pcre2_code*>regex.code, text, size, 0, 0, data, context)
+    if result <= 0:
+        if result == PCRE2_ERROR_NOMATCH:
+            return REGEX_NO_MATCH
+        if (result == PCRE2_ERROR_MATCHLIMIT or result == PCRE2_ERROR_DEPTHLIMIT or result == PCRE2_ERROR_HEAPLIMIT
+                or result == PCRE2_ERROR_NOMEMORY or result == PCRE2_ERROR_JIT_STACKLIMIT or result == PCRE2_ERROR_CALLOUT):
+            return REGEX_LIMIT
+        return REGEX_FAILED
+    found = pcre2_get_ovector_pointer(data)
+    for i in range(min(regex.n_groups, max_groups)):
+        if i < <uint32_t>result and found[2 * i] <= found[2 * i + 1] <= size:      # an unset one is larger than any size
+            groups[2 * i] = <uint32_t>found[2 * i]
+            groups[2 * i + 1] = <uint32_t>found[2 * i + 1]
+        else:
+            groups[2 * i] = groups[2 * i + 1] = NO_INDEX
+    return <int>regex.n_groups
