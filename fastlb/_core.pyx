@@ -2,9 +2,11 @@
 
 Nothing here is called per request. `Engine.pump` releases the GIL for a whole batch.
 """
+import array
 import os
 import socket
 import sys
+import time
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cython cimport binding, no_gc
@@ -19,12 +21,12 @@ from fastlb.data_plane.regex cimport REGEX_CASELESS, compile_regex, free_regex, 
 from fastlb.data_plane.route_table cimport hash_host
 from fastlb.data_plane.settlement cimport Settlement, read_row, settle_rows, settle_worker
 from fastlb.data_plane.shared_table cimport (COLUMN_BYTES, ROW_BYTES, WORKER_BYTES, add_image_rows, close_shared, column_at, count_rows,
-                                             count_workers, create_shared, has_fault_hook, map_shared, open_worker, row_at, sweep_rows,
-                                             worker_at)
+                                             DETAILS_BYTES, count_workers, create_shared, details_at, has_fault_hook, map_shared,
+                                             open_worker, row_at, set_state, sweep_rows, worker_at)
 from fastlb.data_plane.snapshot cimport IMAGE_LAYOUT, IMAGE_MAGIC, map_image
 from fastlb.data_plane.system cimport ENOSPC, memcpy, memset, munmap
 from fastlb.data_plane cimport types
-from fastlb.data_plane.types cimport (ALGORITHM_ROUND_ROBIN, ALGORITHM_WEIGHTED_LEAST_CONNECTIONS, FAILURE_COUNT, HEADER_X_FORWARDED_FOR,
+from fastlb.data_plane.types cimport (FAILURE_COUNT, HEADER_X_FORWARDED_FOR,
                                       HEADER_X_FORWARDED_HOST, HEADER_X_FORWARDED_PROTO, HEADER_X_REQUEST_ID, MAX_HEAD_BYTES, MAX_HEADERS,
                                       MAX_IDENTITY_BYTES, MAX_ROWS, MAX_WORKERS, NO_INDEX, NO_SHARED_ROW, NODE_ROW, OPERATION_APPEND,
                                       OPERATION_KEEP_OR_SET, ROW_DISPLAY_BYTES, ROW_FREE, SOURCE_CLIENT_ADDRESS, SOURCE_HOST,
@@ -34,13 +36,13 @@ from fastlb.data_plane.types cimport (Exchange, ImageBackend, ImageHeader, Image
                                       ImageLog, ImageLogCapture, ImageLogDestination, ImageLogOperation, ImageLogPlan, ImageLogSet,
                                       ImageLogTerm, ImageLocation, ImagePool, ImageRoute, ImageSection, ImageText, Listener, SharedHeader,
                                       SharedRow, SharedTable, Socket, WorkerBlock, WorkerGauges)
-from fastlb.data_plane.types cimport Regex
+from fastlb.data_plane.types cimport ImageGroup, Regex, RowDetails
 
 from fastlb._build import BUILD_ID
 
 if <int>FAILURE_END > <int>FAILURE_COUNT:
     raise ImportError("types.pxd: FAILURE_COUNT is too small for failure.pxd")
-if sizeof(SharedRow) != ROW_BYTES or sizeof(Column) != COLUMN_BYTES or sizeof(WorkerBlock) > <size_t>WORKER_BYTES \
+if sizeof(SharedRow) != ROW_BYTES or sizeof(RowDetails) != DETAILS_BYTES or sizeof(Column) != COLUMN_BYTES or sizeof(WorkerBlock) > <size_t>WORKER_BYTES \
         or sizeof(SharedHeader) > <size_t>WORKER_BYTES:
     raise ImportError("types.pxd: a struct of shared memory has another size than shared_table.pxd says")
 
@@ -61,7 +63,10 @@ cdef extern from *:
 cdef enum:
     MAX_REPLAY_BYTES = 262144 - 4096
 
-ALGORITHMS = {"round_robin": ALGORITHM_ROUND_ROBIN, "weighted_least_connections": ALGORITHM_WEIGHTED_LEAST_CONNECTIONS}
+ALGORITHMS = {"round_robin": types.ALGORITHM_ROUND_ROBIN, "weighted_round_robin": types.ALGORITHM_WEIGHTED_ROUND_ROBIN,
+              "least_connections": types.ALGORITHM_LEAST_CONNECTIONS,
+              "weighted_least_connections": types.ALGORITHM_WEIGHTED_LEAST_CONNECTIONS}
+ROW_STATES = {"down": types.ROW_DOWN, "drain": types.ROW_DRAIN, "maintenance": types.ROW_MAINTENANCE}
 
 
 def versions():
@@ -135,6 +140,23 @@ cdef bytes record(const void* data, size_t size):
     return PyBytes_FromStringAndSize(<const char*>data, <Py_ssize_t>size)
 
 
+cdef bytes pack_group(uint32_t algorithm, list entries, place):
+    # `entries`: its backends, packed; `place(data)` puts a table into the image and says where.
+    cdef:
+        ImageGroup group
+        const ImageBackend* backend
+    weights = []
+    for packed in entries:
+        backend = <const ImageBackend*><const char*><bytes>packed
+        weights.append(backend.weight)
+    memset(&group, 0, sizeof(group))
+    group.n_backends = <uint32_t>len(entries)
+    if algorithm == types.ALGORITHM_WEIGHTED_ROUND_ROBIN:
+        order = array.array("I", sorted(range(len(weights)), key=weights.__getitem__))
+        group.table.offset, group.table.count = place(order.tobytes()), <uint32_t>len(order)
+    return record(&group, sizeof(group))
+
+
 cdef class SnapshotWriter:
     """Builds one snapshot image (data_plane/snapshot.pyx reads it). Indices returned by the add_ methods count from 0.
 
@@ -143,7 +165,7 @@ cdef class SnapshotWriter:
     """
     cdef:
         bytearray texts
-        list networks, listeners, routes, pools, pool_backends
+        list networks, listeners, routes, pools, pool_backends, pool_groups
         dict hosts
         uint64_t generation
         ImageText reason_header
@@ -155,7 +177,7 @@ cdef class SnapshotWriter:
         if generation < 1:
             raise ValueError("generation counts from 1")
         self.texts = bytearray()
-        self.networks, self.listeners, self.routes, self.pools, self.pool_backends = [], [], [], [], []
+        self.networks, self.listeners, self.routes, self.pools, self.pool_backends, self.pool_groups = [], [], [], [], [], []
         self.hosts = {}
         self.generation = generation
         self.reason_header.offset = sizeof(ImageHeader)
@@ -250,7 +272,14 @@ cdef class SnapshotWriter:
         entry.tunnel_timeout_ms = tunnel_timeout_ms
         self.pools.append(record(&entry, sizeof(entry)))
         self.pool_backends.append([])
+        self.pool_groups.append([0])
         return len(self.pools) - 1
+
+    def begin_group(self, pool):
+        """Backends that are added from now on are picked only when none of those added to this pool before can be."""
+        starts, n = self.pool_groups[pool], len(self.pool_backends[pool])
+        if n not in starts:
+            starts.append(n)
 
     def add_backend(self, pool, *, identity, display, address, weight, max_in_flight):
         """A backend of a pool. `address`: from pack_address or pack_unix, None = not resolved (never picked). `identity`: the text
@@ -364,12 +393,15 @@ cdef class SnapshotWriter:
         memset(&header, 0, sizeof(header))
         operations = self.pack_operations(&replaced)
         any_host, wildcards, slots, hosts, locations = self.pack_hosts()
-        pools, backends = [], []
-        for packed, entries in zip(self.pools, self.pool_backends, strict=True):
+        pools, backends, groups = [], [], []
+        for packed, entries, starts in zip(self.pools, self.pool_backends, self.pool_groups, strict=True):
             packed = bytearray(packed)
             pool = <ImagePool*><char*>packed
             pool.backends.offset = <uint32_t>len(backends)
             pool.backends.count = <uint32_t>len(entries)
+            pool.groups.offset = <uint32_t>len(groups)
+            pool.groups.count = <uint32_t>len(starts)
+            groups += [(pool.algorithm, entries[start:end]) for start, end in zip(starts, [*starts[1:], len(entries)], strict=True)]
             backends += entries
             pools.append(bytes(packed))
         body = bytearray(self.texts)
@@ -389,6 +421,8 @@ cdef class SnapshotWriter:
         header.routes.offset, header.routes.count = place(b"".join(self.routes)), len(self.routes)
         header.pools.offset, header.pools.count = place(b"".join(pools)), len(pools)
         header.backends.offset, header.backends.count = place(b"".join(backends)), len(backends)
+        groups = [pack_group(algorithm, entries, place) for algorithm, entries in groups]
+        header.groups.offset, header.groups.count = place(b"".join(groups)), len(groups)
         header.log_plan.offset, header.log_plan.count = place(self.log_plan), len(self.log_plan)
         header.magic = <uint64_t>IMAGE_MAGIC
         header.layout_version = IMAGE_LAYOUT
@@ -595,6 +629,10 @@ cdef dict describe_counters(const Counters* counters, const WorkerGauges* gauges
     return result
 
 
+cdef str describe_identity(const RowDetails* row):
+    return row.identity[:min(row.identity_size, <uint32_t>MAX_IDENTITY_BYTES)].decode(errors="replace")
+
+
 cdef class SharedMemory:
     """What all processes of a node see: in-flight counts and totals of backends, each worker's counters and heartbeat.
 
@@ -701,7 +739,7 @@ cdef class SharedMemory:
             int error
         if mapped.data == NULL:
             raise ValueError("this image is used up")
-        error = add_image_rows(table, mapped.data)
+        error = add_image_rows(table, mapped.data, time.monotonic_ns() // 1000000)
         if error == ENOSPC:
             raise OSError(error, f"a node has room for {MAX_ROWS - 1} backends, and all of them are used")
         if error:
@@ -720,6 +758,17 @@ cdef class SharedMemory:
         if freed < 0:
             raise MemoryError
         return freed
+
+    def set_state(self, identity, state):
+        """Says of a backend why it is not picked any more: a sum of ROW_STATES, 0 = up and ready. Every worker sees it at its next pick.
+        For the controller alone. ValueError: no such state. KeyError: no such backend."""
+        cdef:
+            bytes raw = identity.encode()
+            uint32_t bits = state
+        if bits & ~<uint32_t>(types.ROW_DOWN | types.ROW_DRAIN | types.ROW_MAINTENANCE):
+            raise ValueError(f"{state} is no state of a backend")
+        if not set_state(self.opened(), <const char*>raw, <uint32_t>len(raw), bits, time.monotonic_ns() // 1000000):
+            raise KeyError(identity)
 
     def heartbeat_ms(self, slot):
         """When the engine in this slot last ended a batch, in milliseconds of the monotonic clock; 0 = no engine yet."""
@@ -762,12 +811,14 @@ cdef class SharedMemory:
         cdef:
             SharedTable* table = self.opened()
             SharedRow* row
+            RowDetails* details
             Column* column
             uint32_t number, slot
         rows = []
         for number in range(1, count_rows(table)):
             row = row_at(table, number)
-            if row.use == ROW_FREE:
+            details = details_at(table, number)
+            if details.use == ROW_FREE:
                 continue
             idle, requests, failed = 0, 0, 0
             for slot in range(count_workers(table)):
@@ -775,9 +826,9 @@ cdef class SharedMemory:
                 idle += column.idle
                 requests += column.claims
                 failed += column.failures
-            rows.append({"identity": row.identity[:min(row.identity_size, <uint32_t>MAX_IDENTITY_BYTES)].decode(errors="replace"),
-                         "display": row.display[:min(row.display_size, <uint32_t>ROW_DISPLAY_BYTES)].decode(errors="replace"),
-                         "in_flight": row.in_flight, "idle": idle, "requests": requests, "failures": failed})
+            rows.append({"identity": describe_identity(details),
+                         "display": details.display[:min(details.display_size, <uint32_t>ROW_DISPLAY_BYTES)].decode(errors="replace"),
+                         "state": row.state, "in_flight": row.in_flight, "idle": idle, "requests": requests, "failures": failed})
         rows.sort(key=lambda row: row["identity"])
         return rows
 
@@ -786,21 +837,19 @@ cdef class SharedMemory:
         (0 = the node), "identity", "in_flight" and "expected", which is None where no reading was stable."""
         cdef:
             SharedTable* table = self.opened()
-            SharedRow* row
             uint32_t number
             int64_t in_flight, expected
             bint stable
         wrong = []
         for number in range(count_rows(table)):
-            row = row_at(table, number)
-            if row.use == ROW_FREE:
+            if details_at(table, number).use == ROW_FREE:
                 continue
             in_flight = expected = 0
             with nogil:
                 stable = read_row(table, number, &in_flight, &expected)
             if not stable or in_flight != expected:
                 wrong.append({"row": number, "in_flight": in_flight, "expected": expected if stable else None,
-                              "identity": row.identity[:min(row.identity_size, <uint32_t>MAX_IDENTITY_BYTES)].decode(errors="replace")})
+                              "identity": describe_identity(details_at(table, number))})
         return wrong
 
     def set_fault_point(self, uint32_t point, uint32_t after):

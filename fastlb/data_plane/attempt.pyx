@@ -13,6 +13,7 @@ from fastlb.data_plane.connection_table cimport open_connection
 from fastlb.data_plane.failure cimport (FAILURE_CONNECT_FAILED, FAILURE_CONNECT_REFUSED, FAILURE_CONNECT_TIMEOUT, FAILURE_NO_BACKEND,
                                         FAILURE_OUT_OF_MEMORY, FAILURE_POOL_FULL)
 from fastlb.data_plane.idle_cache cimport cache_take
+from fastlb.data_plane.select.candidates cimport is_eligible
 from fastlb.data_plane.select.dispatch cimport pick
 from fastlb.data_plane.system cimport ECONNREFUSED, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, ETIMEDOUT, close, memset, unlikely
 from fastlb.data_plane.transport cimport start_connect, still_open, watch
@@ -60,7 +61,7 @@ cdef uint32_t none_left(const Exchange* exchange) noexcept nogil:
     if exchange.n_tried and exchange.failure:
         return exchange.failure
     for i in range(exchange.pool.n_backends):
-        if exchange.pool.backends[i].eligible:
+        if is_eligible(&exchange.pool.backends[i]):
             return FAILURE_POOL_FULL
     return FAILURE_NO_BACKEND
 
@@ -122,7 +123,7 @@ cdef uint32_t start_attempt(Engine* engine, Exchange* exchange) noexcept nogil:
         PoolBackend* entry
         Connection* connection = NULL
         uint32_t failure
-        int32_t index = pick(exchange.pool, exchange.tried, exchange.n_tried)
+        int32_t index = pick(exchange.pool, exchange.key, exchange.tried, exchange.n_tried)
     if unlikely(index == NO_BACKEND):
         return none_left(exchange)
     entry = &exchange.pool.backends[index]

@@ -31,7 +31,7 @@ tests/property/settlement_model.py is this file and claim_row step by step: chan
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from fastlb.data_plane.shared_table cimport (FAULT_SETTLE_BALANCED, FAULT_SETTLE_CORRECTED, FAULT_SETTLE_COUNTED, FAULT_SETTLE_MARKED,
-                                             column_at, count_rows, count_workers, fault_point, row_at, worker_at)
+                                             column_at, count_rows, count_workers, details_at, fault_point, row_at, worker_at)
 from fastlb.data_plane.system cimport add_count, load_count, load_long, load_word, memset, nanosleep, sched_yield, store_long, store_word, timespec
 from fastlb.data_plane.types cimport (ROW_FREE, WORKER_CLOSED, WORKER_DYING, WORKER_FREE, WORKER_LIVE, Column, Counters, SharedRow,
                                       SharedTable, WorkerBlock)
@@ -125,7 +125,6 @@ cdef Settlement settle_worker(SharedTable* table, uint32_t slot) noexcept nogil:
         Settlement result
         WorkerBlock* worker = worker_at(table, slot)
         Column* column
-        SharedRow* row
         uint32_t number, operation, n_rows = count_rows(table)
         bint in_order = worker.use == WORKER_CLOSED
         uint64_t taken
@@ -138,10 +137,9 @@ cdef Settlement settle_worker(SharedTable* table, uint32_t slot) noexcept nogil:
     operation = worker.operation
     for number in range(n_rows):
         column = column_at(table, number, slot)
-        row = row_at(table, number)
         if column.claims != column.releases or operation == number + 1:
             result.rows += 1
-            if row.use != ROW_FREE and not correct_row(table, number):
+            if details_at(table, number).use != ROW_FREE and not correct_row(table, number):
                 result.settled = False
                 continue
             fault_point(table, FAULT_SETTLE_CORRECTED)
@@ -174,9 +172,7 @@ cdef bint settle_rows(SharedTable* table) noexcept nogil:
     cdef:
         uint32_t number
         bint settled = True
-        SharedRow* row
     for number in range(count_rows(table)):
-        row = row_at(table, number)
-        if row != NULL and row.use != ROW_FREE and not correct_row(table, number):
+        if row_at(table, number) != NULL and details_at(table, number).use != ROW_FREE and not correct_row(table, number):
             settled = False
     return settled

@@ -6,19 +6,23 @@ tests/property/settlement_model.py repeats it step by step: change both or neith
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 from fastlb.data_plane.system cimport add_count, exchange_if, load_relaxed, store_long, store_word
-from fastlb.data_plane.types cimport (INDEX_CHAINS, MAX_ROWS, MAX_WORKERS, ROWS_PER_BLOCK, Column, SharedRow, SharedTable, WorkerBlock)
+from fastlb.data_plane.types cimport (INDEX_CHAINS, MAX_ROWS, MAX_WORKERS, ROWS_PER_BLOCK, Column, RowDetails, SharedRow, SharedTable,
+                                      WorkerBlock)
 
 cdef enum:
-    SHARED_LAYOUT = 1
+    SHARED_LAYOUT = 2
     # Offsets: the header's page, a page per worker, the index, then blocks of rows. Only what is used takes memory.
     WORKERS_AT = 4096
     WORKER_BYTES = 4096
     INDEX_AT = WORKERS_AT + MAX_WORKERS * WORKER_BYTES
     BLOCKS_AT = INDEX_AT + INDEX_CHAINS * 4
-    # A block: its rows, then per worker one page with the columns of these rows, so that no two workers write to one cache line.
-    ROW_BYTES = 640
+    # A block: its rows, a cache line each and side by side, because a pick may read those of a whole pool; their details; then per worker
+    # one page with the columns of these rows, so that no two workers write to one cache line.
+    ROW_BYTES = 64
+    DETAILS_BYTES = 576
     COLUMN_BYTES = 32
-    COLUMNS_AT = ROWS_PER_BLOCK * ROW_BYTES
+    DETAILS_AT = ROWS_PER_BLOCK * ROW_BYTES
+    COLUMNS_AT = DETAILS_AT + ROWS_PER_BLOCK * DETAILS_BYTES
     WORKER_COLUMNS_BYTES = ROWS_PER_BLOCK * COLUMN_BYTES
     BLOCK_BYTES = COLUMNS_AT + MAX_WORKERS * WORKER_COLUMNS_BYTES
     MAX_BLOCKS = 512                # MAX_ROWS rows
@@ -65,9 +69,10 @@ cdef bint open_worker(SharedTable* table, uint32_t slot, int32_t pid) noexcept n
 cdef uint64_t hash_identity(const char* text, uint32_t size) noexcept nogil
 cdef uint32_t find_row(SharedTable* table, const char* identity, uint32_t identity_size) noexcept nogil
 cdef uint32_t hold_row(SharedTable* table, uint32_t slot, const char* identity, uint32_t identity_size) noexcept nogil
-cdef int add_row(SharedTable* table, const char* identity, uint32_t identity_size, const char* display,
-                 uint32_t display_size) noexcept nogil
-cdef int add_image_rows(SharedTable* table, const char* image) noexcept nogil
+cdef int add_row(SharedTable* table, const char* identity, uint32_t identity_size, const char* display, uint32_t display_size,
+                 uint64_t up_since_ms) noexcept nogil
+cdef int add_image_rows(SharedTable* table, const char* image, uint64_t now_ms) noexcept nogil
+cdef bint set_state(SharedTable* table, const char* identity, uint32_t identity_size, uint32_t state, uint64_t now_ms) noexcept nogil
 cdef int64_t sweep_rows(SharedTable* table, const char* image) noexcept nogil
 
 
@@ -82,6 +87,12 @@ cdef inline SharedRow* row_at(SharedTable* table, uint32_t number) noexcept nogi
         return NULL
     return <SharedRow*>(table.base + BLOCKS_AT + <size_t>(number // ROWS_PER_BLOCK) * BLOCK_BYTES
                         + <size_t>(number % ROWS_PER_BLOCK) * ROW_BYTES)
+
+
+cdef inline RowDetails* details_at(const SharedTable* table, uint32_t number) noexcept nogil:
+    # For a number that row_at knows.
+    return <RowDetails*>(table.base + BLOCKS_AT + <size_t>(number // ROWS_PER_BLOCK) * BLOCK_BYTES + DETAILS_AT
+                         + <size_t>(number % ROWS_PER_BLOCK) * DETAILS_BYTES)
 
 
 cdef inline Column* column_at(const SharedTable* table, uint32_t number, uint32_t slot) noexcept nogil:

@@ -5,7 +5,7 @@ nothing in it ever moves. Who writes what:
 
 - the supervisor: settlement of the dead (settlement.pyx), and what the header counts of them;
 - the controller: the rows' identities and the index (add_image_rows before a snapshot is handed out, sweep_rows once every worker has
-  committed it), and the header's numbers of rows;
+  committed it), their states (set_state), and the header's numbers of rows;
 - a worker: its slot (open_worker, once that is settled), its own page, its own columns, and the in_flight of any row by claim_row and release_row.
 
 There are no locks. Readers of the index look while the controller writes: a row is whole before its chain leads to it, a freed row keeps
@@ -24,7 +24,7 @@ from fastlb.data_plane.system cimport (EINVAL, ENOMEM, ENOSPC, F_ADD_SEALS, F_DU
                                        lseek, memcmp, memcpy, memfd_create, memset, mmap, munmap, sched_yield, store_long, store_word, strlen)
 from fastlb.data_plane.types cimport (INDEX_CHAINS, MAX_IDENTITY_BYTES, MAX_ROWS, MAX_WORKERS, NODE_ROW, ROW_DISPLAY_BYTES, ROW_FREE,
                                       ROW_LEAVING, ROW_USED, ROWS_PER_BLOCK, WORKER_FREE, WORKER_LIVE, Column, ImageBackend, ImageHeader,
-                                      SharedHeader, SharedRow, SharedTable, WorkerBlock)
+                                      ImagePool, ImageSection, RowDetails, SharedHeader, SharedRow, SharedTable, WorkerBlock)
 
 cdef extern from "<stdlib.h>" nogil:
     char* getenv(const char* name)
@@ -69,7 +69,7 @@ cdef int map_descriptor(SharedTable* table) noexcept nogil:
 cdef int create_shared(SharedTable* table, const char* build) noexcept nogil:
     # New memory with the node's own row and nothing else. 0, or an errno with everything given back.
     cdef:
-        SharedRow* node
+        RowDetails* node
         int error
     memset(table, 0, sizeof(SharedTable))
     table.fd = memfd_create(b"fastlb-shared", MFD_CLOEXEC | MFD_ALLOW_SEALING)
@@ -84,7 +84,7 @@ cdef int create_shared(SharedTable* table, const char* build) noexcept nogil:
     if error:
         close_shared(table)
         return error
-    node = row_at(table, NODE_ROW)
+    node = details_at(table, NODE_ROW)
     node.use = ROW_USED
     node.display_size = 8
     memcpy(node.display, b"the node", 8)
@@ -189,7 +189,7 @@ cdef inline uint32_t* chain_of(const SharedTable* table, uint64_t hash) noexcept
     return &(<uint32_t*>(table.base + INDEX_AT))[hash & <uint64_t>(INDEX_CHAINS - 1)]
 
 
-cdef inline bint is_row_of(const SharedRow* row, uint64_t hash, const char* identity, uint32_t size) noexcept nogil:
+cdef inline bint is_row_of(const RowDetails* row, uint64_t hash, const char* identity, uint32_t size) noexcept nogil:
     return row.identity_hash == hash and row.identity_size == size and memcmp(row.identity, identity, size) == 0
 
 
@@ -198,7 +198,7 @@ cdef uint32_t find_row(SharedTable* table, const char* identity, uint32_t identi
     cdef:
         uint64_t hash = hash_identity(identity, identity_size), changes
         uint32_t number, _i, _k
-        SharedRow* row
+        RowDetails* row
     if identity_size > MAX_IDENTITY_BYTES:
         return 0
     for _i in range(TRIES):
@@ -207,9 +207,9 @@ cdef uint32_t find_row(SharedTable* table, const char* identity, uint32_t identi
         for _k in range(MAX_ROWS):              # no longer, should somebody have made a ring of it
             if number == 0:
                 break
-            row = row_at(table, number)
-            if row == NULL:
+            if row_at(table, number) == NULL:
                 break
+            row = details_at(table, number)
             if is_row_of(row, hash, identity, identity_size):
                 return number
             number = load_word(&row.next)
@@ -223,13 +223,13 @@ cdef uint32_t hold_row(SharedTable* table, uint32_t slot, const char* identity, 
     cdef:
         uint64_t hash = hash_identity(identity, identity_size)
         uint32_t number, _i
-        SharedRow* row
+        RowDetails* row
         Column* column
     for _i in range(TRIES):
         number = find_row(table, identity, identity_size)
         if number == 0:
             return 0
-        row = row_at(table, number)
+        row = details_at(table, number)
         column = column_at(table, number, slot)
         store_word(&column.held, 1)
         full_fence()                            # pairs with the one in is_held: either we see ROW_LEAVING or the controller sees us
@@ -245,7 +245,6 @@ cdef uint32_t take_free(SharedTable* table, uint32_t n_rows) noexcept nogil:
     # A row that was freed, ready to be filled in; 0 = none.
     cdef:
         uint32_t number, slot, _i
-        SharedRow* row
         Column* column
     if table.header.n_free == 0:
         return 0
@@ -254,8 +253,7 @@ cdef uint32_t take_free(SharedTable* table, uint32_t n_rows) noexcept nogil:
             table.free_cursor = 1
         number = table.free_cursor
         table.free_cursor += 1
-        row = row_at(table, number)
-        if number < n_rows and row != NULL and row.use == ROW_FREE:
+        if number < n_rows and row_at(table, number) != NULL and details_at(table, number).use == ROW_FREE:
             table.header.n_free -= 1
             store_long(&table.header.index_changes, table.header.index_changes + 1)
             for slot in range(count_workers(table)):
@@ -282,21 +280,23 @@ cdef uint32_t take_new(SharedTable* table, uint32_t n_rows, int* error) noexcept
     return n_rows
 
 
-cdef int add_row(SharedTable* table, const char* identity, uint32_t identity_size, const char* display,
-                 uint32_t display_size) noexcept nogil:
-    # Makes sure that this identity has a row. 0, or an errno: ENOSPC = MAX_ROWS are in use, EINVAL = the identity is too long.
+cdef int add_row(SharedTable* table, const char* identity, uint32_t identity_size, const char* display, uint32_t display_size,
+                 uint64_t up_since_ms) noexcept nogil:
+    # Makes sure that this identity has a row; a new one is up and ready. 0, or an errno: ENOSPC = MAX_ROWS are in use, EINVAL = the
+    # identity is too long.
     cdef:
         uint64_t hash = hash_identity(identity, identity_size)
         uint32_t number = find_row(table, identity, identity_size), n_rows = max(count_rows(table), <uint32_t>1)
         uint32_t* chain = chain_of(table, hash)
         SharedRow* row
+        RowDetails* details
         int error = 0
     if identity_size > MAX_IDENTITY_BYTES:
         return EINVAL
     if number != 0:
-        row = row_at(table, number)
-        if row.use != ROW_USED:
-            store_word(&row.use, ROW_USED)      # the controller before us ended while it looked whether this row is held
+        details = details_at(table, number)
+        if details.use != ROW_USED:
+            store_word(&details.use, ROW_USED)  # the controller before us ended while it looked whether this row is held
         return 0
     number = take_free(table, n_rows)
     if number == 0:
@@ -304,31 +304,73 @@ cdef int add_row(SharedTable* table, const char* identity, uint32_t identity_siz
     if number == 0:
         return error
     row = row_at(table, number)
-    row.in_flight = 0
-    row.identity_hash = hash
-    row.identity_size = identity_size
-    memcpy(row.identity, identity, identity_size)
-    row.display_size = min(display_size, <uint32_t>ROW_DISPLAY_BYTES)
-    memcpy(row.display, display, row.display_size)
-    store_word(&row.next, load_word(chain))
-    store_word(&row.use, ROW_USED)
+    memset(row, 0, sizeof(SharedRow))
+    row.up_since_ms = up_since_ms
+    details = details_at(table, number)
+    details.identity_hash = hash
+    details.identity_size = identity_size
+    memcpy(details.identity, identity, identity_size)
+    details.display_size = min(display_size, <uint32_t>ROW_DISPLAY_BYTES)
+    memcpy(details.display, display, details.display_size)
+    store_word(&details.next, load_word(chain))
+    store_word(&details.use, ROW_USED)
     store_word(chain, number)                   # from here on it can be found
     return 0
 
 
-cdef int add_image_rows(SharedTable* table, const char* image) noexcept nogil:
-    # A row for every backend of a checked image. 0, or an errno of add_row; rows added before that stay until the next sweep.
+cdef bint has_row(SharedTable* table, const char* image, const ImageBackend* backends, const ImageSection* wanted) noexcept nogil:
+    # Whether a backend of a pool has a row already: then the pool runs.
+    cdef uint32_t i
+    for i in range(wanted.offset, wanted.offset + wanted.count):
+        if find_row(table, image + backends[i].identity.offset, backends[i].identity.size) != 0:
+            return True
+    return False
+
+
+cdef int add_image_row(SharedTable* table, const char* image, const ImageBackend* backend, uint64_t up_since_ms) noexcept nogil:
+    return add_row(table, image + backend.identity.offset, backend.identity.size, image + backend.display.offset, backend.display.size,
+                   up_since_ms)
+
+
+cdef int add_image_rows(SharedTable* table, const char* image, uint64_t now_ms) noexcept nogil:
+    # A row for every backend of a checked image; one that joins a running pool has come up just now. 0, or an errno of add_row; rows added
+    # before that stay until the next sweep.
     cdef:
         const ImageHeader* header = <const ImageHeader*>image
+        const ImagePool* pools = <const ImagePool*>(image + header.pools.offset)
         const ImageBackend* backends = <const ImageBackend*>(image + header.backends.offset)
-        uint32_t i
+        uint32_t i, k
+        uint64_t up_since_ms
         int error
-    for i in range(header.backends.count):
-        error = add_row(table, image + backends[i].identity.offset, backends[i].identity.size,
-                        image + backends[i].display.offset, backends[i].display.size)
+    for i in range(header.pools.count):
+        up_since_ms = now_ms if has_row(table, image, backends, &pools[i].backends) else 0
+        for k in range(pools[i].backends.offset, pools[i].backends.offset + pools[i].backends.count):
+            error = add_image_row(table, image, &backends[k], up_since_ms)
+            if error:
+                return error
+    for k in range(header.backends.count):      # load_snapshot holds them all, even one that no pool lists
+        error = add_image_row(table, image, &backends[k], 0)
         if error:
             return error
     return 0
+
+
+cdef bint set_state(SharedTable* table, const char* identity, uint32_t identity_size, uint32_t state, uint64_t now_ms) noexcept nogil:
+    # What health checks and the operator say of a backend. False: it has no row.
+    cdef:
+        uint32_t number = find_row(table, identity, identity_size)
+        SharedRow* row
+    if number == 0:
+        return False
+    row = row_at(table, number)
+    if state == row.state:
+        return True
+    if state == 0:
+        store_long(&row.up_since_ms, now_ms)
+        store_long(&row.latency, 0)             # what it was before says little about what it is now
+    store_word(&row.state, state)
+    store_long(&table.header.state_changes, table.header.state_changes + 1)
+    return True
 
 
 cdef bint is_held(SharedTable* table, const SharedRow* row, uint32_t number) noexcept nogil:
@@ -343,20 +385,18 @@ cdef bint is_held(SharedTable* table, const SharedRow* row, uint32_t number) noe
     return False
 
 
-cdef void unlink_row(SharedTable* table, SharedRow* row, uint32_t number) noexcept nogil:
+cdef void unlink_row(SharedTable* table, const RowDetails* row, uint32_t number) noexcept nogil:
     # Out of its chain; its own `next` stays for those who stand on it.
     cdef:
         uint32_t* link = chain_of(table, row.identity_hash)
         uint32_t at = link[0], _i
-        SharedRow* other
     for _i in range(MAX_ROWS):
         if at == number:
             store_word(link, row.next)
             return
-        other = row_at(table, at) if at != 0 else NULL
-        if other == NULL:
+        if at == 0 or row_at(table, at) == NULL:
             return
-        link = &other.next
+        link = &details_at(table, at).next
         at = link[0]
 
 
@@ -368,6 +408,7 @@ cdef int64_t sweep_rows(SharedTable* table, const char* image) noexcept nogil:
         uint32_t n_rows = count_rows(table), number, i
         unsigned char* listed = <unsigned char*>calloc(n_rows + 1, 1)
         SharedRow* row
+        RowDetails* details
         int64_t freed = 0
     if listed == NULL:
         return -1
@@ -377,14 +418,17 @@ cdef int64_t sweep_rows(SharedTable* table, const char* image) noexcept nogil:
             listed[number] = 1
     for number in range(1, n_rows):
         row = row_at(table, number)
-        if listed[number] or row == NULL or row.use == ROW_FREE:
+        if listed[number] or row == NULL:
             continue
-        store_word(&row.use, ROW_LEAVING)
+        details = details_at(table, number)
+        if details.use == ROW_FREE:
+            continue
+        store_word(&details.use, ROW_LEAVING)
         if is_held(table, row, number):
-            store_word(&row.use, ROW_USED)
+            store_word(&details.use, ROW_USED)
             continue
-        unlink_row(table, row, number)
-        store_word(&row.use, ROW_FREE)
+        unlink_row(table, details, number)
+        store_word(&details.use, ROW_FREE)
         table.header.n_free += 1
         freed += 1
     free(listed)

@@ -2,30 +2,19 @@
 
 The image is position-independent (offsets, no pointers), sealed, and written by SnapshotWriter in _core.pyx alone. A Snapshot
 is one mapping of it with dense pool arrays whose rows point at the backends' running rows. It is counted by the engine and by
-exchanges that may still retry; nothing in it changes but the pools' cursors.
+exchanges that may still retry; nothing in it changes but what picks move in the pools' groups: cursors and schedules.
 """
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from fastlb.data_plane.access_log cimport check_log_plan, drop_log_plan, load_log_plan
 from fastlb.data_plane.backend_table cimport drop_backend, hold_backend
+from fastlb.data_plane.image cimport fits, range_fits, text_fits
+from fastlb.data_plane.pool cimport check_pool, drop_group, load_pool
 from fastlb.data_plane.system cimport ENOMEM, MAP_FAILED, MAP_SHARED, PROT_READ, SEEK_END, errno, lseek, mmap, munmap
-from fastlb.data_plane.types cimport (ALGORITHM_WEIGHTED_LEAST_CONNECTIONS, MAX_HEAD_BYTES, MAX_HEADERS, MAX_IDENTITY_BYTES, NO_INDEX, Backend, Engine,
-                                      ImageBackend, ImageHeader, ImageHeaderOperation, ImageHost, ImageListener, ImageLogPlan, ImageNetwork,
-                                      ImageLocation, ImagePool, ImageRoute, ImageSection, ImageText, Pool, PoolBackend, Snapshot)
-
-
-cdef bint fits(size_t size, const ImageSection* section, size_t record) noexcept nogil:
-    return section.offset <= size and <uint64_t>section.count * record <= size - section.offset and section.offset % 8 == 0
-
-
-cdef bint text_fits(size_t size, const ImageText* text) noexcept nogil:
-    return text.offset <= size and text.size <= size - text.offset
-
-
-cdef bint range_fits(const ImageSection* inner, const ImageSection* outer) noexcept nogil:
-    # `inner` counts records inside the section `outer`: its offset is a record index.
-    return inner.offset <= outer.count and inner.count <= outer.count - inner.offset
+from fastlb.data_plane.types cimport (MAX_HEAD_BYTES, MAX_HEADERS, MAX_IDENTITY_BYTES, NO_INDEX, Backend, Engine, Group,
+                                      ImageBackend, ImageGroup, ImageHeader, ImageHeaderOperation, ImageHost, ImageListener, ImageLogPlan, ImageNetwork,
+                                      ImageLocation, ImagePool, ImageRoute, Pool, PoolBackend, Snapshot)
 
 
 cdef int check_image(const char* image, size_t size) noexcept nogil:
@@ -51,7 +40,7 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
             and fits(size, &header.listeners, sizeof(ImageListener))
             and fits(size, &header.host_slots, sizeof(uint32_t)) and fits(size, &header.hosts, sizeof(ImageHost))
             and fits(size, &header.locations, sizeof(ImageLocation)) and fits(size, &header.routes, sizeof(ImageRoute)) and fits(size, &header.pools, sizeof(ImagePool))
-            and fits(size, &header.backends, sizeof(ImageBackend)) and fits(size, &header.log_plan, 1) and text_fits(size, &header.reason_header)):
+            and fits(size, &header.backends, sizeof(ImageBackend)) and fits(size, &header.groups, sizeof(ImageGroup)) and fits(size, &header.log_plan, 1) and text_fits(size, &header.reason_header)):
         return -1
     if header.reason_header.size > 128 or header.operations.count > 64:
         return -1
@@ -101,7 +90,7 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
     pools = <const ImagePool*>(image + header.pools.offset)
     for i in range(header.pools.count):
         if not text_fits(size, &pools[i].name) or not range_fits(&pools[i].backends, &header.backends) \
-                or not 0 < pools[i].attempts < 256 or pools[i].algorithm > ALGORITHM_WEIGHTED_LEAST_CONNECTIONS:
+                or not 0 < pools[i].attempts < 256 or not check_pool(image, size, &pools[i]):
             return -1
     backends = <const ImageBackend*>(image + header.backends.offset)
     for i in range(header.backends.count):
@@ -150,10 +139,12 @@ cdef Snapshot* load_snapshot(Engine* engine, const char* image, size_t size, int
     if snapshot != NULL:
         snapshot.pools = <Pool*>calloc(header.pools.count + 1, sizeof(Pool))
         snapshot.backends = <PoolBackend*>calloc(header.backends.count + 1, sizeof(PoolBackend))
-    if snapshot == NULL or snapshot.pools == NULL or snapshot.backends == NULL:
+        snapshot.groups = <Group*>calloc(header.groups.count + 1, sizeof(Group))
+    if snapshot == NULL or snapshot.pools == NULL or snapshot.backends == NULL or snapshot.groups == NULL:
         if snapshot != NULL:
             free(snapshot.pools)
             free(snapshot.backends)
+            free(snapshot.groups)
             free(snapshot)
         error[0] = ENOMEM
         return NULL
@@ -162,6 +153,7 @@ cdef Snapshot* load_snapshot(Engine* engine, const char* image, size_t size, int
     snapshot.image_size = size
     snapshot.references = 1
     snapshot.n_pools = header.pools.count
+    snapshot.n_groups = header.groups.count
     engine.counters.snapshots_opened += 1
     if header.log_plan.count != 0:
         snapshot.log_plan = load_log_plan(image + header.log_plan.offset)
@@ -187,8 +179,12 @@ cdef Snapshot* load_snapshot(Engine* engine, const char* image, size_t size, int
     for i in range(header.pools.count):
         snapshot.pools[i].image = &pools[i]
         snapshot.pools[i].backends = &snapshot.backends[pools[i].backends.offset]
-        snapshot.pools[i].n_backends = pools[i].backends.count
-        snapshot.pools[i].algorithm = <unsigned char>pools[i].algorithm
+        snapshot.pools[i].groups = &snapshot.groups[pools[i].groups.offset]
+        if not load_pool(engine, image, &snapshot.pools[i]):
+            error[0] = ENOMEM
+            snapshot.image_size = 0             # stays the caller's
+            drop_snapshot(engine, snapshot)
+            return NULL
     return snapshot
 
 
@@ -206,6 +202,9 @@ cdef void drop_snapshot(Engine* engine, Snapshot* snapshot) noexcept nogil:
     drop_log_plan(engine, snapshot.log_plan)
     if snapshot.image_size != 0:
         munmap(<void*>snapshot.image, snapshot.image_size)
+    for i in range(snapshot.n_groups):
+        drop_group(&snapshot.groups[i])
     free(snapshot.pools)
     free(snapshot.backends)
+    free(snapshot.groups)
     free(snapshot)

@@ -57,6 +57,7 @@ cdef extern from "<netinet/tcp.h>" nogil:
 
 cdef extern from "<arpa/inet.h>" nogil:
     const char* inet_ntop(int family, const void* address, char* text, socklen_t size)
+    int inet_pton(int family, const char* text, void* address)
 
 cdef extern from "<sys/un.h>" nogil:
     cdef struct sockaddr_un:
@@ -193,6 +194,7 @@ cdef extern from *:
     #define fastlb_full_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
     """
     int64_t load_relaxed "fastlb_load_relaxed"(const int64_t* source) nogil
+    uint32_t load_now "fastlb_load_relaxed"(const uint32_t* source) nogil              # as it is, without what was written before it
     int64_t load_count "fastlb_load_acquire"(const int64_t* source) nogil
     uint32_t load_word "fastlb_load_acquire"(const uint32_t* source) nogil
     uint64_t load_long "fastlb_load_acquire"(const uint64_t* source) nogil
@@ -200,5 +202,6 @@ cdef extern from *:
     void store_long "fastlb_store_release"(uint64_t* target, uint64_t value) nogil
     int64_t add_count "fastlb_add"(int64_t* target, int64_t value) nogil                # returns what was there
     bint exchange_if "fastlb_exchange_if"(int64_t* target, int64_t* expected, int64_t value) nogil  # False: *expected is what is there
+    bint exchange_long_if "fastlb_exchange_if"(uint64_t* target, uint64_t* expected, uint64_t value) nogil     # as exchange_if
     bint exchange_word_if "fastlb_exchange_if"(uint32_t* target, uint32_t* expected, uint32_t value) nogil     # as exchange_if
     void full_fence "fastlb_full_fence"() nogil

@@ -174,6 +174,21 @@ ctypedef enum AttemptState:
 ctypedef enum Algorithm:
     ALGORITHM_ROUND_ROBIN = 0
     ALGORITHM_WEIGHTED_LEAST_CONNECTIONS = 1
+    ALGORITHM_WEIGHTED_ROUND_ROBIN = 2
+    ALGORITHM_LEAST_CONNECTIONS = 3
+    ALGORITHM_IP_HASH = 4
+    ALGORITHM_HASH = 5
+    ALGORITHM_CONSISTENT_HASH = 6
+    ALGORITHM_MAGLEV = 7
+    ALGORITHM_RANDOM_TWO_CHOICES = 8
+    ALGORITHM_PEAK_EWMA = 9
+    ALGORITHM_LEAST_TIME = 10
+    ALGORITHM_END = 11
+
+ctypedef enum PoolFlags:            # what of the rare a pool uses
+    POOL_NEEDS_KEY = 1              # its algorithm looks at the key
+    POOL_NOTES_LATENCY = 2          # its algorithm looks at latencies: attempts report them
+    POOL_SLOW_START = 4
 
 ctypedef enum RouteFeature:         # bits of ImageRoute.features: what a route does besides forwarding to its pool
     ROUTE_PLAIN = 0
@@ -206,6 +221,7 @@ cdef struct Relay
 cdef struct Head
 cdef struct Timer
 cdef struct SharedRow
+cdef struct RowDetails
 cdef struct Column
 cdef struct SharedTable
 cdef struct WorkerBlock
@@ -682,6 +698,7 @@ cdef struct Exchange:
     uint8_t n_attempts, max_attempts
     uint8_t n_tried
     int32_t tried[MAX_TRIED]        # picks that failed
+    uint64_t key                    # what its pool's algorithm hashes, hashed (select/key.pxd); 0 where it hashes nothing
     Buffer* request_head            # owned: raw bytes, kept until no retry is possible
     Buffer* replay                  # owned: body bytes sent so far, while X_REPLAYABLE
     uint32_t replay_limit
@@ -701,6 +718,11 @@ ctypedef enum RowUse:
     ROW_USED = 1
     ROW_LEAVING = 2                 # the controller looks whether anybody still holds it
 
+ctypedef enum RowState:             # bits; 0 = up and ready. What keeps a backend from being picked, at run time
+    ROW_DOWN = 1                    # its health checks say so
+    ROW_DRAIN = 2                   # the operator: no new work, what runs is finished
+    ROW_MAINTENANCE = 4             # the operator: out of use
+
 ctypedef enum WorkerUse:
     WORKER_FREE = 0
     WORKER_LIVE = 1
@@ -708,16 +730,25 @@ ctypedef enum WorkerUse:
     WORKER_DYING = 3                # dead, and being settled: its columns and its operation count no more
 
 cdef struct SharedRow:
-    # One backend of the node, or the node itself. The first cache line is what a pick reads.
+    # One backend of the node, or the node itself: the cache line that a pick reads. What it does not read is in RowDetails.
     int64_t in_flight               # claims - releases of all workers; claim_row, release_row and settlement change it
-    uint8_t padding[56]             # for health, admin state and effective weight
-    uint64_t identity_hash          # from here on the controller writes, before anybody can find the row
+    uint32_t state                  # RowState; the controller writes it
+    uint32_t padding
+    uint64_t latency                # packed (select/latency.pxd), 0 = none measured; any worker, by compare-and-exchange
+    uint64_t up_since_ms            # monotonic; when it came up, or was added to a running pool. 0 = before that mattered. The controller
+    uint64_t waiting[2]             # bit per worker slot whose queue waits for this row
+    uint8_t more_padding[16]
+    # 64 bytes
+
+cdef struct RowDetails:
+    # The rest of a row. The controller writes it, before anybody can find the row.
+    uint64_t identity_hash
     uint32_t next                   # row number of the next in its chain; 0 = none
     uint32_t use                    # RowUse
     uint32_t identity_size, display_size
     char identity[MAX_IDENTITY_BYTES]
     char display[ROW_DISPLAY_BYTES]
-    # 640 bytes
+    # 576 bytes
 
 cdef struct Column:
     # What one worker did on one row. It alone writes here while it lives; all but the last two only grow.
@@ -734,6 +765,7 @@ cdef struct SharedHeader:
     uint32_t n_free                 # of these, free again
     uint64_t index_changes          # counted up before a freed row is used again
     uint64_t workers_died, exchanges_lost
+    uint64_t state_changes          # counted up behind each change of a row's state: what is built of eligible rows is built anew
     char build[128]
 
 cdef struct SharedTable:
@@ -840,7 +872,25 @@ cdef struct ImagePool:
     uint32_t max_idle, idle_timeout_ms
     uint32_t connect_timeout_ms, first_byte_timeout_ms, between_bytes_timeout_ms, tunnel_timeout_ms
     uint64_t exchange_timeout_ms
-    ImageSection backends
+    uint32_t balance_permille       # consistent_hash: most load of a backend, in thousandths of the mean; 0 = no bound
+    uint32_t slow_start_ms          # 0 = off
+    ImageSection backends           # those of its first group, then those of the next
+    ImageSection groups
+
+cdef struct ImageRingPoint:         # of a ketama ring
+    uint32_t hash
+    uint32_t backend                # in its group
+
+cdef struct ImageAlias:             # of an alias table: a slot is its own backend with this probability (of 2^32), else `other`
+    uint32_t threshold
+    uint32_t other
+
+cdef struct ImageGroup:             # backends that are tried before those of the next group
+    uint32_t n_backends
+    uint32_t index_bits             # ring: the index has a word for each value of the top bits
+    # Ring: ImageRingPoint. maglev: uint16 per slot. Random choices: ImageAlias. weighted_round_robin: uint32, backends by weight.
+    ImageSection table
+    ImageSection index              # ring: uint32, the first point at or behind each value of the top bits
 
 cdef struct ImageBackend:
     ImageText identity, display
@@ -865,6 +915,7 @@ cdef struct ImageHeader:
     ImageSection routes
     ImageSection pools
     ImageSection backends
+    ImageSection groups
     ImageSection log_plan           # an ImageLogPlan and what belongs to it: `count` bytes, 0 = none
     uint32_t any_host               # host index for no match, NO_INDEX
     uint32_t has_wildcards
@@ -876,14 +927,56 @@ cdef struct PoolBackend:            # dense: what a pick looks at
     Backend* row                    # counted
     uint32_t weight
     uint32_t max_in_flight
-    bint eligible
+    bint eligible                   # as far as the image can say: it has an address and a weight
+
+cdef struct WeightClass:            # weighted_round_robin: backends of one weight, which take turns
+    int64_t credit                  # of the backend whose turn it is; the highest is next
+    int64_t weight
+    uint32_t first, n               # in Group.members
+    uint32_t next                   # in Group.members: whose turn it is
+    uint32_t taken                  # turns since all of them were charged equally often
+
+cdef struct Group:
+    # Backends of a pool that are tried before those of the next group. Indices are those of the pool.
+    PoolBackend* backends           # borrowed: the pool's, from `first` on
+    uint32_t first, n_backends
+    uint32_t cursor                 # in the group: round robin position; tie rotation
+    uint32_t max_weight
+    uint32_t total_weight           # of all, eligible or not
+    uint32_t same_weight            # what all of them have; 0 = they differ
+    # tables of the image, borrowed from it: checked, so what they hold is in the group
+    const ImageRingPoint* ring
+    const uint16_t* slots
+    const ImageAlias* aliases
+    const uint32_t* by_weight
+    const uint32_t* ring_index
+    uint32_t n_ring, ring_shift, n_slots
+    uint32_t* weights_below         # owned by the snapshot: sum of the weights before each backend
+    # bounded load
+    int64_t in_flight               # of all, as of `summed_ms` and with what was picked since
+    int64_t eligible_weight         # of those that are eligible, as of then
+    uint64_t summed_ms
+    # weighted_round_robin
+    uint32_t* members               # owned by the snapshot: eligible backends by class
+    WeightClass* classes            # owned by the snapshot
+    uint32_t n_classes
+    int64_t class_weight            # of all members together
+    uint64_t classes_of             # SharedHeader.state_changes that they were made of
+    uint64_t classes_until_ms       # when a slow start makes them old; 0 = never
 
 cdef struct Pool:
     const ImagePool* image          # borrowed from the snapshot
     PoolBackend* backends           # borrowed from the snapshot's block
+    Group* groups                   # borrowed from the snapshot's block
     uint32_t n_backends
-    uint32_t cursor                 # round robin position; tie rotation
+    uint32_t n_groups               # at least 1
+    uint32_t flags                  # PoolFlags
     uint8_t algorithm
+    uint64_t random                 # splitmix64
+    const uint64_t* now_ms          # borrowed: the engine's clock
+    const uint64_t* state_changes   # borrowed: the node's, in shared memory
+    uint32_t balance_permille
+    uint32_t slow_start_ms
 
 cdef struct Snapshot:
     const char* image               # owned mapping
@@ -893,7 +986,9 @@ cdef struct Snapshot:
     LogPlan* log_plan               # counted; NULL = none
     Pool* pools                     # owned
     PoolBackend* backends           # owned
+    Group* groups                   # owned, with what it owns
     uint32_t n_pools
+    uint32_t n_groups
 
 
 # ---------------------------------------------------------------------------------------------------------------- regex

@@ -45,12 +45,12 @@ cdef void route(const Snapshot* snapshot, const char* host, uint32_t host_size) 
     if pool == <uint32_t>NO_INDEX:
         return
     expect(pool < snapshot.n_pools, b"a route leads to a pool of the image")
-    number = pick(&snapshot.pools[pool], tried, 0)
+    number = pick(&snapshot.pools[pool], 0, tried, 0)
     if number == NO_BACKEND:
         return
     expect(<uint32_t>number < snapshot.pools[pool].n_backends, b"a pick is a backend of its pool")
     tried[0] = number
-    number = pick(&snapshot.pools[pool], tried, 1)
+    number = pick(&snapshot.pools[pool], 0, tried, 1)
     expect(number != tried[0], b"what was tried is not picked again")
 
 
@@ -101,7 +101,7 @@ cdef bint take(int image_fd, uint32_t n_listeners, int* removed, uint32_t* n_rem
         size_t size
         int error = 0
         const char* image = map_image(image_fd, &size, &error)
-    if image == NULL or add_image_rows(engine.shared, image) != 0:
+    if image == NULL or add_image_rows(engine.shared, image, 0) != 0:
         return False
     return engine_prepare(engine, image, size) == 0 and engine_commit(engine, sockets, n_listeners, removed, n_removed) == 0 \
         and sweep_rows(engine.shared, image) >= 0

@@ -23,7 +23,7 @@ cdef inline Engine* open_plane(int image_fd) noexcept nogil:
         free(shared)
         return NULL
     image = map_image(image_fd, &size, &error)
-    if image != NULL and add_image_rows(shared, image) == 0:
+    if image != NULL and add_image_rows(shared, image, 0) == 0:
         engine.snapshot = load_snapshot(engine, image, size, &error)
     return engine if engine.snapshot != NULL else NULL
 

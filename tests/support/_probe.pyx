@@ -39,18 +39,22 @@ from fastlb.data_plane.retry cimport is_stale_reuse as plane_is_stale_reuse
 from fastlb.data_plane.retry cimport may_retry as plane_may_retry
 from fastlb.data_plane.route_table cimport find_route, hash_host
 from fastlb.data_plane.select.dispatch cimport pick
+from fastlb.data_plane.select.randomness cimport mix
+from fastlb.data_plane.select.key cimport crc32, crc32_joined, hash_bytes, hash_key
+from fastlb.data_plane.select.latency cimport age_latency, note_row_latency, pack_latency
+from fastlb.data_plane.system cimport CLOCK_MONOTONIC, add_count, clock_gettime, itimerspec, timespec
 from fastlb.data_plane.settlement cimport settle_worker
-from fastlb.data_plane.shared_table cimport (BLOCK_BYTES, BLOCKS_AT, COLUMNS_AT, FAULT_CLAIM_ADDED, FAULT_CLAIM_NAMED, FAULT_CLAIM_NOTED,
+from fastlb.data_plane.shared_table cimport (BLOCK_BYTES, BLOCKS_AT, COLUMNS_AT, DETAILS_AT, DETAILS_BYTES, FAULT_CLAIM_ADDED, FAULT_CLAIM_NAMED, FAULT_CLAIM_NOTED,
                                              FAULT_RELEASE_NAMED, FAULT_RELEASE_NOTED, FAULT_RELEASE_TAKEN, FAULT_SETTLE_BALANCED,
                                              FAULT_SETTLE_CORRECTED, FAULT_SETTLE_COUNTED, FAULT_SETTLE_MARKED, INDEX_AT, ROW_BYTES,
                                              WORKER_BYTES, WORKER_COLUMNS_BYTES, WORKERS_AT, add_image_rows, add_row, claim_row,
                                              close_shared, column_at, create_shared, find_row, hold_row, map_shared, open_worker,
-                                             release_row, row_at, worker_at)
+                                             release_row, row_at, set_state, worker_at)
 from fastlb.data_plane.snapshot cimport check_image as plane_check_image
-from fastlb.data_plane.snapshot cimport load_snapshot, map_image
+from fastlb.data_plane.snapshot cimport drop_snapshot, load_snapshot, map_image
 from fastlb.data_plane.target cimport normalise_path as plane_normalise_path
 from fastlb.data_plane.timer_wheel cimport arm_wheel, cancel_timer, set_timer, take_expired, timer_wheel_close, timer_wheel_open
-from fastlb.data_plane.types cimport (ALGORITHM_ROUND_ROBIN, ALGORITHM_WEIGHTED_LEAST_CONNECTIONS, ATTEMPT_ANSWERED, ATTEMPT_SENT,
+from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, ATTEMPT_SENT,
                                       CHUNK_BAD, CHUNK_DONE, FIELD_DROPPED, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE,
                                       FRAME_UNTIL_CLOSE, HEAD_ABSOLUTE_TARGET, HEAD_CLOSE, HEAD_DROP_LISTED, HEAD_EXPECT_CONTINUE,
                                       HEAD_H2C, HEAD_KEEP_ALIVE, HEAD_PATH_IS_RAW, HEAD_UPGRADE, KIND_CLIENT, MAX_TRIED, MAX_WORKERS, METHOD_CONNECT,
@@ -59,7 +63,7 @@ from fastlb.data_plane.types cimport (ALGORITHM_ROUND_ROBIN, ALGORITHM_WEIGHTED_
                                       X_REPLAYABLE, Attempt, Backend, BackendTable, Buffer, BufferPool, ChunkDecoder, Connection,
                                       Column, ConnectionTable, Engine, Exchange, Head, HeaderField, HeadLimits, ImageBackend, ImageHeader,
                                       ImageHeaderOperation, ImageHost, ImageListener, ImageLocation, ImagePool, ImageRoute, LogWriter, PipePool,
-                                      PoolBackend, SharedRow, SharedTable, Snapshot, Timer, TimerWheel, WorkerBlock)
+                                      Group, PoolBackend, SharedRow, SharedTable, Snapshot, Timer, TimerWheel, WorkerBlock)
 from fastlb.data_plane.types cimport Pool as PoolStruct
 from fastlb.data_plane.types cimport Regex as RegexStruct
 from fastlb.data_plane.types cimport RegexScratch
@@ -68,7 +72,10 @@ from fastlb.data_plane.writer cimport Writer, put, put_number
 import os
 
 from fastlb._build import BUILD_ID
-from fastlb._core import LOG_DESTINATION_KINDS
+from fastlb._core import LOG_DESTINATION_KINDS, SnapshotWriter
+
+POOL_SETTINGS = {"attempts": 3, "replay_limit_bytes": 0, "max_idle": 0, "idle_timeout_ms": 0, "connect_timeout_ms": 0,
+                 "first_byte_timeout_ms": 0, "between_bytes_timeout_ms": 0, "exchange_timeout_ms": 0, "tunnel_timeout_ms": 0}
 
 cdef extern from "<sys/mman.h>" nogil:
     int PROT_NONE, PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS
@@ -78,12 +85,6 @@ cdef extern from "<sys/mman.h>" nogil:
     int munmap(void* address, size_t size)
 
 cdef extern from "<sys/timerfd.h>" nogil:
-    cdef struct timespec:
-        long tv_sec
-        long tv_nsec
-    cdef struct itimerspec:
-        timespec it_interval
-        timespec it_value
     int timerfd_gettime(int fd, itimerspec* value)
 
 cdef extern from "<time.h>" nogil:
@@ -702,7 +703,7 @@ cdef class Backends:
         cdef:
             Backend* backend
             int error = 0
-        if known and add_row(&self.shared, <const char*>identity, <uint32_t>len(identity), b"", 0) != 0:
+        if known and add_row(&self.shared, <const char*>identity, <uint32_t>len(identity), b"", 0, 0) != 0:
             raise MemoryError
         backend = hold_backend(&self.table, <const char*>identity, <uint32_t>len(identity), &error)
         if backend == NULL:
@@ -729,6 +730,7 @@ FAULT_POINTS = {"claim_named": FAULT_CLAIM_NAMED, "claim_added": FAULT_CLAIM_ADD
                 "settle_marked": FAULT_SETTLE_MARKED, "settle_corrected": FAULT_SETTLE_CORRECTED,
                 "settle_balanced": FAULT_SETTLE_BALANCED, "settle_counted": FAULT_SETTLE_COUNTED}
 SHARED_OFFSETS = {"workers": WORKERS_AT, "worker_bytes": WORKER_BYTES, "index": INDEX_AT, "blocks": BLOCKS_AT, "row_bytes": ROW_BYTES,
+                  "details": DETAILS_AT, "details_bytes": DETAILS_BYTES,
                   "columns": COLUMNS_AT, "worker_columns_bytes": WORKER_COLUMNS_BYTES, "block_bytes": BLOCK_BYTES}
 
 
@@ -839,7 +841,34 @@ cdef class SharedWorker:
         return bool(settle_worker(&self.table, slot).settled)
 
 
-cdef int32_t pick_from(PoolStruct* pool, tried) except? -1:
+def crc32_of(bytes data, uint32_t before=0):
+    return crc32(before, INPUT.place(data), <size_t>len(data))
+
+
+def crc32_of_joined(uint32_t first, uint32_t second, uint64_t second_size):
+    return crc32_joined(first, second, second_size)
+
+
+def xxh64(bytes data, uint64_t seed=0):
+    return hash_bytes(INPUT.place(data), <size_t>len(data), seed)
+
+
+def note_latency_samples(samples, *, bint peak):
+    """The average after each of the samples, pairs of microseconds and the time in milliseconds; as it was written, and as it counts then."""
+    cdef SharedRow row
+    memset(&row, 0, sizeof(row))
+    averages = []
+    for micros, now_ms in samples:
+        note_row_latency(&row, micros, now_ms, peak)
+        averages.append((row.latency >> 32, age_latency(row.latency, now_ms)))
+    return averages
+
+
+def aged_latency(uint64_t micros, uint64_t measured_ms, uint64_t now_ms):
+    return age_latency(pack_latency(micros, measured_ms), now_ms)
+
+
+cdef int32_t pick_from(PoolStruct* pool, uint64_t key, tried) except? -1:
     cdef:
         int32_t numbers[MAX_TRIED]
         uint32_t n = 0
@@ -848,71 +877,167 @@ cdef int32_t pick_from(PoolStruct* pool, tried) except? -1:
     for number in tried:
         numbers[n] = number
         n += 1
-    return pick(pool, numbers, n)
+    return pick(pool, key, numbers, n)
 
 
 cdef class Pool:
-    """A pool of `n` made-up backends, all eligible with weight 1, without a cap and without a request in flight."""
+    """A pool as a worker has it, from an image of the real writer: all backends eligible, without a cap and without a request in flight.
+
+    Args:
+        algorithm: a key of ALGORITHMS.
+        backends: how many, each of weight 1; or their weights. They are called "127.0.0.1:8001" and so on in tables.
+        groups: how many are in each priority group; None = all in one.
+        names: what tables call them instead.
+        settings: further arguments of SnapshotWriter.add_pool.
+    """
     cdef:
-        PoolStruct pool
-        PoolBackend* entries
-        Backend* rows
+        PoolStruct* pool
         Engine* engine
         SharedTable shared
+        readonly list identities
 
-    def __cinit__(self, str algorithm, uint32_t n):
-        self.entries = <PoolBackend*>calloc(n + 1, sizeof(PoolBackend))
-        self.rows = <Backend*>calloc(n + 1, sizeof(Backend))
+    def __cinit__(self, str algorithm, backends, *, groups=None, names=None, **settings):
+        cdef:
+            int error = 0, fd
+            size_t size = 0
+            const char* image
+        weights = [1] * backends if isinstance(backends, int) else list(backends)
+        names = names or [f"127.0.0.1:{8001 + number}" for number in range(len(weights))]
+        writer = SnapshotWriter(1)
+        settings = {**POOL_SETTINGS, **settings}
+        number = writer.add_pool("p", algorithm=algorithm, **settings)
+        starts = set() if groups is None else {sum(groups[:i]) for i in range(len(groups))}
+        self.identities = []
+        for at, (weight, name) in enumerate(zip(weights, names, strict=True)):
+            if at in starts:
+                writer.begin_group(number)
+            self.identities.append(f"p|{at}")
+            writer.add_backend(number, identity=f"p|{at}", display=name, address=b"x" * 16, weight=weight, max_in_flight=0)
         self.engine = <Engine*>calloc(1, sizeof(Engine))
-        if self.entries == NULL or self.rows == NULL or self.engine == NULL:
-            raise MemoryError
-        memset(&self.pool, 0, sizeof(PoolStruct))
-        self.pool.algorithm = {"round_robin": ALGORITHM_ROUND_ROBIN,
-                               "weighted_least_connections": ALGORITHM_WEIGHTED_LEAST_CONNECTIONS}[algorithm]
-        self.pool.backends = self.entries
-        self.pool.n_backends = n
-        if create_shared(&self.shared, b"probe") != 0 or not open_worker(&self.shared, 0, 1):
+        if self.engine == NULL or create_shared(&self.shared, b"probe") != 0 or not open_worker(&self.shared, 0, 1) \
+                or backend_table_open(&self.engine.backends, &self.shared, 0) != 0:
             raise MemoryError
         self.engine.shared = &self.shared
         self.engine.worker = worker_at(&self.shared, 0)
         self.engine.counters = &self.engine.worker.counters
-        cdef uint32_t i
-        for i in range(n):
-            if add_row(&self.shared, <const char*>&i, sizeof(i), b"", 0) != 0:
-                raise MemoryError
-            self.rows[i].number = i + 1         # the first is the node's
-            self.entries[i].shared = self.rows[i].shared = row_at(&self.shared, i + 1)
-            self.rows[i].column = column_at(&self.shared, i + 1, 0)
-            self.entries[i].row = &self.rows[i]
-            self.entries[i].weight = 1
-            self.entries[i].eligible = True
+        self.engine.random[0] = 1
+        self.engine.now_ms = 1000
+        fd = writer.finish()
+        image = map_image(fd, &size, &error)
+        os.close(fd)
+        if image == NULL:
+            raise ValueError("a damaged image")
+        if add_image_rows(&self.shared, image, 0) == 0:
+            self.engine.snapshot = load_snapshot(self.engine, image, size, &error)
+        if self.engine.snapshot == NULL:
+            raise MemoryError
+        self.pool = &self.engine.snapshot.pools[0]
 
     def __dealloc__(self):
-        close_shared(&self.shared)
-        free(self.entries)
-        free(self.rows)
-        free(self.engine)
+        if self.engine != NULL:
+            if self.engine.snapshot != NULL:
+                drop_snapshot(self.engine, self.engine.snapshot)
+            backend_table_close(&self.engine.backends)
+            close_shared(&self.shared)
+            free(self.engine)
 
     cdef PoolBackend* entry(self, uint32_t number) except NULL:
         if number >= self.pool.n_backends:
             raise IndexError(number)
-        return &self.entries[number]
+        return &self.pool.backends[number]
 
-    def configure(self, uint32_t number, *, weight=None, in_flight=None, max_in_flight=None, eligible=None):
-        cdef PoolBackend* entry = self.entry(number)
+    def configure(self, uint32_t number, *, weight=None, in_flight=None, max_in_flight=None, eligible=None, latency=None, up_since=None):
+        """Changes what a pick looks at. A weight: for algorithms without tables. `latency` in microseconds, measured now."""
+        cdef:
+            PoolBackend* entry = self.entry(number)
+            Group* group = &self.pool.groups[0]
+            uint32_t i
         if weight is not None:
             entry.weight = weight
+            group.max_weight = max(group.backends[i].weight for i in range(group.n_backends))
         if in_flight is not None:
             entry.shared.in_flight = in_flight
         if max_in_flight is not None:
             entry.max_in_flight = max_in_flight
         if eligible is not None:
             entry.eligible = eligible
+            self.shared.header.state_changes += 1
+        if latency is not None:
+            entry.shared.latency = pack_latency(latency, self.engine.now_ms)
+        if up_since is not None:
+            entry.shared.up_since_ms = up_since
 
-    def pick(self, tried=()):
+    def set_state(self, uint32_t number, uint32_t state):
+        """As the controller does it."""
+        cdef bytes identity = self.identities[number].encode()
+        if not set_state(&self.shared, <const char*>identity, <uint32_t>len(identity), state, self.engine.now_ms):
+            raise KeyError(number)
+
+    @property
+    def now_ms(self):
+        return self.engine.now_ms
+
+    @now_ms.setter
+    def now_ms(self, uint64_t value):
+        self.engine.now_ms = value
+
+    def seed(self, uint64_t value):
+        self.pool.random = value
+
+    def key(self, bytes text):
+        """What the pool's algorithm gets for these bytes. They are guarded."""
+        return hash_key(self.pool.algorithm, INPUT.place(text), <uint32_t>len(text))
+
+    def pick(self, tried=(), *, uint64_t key=0):
         """Number of the chosen backend, None when there is none."""
-        cdef int32_t number = pick_from(&self.pool, tried)
+        cdef int32_t number = pick_from(self.pool, key, tried)
         return None if number == NO_BACKEND else number
+
+    def picks(self, uint32_t n, keys=None):
+        """How often each backend is picked in `n` picks, or for each of the keys (an array of "Q"), with nothing claimed; and last how often
+        none was."""
+        cdef:
+            uint64_t[::1] given = keys
+            uint32_t i
+            int32_t number
+            counts = [0] * (self.pool.n_backends + 1)
+        if keys is not None:
+            n = <uint32_t>len(keys)
+        for i in range(n):
+            number = pick(self.pool, given[i] if keys is not None else 0, NULL, 0)
+            counts[number] += 1                 # NO_BACKEND is -1: the last
+        return counts
+
+    def pick_each(self, uint64_t[::1] keys):
+        """The backend of each key."""
+        cdef Py_ssize_t i
+        return [pick(self.pool, keys[i], NULL, 0) for i in range(len(keys))]
+
+    def time_picks(self, uint32_t n):
+        """Nanoseconds of one pick, over `n` of them with a claim held for the last 64, in a C loop; a key each, spread over all of 64 bits."""
+        cdef:
+            timespec before, after
+            uint32_t i
+            uint64_t key = 0
+            int32_t number
+            int32_t held[64]
+        for i in range(64):
+            held[i] = NO_BACKEND
+        with nogil:
+            clock_gettime(CLOCK_MONOTONIC, &before)
+            for i in range(n):
+                key += <uint64_t>0x9E3779B97F4A7C15
+                number = pick(self.pool, mix(key), NULL, 0)
+                if held[i & 63] != NO_BACKEND:
+                    add_count(&self.pool.backends[held[i & 63]].shared.in_flight, -1)
+                held[i & 63] = number
+                if number != NO_BACKEND:
+                    add_count(&self.pool.backends[number].shared.in_flight, 1)
+            clock_gettime(CLOCK_MONOTONIC, &after)
+        for i in range(64):
+            if held[i] != NO_BACKEND:
+                add_count(&self.pool.backends[held[i]].shared.in_flight, -1)
+        return ((after.tv_sec - before.tv_sec) * 1e9 + (after.tv_nsec - before.tv_nsec)) / n
 
     def claim(self, uint32_t number):
         return bool(claim(self.engine, self.entry(number).row, self.entry(number).max_in_flight))
@@ -932,11 +1057,11 @@ cdef class Pool:
 
     @property
     def cursor(self):
-        return self.pool.cursor
+        return self.pool.groups[0].cursor
 
     @cursor.setter
     def cursor(self, uint32_t value):
-        self.pool.cursor = value
+        self.pool.groups[0].cursor = value
 
 
 def is_stale_reuse(reason, *, reused=False, answered=False):
@@ -1084,7 +1209,7 @@ cdef class Plane:
             if error:
                 raise OSError(error, os.strerror(error))
             raise ValueError("a damaged image")
-        if add_image_rows(&self.shared, image) == 0:
+        if add_image_rows(&self.shared, image, 0) == 0:
             self.engine.snapshot = load_snapshot(self.engine, image, size, &error)
         if self.engine.snapshot == NULL:
             raise MemoryError
@@ -1143,10 +1268,10 @@ cdef class Plane:
             pools.append((self.engine.snapshot.pools[i].algorithm, backends))
         return pools
 
-    def pick(self, uint32_t pool, tried=()):
+    def pick(self, uint32_t pool, tried=(), *, uint64_t key=0):
         if pool >= self.engine.snapshot.n_pools:
             raise IndexError(pool)
-        cdef int32_t number = pick_from(&self.engine.snapshot.pools[pool], tried)
+        cdef int32_t number = pick_from(&self.engine.snapshot.pools[pool], key, tried)
         return None if number == NO_BACKEND else number
 
     def is_trusted(self, bytes address):

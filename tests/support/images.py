@@ -40,6 +40,7 @@ SECTIONS = (
     "routes",
     "pools",
     "backends",
+    "groups",
     "log_plan",
 )
 FIRST_SECTION = 32  # behind magic, layout, size, generation and the name of the reason header

@@ -221,7 +221,7 @@ def test_rows_of_one_chain_leave_in_any_order(memory: _core.SharedMemory) -> Non
 def test_controller_that_ended_in_the_middle_of_a_sweep_is_repaired_by_the_next_add(memory: _core.SharedMemory) -> None:
     add(memory, "api|a")
     worker = open_worker(memory, 0)
-    at = OFFSETS["blocks"] + OFFSETS["row_bytes"] + 64 + 12  # `use` of row 1
+    at = OFFSETS["blocks"] + OFFSETS["details"] + OFFSETS["details_bytes"] + 12  # `use` of row 1
     with mmap.mmap(memory.fileno(), 0) as raw:
         assert struct.unpack_from("<I", raw, at) == (1,)
         struct.pack_into("<I", raw, at, 2)
@@ -277,6 +277,31 @@ def test_settled_worker_leaves_its_totals_and_no_claim(memory: _core.SharedMemor
     assert sweep(memory) == 2, "the dead worker still holds a row"
 
 
+def test_state_of_a_backend_is_seen_by_everybody(memory: _core.SharedMemory) -> None:
+    add(memory, "api|a", "api|b")
+    other = _core.SharedMemory(memory.fileno())
+    for state in (1, 2, 4, 7, 0):
+        memory.set_state("api|b", state)
+        assert [row["state"] for row in other.backends()] == [0, state]
+    other.close()
+
+
+def test_state_that_does_not_exist_is_refused(memory: _core.SharedMemory) -> None:
+    add(memory, "api|a")
+    with pytest.raises(ValueError, match="8 is no state"):
+        memory.set_state("api|a", 8)
+    with pytest.raises(KeyError):
+        memory.set_state("api|b", 1)
+
+
+def test_backend_that_comes_back_after_it_was_swept_is_up_and_ready(memory: _core.SharedMemory) -> None:
+    add(memory, "api|a", "api|b")
+    memory.set_state("api|a", 1)
+    assert sweep(memory, "api|b") == 1
+    add(memory, "api|a", "api|b")
+    assert [row["state"] for row in memory.backends()] == [0, 0]
+
+
 def test_counts_that_drifted_are_found_and_put_right(memory: _core.SharedMemory) -> None:
     add(memory, "api|a")
     worker = open_worker(memory, 0)
@@ -330,7 +355,8 @@ def test_whatever_a_worker_writes_into_it_nobody_else_falls_over(seed: int) -> N
             for at in range(OFFSETS["index"], OFFSETS["blocks"], 4):
                 struct.pack_into("<I", raw, at, numbers.choice([1, 2, 3, 128, 100_000, 0xFFFFFFFF]))
             for number in range(201):
-                at = OFFSETS["blocks"] + number // 128 * OFFSETS["block_bytes"] + number % 128 * OFFSETS["row_bytes"] + 72
+                block = OFFSETS["blocks"] + number // 128 * OFFSETS["block_bytes"]
+                at = block + OFFSETS["details"] + number % 128 * OFFSETS["details_bytes"] + 8
                 struct.pack_into("<IIII", raw, at, numbers.randrange(300), numbers.randrange(4), 0xFFFFFFFF, 0xFFFFFFFF)
     memory.counters()
     memory.backends()

@@ -1,0 +1,99 @@
+"""The pools of a snapshot: what their part of an image must be, and the groups that picks run on.
+
+A group is a run of a pool's backends, tried before those of the next; its tables are the image's, shared by all workers, and what picks
+move (cursors, schedules) is this worker's own. Nothing here is called per request.
+"""
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+
+from fastlb.data_plane.image cimport fits, range_fits
+from fastlb.data_plane.select.weighted_round_robin cimport NO_CLASSES
+from fastlb.data_plane.types cimport (ALGORITHM_END, ALGORITHM_WEIGHTED_ROUND_ROBIN, MAX_ROWS, POOL_SLOW_START, Engine, Group, ImageGroup,
+                                      ImageHeader, ImagePool, ImageSection, Pool, WeightClass)
+
+
+cdef bint check_numbers(const char* image, size_t size, const ImageSection* section, uint32_t below) noexcept nogil:
+    # A section of uint32, each below `below`.
+    cdef:
+        const uint32_t* numbers = <const uint32_t*>(image + section.offset)
+        uint32_t i
+    if not fits(size, section, sizeof(uint32_t)):
+        return False
+    for i in range(section.count):
+        if numbers[i] >= below:
+            return False
+    return True
+
+
+cdef bint check_tables(const char* image, size_t size, uint32_t algorithm, const ImageGroup* group) noexcept nogil:
+    # What the algorithm looks at: as large as it has to be, and every index in it leads to a backend of the group.
+    if algorithm == ALGORITHM_WEIGHTED_ROUND_ROBIN:
+        return group.table.count == group.n_backends and check_numbers(image, size, &group.table, group.n_backends)
+    return True
+
+
+cdef bint check_pool(const char* image, size_t size, const ImagePool* pool) noexcept nogil:
+    # Its backends, which are of the image, are those of its groups, one after the other.
+    cdef:
+        const ImageHeader* header = <const ImageHeader*>image
+        const ImageGroup* groups = <const ImageGroup*>(image + header.groups.offset)
+        uint32_t i
+        uint64_t n_backends = 0
+    if pool.algorithm >= ALGORITHM_END or not range_fits(&pool.groups, &header.groups) or pool.groups.count == 0:
+        return False
+    for i in range(pool.groups.offset, pool.groups.offset + pool.groups.count):
+        n_backends += groups[i].n_backends
+        if n_backends > pool.backends.count or not check_tables(image, size, pool.algorithm, &groups[i]):
+            return False
+    return n_backends == pool.backends.count and n_backends <= MAX_ROWS  # so that a uint16 names each
+
+
+cdef bint load_group(const char* image, const ImageGroup* from_image, const Pool* pool, Group* group) noexcept nogil:
+    # Its backends are there. False: out of memory, with what was made left for drop_group.
+    cdef:
+        uint32_t i
+        uint32_t n = from_image.n_backends
+    group.n_backends = n
+    group.same_weight = group.backends[0].weight if n else 0
+    for i in range(n):
+        group.total_weight += group.backends[i].weight
+        group.max_weight = max(group.max_weight, group.backends[i].weight)
+        if group.backends[i].weight != group.same_weight:
+            group.same_weight = 0
+    if pool.algorithm == ALGORITHM_WEIGHTED_ROUND_ROBIN:
+        group.by_weight = <const uint32_t*>(image + from_image.table.offset)
+        group.members = <uint32_t*>calloc(n + 1, sizeof(uint32_t))
+        group.classes = <WeightClass*>calloc(n + 1, sizeof(WeightClass))
+        group.n_classes = NO_CLASSES
+        return group.members != NULL and group.classes != NULL
+    return True
+
+
+cdef void drop_group(Group* group) noexcept nogil:
+    free(group.members)
+    group.members = NULL
+    free(group.classes)
+    group.classes = NULL
+
+
+cdef bint load_pool(Engine* engine, const char* image, Pool* pool) noexcept nogil:
+    # Its image, backends and room for its groups are there. False: out of memory.
+    cdef:
+        const ImageGroup* groups = <const ImageGroup*>(image + (<const ImageHeader*>image).groups.offset) + pool.image.groups.offset
+        uint32_t i, first = 0
+    pool.n_backends = pool.image.backends.count
+    pool.n_groups = pool.image.groups.count
+    pool.algorithm = <unsigned char>pool.image.algorithm
+    pool.slow_start_ms = pool.image.slow_start_ms
+    pool.balance_permille = pool.image.balance_permille
+    pool.flags = POOL_SLOW_START if pool.slow_start_ms != 0 else 0
+    pool.random = engine.random[0]              # each worker its own; pools need not differ
+    pool.now_ms = &engine.now_ms
+    pool.state_changes = &engine.shared.header.state_changes
+    for i in range(pool.n_groups):
+        pool.groups[i].first = first
+        pool.groups[i].backends = pool.backends + first
+        if not load_group(image, &groups[i], pool, &pool.groups[i]):
+            return False
+        first += groups[i].n_backends
+    return True
