@@ -24,10 +24,12 @@ ctypedef enum RegexError:           # of compile_regex, beside PCRE2's own, whic
     REGEX_ERROR_CALLOUT = 5
     REGEX_ERROR_DUPLICATE_NAME = 6
     REGEX_ERROR_NO_MEMORY = 7
+    REGEX_ERROR_GRAPHEME = 8
 
 # Any thread, when a snapshot is checked or prepared.
 cdef Regex* compile_regex(const char* pattern, uint32_t size, uint32_t flags, int* error, uint32_t* error_offset) noexcept nogil
 cdef void free_regex(Regex* regex) noexcept nogil
+cdef void interpret_regex(Regex* regex) noexcept nogil
 cdef uint32_t write_regex_error(int error, char* text, uint32_t room) noexcept nogil
 cdef uint32_t regex_name(const Regex* regex, uint32_t i, const char** name, uint32_t* size) noexcept nogil
 

@@ -4,26 +4,34 @@ A Regex is owned by whoever compiled it (a snapshot) and never changes, so engin
 the memory that matching needs is in it, and matching takes no other. Patterns come from the configuration and subjects from clients;
 neither is trusted with time or memory: what would take more than about 200 microseconds ends as REGEX_LIMIT, which is not "no match".
 
+PCRE2 counts steps, from each start in the subject anew, and has no clock. So there are two limits, measured in bench/micro/test_regex.py:
+
+- Steps from one start. What one may cost follows from the sizes of subject and pattern: a step can be a walk along the whole subject
+  (`[^y]*` is one) or a try of each alternative. A possessive group is one step however often it repeats, so such patterns are interpreted.
+- Starts. A pattern that is not anchored is compiled with a callout in front, which PCRE2 calls at each start that its own search for a
+  first character has left, and which looks at the clock from the second on.
+
 Patterns and subjects are bytes, never UTF-8. `$` is the end of the subject and not also the place before a last newline.
 """
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
 from fastlb.data_plane.pcre2 cimport (PCRE2_ANCHORED, PCRE2_BSR_ANYCRLF, PCRE2_CASELESS, PCRE2_CONFIG_JIT, PCRE2_CONFIG_VERSION,
                                       PCRE2_DOLLAR_ENDONLY, PCRE2_ERROR_CALLOUT, PCRE2_ERROR_DEPTHLIMIT, PCRE2_ERROR_HEAPLIMIT,
                                       PCRE2_ERROR_JIT_STACKLIMIT, PCRE2_ERROR_MATCHLIMIT, PCRE2_ERROR_NOMATCH, PCRE2_ERROR_NOMEMORY,
-                                      PCRE2_INFO_CAPTURECOUNT, PCRE2_INFO_JITSIZE, PCRE2_INFO_NAMECOUNT, PCRE2_INFO_NAMEENTRYSIZE,
-                                      PCRE2_INFO_NAMETABLE, PCRE2_INFO_SIZE, PCRE2_JIT_COMPLETE, PCRE2_NEVER_BACKSLASH_C,
-                                      PCRE2_NEVER_UCP, PCRE2_NEVER_UTF, PCRE2_NEWLINE_LF, pcre2_callout_enumerate,
-                                      pcre2_callout_enumerate_block, pcre2_code, pcre2_code_free, pcre2_compile, pcre2_compile_context,
-                                      pcre2_compile_context_create, pcre2_compile_context_free, pcre2_config, pcre2_general_context,
-                                      pcre2_general_context_create, pcre2_general_context_free, pcre2_get_error_message,
-                                      pcre2_get_ovector_pointer, pcre2_jit_compile, pcre2_jit_match, pcre2_jit_stack,
-                                      pcre2_jit_stack_assign, pcre2_jit_stack_create, pcre2_jit_stack_free, pcre2_match,
-                                      pcre2_match_context, pcre2_match_context_create, pcre2_match_context_free, pcre2_match_data,
-                                      pcre2_match_data_create, pcre2_match_data_free, pcre2_pattern_info, pcre2_set_bsr,
-                                      pcre2_set_heap_limit, pcre2_set_match_limit, pcre2_set_newline, pcre2_set_parens_nest_limit)
-from fastlb.data_plane.system cimport memcmp
+                                      PCRE2_ERROR_RECURSELOOP, PCRE2_INFO_ALLOPTIONS, PCRE2_INFO_BACKREFMAX, PCRE2_INFO_CAPTURECOUNT,
+                                      PCRE2_INFO_JITSIZE, PCRE2_INFO_NAMECOUNT, PCRE2_INFO_NAMEENTRYSIZE, PCRE2_INFO_NAMETABLE,
+                                      PCRE2_INFO_SIZE, PCRE2_JIT_COMPLETE, PCRE2_NEVER_BACKSLASH_C, PCRE2_NEVER_UCP, PCRE2_NEVER_UTF,
+                                      PCRE2_NEWLINE_LF, pcre2_callout_block, pcre2_callout_enumerate, pcre2_callout_enumerate_block,
+                                      pcre2_code, pcre2_code_free, pcre2_compile, pcre2_compile_context, pcre2_compile_context_create,
+                                      pcre2_compile_context_free, pcre2_config, pcre2_general_context, pcre2_general_context_create,
+                                      pcre2_general_context_free, pcre2_get_error_message, pcre2_get_ovector_pointer, pcre2_jit_compile,
+                                      pcre2_jit_match, pcre2_jit_stack, pcre2_jit_stack_assign, pcre2_jit_stack_create,
+                                      pcre2_jit_stack_free, pcre2_match, pcre2_match_context, pcre2_match_context_create,
+                                      pcre2_match_context_free, pcre2_match_data, pcre2_match_data_create, pcre2_match_data_free,
+                                      pcre2_pattern_info, pcre2_set_bsr, pcre2_set_callout, pcre2_set_heap_limit, pcre2_set_match_limit,
+                                      pcre2_set_newline, pcre2_set_parens_nest_limit)
+from fastlb.data_plane.system cimport CLOCK_MONOTONIC, clock_gettime, memcmp, memcpy, timespec
 from fastlb.data_plane.types cimport NO_INDEX, Engine, Regex, RegexScratch
 
 cdef enum:
@@ -31,6 +39,22 @@ cdef enum:
     MAX_CODE_BYTES = 32768          # of a compiled pattern: repeated groups are written out
     FRAMES_BYTES = 524288           # the interpreter's backtracking points
     JIT_STACK_BYTES = 262144        # the same of compiled code; an address range, of which only what is used takes memory
+    # One start of an anchored pattern may take all of the 200 us. One of several may take 60: the first, those of which the clock shows
+    # 80 together, and the one that was running then.
+    ANCHORED_NS = 200000
+    START_NS = 60000
+    ALL_STARTS_NS = 80000
+    # A step on an empty subject: a backtracking point of compiled code takes up to 5 ns, one of the interpreter up to 15.
+    MACHINE_STEP_NS = 5
+    INTERPRETED_STEP_NS = 15
+    # A walk along 1 KiB of subject: 0.17 ns a byte in compiled code, 0.66 interpreted, 1 to compare with back references.
+    MACHINE_KIB_NS = 170
+    INTERPRETED_KIB_NS = 680
+    BACK_REFERENCE_KIB_NS = 1024
+    # Alternatives that fail are no step in compiled code, 0.25 ns for each byte of pattern; the interpreter counts all but nested groups.
+    MACHINE_BYTES_PER_NS = 4
+    INTERPRETED_BYTES_PER_NS = 16
+    EMPTY_CODE_BYTES = 143          # what PCRE2 calls the size of an empty pattern
 
 
 # ---------------------------------------------------------------------------------------------------------- compile
@@ -64,7 +88,52 @@ cdef bint has_duplicate_name(const Regex* regex) noexcept nogil:
     return False
 
 
-cdef int check_code(Regex* regex) noexcept nogil:
+cdef bint has_grapheme(const char* pattern, uint32_t size) noexcept nogil:
+    # \X, a character with its combining ones. It makes no sense in bytes, and walks along the subject ten times as slowly as all else.
+    cdef uint32_t i = 0
+    while i + 1 < size:
+        if pattern[i] == c"\\":
+            if pattern[i + 1] == c"X":
+                return True
+            i += 1
+        i += 1
+    return False
+
+
+cdef bint may_have_possessive_group(const char* pattern, uint32_t size) noexcept nogil:
+    # A "+" behind another quantifier, or a comment, behind which one could hide. True for single characters too (`a*+`), which only cost.
+    cdef:
+        uint32_t i
+        char c, before = 0
+    for i in range(size):
+        c = pattern[i]
+        if c == c"#" or (c == c"+" and (before == c"*" or before == c"+" or before == c"?" or before == c"}")):
+            return True
+        if c != c" " and not 9 <= c <= 13:      # white space that (?x) ignores
+            before = c
+    return False
+
+
+cdef bint is_anchored(const Regex* regex) noexcept nogil:
+    return read_info(regex.code, PCRE2_INFO_ALLOPTIONS) & PCRE2_ANCHORED != 0
+
+
+cdef void set_limits(Regex* regex, bint is_machine_code) noexcept nogil:
+    cdef uint32_t code_bytes = <uint32_t>read_size(regex.code, PCRE2_INFO_SIZE)
+    code_bytes -= min(code_bytes, <uint32_t>EMPTY_CODE_BYTES)
+    regex.is_machine_code = is_machine_code
+    if is_machine_code:
+        regex.step_ns = MACHINE_STEP_NS + code_bytes // MACHINE_BYTES_PER_NS
+        regex.step_kib_ns = MACHINE_KIB_NS
+    else:
+        regex.step_ns = INTERPRETED_STEP_NS + code_bytes // INTERPRETED_BYTES_PER_NS
+        regex.step_kib_ns = INTERPRETED_KIB_NS
+    if read_info(regex.code, PCRE2_INFO_BACKREFMAX) != 0:
+        regex.step_kib_ns = BACK_REFERENCE_KIB_NS
+    regex.budget_ns = ANCHORED_NS if is_anchored(regex) else START_NS
+
+
+cdef int read_code(Regex* regex) noexcept nogil:
     # Fills in what the compiled pattern says of itself. 0 or a RegexError.
     cdef void* names = NULL
     regex.n_groups = read_info(regex.code, PCRE2_INFO_CAPTURECOUNT) + 1
@@ -76,6 +145,14 @@ cdef int check_code(Regex* regex) noexcept nogil:
         return REGEX_ERROR_TOO_LARGE
     if regex.n_groups > MAX_REGEX_GROUPS:
         return REGEX_ERROR_TOO_MANY_GROUPS
+    return 0
+
+
+cdef int check_code(Regex* regex) noexcept nogil:
+    # The same for the pattern as it was written.
+    cdef int error = read_code(regex)
+    if error != 0:
+        return error
     if has_duplicate_name(regex):
         return REGEX_ERROR_DUPLICATE_NAME
     if pcre2_callout_enumerate(<const pcre2_code*>regex.code, note_callout, NULL) != 0:
@@ -89,12 +166,16 @@ cdef Regex* compile_regex(const char* pattern, uint32_t size, uint32_t flags, in
     cdef:
         Regex* regex
         pcre2_compile_context* context
+        char watched[MAX_REGEX_BYTES + 8]
         uint32_t options = PCRE2_DOLLAR_ENDONLY | PCRE2_NEVER_BACKSLASH_C | PCRE2_NEVER_UTF | PCRE2_NEVER_UCP
         size_t offset = 0
     error[0] = error_offset[0] = 0
     if size > MAX_REGEX_BYTES:
         error[0] = REGEX_ERROR_TOO_LONG
         error_offset[0] = MAX_REGEX_BYTES
+        return NULL
+    if has_grapheme(pattern, size):
+        error[0] = REGEX_ERROR_GRAPHEME
         return NULL
     # (*UTF), (*LIMIT_MATCH=9), (*NO_JIT): how to match is not the pattern's to say. PCRE2 takes them at its start only.
     if size > 2 and pattern[0] == c"(" and pattern[1] == c"*" and c"A" <= pattern[2] <= c"Z":
@@ -113,16 +194,31 @@ cdef Regex* compile_regex(const char* pattern, uint32_t size, uint32_t flags, in
         pcre2_set_bsr(context, PCRE2_BSR_ANYCRLF)
         pcre2_set_parens_nest_limit(context, MAX_PARENTHESES)
         regex.code = pcre2_compile(<const uint8_t*>pattern, size, options, error, &offset, context)
-        error[0] = check_code(regex) if regex.code != NULL else error[0]
-        error_offset[0] = <uint32_t>(offset if regex.code == NULL and offset <= size else 0)
+        if regex.code == NULL:
+            error_offset[0] = <uint32_t>min(offset, size)
+        else:
+            error[0] = check_code(regex)
+            if error[0] == 0 and not is_anchored(regex):
+                pcre2_code_free(<pcre2_code*>regex.code)
+                memcpy(watched, b"(?C1)", 5)    # without a group around the rest: the first alternative is tried at each start
+                memcpy(watched + 5, pattern, size)
+                regex.code = pcre2_compile(<const uint8_t*>watched, size + 5, options, error, &offset, context)
+                if regex.code != NULL:
+                    error[0] = read_code(regex)
     pcre2_compile_context_free(context)
     if error[0] != 0:
         free_regex(regex)
         return NULL
     # Not every system lets a process make code (systemd's MemoryDenyWriteExecute, SELinux): those that do not interpret.
-    pcre2_jit_compile(<pcre2_code*>regex.code, PCRE2_JIT_COMPLETE)
-    regex.is_machine_code = read_size(regex.code, PCRE2_INFO_JITSIZE) != 0
+    if not may_have_possessive_group(pattern, size):
+        pcre2_jit_compile(<pcre2_code*>regex.code, PCRE2_JIT_COMPLETE)
+    set_limits(regex, read_size(regex.code, PCRE2_INFO_JITSIZE) != 0)
     return regex
+
+
+cdef void interpret_regex(Regex* regex) noexcept nogil:
+    # From now on as where no code can be made: for tests.
+    set_limits(regex, False)
 
 
 cdef void free_regex(Regex* regex) noexcept nogil:
@@ -155,6 +251,8 @@ cdef const char* error_text(int error) noexcept nogil:
         return b"settings and verbs at the start, such as (*UTF), are not supported"
     if error == REGEX_ERROR_CALLOUT:
         return b"callouts are not supported"
+    if error == REGEX_ERROR_GRAPHEME:
+        return b"\\X is not supported: patterns match bytes"
     if error == REGEX_ERROR_DUPLICATE_NAME:
         return b"two groups have the same name"
     if error == REGEX_ERROR_NO_MEMORY:
@@ -243,6 +341,7 @@ cdef RegexScratch* open_regex_scratch() noexcept nogil:
         close_regex_scratch(scratch)
         return NULL
     pcre2_set_heap_limit(<pcre2_match_context*>scratch.match_context, FRAMES_BYTES // 1024)
+    pcre2_set_callout(<pcre2_match_context*>scratch.match_context, note_start, scratch)
     if scratch.jit_stack != NULL:           # else the machine's own stack, of which PCRE2 takes 32 KiB
         pcre2_jit_stack_assign(<pcre2_match_context*>scratch.match_context, NULL, scratch.jit_stack)
     scratch.opened = True
@@ -268,14 +367,27 @@ cdef bint prepare_regex_scratch(Engine* engine) noexcept nogil:
 
 
 # ---------------------------------------------------------------------------------------------------------- match
-cdef uint32_t match_limit(const Regex* regex, uint32_t size) noexcept nogil:
-    return 2000
+cdef int note_start(pcre2_callout_block* block, void* data) noexcept nogil:
+    # PCRE2 is about to try another start. 0 = it may.
+    cdef:
+        RegexScratch* scratch = <RegexScratch*>data
+        timespec now
+        uint64_t now_ns
+    scratch.starts += 1
+    if scratch.starts == 1:         # most matches have no other
+        return 0
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    now_ns = <uint64_t>now.tv_sec * 1000000000 + <uint64_t>now.tv_nsec
+    if scratch.starts > 2:          # more than START_NS is another process's time, not a step of ours
+        scratch.spent_ns += min(now_ns - scratch.clock_ns, <uint64_t>START_NS)
+    scratch.clock_ns = now_ns
+    return 0 if scratch.spent_ns < <uint64_t>ALL_STARTS_NS else PCRE2_ERROR_CALLOUT
 
 
 cdef int match_regex(const Regex* regex, RegexScratch* scratch, const char* subject, uint32_t size, uint32_t* groups,
                      uint32_t max_groups) noexcept nogil:
-    # The number of groups that the pattern has, with group 0 (at least 1), if it matches; else a RegexResult. The first `max_groups` of them
-    # are written to `groups` as pairs, start and end in the subject; NO_INDEX twice where a group took no part in the match.
+    # The number of groups that the pattern has, with group 0 (at least 1), if it matches; else a RegexResult. The first `max_groups`
+    # of them are written to `groups` as pairs, start and end in the subject; NO_INDEX twice where a group took no part in the match.
     cdef:
         pcre2_match_data* data = <pcre2_match_data*>scratch.match_data
         pcre2_match_context* context = <pcre2_match_context*>scratch.match_context
@@ -283,7 +395,8 @@ cdef int match_regex(const Regex* regex, RegexScratch* scratch, const char* subj
         size_t* found
         uint32_t i
         int result
-    pcre2_set_match_limit(context, match_limit(regex, size))
+    scratch.starts = scratch.spent_ns = 0
+    pcre2_set_match_limit(context, regex.budget_ns // (regex.step_ns + (regex.step_kib_ns * size >> 10)) + 1)
     if regex.is_machine_code:
         result = pcre2_jit_match(<const pcre2_code*>regex.code, text, size, 0, 0, data, context)
     else:
@@ -292,7 +405,8 @@ cdef int match_regex(const Regex* regex, RegexScratch* scratch, const char* subj
         if result == PCRE2_ERROR_NOMATCH:
             return REGEX_NO_MATCH
         if (result == PCRE2_ERROR_MATCHLIMIT or result == PCRE2_ERROR_DEPTHLIMIT or result == PCRE2_ERROR_HEAPLIMIT
-                or result == PCRE2_ERROR_NOMEMORY or result == PCRE2_ERROR_JIT_STACKLIMIT or result == PCRE2_ERROR_CALLOUT):
+                or result == PCRE2_ERROR_NOMEMORY or result == PCRE2_ERROR_JIT_STACKLIMIT or result == PCRE2_ERROR_CALLOUT
+                or result == PCRE2_ERROR_RECURSELOOP):
             return REGEX_LIMIT
         return REGEX_FAILED
     found = pcre2_get_ovector_pointer(data)

@@ -996,6 +996,8 @@ cdef struct Snapshot:
 cdef struct Regex:                  # never changes: engines may share it
     void* code                      # owned: pcre2_code
     bint is_machine_code            # else it is interpreted
+    uint32_t step_ns, step_kib_ns   # most that a counted step may cost: on an empty subject, and for each KiB of another
+    uint32_t budget_ns              # of all steps from one start
     uint32_t n_groups               # with group 0
     const uint8_t* names            # borrowed from code: its table of named groups
     uint32_t n_names, name_bytes    # entries, and bytes of each
@@ -1005,6 +1007,8 @@ cdef struct RegexScratch:           # what an engine matches with
     void* match_context             # owned: pcre2_match_context
     void* jit_stack                 # owned: pcre2_jit_stack
     char* frames[2]                 # owned: lent to the interpreter
+    uint64_t starts                 # of this match
+    uint64_t clock_ns, spent_ns     # of this match, from its second start on
     bint lent[2]
     bint opened
 

@@ -34,7 +34,7 @@ from fastlb.data_plane.log_writer cimport (drop_slot, hand_over, hold_slot, log_
                                            wake_log_writer, write_some)
 from fastlb.data_plane.ready_list cimport list_ready, take_ready, unlist_ready
 from fastlb.data_plane.regex cimport (MAX_REGEX_GROUPS, REGEX_ANCHORED, REGEX_CASELESS, REGEX_FAILED, REGEX_LIMIT, REGEX_NO_MATCH,
-                                      close_regex_scratch, compile_regex, free_regex, match_regex, open_regex_scratch, write_regex_error)
+                                      close_regex_scratch, compile_regex, free_regex, interpret_regex, match_regex, open_regex_scratch, write_regex_error)
 from fastlb.data_plane.retry cimport is_stale_reuse as plane_is_stale_reuse
 from fastlb.data_plane.retry cimport may_retry as plane_may_retry
 from fastlb.data_plane.route_table cimport find_route, hash_host
@@ -1361,7 +1361,7 @@ cdef class Regex:
             size = write_regex_error(error, text, sizeof(text))
             raise ValueError(text[:size].decode(), offset)
         if interpreted:
-            self.regex.is_machine_code = False
+            interpret_regex(self.regex)
         self.scratch = open_regex_scratch()
         if self.scratch == NULL:
             raise MemoryError
