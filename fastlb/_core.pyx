@@ -29,7 +29,7 @@ from fastlb.data_plane cimport types
 from fastlb.data_plane.types cimport (FAILURE_COUNT, HEADER_X_FORWARDED_FOR,
                                       HEADER_X_FORWARDED_HOST, HEADER_X_FORWARDED_PROTO, HEADER_X_REQUEST_ID, MAX_HEAD_BYTES, MAX_HEADERS,
                                       MAX_IDENTITY_BYTES, MAX_ROWS, MAX_WORKERS, NO_INDEX, NO_SHARED_ROW, NODE_ROW, OPERATION_APPEND,
-                                      OPERATION_KEEP_OR_SET, ROW_DISPLAY_BYTES, ROW_FREE, SOURCE_CLIENT_ADDRESS, SOURCE_HOST,
+                                      OPERATION_KEEP_OR_SET, ROUTE_MIRROR, ROW_DISPLAY_BYTES, ROW_FREE, SOURCE_CLIENT_ADDRESS, SOURCE_HOST,
                                       SOURCE_REQUEST_ID, SOURCE_SCHEME, WORKER_LIVE, Backend, Column, Connection, Counters)
 from fastlb.data_plane.types cimport Engine as EngineStruct
 from fastlb.data_plane.types cimport (Exchange, ImageBackend, ImageHeader, ImageHeaderOperation, ImageHost, ImageListener, ImageNetwork,
@@ -315,6 +315,17 @@ cdef class SnapshotWriter:
         self.hosts.setdefault(host, []).append((path_prefix.encode(), len(self.routes)))
         self.routes.append(record(&entry, sizeof(entry)))
         return len(self.routes) - 1
+
+    def set_mirror(self, route, *, pool, share):
+        """A pool that gets a share (0.0 to 1.0) of a route's requests as well."""
+        cdef ImageRoute entry
+        if not 0 <= pool < len(self.pools):
+            raise ValueError(f"no pool {pool}")
+        memcpy(&entry, <const char*><bytes>self.routes[route], sizeof(entry))
+        entry.features |= <uint32_t>ROUTE_MIRROR
+        entry.mirror_pool = pool
+        entry.mirror_share = <uint32_t>round(share * <uint32_t>types.MIRROR_ALL)
+        self.routes[route] = record(&entry, sizeof(entry))
 
     cdef bytes pack_operations(self, uint64_t* replaced):
         # The default request operations; a later issue adds the configuration's own to the same list.

@@ -65,7 +65,9 @@ def build_image(config: Config, addresses: Mapping[str, Sequence[str]], generati
             _add_backend(writer, pool_index, pool.name, backend, addresses)
     for route in config.routes:
         for host in route.hosts:
-            writer.add_route(host=host, path_prefix=route.path, pool=pool_indexes[route.pool])
+            index = writer.add_route(host=host, path_prefix=route.path, pool=pool_indexes[route.pool])
+            if route.mirror.pool:
+                writer.set_mirror(index, pool=pool_indexes[route.mirror.pool], share=route.mirror.share)
     return writer.finish()
 
 

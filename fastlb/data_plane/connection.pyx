@@ -50,7 +50,7 @@ cdef void drop_listener(Engine* engine, Listener* listener) noexcept nogil:
 
 
 cdef void close_connection(Engine* engine, Connection* connection, bint reset) noexcept nogil:
-    # Ends a client or backend connection; with `reset` the other side sees an error and not an orderly end.
+    # Ends a client, backend or mirror connection; with `reset` the other side sees an error and not an orderly end.
     cdef Backend* backend
     if connection.state == STATE_CLOSED:
         return
@@ -79,7 +79,14 @@ cdef void close_connection(Engine* engine, Connection* connection, bint reset) n
         engine.counters.backend_connections_closed += 1
         connection.backend = NULL
         drop_backend(&engine.backends, backend)
-    close_descriptor(connection, reset)
+    else:
+        engine.n_mirrors -= 1
+        engine.mirror_bytes -= connection.drained_bytes
+        engine.counters.mirrors_closed += 1
+        drop_listener(engine, connection.listener)
+        connection.listener = NULL
+    if connection.fd >= 0:
+        close_descriptor(connection, reset)
     bury_connection(&engine.connections, connection)
     if engine.accept_paused:
         engine.accept_resume_ms = 0             # a descriptor is free: accepting may go on

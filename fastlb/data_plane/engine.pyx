@@ -17,6 +17,8 @@ from fastlb.data_plane.connection_table cimport (bury_connection, connection_tab
                                                  find_connection, open_connection)
 from fastlb.data_plane.exchange cimport close_exchange, free_ended_exchanges
 from fastlb.data_plane.http1 cimport http1_backend_codec, http1_client_codec
+from fastlb.data_plane.mirror cimport mirror_transport
+from fastlb.data_plane.mirror_client cimport mirror_codec
 from fastlb.data_plane.pipe_pool cimport pipe_pool_close, pipe_pool_open
 from fastlb.data_plane.ready_list cimport take_ready
 from fastlb.data_plane.regex cimport close_regex_scratch
@@ -29,7 +31,7 @@ from fastlb.data_plane.system cimport (CLOCK_MONOTONIC, CLOCK_REALTIME, EFD_CLOE
 from fastlb.data_plane.timer_wheel cimport arm_wheel, cancel_timer, take_expired, timer_wheel_close, timer_wheel_open
 from fastlb.data_plane.transport cimport accept_client, plain_transport, unwatch, watch, watch_listener
 from fastlb.data_plane.types cimport (ACCEPT_RETRY_MS, ACCEPTS_PER_EVENT, DEFAULT_PUMP_BUDGET, EVENTS_PER_BATCH, IO_AGAIN, IO_ERROR,
-                                      IO_HALF_CLOSED, IO_READABLE, IO_WRITABLE, KIND_BACKEND, KIND_CLIENT, KIND_LISTENER, MAX_HEAD_BYTES,
+                                      IO_HALF_CLOSED, IO_READABLE, IO_WRITABLE, KIND_BACKEND, KIND_CLIENT, KIND_LISTENER, KIND_MIRROR, MAX_HEAD_BYTES,
                                       NODE_ROW, READ_BUFFER_BYTES, STATE_IDLE, WORKER_CLOSED, WORKER_LIVE, WRITE_BUFFER_BYTES, Attempt,
                                       Backend, Connection, Engine, Exchange, ImageBackend, ImageListener, ImagePool, Listener, SharedTable,
                                       Snapshot, Socket, Timer, WorkerBlock)
@@ -77,6 +79,8 @@ cdef int engine_open(Engine* engine, uint32_t max_clients, uint32_t max_descript
     engine.plain = plain_transport()
     engine.client_codec = http1_client_codec()
     engine.backend_codec = http1_backend_codec()
+    engine.mirror_codec = mirror_codec()
+    engine.mirror_transport = mirror_transport()
     buffer_pool_open(&engine.buffers)
     engine.read_buffer = <char*>malloc(READ_BUFFER_BYTES)
     engine.write_buffer = <char*>malloc(WRITE_BUFFER_BYTES)
@@ -116,7 +120,7 @@ cdef void engine_close(Engine* engine) noexcept nogil:
     for i in range(engine.connections.n_slabs):
         for k in range(256):
             connection = &engine.connections.slabs[i][k]
-            if connection.kind == KIND_CLIENT:
+            if connection.kind == KIND_CLIENT or connection.kind == KIND_MIRROR:
                 if connection.exchange != NULL:
                     close_exchange(engine, connection.exchange)
                 close_connection(engine, connection, False)
@@ -489,7 +493,7 @@ cdef void engine_publish(Engine* engine) noexcept nogil:
     worker.gauges.pipes_taken = taken
     worker.gauges.pipes_returned = returned
     worker.gauges.clients = engine.n_clients
-    worker.gauges.descriptors = engine.connections.n_open
+    worker.gauges.descriptors = engine.connections.n_open - engine.n_mirrors
     worker.gauges.timers = engine.timers.count
     worker.gauges.backend_rows = engine.backends.count
     worker.generation = engine.snapshot.header.generation if engine.snapshot != NULL else 0

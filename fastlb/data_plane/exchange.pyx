@@ -12,28 +12,30 @@ After `refuse`, `abandon`, `fail_attempt`, `take_response_head` or `progress` th
 it again in the same event. Ended ones are freed when the batch ends.
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport free
 
 from fastlb.data_plane.access_log cimport log_connected, log_pool, log_response_head, open_log, write_log
 from fastlb.data_plane.attempt cimport end_attempt, start_attempt
 from fastlb.data_plane.buffer cimport return_buffer
 from fastlb.data_plane.connection cimport close_connection, set_deadline
+from fastlb.data_plane.exchange_pool cimport take_exchange
 from fastlb.data_plane.failure cimport (FAILURE_BAD_FRAMING, FAILURE_BAD_RESPONSE,  FAILURE_BODY_TOO_LARGE,
                                         FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_OUT_OF_MEMORY,
                                         FAILURE_TRUNCATED)
+from fastlb.data_plane.mirror cimport open_mirror
 from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.relay cimport relay_close, relay_flush, relay_open, relay_run
 from fastlb.data_plane.request_program cimport run_program
 from fastlb.data_plane.retry cimport is_stale_reuse, may_retry
 from fastlb.data_plane.snapshot cimport drop_snapshot
-from fastlb.data_plane.system cimport likely, memset, unlikely
+from fastlb.data_plane.system cimport likely, unlikely
 from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE, HEAD_CLOSE, HEAD_EXPECT_CONTINUE,
                                       HEAD_KEEP_ALIVE, HEAD_UPGRADE, HEADER_UPGRADE, IO_ERROR, IO_READABLE, MAX_TRIED,
                                       METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_PUT, METHOD_TRACE, NO_PIPE,
                                       RELAY_DONE, RELAY_NO_MEMORY, RELAY_OFF, RELAY_RUNNING, RELAY_SINK_FAILED, RELAY_SOURCE_FAILED,
                                       RELAY_SOURCE_INVALID, RELAY_TOO_LARGE, STATE_EXCHANGE, WAIT_BETWEEN_BYTES, WAIT_BODY, WAIT_EXCHANGE,
                                       WAIT_FIRST_BYTE, WAIT_TUNNEL, WAIT_UNSET, WAIT_WRITE, X_BODY_DONE, X_EXPECT, X_FRESH, X_HEAD_SENT,
-                                      X_HTTP_1_0, X_IDEMPOTENT, X_IS_HEAD, X_KEEP_ALIVE, X_REPLAYABLE, X_RESEND, X_REUSABLE, X_TUNNEL,
+                                      X_HTTP_1_0, X_IDEMPOTENT, X_IS_HEAD, X_KEEP_ALIVE, X_MIRROR, X_REPLAYABLE, X_RESEND, X_REUSABLE, X_TUNNEL,
                                       X_UPGRADE, Attempt, Connection, Engine, Exchange, Head, Relay)
 
 cdef enum:                          # which way bytes have moved since a deadline was last set
@@ -52,23 +54,15 @@ cdef enum:
 # ---------------------------------------------------------------------------------------------------------- begin and end
 cdef Exchange* open_exchange(Engine* engine, Connection* client) noexcept nogil:
     # A blank exchange owned by `client`, on the current snapshot. NULL: out of memory.
-    cdef Exchange* exchange = engine.free_exchanges
-    if likely(exchange != NULL):
-        engine.free_exchanges = exchange.next
-        engine.n_free_exchanges -= 1
-    else:
-        exchange = <Exchange*>malloc(sizeof(Exchange))
-        if exchange == NULL:
-            return NULL
-    memset(exchange, 0, sizeof(Exchange))
-    exchange.up.pipe = exchange.down.pipe = NO_PIPE
+    cdef Exchange* exchange = take_exchange(engine)
+    if exchange == NULL:
+        return NULL
     exchange.client = client
     exchange.snapshot = engine.snapshot
     engine.snapshot.references += 1
     client.exchange = exchange
     client.state = STATE_EXCHANGE
     client.wait = WAIT_UNSET
-    engine.counters.exchanges_opened += 1
     if unlikely(client.listener.log_set != NULL):
         open_log(engine, exchange)
     return exchange
@@ -243,7 +237,7 @@ cdef void fail_attempt(Engine* engine, Exchange* exchange, uint32_t failure) noe
     # The current attempt failed: another one, a local answer, or a visible cut where the answer has begun.
     if exchange.flags & X_HEAD_SENT:
         exchange.attempt.backend.column.failures += 1
-        engine.counters.reasons[FAILURE_TRUNCATED] += 1
+        count_reason(engine, exchange, FAILURE_TRUNCATED)
         note_reason(exchange, failure)
         exchange.client.codec.reset(engine, exchange)
     elif end_failed_attempt(engine, exchange, failure):
@@ -257,7 +251,7 @@ cdef void refuse(Engine* engine, Exchange* exchange, uint32_t failure) noexcept 
     end_attempt(engine, exchange, False)
     relay_close(engine, &exchange.up)
     drop_retry(engine, exchange)
-    engine.counters.reasons[failure] += 1
+    count_reason(engine, exchange, failure)
     note_reason(exchange, failure)
     exchange.client.codec.send_local(engine, exchange, failure)
 
@@ -265,7 +259,7 @@ cdef void refuse(Engine* engine, Exchange* exchange, uint32_t failure) noexcept 
 cdef void abandon(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil:
     # The client is gone, or no answer makes sense any more: counted, both sides closed.
     cdef Connection* client = exchange.client
-    engine.counters.reasons[failure] += 1
+    count_reason(engine, exchange, failure)
     note_reason(exchange, failure)
     close_exchange(engine, exchange)
     close_connection(engine, client, True)
@@ -314,22 +308,10 @@ cdef void take_response_head(Engine* engine, Exchange* exchange, Head* head, cha
         fail_attempt(engine, exchange, FAILURE_BAD_RESPONSE)
         return
     exchange.flags |= X_HEAD_SENT
-    count_status(engine, head.status)
     drop_retry(engine, exchange)
     if unlikely(exchange.up.state == RELAY_RUNNING):
         list_ready(engine, attempt.connection)  # room to write may have come in the same event, and no other would tell
     settle(engine, exchange, MOVED_ALL)
-
-
-cdef void count_status(Engine* engine, uint32_t status) noexcept nogil:
-    if status < 300:
-        engine.counters.responses_2xx += 1
-    elif status < 400:
-        engine.counters.responses_3xx += 1
-    elif status < 500:
-        engine.counters.responses_4xx += 1
-    else:
-        engine.counters.responses_5xx += 1
 
 
 cdef bint settle_up(Engine* engine, Exchange* exchange) noexcept nogil:
@@ -338,6 +320,8 @@ cdef bint settle_up(Engine* engine, Exchange* exchange) noexcept nogil:
     if exchange.flags & X_TUNNEL:
         return True                             # settle_tunnel looks at both directions
     if up.state == RELAY_DONE:
+        if unlikely(exchange.flags & X_MIRROR):
+            open_mirror(engine, exchange)
         exchange.flags |= X_BODY_DONE
         return True
     if up.state == RELAY_SINK_FAILED:

@@ -6,6 +6,7 @@ tests nothing. What a client claims about itself (X-Forwarded-*, X-Request-Id) i
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from fastlb.data_plane.random cimport next_random
 from fastlb.data_plane.system cimport AF_INET, AF_INET6, likely, memcmp, memset
 from fastlb.data_plane.types cimport (FIELD_DROPPED, OPERATION_APPEND, OPERATION_KEEP_OR_SET, REQUEST_ID_BYTES, SOURCE_CLIENT_ADDRESS,
                                       SOURCE_HOST, SOURCE_LITERAL, SOURCE_REQUEST_ID, SOURCE_SCHEME, Connection, Engine, Exchange, Head,
@@ -69,21 +70,12 @@ cdef bint is_trusted(Engine* engine, Exchange* exchange) noexcept nogil:
 
 
 cdef void make_request_id(Engine* engine, char* id) noexcept nogil:
-    # 16 random bytes in hexadecimal, from xoshiro256** (seeded by the kernel): unique, not secret.
+    # 16 random bytes in hexadecimal.
     cdef:
-        uint64_t* s = engine.random
-        uint64_t value, shifted
+        uint64_t value
         uint32_t half, i
     for half in range(2):
-        value = s[1] * 5
-        value = (value << 7 | value >> 57) * 9
-        shifted = s[1] << 17
-        s[2] ^= s[0]
-        s[3] ^= s[1]
-        s[1] ^= s[2]
-        s[0] ^= s[3]
-        s[2] ^= shifted
-        s[3] = s[3] << 45 | s[3] >> 19
+        value = next_random(engine)
         for i in range(16):
             id[half * 16 + i] = HEX[value & 15]
             value >>= 4

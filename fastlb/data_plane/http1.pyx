@@ -10,7 +10,7 @@ from fastlb.data_plane.access_log cimport log_partial_head, log_request_head
 from fastlb.data_plane.attempt cimport connect_failure
 from fastlb.data_plane.buffer cimport append_bytes, return_buffer, take_buffer
 from fastlb.data_plane.connection cimport close_connection, set_deadline
-from fastlb.data_plane.exchange cimport (abandon, begin_exchange, close_exchange, connected, fail_attempt, open_exchange, progress, refuse,
+from fastlb.data_plane.exchange cimport (abandon, begin_exchange, close_exchange, connected, count_reason, fail_attempt, open_exchange, progress, refuse,
                                          take_response_head)
 from fastlb.data_plane.failure cimport (FAILURE_BACKEND_CLOSED, FAILURE_BACKEND_RESET, FAILURE_BETWEEN_BYTES_TIMEOUT, FAILURE_BODY_TIMEOUT,
                                         FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_CLIENT_WRITE_TIMEOUT, FAILURE_CONNECT_TIMEOUT,
@@ -229,11 +229,23 @@ cdef bint send_head(Engine* engine, Exchange* exchange, Head* head, char* body, 
         return False
     if unlikely(exchange.log != NULL):
         exchange.log.head_bytes = size
+    count_status(engine, head.status)
     relay_open(down, exchange, exchange.attempt.connection, exchange.client, head.framing, sink_framing, head.content_length)
     relay_offer(engine, down, size, body, body_size)
     if down.state == RELAY_RUNNING:
         relay_run(engine, down)
     return True
+
+
+cdef void count_status(Engine* engine, uint32_t status) noexcept nogil:
+    if status < 300:
+        engine.counters.responses_2xx += 1
+    elif status < 400:
+        engine.counters.responses_3xx += 1
+    elif status < 500:
+        engine.counters.responses_4xx += 1
+    else:
+        engine.counters.responses_5xx += 1
 
 
 cdef void send_local(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil:
@@ -518,10 +530,10 @@ cdef void backend_timed_out(Engine* engine, Connection* connection) noexcept nog
         fail_attempt(engine, exchange, FAILURE_FIRST_BYTE_TIMEOUT)
     elif connection.wait == WAIT_BETWEEN_BYTES or connection.wait == WAIT_WRITE:
         if exchange.flags & X_HEAD_SENT:
-            engine.counters.reasons[FAILURE_BETWEEN_BYTES_TIMEOUT] += 1
+            count_reason(engine, exchange, FAILURE_BETWEEN_BYTES_TIMEOUT)
         fail_attempt(engine, exchange, FAILURE_BETWEEN_BYTES_TIMEOUT)
     elif exchange.flags & X_TUNNEL or engine.now_ms >= exchange.deadline_ms:
-        client_timed_out(engine, exchange.client)
+        exchange.client.codec.timed_out(engine, exchange.client)
     else:
         set_deadline(engine, connection, exchange.deadline_ms)
 

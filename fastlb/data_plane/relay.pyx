@@ -18,7 +18,7 @@ from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.system cimport likely, memcpy, unlikely
 from fastlb.data_plane.transport cimport splice_in, splice_out
 from fastlb.data_plane.types cimport (CHUNK_BAD, CHUNK_DONE, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE, FRAME_TUNNEL, FRAME_UNTIL_CLOSE,
-                                      IO_AGAIN, IO_READABLE, IO_WRITABLE, IO_WRITE_CLOSED, KIND_CLIENT, NO_PIPE, READ_BUFFER_BYTES,
+                                      IO_AGAIN, IO_READABLE, IO_WRITABLE, IO_WRITE_CLOSED, KIND_BACKEND, KIND_CLIENT, NO_PIPE, READ_BUFFER_BYTES,
                                       RELAY_DONE, RELAY_NO_MEMORY, RELAY_OFF, RELAY_READ_BYTES, RELAY_RUNNING, RELAY_SINK_FAILED,
                                       RELAY_SOURCE_FAILED, RELAY_SOURCE_INVALID, RELAY_TOO_LARGE, RELAY_TURN_BYTES, SMALL_BODY_BYTES,
                                       SPLICE_MIN_BYTES, SPLICE_MOVE_BYTES, WRITE_BUFFER_BYTES, X_REPLAYABLE, Buffer, Connection, Engine,
@@ -77,7 +77,7 @@ cdef inline void count_out(Engine* engine, Relay* relay, uint64_t size) noexcept
     relay.sent += size
     if relay.sink.kind == KIND_CLIENT:
         engine.counters.client_bytes_out += size
-    else:
+    elif relay.sink.kind == KIND_BACKEND:       # a mirror drops its answer
         engine.counters.backend_bytes_out += size
 
 

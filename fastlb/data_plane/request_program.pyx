@@ -6,10 +6,11 @@ of them together.
 from libc.stdint cimport uint8_t, uint32_t
 
 from fastlb.data_plane.failure cimport FAILURE_BAD_TARGET, FAILURE_NO_ROUTE
+from fastlb.data_plane.mirror cimport choose_mirror
 from fastlb.data_plane.route_table cimport find_route
 from fastlb.data_plane.system cimport unlikely
 from fastlb.data_plane.target cimport normalise_path
-from fastlb.data_plane.types cimport HEAD_PATH_IS_RAW, NO_INDEX, Engine, Exchange, Head, ImagePool, ImageRoute, Snapshot
+from fastlb.data_plane.types cimport HEAD_PATH_IS_RAW, NO_INDEX, ROUTE_MIRROR, Engine, Exchange, Head, ImagePool, ImageRoute, Snapshot
 
 
 cdef void enter_pool(Engine* engine, Exchange* exchange, uint32_t pool) noexcept nogil:
@@ -46,4 +47,12 @@ cdef uint32_t run_program(Engine* engine, Exchange* exchange, Head* head) noexce
         return FAILURE_NO_ROUTE
     exchange.route = <const ImageRoute*>(snapshot.image + snapshot.header.routes.offset) + index
     enter_pool(engine, exchange, exchange.route.pool)
+    if unlikely(exchange.route.features):
+        run_features(engine, exchange, head)
     return 0
+
+
+cdef void run_features(Engine* engine, Exchange* exchange, Head* head) noexcept nogil:
+    # What most routes do not do.
+    if exchange.route.features & ROUTE_MIRROR:
+        choose_mirror(engine, exchange, head)

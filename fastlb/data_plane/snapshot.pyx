@@ -12,7 +12,7 @@ from fastlb.data_plane.backend_table cimport drop_backend, hold_backend
 from fastlb.data_plane.image cimport fits, range_fits, text_fits
 from fastlb.data_plane.pool cimport check_pool, drop_group, load_pool
 from fastlb.data_plane.system cimport ENOMEM, MAP_FAILED, MAP_SHARED, PROT_READ, SEEK_END, errno, lseek, mmap, munmap
-from fastlb.data_plane.types cimport (MAX_HEAD_BYTES, MAX_HEADERS, MAX_IDENTITY_BYTES, NO_INDEX, Backend, Engine, Group,
+from fastlb.data_plane.types cimport (MAX_HEAD_BYTES, MAX_HEADERS, MAX_IDENTITY_BYTES, NO_INDEX, ROUTE_MIRROR, Backend, Engine, Group,
                                       ImageBackend, ImageGroup, ImageHeader, ImageHeaderOperation, ImageHost, ImageListener, ImageLogPlan, ImageNetwork,
                                       ImageLocation, ImagePool, ImageRoute, Pool, PoolBackend, Snapshot)
 
@@ -86,6 +86,8 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
     routes = <const ImageRoute*>(image + header.routes.offset)
     for i in range(header.routes.count):
         if not text_fits(size, &routes[i].name) or routes[i].pool >= header.pools.count:
+            return -1
+        if routes[i].features & ROUTE_MIRROR and routes[i].mirror_pool >= header.pools.count:
             return -1
     pools = <const ImagePool*>(image + header.pools.offset)
     for i in range(header.pools.count):

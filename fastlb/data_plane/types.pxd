@@ -41,6 +41,9 @@ cdef enum:
     LINGER_BYTES = 1048576
     ADDRESS_TEXT_BYTES = 46         # INET6_ADDRSTRLEN
     REQUEST_ID_BYTES = 32           # 16 random bytes in hexadecimal, nginx's $request_id
+    MAX_MIRRORS = 1000              # mirrored requests under way in a worker; each takes two slots of the connection table
+    MAX_MIRROR_BYTES = 67108864     # of all their heads and bodies in a worker: 1000 of the largest would take 316 MB
+    MIRROR_ALL = 0x80000000         # ImageRoute.mirror_share of a route that mirrors every request
     DATE_BYTES = 29                 # "Sun, 06 Nov 1994 08:49:37 GMT"
 
     # Shared memory (shared_table.pyx). 500,000 layer-4 connections take 51 workers: two descriptors each, 20,000 a worker.
@@ -65,6 +68,7 @@ ctypedef enum ConnectionKind:
     KIND_LISTENER = 1
     KIND_CLIENT = 2
     KIND_BACKEND = 3
+    KIND_MIRROR = 4                 # stands for the client of a mirrored request: no descriptor, takes everything, says nothing
 
 # What the kernel has told us and we have not used up: edges are remembered as bits (docs/ARCHITECTURE.md, "Edges").
 ctypedef enum IoBits:
@@ -164,6 +168,7 @@ ctypedef enum ExchangeFlags:
     X_FRESH = 2048                  # a pooled connection turned out stale: the next attempt opens its own
     X_REUSABLE = 4096               # the backend's connection may serve another exchange after this response
     X_CLOSE_DELIMITED = 8192        # the client sees the end of the body by our closing: a cut must be a reset
+    X_MIRROR = 1048576              # to be mirrored as soon as its body is here
 
 ctypedef enum AttemptState:
     ATTEMPT_IDLE = 0
@@ -192,6 +197,7 @@ ctypedef enum PoolFlags:            # what of the rare a pool uses
 
 ctypedef enum RouteFeature:         # bits of ImageRoute.features: what a route does besides forwarding to its pool
     ROUTE_PLAIN = 0
+    ROUTE_MIRROR = 1048576          # a share of its requests goes to `mirror_pool` as well
 
 ctypedef enum HeaderOperationKind:
     OPERATION_SET = 0               # drop the client's, add ours
@@ -324,7 +330,7 @@ cdef struct Connection:
     Connection* all_previous
     uint32_t index                  # own place in the connection table
     uint32_t generation             # with index: what the kernel gives back; a late event of an earlier use does not match
-    uint32_t drained_bytes          # LINGER
+    uint32_t drained_bytes          # LINGER; of a mirror: bytes of its request
     uint16_t peer_port
     uint8_t address_size
     bint trusted                    # client's address lies in a trusted network (of the snapshot of its generation below)
@@ -863,6 +869,8 @@ cdef struct ImageRoute:             # what happens to a request: its program (re
     ImageText name                  # for messages and logs
     uint32_t features               # RouteFeature; none: it is forwarded to `pool` as it is
     uint32_t pool
+    uint32_t mirror_pool            # ROUTE_MIRROR
+    uint32_t mirror_share           # 0 to MIRROR_ALL: how many requests of that many
 
 cdef struct ImagePool:
     ImageText name
@@ -1032,6 +1040,9 @@ cdef struct Counters:
     uint64_t accept_pauses, accept_refused
     uint64_t pumps, batches, events, ready_turns
     uint64_t timers_fired, timers_refiled
+    uint64_t mirrors_opened, mirrors_closed
+    # not made: too many or too large, or the body was not kept; and made, but without a whole answer
+    uint64_t mirrors_skipped, mirrors_failed
     uint64_t log_records_taken, log_records_returned
     # lines: handed to the kernel; not taken because the ring was full; taken and refused by the kernel (full disk, no reader)
     uint64_t log_lines_written, log_lines_dropped, log_lines_lost, log_bytes_written
@@ -1080,6 +1091,10 @@ cdef struct Engine:
     const Codec* client_codec       # borrowed, static: HTTP/1.1 (a later issue: chosen by ALPN)
     const Codec* backend_codec
     const Transport* plain          # borrowed, static
+    const Codec* mirror_codec
+    const Transport* mirror_transport
+    uint32_t n_mirrors
+    uint64_t mirror_bytes           # drained_bytes of them all
     Head request                    # scratch of the request being parsed
     Head response                   # scratch of the response being parsed
     char* path                      # owned scratch: the normalised path

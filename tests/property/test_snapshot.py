@@ -30,7 +30,7 @@ def make_image() -> bytes:
     writer.backend(site, 4)
     for host in ("", "shop.example.com", "*.example.com"):
         writer.add_route(host=host, path_prefix="/api/", pool=api)
-        writer.add_route(host=host, path_prefix="/", pool=site)
+        writer.set_mirror(writer.add_route(host=host, path_prefix="/", pool=site), pool=api, share=0.5)
     return writer.image()
 
 

@@ -166,6 +166,12 @@ def _check_routes(reader: Reader) -> None:
         if route.pool not in known and reader.source.complete:
             right = f"the pools are {quote_all(known)}" if known else "there are no pools: each has a header such as [pools.api]"
             reader.reject((*path, "pool"), f"there is no pool {quote(route.pool)}", right, nearest(route.pool, known))
+        mirror = route.mirror.pool
+        if mirror and mirror not in known and reader.source.complete:
+            right = f"the pools are {quote_all(known)}" if known else "there are no pools: each has a header such as [pools.shadow]"
+            reader.reject((*path, "mirror", "pool"), f"there is no pool {quote(mirror)}", right, nearest(mirror, known))
+        elif mirror and mirror == route.pool:
+            reader.warn((*path, "mirror"), f"the route mirrors into its own pool {quote(mirror)}", "that gets each of these requests twice")
 
 
 def _check_pools(reader: Reader) -> None:
@@ -207,6 +213,7 @@ def _check_parts(reader: Reader) -> None:
         return
     if routes:
         used = {route.get("pool") for route in routes if isinstance(route, dict) and isinstance(route.get("pool"), str)}
+        used |= {route.mirror.pool for _, route in reader.all_read(Route)}
         for name in pools.keys() - used:
             reader.warn(("pools", name), f"no route leads to the pool {quote(name)}", "it gets no requests")
     elif len(pools) > 1:

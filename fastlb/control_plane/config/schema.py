@@ -224,12 +224,21 @@ class Listener:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Mirror:
+    """Where a route's requests go a second time, with nobody waiting for what comes of it; no pool: nowhere."""
+
+    pool: str = option("pool", Text("a pool's name", str, "shadow"), "", ("backend", "to", "target"))
+    share: float = option("share", Share(), 1.0, ("sample", "rate", "ratio", "percent", "fraction"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """[[routes]]: which requests go to which pool."""
 
     hosts: tuple[str, ...] = option("host", ListOf(Text("a host", parse_host, "shop.example.com"), least=1), "*", ("hosts", "server_name"))
     path: str = option("path", Text("a path prefix", parse_path, "/api/"), "/", ("prefix", "location", "paths", "path_prefix"))
     pool: str = option("pool", Text("a pool's name", str, "api"), also_called=("backend", "upstream", "proxy_pass", "target", "to"))
+    mirror: Mirror = option("mirror", TextOrTable(Mirror, "pool"), "", ("shadow", "mirroring", "request_mirror_policies"), Mirror)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

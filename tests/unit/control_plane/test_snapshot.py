@@ -188,3 +188,9 @@ def test_cap_of_the_node_is_written_where_one_is_configured(writer: type[Recordi
     config = load_text(TEXT.replace("[global]", f"[global]\n{text}"), "f").config
     snapshot.build_image(config, {}, 1)
     assert RecordingWriter.last.of("set_max_connections") == [((cap,), {})]
+
+
+def test_a_mirror_is_set_for_each_host_of_its_route(writer: type[RecordingWriter]) -> None:
+    text = TEXT.replace('pool = "two"\n[[', 'pool = "two"\nmirror = { pool = "one", share = 0.5 }\n[[')
+    snapshot.build_image(load_text(text, "f").config, {}, 1)
+    assert RecordingWriter.last.of("set_mirror") == [((0,), {"pool": 0, "share": 0.5}), ((1,), {"pool": 0, "share": 0.5})]

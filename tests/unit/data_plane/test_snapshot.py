@@ -27,7 +27,7 @@ def make_image() -> bytes:
     writer.backend(api, 81, resolved=False)
     writer.backend(site, 80)
     for host in ("", "shop.example.com", "*.example.com", "[::1]"):
-        writer.add_route(host=host, path_prefix="/", pool=site)
+        writer.set_mirror(writer.add_route(host=host, path_prefix="/", pool=site), pool=api, share=0.5)
         writer.add_route(host=host, path_prefix="/api/", pool=api)
     return writer.image()
 
@@ -162,6 +162,7 @@ def test_indices_outside_their_section_are_refused() -> None:
         assert refused(field_at("locations", number, "route"), COUNT["routes"])
     for number in range(COUNT["routes"]):
         assert refused(field_at("routes", number, "pool"), COUNT["pools"])
+    assert refused(field_at("routes", 0, "mirror_pool"), COUNT["pools"])
     assert refused(LAYOUT["header"]["any_host"], COUNT["hosts"])
 
 
