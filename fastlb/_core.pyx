@@ -17,6 +17,7 @@ from fastlb.data_plane.access_log cimport check_log_plan, set_log
 from fastlb.data_plane.engine cimport (engine_abort, engine_assign, engine_close, engine_commit, engine_drain, engine_open, engine_prepare,
                                        engine_publish, engine_pump)
 from fastlb.data_plane.failure cimport FAILURE_BAD_REQUEST_LINE, FAILURE_END, failures
+from fastlb.data_plane.queue cimport QUEUE_MARK, list_waiting
 from fastlb.data_plane.regex cimport REGEX_CASELESS, compile_regex, free_regex, regex_name, write_regex_error, write_regex_version
 from fastlb.data_plane.route_table cimport hash_host
 from fastlb.data_plane.settlement cimport Settlement, read_row, settle_rows, settle_worker
@@ -36,7 +37,7 @@ from fastlb.data_plane.types cimport (Exchange, ImageBackend, ImageHeader, Image
                                       ImageLog, ImageLogCapture, ImageLogDestination, ImageLogOperation, ImageLogPlan, ImageLogSet,
                                       ImageLogTerm, ImageLocation, ImagePool, ImageRoute, ImageSection, ImageText, Listener, SharedHeader,
                                       SharedRow, SharedTable, Socket, WorkerBlock, WorkerGauges)
-from fastlb.data_plane.types cimport ImageGroup, Regex, RowDetails
+from fastlb.data_plane.types cimport QUEUE_PRIORITIES, ImageGroup, Regex, RowDetails
 
 from fastlb._build import BUILD_ID
 
@@ -62,6 +63,7 @@ cdef extern from *:
 # Largest block that replayed bytes can take (buffer.pyx).
 cdef enum:
     MAX_REPLAY_BYTES = 262144 - 4096
+    DEFAULT_PRIORITY = 4
 
 ALGORITHMS = {"round_robin": types.ALGORITHM_ROUND_ROBIN, "weighted_round_robin": types.ALGORITHM_WEIGHTED_ROUND_ROBIN,
               "least_connections": types.ALGORITHM_LEAST_CONNECTIONS,
@@ -251,8 +253,9 @@ cdef class SnapshotWriter:
         return len(self.listeners) - 1
 
     def add_pool(self, name, *, algorithm, attempts, replay_limit_bytes, max_idle, idle_timeout_ms, connect_timeout_ms,
-                 first_byte_timeout_ms, between_bytes_timeout_ms, exchange_timeout_ms, tunnel_timeout_ms):
-        """A pool; times in milliseconds. `algorithm` is a key of ALGORITHMS, `attempts` 1 to 255. Returns its index."""
+                 first_byte_timeout_ms, between_bytes_timeout_ms, exchange_timeout_ms, tunnel_timeout_ms, queue_max=0, queue_timeout_ms=0):
+        """A pool; times in milliseconds. `algorithm` is a key of ALGORITHMS, `attempts` 1 to 255; `queue_max`: how many may wait while all its
+        backends are at their caps, over all workers, 0 = nobody. Returns its index."""
         cdef ImagePool entry
         if algorithm not in ALGORITHMS:
             raise ValueError(f"unknown algorithm {algorithm!r}")
@@ -270,6 +273,10 @@ cdef class SnapshotWriter:
         entry.between_bytes_timeout_ms = between_bytes_timeout_ms
         entry.exchange_timeout_ms = exchange_timeout_ms
         entry.tunnel_timeout_ms = tunnel_timeout_ms
+        if queue_max:
+            entry.queue = self.add_text(chr(QUEUE_MARK).encode() + name.encode())
+            entry.queue_max = queue_max
+            entry.queue_timeout_ms = queue_timeout_ms
         self.pools.append(record(&entry, sizeof(entry)))
         self.pool_backends.append([])
         self.pool_groups.append([0])
@@ -300,18 +307,21 @@ cdef class SnapshotWriter:
         self.pool_backends[pool].append(record(&entry, sizeof(entry)))
         return len(self.pool_backends[pool]) - 1
 
-    def add_route(self, *, host, path_prefix, pool, name=""):
+    def add_route(self, *, host, path_prefix, pool, name="", priority=DEFAULT_PRIORITY):
         """A route. `host`: "" or "*" = any, "*.example.com" = any longer name ending so, else exact; `path_prefix` begins with "/".
-        Returns its index."""
+        `priority`: in the queue of the pool, 0 (first) to 7. Returns its index."""
         cdef ImageRoute entry
         if not 0 <= pool < len(self.pools):
             raise ValueError(f"no pool {pool}")
+        if not 0 <= priority < QUEUE_PRIORITIES:
+            raise ValueError(f"priorities are 0 to {QUEUE_PRIORITIES - 1}")
         if not path_prefix.startswith("/"):
             raise ValueError(f"path prefix {path_prefix!r} does not begin with '/'")
         host = "" if host == "*" else host.lower()
         memset(&entry, 0, sizeof(entry))
         entry.name = self.add_text(name.encode())
         entry.pool = pool
+        entry.priority = priority
         self.hosts.setdefault(host, []).append((path_prefix.encode(), len(self.routes)))
         self.routes.append(record(&entry, sizeof(entry)))
         return len(self.routes) - 1
@@ -829,7 +839,7 @@ cdef class SharedMemory:
         for number in range(1, count_rows(table)):
             row = row_at(table, number)
             details = details_at(table, number)
-            if details.use == ROW_FREE:
+            if details.use == ROW_FREE or details.identity[0] == QUEUE_MARK:
                 continue
             idle, requests, failed = 0, 0, 0
             for slot in range(count_workers(table)):
@@ -842,6 +852,29 @@ cdef class SharedMemory:
                          "state": row.state, "in_flight": row.in_flight, "idle": idle, "requests": requests, "failures": failed})
         rows.sort(key=lambda row: row["identity"])
         return rows
+
+    def queues(self):
+        """A dict per pool that has a queue: its name, how many wait now, and how many have waited in all."""
+        cdef:
+            SharedTable* table = self.opened()
+            RowDetails* details
+            uint32_t number, slot
+        rows = []
+        for number in range(1, count_rows(table)):
+            details = details_at(table, number)
+            if details.use == ROW_FREE or details.identity[0] != QUEUE_MARK:
+                continue
+            waited = sum(column_at(table, number, slot).claims for slot in range(count_workers(table)))
+            name = details.display[:min(details.display_size, <uint32_t>ROW_DISPLAY_BYTES)].decode(errors="replace")
+            rows.append({"pool": name, "waiting": row_at(table, number).in_flight, "waited": waited})
+        rows.sort(key=lambda row: row["pool"])
+        return rows
+
+    def waiting_workers(self):
+        """The slots of the workers in which somebody waits for a backend; to be woken when counts were put right."""
+        cdef uint64_t slots[2]
+        list_waiting(self.opened(), slots)
+        return [slot for slot in range(MAX_WORKERS) if slots[slot >> 6] >> (slot & 63) & 1]
 
     def verify(self):
         """Compares every row with the columns of the living workers, while they go on. Returns the rows that differ: dicts of "row"
@@ -932,6 +965,13 @@ cdef class Engine:
         if self.closed:
             raise ValueError("this engine is closed")
         return self.engine
+
+    def set_sibling(self, slot, int event_fd):
+        """The eventfd that wakes the worker in another slot, lent as long as this engine is open; -1 = none any more. Without it that worker
+        finds out by itself, a little later, that a backend which it waits for is free."""
+        cdef EngineStruct* engine = self.opened()
+        self.shared.worker(slot)
+        engine.siblings[<uint32_t>slot] = event_fd
 
     cpdef close(self):
         """Ends every connection and gives all memory and descriptors back. Listening sockets stay with their owner. Only counters()
@@ -1114,6 +1154,9 @@ cdef class Engine:
         for i in range(engine.backends.n_chains):
             backend = engine.backends.chains[i]
             while backend != NULL:
+                if backend.waiting != NULL:
+                    backend = backend.next
+                    continue
                 rows.append({"identity": backend.identity[:backend.identity_size].decode(),
                              "display": backend.display[:backend.display_size].decode(errors="replace"),
                              "in_flight": backend.shared.in_flight, "idle": backend.idle.count,

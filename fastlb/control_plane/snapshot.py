@@ -60,12 +60,14 @@ def build_image(config: Config, addresses: Mapping[str, Sequence[str]], generati
             between_bytes_timeout_ms=pool.timeouts.between_bytes_ms,
             exchange_timeout_ms=pool.timeouts.exchange_ms,
             tunnel_timeout_ms=pool.timeouts.tunnel_ms,
+            queue_max=pool.queue.max,
+            queue_timeout_ms=pool.queue.timeout_ms,
         )
         for backend in pool.backends:
             _add_backend(writer, pool_index, pool.name, backend, addresses)
     for route in config.routes:
         for host in route.hosts:
-            index = writer.add_route(host=host, path_prefix=route.path, pool=pool_indexes[route.pool])
+            index = writer.add_route(host=host, path_prefix=route.path, pool=pool_indexes[route.pool], priority=route.priority)
             if route.mirror.pool:
                 writer.set_mirror(index, pool=pool_indexes[route.mirror.pool], share=route.mirror.share)
     return writer.finish()

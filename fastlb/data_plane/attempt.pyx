@@ -13,9 +13,9 @@ from fastlb.data_plane.connection_table cimport open_connection
 from fastlb.data_plane.failure cimport (FAILURE_CONNECT_FAILED, FAILURE_CONNECT_REFUSED, FAILURE_CONNECT_TIMEOUT, FAILURE_NO_BACKEND,
                                         FAILURE_OUT_OF_MEMORY, FAILURE_POOL_FULL)
 from fastlb.data_plane.idle_cache cimport cache_take
-from fastlb.data_plane.select.candidates cimport is_eligible
+from fastlb.data_plane.select.candidates cimport is_eligible, was_tried
 from fastlb.data_plane.select.dispatch cimport pick
-from fastlb.data_plane.system cimport ECONNREFUSED, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, ETIMEDOUT, close, memset, unlikely
+from fastlb.data_plane.system cimport ECONNREFUSED, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, ETIMEDOUT, close, likely, memset, unlikely
 from fastlb.data_plane.transport cimport start_connect, still_open, watch
 from fastlb.data_plane.types cimport (ATTEMPT_CONNECTING, IO_READABLE, IO_WRITABLE, KIND_BACKEND, NO_BACKEND, STATE_CONNECTING,
                                       STATE_EXCHANGE, WAIT_CONNECT, WAIT_UNSET, X_FRESH, X_IDEMPOTENT, Attempt, Backend, Connection, Engine,
@@ -55,9 +55,21 @@ cdef Attempt* open_attempt(Engine* engine, Exchange* exchange) noexcept nogil:
     return attempt
 
 
-cdef uint32_t none_left(const Exchange* exchange) noexcept nogil:
-    # Why no backend could be picked: the last failure where all were tried, else full, else none eligible.
+cdef bint is_any_left(const Exchange* exchange) noexcept nogil:
+    # Whether a backend is eligible and was not tried.
     cdef uint32_t i
+    for i in range(exchange.pool.n_backends):
+        if exchange.pool.backends[i].eligible and not was_tried(i, exchange.tried, exchange.n_tried):
+            return True
+    return False
+
+
+cdef uint32_t none_left(const Exchange* exchange) noexcept nogil:
+    # Why no backend could be picked: one that was not tried is full and may be waited for; else the last failure where some were tried, else
+    # full, else none eligible.
+    cdef uint32_t i
+    if exchange.pool.queue != NULL and is_any_left(exchange):
+        return FAILURE_POOL_FULL
     if exchange.n_tried and exchange.failure:
         return exchange.failure
     for i in range(exchange.pool.n_backends):
@@ -123,13 +135,19 @@ cdef uint32_t start_attempt(Engine* engine, Exchange* exchange) noexcept nogil:
         PoolBackend* entry
         Connection* connection = NULL
         uint32_t failure
-        int32_t index = pick(exchange.pool, exchange.key, exchange.tried, exchange.n_tried)
-    if unlikely(index == NO_BACKEND):
-        return none_left(exchange)
-    entry = &exchange.pool.backends[index]
+        int32_t index
+    while True:
+        index = pick(exchange.pool, exchange.key, exchange.tried, exchange.n_tried)
+        if unlikely(index == NO_BACKEND):
+            return none_left(exchange)
+        entry = &exchange.pool.backends[index]
+        if likely(claim(engine, entry.row, entry.max_in_flight)):
+            break                               # else a sibling took its last place since the pick, which now finds it full
     attempt = open_attempt(engine, exchange)
     if attempt == NULL:
+        release_claim(engine, entry.row)
         return FAILURE_OUT_OF_MEMORY
+    attempt.claimed = True
     exchange.attempt = attempt
     exchange.n_attempts += 1
     attempt.pick = index
@@ -137,9 +155,6 @@ cdef uint32_t start_attempt(Engine* engine, Exchange* exchange) noexcept nogil:
     entry.row.references += 1
     if unlikely(exchange.log != NULL):
         log_attempt(engine, exchange)
-    attempt.claimed = claim(engine, entry.row, entry.max_in_flight)
-    if unlikely(not attempt.claimed):
-        return FAILURE_POOL_FULL
     if not exchange.flags & X_FRESH:
         connection = take_idle(engine, exchange, entry.row)
     if connection != NULL:

@@ -9,7 +9,7 @@ from libc.stdlib cimport calloc, free, malloc
 
 from fastlb.data_plane.shared_table cimport column_at, hash_identity, hold_row, row_at
 from fastlb.data_plane.system cimport ENOMEM, memcmp, memcpy, memset, store_word
-from fastlb.data_plane.types cimport NO_SHARED_ROW, Backend, BackendTable, SharedTable
+from fastlb.data_plane.types cimport NO_SHARED_ROW, Backend, BackendTable, Queue, SharedTable
 
 cdef enum:
     CHAINS = 1024                   # a power of two; pools of a few thousand backends stay at a few steps a look-up, at apply only
@@ -29,6 +29,8 @@ cdef void free_row(Backend* backend) noexcept nogil:
     store_word(&backend.column.held, 0)         # last: the controller may free the row in shared memory from here on
     free(backend.identity)
     backend.identity = NULL
+    free(backend.waiting)
+    backend.waiting = NULL
     free(backend)
 
 
@@ -90,8 +92,10 @@ cdef Backend* hold_backend(BackendTable* table, const char* identity, uint32_t i
 
 
 cdef void drop_backend(BackendTable* table, Backend* backend) noexcept nogil:
-    # One reference less; the last one frees the row.
-    cdef Backend** link
+    # One reference less; the last one frees the row, and lets go of its queue's.
+    cdef:
+        Backend** link
+        Backend* queue = backend.queue
     backend.references -= 1
     if backend.references > 0:
         return
@@ -101,3 +105,30 @@ cdef void drop_backend(BackendTable* table, Backend* backend) noexcept nogil:
     link[0] = backend.next
     table.count -= 1
     free_row(backend)
+    if queue != NULL:
+        drop_backend(table, queue)
+
+
+cdef Queue* hold_queue(BackendTable* table, const char* identity, uint32_t identity_size, int* error) noexcept nogil:
+    # As hold_backend, for the row of a pool's queue. It is let go of by drop_backend of Queue.row.
+    cdef Backend* row = hold_backend(table, identity, identity_size, error)
+    if row == NULL:
+        return NULL
+    if row.waiting == NULL:
+        row.waiting = <Queue*>calloc(1, sizeof(Queue))
+        if row.waiting == NULL:
+            error[0] = ENOMEM
+            drop_backend(table, row)
+            return NULL
+        row.waiting.row = row
+    return row.waiting
+
+
+cdef void set_queue(BackendTable* table, Backend* backend, const Queue* queue) noexcept nogil:
+    # Whom a release of this backend tells from now on; NULL = nobody.
+    cdef Backend* before = backend.queue
+    backend.queue = queue.row if queue != NULL else NULL
+    if backend.queue != NULL:
+        backend.queue.references += 1
+    if before != NULL:
+        drop_backend(table, before)

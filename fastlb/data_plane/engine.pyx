@@ -10,16 +10,17 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
 from fastlb.data_plane.access_log cimport close_log, end_log_batch, prepare_log, read_log_counters, set_listener_log
-from fastlb.data_plane.backend_table cimport backend_table_close, backend_table_open
+from fastlb.data_plane.backend_table cimport backend_table_close, backend_table_open, set_queue
 from fastlb.data_plane.buffer cimport buffer_pool_close, buffer_pool_open
 from fastlb.data_plane.connection cimport adopt_client, close_connection, drop_listener, set_deadline
 from fastlb.data_plane.connection_table cimport (bury_connection, connection_table_close, connection_table_open, empty_graveyard,
                                                  find_connection, open_connection)
-from fastlb.data_plane.exchange cimport close_exchange, free_ended_exchanges
+from fastlb.data_plane.exchange cimport close_exchange, free_ended_exchanges, serve_queues
 from fastlb.data_plane.http1 cimport http1_backend_codec, http1_client_codec
 from fastlb.data_plane.mirror cimport mirror_transport
 from fastlb.data_plane.mirror_client cimport mirror_codec
 from fastlb.data_plane.pipe_pool cimport pipe_pool_close, pipe_pool_open
+from fastlb.data_plane.queue cimport look_again, refresh_caps, wake_siblings
 from fastlb.data_plane.ready_list cimport take_ready
 from fastlb.data_plane.regex cimport close_regex_scratch
 from fastlb.data_plane.shared_table cimport claim_row, column_at, release_row, row_at, worker_at
@@ -35,6 +36,7 @@ from fastlb.data_plane.types cimport (ACCEPT_RETRY_MS, ACCEPTS_PER_EVENT, DEFAUL
                                       NODE_ROW, READ_BUFFER_BYTES, STATE_IDLE, WORKER_CLOSED, WORKER_LIVE, WRITE_BUFFER_BYTES, Attempt,
                                       Backend, Connection, Engine, Exchange, ImageBackend, ImageListener, ImagePool, Listener, SharedTable,
                                       Snapshot, Socket, Timer, WorkerBlock)
+from fastlb.data_plane.types cimport MAX_WORKERS, QUEUE_LOOK
 
 cdef enum:
     QUEUE_MORE = 0
@@ -64,8 +66,11 @@ cdef int engine_open(Engine* engine, uint32_t max_clients, uint32_t max_descript
     # others write to wake this worker, lent; -1 = the engine makes its own.
     cdef:
         int error
+        uint32_t i
     memset(engine, 0, sizeof(Engine))
     engine.epoll_fd = engine.event_fd = engine.timers.fd = -1
+    for i in range(MAX_WORKERS):
+        engine.siblings[i] = -1
     engine.max_clients = max_clients
     engine.shared = shared
     engine.worker = worker_at(shared, slot)
@@ -129,6 +134,7 @@ cdef void engine_close(Engine* engine) noexcept nogil:
             connection = &engine.connections.slabs[i][k]
             if connection.kind == KIND_BACKEND:
                 close_connection(engine, connection, False)
+    wake_siblings(engine)                       # what was claimed here is free for those who wait elsewhere
     while engine.listeners != NULL:
         listener = engine.listeners
         forget_listener(engine, listener)
@@ -154,6 +160,7 @@ cdef void engine_close(Engine* engine) noexcept nogil:
     close_regex_scratch(engine.regex_scratch)
     engine.regex_scratch = NULL
     backend_table_close(&engine.backends)
+    cancel_timer(&engine.timers, &engine.queue_timer)
     timer_wheel_close(&engine.timers)
     free(engine.read_buffer)
     engine.read_buffer = NULL
@@ -304,6 +311,8 @@ cdef void adopt_backends(Engine* engine, Snapshot* old, Snapshot* new) noexcept 
         for k in range(pool.backends.offset, pool.backends.offset + pool.backends.count):
             row = new.backends[k].row
             row.max_idle = pool.max_idle
+            row.max_in_flight = image[k].max_in_flight
+            set_queue(&engine.backends, row, new.pools[i].queue)
             row.idle_timeout_ms = pool.idle_timeout_ms
             row.address_size = image[k].address_size
             memcpy(row.address, image[k].address, sizeof(row.address))
@@ -408,6 +417,7 @@ cdef int engine_commit(Engine* engine, const Socket* sockets, uint32_t n_sockets
     cdef:
         Snapshot* new = engine.prepared
         Snapshot* old = engine.snapshot
+        uint64_t one = 1
         int error
     n_removed[0] = 0
     if new == NULL:
@@ -422,12 +432,15 @@ cdef int engine_commit(Engine* engine, const Socket* sockets, uint32_t n_sockets
     engine.prepared = NULL
     engine.snapshot = new
     adopt_backends(engine, old, new)
+    refresh_caps(engine)
     settle_sockets(engine, sockets, n_sockets, True, removed, n_removed)
     if old != NULL:
         drop_snapshot(engine, old)
     empty_graveyard(&engine.connections)
     arm_wheel(&engine.timers, engine.now_ms)
     engine_publish(engine)
+    if engine.queue_work:
+        write(engine.event_fd, &one, sizeof(one))       # the next batch serves who waits
     return 0
 
 
@@ -503,8 +516,10 @@ cdef inline void handle_event(Engine* engine, uint64_t handle, uint32_t events) 
     cdef:
         Connection* connection = find_connection(&engine.connections, handle)
         uint32_t io
-    if unlikely(connection == NULL):
-        return                                  # a wake-up, or a late event of a closed connection
+    if unlikely(connection == NULL):            # a wake-up, or a late event of a closed connection
+        if engine.queues != NULL:
+            engine.queue_work |= QUEUE_LOOK     # perhaps a sibling tells that a backend is free
+        return
     if unlikely(connection.kind == KIND_LISTENER):
         accept_some(engine, connection.listener, ACCEPTS_PER_EVENT)
         return
@@ -529,8 +544,11 @@ cdef void expire(Engine* engine) noexcept nogil:
         timer = take_expired(&engine.timers, engine.now_ms, &engine.counters.timers_refiled)
         if timer == NULL:
             return
-        connection = <Connection*>timer
         engine.counters.timers_fired += 1
+        if timer == &engine.queue_timer:
+            look_again(engine)
+            continue
+        connection = <Connection*>timer
         if connection.kind == KIND_LISTENER:
             continue                            # the end of a pause: see end_batch
         connection.codec.timed_out(engine, connection)
@@ -545,6 +563,8 @@ cdef inline void end_batch(Engine* engine) noexcept nogil:
     engine.now_ms = clock_ms(CLOCK_MONOTONIC)
     engine.worker.heartbeat_ms = engine.now_ms
     expire(engine)
+    if unlikely(engine.queue_work):
+        serve_queues(engine)
     if engine.log != NULL:
         end_log_batch(engine)
     if unlikely(engine.accept_paused) and engine.now_ms >= engine.accept_resume_ms:
@@ -604,7 +624,7 @@ cdef uint32_t engine_pump(Engine* engine, uint32_t budget) noexcept nogil:
         handled += <uint32_t>n + ready
         if n + ready == 0 or engine.now_ms >= stop_ms:
             break
-    if engine.ready_head != NULL:
+    if engine.ready_head != NULL or engine.queue_work:
         write(engine.event_fd, &one, sizeof(one))
     arm_wheel(&engine.timers, engine.now_ms)
     engine_publish(engine)

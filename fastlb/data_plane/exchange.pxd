@@ -13,6 +13,7 @@ cdef void fail_attempt(Engine* engine, Exchange* exchange, uint32_t failure) noe
 cdef void connected(Engine* engine, Exchange* exchange) noexcept nogil
 cdef void take_response_head(Engine* engine, Exchange* exchange, Head* head, char* body, uint32_t body_size) noexcept nogil
 cdef void progress(Engine* engine, Exchange* exchange) noexcept nogil
+cdef void serve_queues(Engine* engine) noexcept nogil
 
 
 cdef inline void count_reason(Engine* engine, const Exchange* exchange, uint32_t failure) noexcept nogil:

@@ -1,8 +1,10 @@
 """One request with its response: the order of things, from a parsed request head to the last byte of the answer.
 
     begin_exchange -> start attempt -> (connected) -> request sent -> take_response_head -> progress ... -> end
-                          ^                                   |
-                          +---- fail_attempt, may_retry <-----+
+                       ^  ^     |                             |
+                       |  +-----|-- fail_attempt, may_retry <-+
+                       |        v
+                       +-- wait_in_queue, where the pool is full and has a queue
 
 An exchange owns its attempt, its two relays, the raw request head and the replayed body bytes while a retry is possible. It
 knows codecs only through their table. It holds its snapshot until its response head is sent; what follows (bodies, tunnels)
@@ -16,13 +18,15 @@ from libc.stdlib cimport free
 
 from fastlb.data_plane.access_log cimport log_connected, log_pool, log_response_head, open_log, write_log
 from fastlb.data_plane.attempt cimport end_attempt, start_attempt
+from fastlb.data_plane.backend_table cimport drop_backend
 from fastlb.data_plane.buffer cimport return_buffer
 from fastlb.data_plane.connection cimport close_connection, set_deadline
 from fastlb.data_plane.exchange_pool cimport take_exchange
 from fastlb.data_plane.failure cimport (FAILURE_BAD_FRAMING, FAILURE_BAD_RESPONSE,  FAILURE_BODY_TOO_LARGE,
-                                        FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_OUT_OF_MEMORY,
+                                        FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_OUT_OF_MEMORY, FAILURE_POOL_FULL,
                                         FAILURE_TRUNCATED)
 from fastlb.data_plane.mirror cimport open_mirror
+from fastlb.data_plane.queue cimport enter_queue, give_way, leave_queue, must_wait, wake_siblings
 from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.relay cimport relay_close, relay_flush, relay_open, relay_run
 from fastlb.data_plane.request_program cimport run_program
@@ -37,6 +41,7 @@ from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, FRAME_CHUNKED, FRAME_LEN
                                       WAIT_FIRST_BYTE, WAIT_TUNNEL, WAIT_UNSET, WAIT_WRITE, X_BODY_DONE, X_EXPECT, X_FRESH, X_HEAD_SENT,
                                       X_HTTP_1_0, X_IDEMPOTENT, X_IS_HEAD, X_KEEP_ALIVE, X_MIRROR, X_REPLAYABLE, X_RESEND, X_REUSABLE, X_TUNNEL,
                                       X_UPGRADE, Attempt, Connection, Engine, Exchange, Head, Relay)
+from fastlb.data_plane.types cimport (QUEUE_LOOK, QUEUE_LOOK_PAST, QUEUE_PRIORITIES, QUEUE_WAKE, X_QUEUED, Backend, Pool, Queue)
 
 cdef enum:                          # which way bytes have moved since a deadline was last set
     UP_TAKEN = 1                    # the client sent some of its body
@@ -47,6 +52,7 @@ cdef enum:                          # which way bytes have moved since a deadlin
 
 cdef enum:
     FREE_EXCHANGES_KEPT = 1024
+    STARTED_PER_TURN = 64           # out of one queue; then others have their turn
     IDEMPOTENT = (1 << METHOD_GET | 1 << METHOD_HEAD | 1 << METHOD_OPTIONS | 1 << METHOD_TRACE | 1 << METHOD_PUT
                   | 1 << METHOD_DELETE)         # RFC 9110 section 9.2.2
 
@@ -70,6 +76,8 @@ cdef Exchange* open_exchange(Engine* engine, Connection* client) noexcept nogil:
 
 cdef void drop_retry(Engine* engine, Exchange* exchange) noexcept nogil:
     # No further attempt is possible: what was kept for one goes, and the snapshot with it.
+    if unlikely(exchange.flags & X_QUEUED):
+        leave_queue(engine, exchange)
     return_buffer(&engine.buffers, exchange.request_head)
     exchange.request_head = NULL
     return_buffer(&engine.buffers, exchange.replay)
@@ -159,15 +167,23 @@ cdef void begin_exchange(Engine* engine, Exchange* exchange, Head* head) noexcep
 
 
 cdef void start(Engine* engine, Exchange* exchange) noexcept nogil:
-    # Attempts until one is under way, or none is left.
-    cdef uint32_t failure
-    while True:
-        failure = start_attempt(engine, exchange)
-        if likely(failure == 0):
-            break
+    # Attempts until one is under way, none is left, or there is a queue for a backend.
+    if unlikely(exchange.pool.queue != NULL) and must_wait(engine, exchange):
+        wait_in_queue(engine, exchange)
+    else:
+        started(engine, exchange, start_attempt(engine, exchange))
+
+
+cdef void started(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil:
+    # What start_attempt came to: goes on with further attempts where it failed.
+    while unlikely(failure != 0):
+        if failure == FAILURE_POOL_FULL and exchange.pool.queue != NULL:
+            wait_in_queue(engine, exchange)
+            return
         if not end_failed_attempt(engine, exchange, failure):
             refuse(engine, exchange, failure)
             return
+        failure = start_attempt(engine, exchange)
     if exchange.attempt.connection.state == STATE_EXCHANGE:
         request_sent(engine, exchange)
     else:
@@ -195,6 +211,73 @@ cdef void request_sent(Engine* engine, Exchange* exchange) noexcept nogil:
     elif settle_up(engine, exchange):
         await_client(engine, exchange, 0)
         await_backend(engine, exchange, 0)
+
+
+# ---------------------------------------------------------------------------------------------------------- waiting
+cdef void wait_in_queue(Engine* engine, Exchange* exchange) noexcept nogil:
+    # Until a backend is free, for as long as the queue allows and the exchange has. Of the request nothing more is read meanwhile.
+    cdef uint64_t until = engine.now_ms + exchange.pool.image.queue_timeout_ms
+    cdef uint32_t failure = enter_queue(engine, exchange)
+    if failure:
+        refuse(engine, exchange, exchange.failure if exchange.n_tried and exchange.failure else failure)
+        return
+    set_deadline(engine, exchange.client, until if until < exchange.deadline_ms else exchange.deadline_ms)
+
+
+cdef bint serve_queue(Engine* engine, Queue* queue) noexcept nogil:
+    # Starts who waits here and has a backend now, first ones first. False: others had their turn before all were looked at.
+    # One that finds no backend usually speaks for all behind it; not so if it has tried some, or came with an older snapshot.
+    cdef:
+        Exchange* exchange
+        Exchange* following
+        Pool* full = NULL
+        uint32_t priority, failure, n_started = 0
+    for priority in range(QUEUE_PRIORITIES):
+        exchange = queue.lists[priority].first
+        while exchange != NULL:
+            following = exchange.next
+            failure = FAILURE_POOL_FULL
+            if exchange.pool != full or exchange.n_tried != 0:
+                if n_started == STARTED_PER_TURN:
+                    return False
+                if give_way(engine, exchange):
+                    return True
+                failure = start_attempt(engine, exchange)
+            if failure != FAILURE_POOL_FULL:
+                n_started += 1
+                leave_queue(engine, exchange)
+                started(engine, exchange, failure)
+            elif exchange.n_tried == 0:
+                full = exchange.pool
+                if exchange.snapshot == engine.snapshot:
+                    break                       # as have all behind it
+            exchange = following
+    return True
+
+
+cdef void serve_queues(Engine* engine) noexcept nogil:
+    # At the end of a batch: what Engine.queue_work asks for.
+    cdef:
+        Queue* queue = engine.queues
+        Queue* following
+        Backend* row
+        bint finished = True
+    if engine.queue_work & (QUEUE_LOOK | QUEUE_LOOK_PAST):
+        engine.queue_work &= ~<uint32_t>QUEUE_LOOK
+        engine.request.data = NULL              # whoever waited is parsed again
+        while queue != NULL:
+            following = queue.next
+            row = queue.row
+            row.references += 1                 # its last waiting exchange may be the last that holds it
+            finished = serve_queue(engine, queue) and finished
+            drop_backend(&engine.backends, row)
+            queue = following
+        if finished:
+            engine.queue_work &= ~<uint32_t>QUEUE_LOOK_PAST
+        else:
+            engine.queue_work |= QUEUE_LOOK
+    if engine.queue_work & QUEUE_WAKE:
+        wake_siblings(engine)
 
 
 # ---------------------------------------------------------------------------------------------------------- failures

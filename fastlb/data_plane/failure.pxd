@@ -18,6 +18,7 @@ cdef extern from *:
         FAILURE_BACKEND_CLOSED, FAILURE_BACKEND_RESET, FAILURE_BAD_RESPONSE, FAILURE_RESPONSE_HEAD_TOO_LARGE,
         FAILURE_FIRST_BYTE_TIMEOUT, FAILURE_BETWEEN_BYTES_TIMEOUT, FAILURE_TRUNCATED,
         FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_CLIENT_WRITE_TIMEOUT,
+        FAILURE_QUEUE_FULL, FAILURE_QUEUE_TIMEOUT,
         FAILURE_END
     };
     enum fastlb_side { SIDE_SELF = 0, SIDE_CLIENT = 1, SIDE_BACKEND = 2 };
@@ -62,6 +63,8 @@ cdef extern from *:
         [FAILURE_CLIENT_CLOSED] = {"client:closed", "The client closed before its request or answer was complete.", 0, SIDE_CLIENT, RETRY_NO},
         [FAILURE_CLIENT_RESET] = {"client:reset", "The client reset the connection.", 0, SIDE_CLIENT, RETRY_NO},
         [FAILURE_CLIENT_WRITE_TIMEOUT] = {"client:write_timeout", "The client stopped reading its answer.", 0, SIDE_CLIENT, RETRY_NO},
+        [FAILURE_QUEUE_FULL] = {"queue_full", "Every backend of this pool is at its limit, and so is the queue for them.", 503, SIDE_SELF, RETRY_NO},
+        [FAILURE_QUEUE_TIMEOUT] = {"queue_timeout", "No backend of this pool came free in time.", 503, SIDE_SELF, RETRY_NO},
     };
     """
     ctypedef struct FailureInfo:
@@ -80,6 +83,7 @@ cdef extern from *:
         FAILURE_BACKEND_CLOSED, FAILURE_BACKEND_RESET, FAILURE_BAD_RESPONSE, FAILURE_RESPONSE_HEAD_TOO_LARGE
         FAILURE_FIRST_BYTE_TIMEOUT, FAILURE_BETWEEN_BYTES_TIMEOUT, FAILURE_TRUNCATED
         FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_CLIENT_WRITE_TIMEOUT
+        FAILURE_QUEUE_FULL, FAILURE_QUEUE_TIMEOUT
         FAILURE_END
         SIDE_SELF, SIDE_CLIENT, SIDE_BACKEND
         RETRY_NO, RETRY_YES, RETRY_IF_REUSED

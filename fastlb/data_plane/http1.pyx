@@ -15,7 +15,7 @@ from fastlb.data_plane.exchange cimport (abandon, begin_exchange, close_exchange
 from fastlb.data_plane.failure cimport (FAILURE_BACKEND_CLOSED, FAILURE_BACKEND_RESET, FAILURE_BETWEEN_BYTES_TIMEOUT, FAILURE_BODY_TIMEOUT,
                                         FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_CLIENT_WRITE_TIMEOUT, FAILURE_CONNECT_TIMEOUT,
                                         FAILURE_EXCHANGE_TIMEOUT, FAILURE_FIRST_BYTE_TIMEOUT, FAILURE_HEAD_TIMEOUT, FAILURE_HEAD_TOO_LARGE,
-                                        FAILURE_OUT_OF_MEMORY, FAILURE_RESPONSE_HEAD_TOO_LARGE, SIDE_CLIENT, failures)
+                                        FAILURE_OUT_OF_MEMORY, FAILURE_QUEUE_TIMEOUT, FAILURE_RESPONSE_HEAD_TOO_LARGE, SIDE_CLIENT, failures)
 from fastlb.data_plane.http1_head cimport HEAD_INCOMPLETE, parse_request, parse_response
 from fastlb.data_plane.http1_serialise cimport local_body_bytes, write_informational, write_local, write_request, write_response
 from fastlb.data_plane.ready_list cimport list_ready
@@ -23,10 +23,10 @@ from fastlb.data_plane.relay cimport relay_close, relay_interject, relay_offer, 
 from fastlb.data_plane.system cimport likely, memchr, memcpy, unlikely
 from fastlb.data_plane.transport cimport connect_result
 from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, ATTEMPT_SENT, FIRST_READ_BYTES, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE,
-                                      FRAME_TUNNEL, FRAME_UNTIL_CLOSE, IO_AGAIN, IO_EOF, IO_ERROR, IO_READABLE, IO_WRITABLE, LINGER_BYTES,
+                                      FRAME_TUNNEL, FRAME_UNTIL_CLOSE, IO_AGAIN, IO_EOF, IO_ERROR, IO_HALF_CLOSED, IO_READABLE, IO_WRITABLE, LINGER_BYTES,
                                       LINGER_MS, MAX_HEAD_BYTES, MAX_HEADERS, RELAY_RUNNING, RELAY_SINK_FAILED, STATE_CONNECTING,
                                       STATE_EXCHANGE, STATE_HEAD, STATE_IDLE, STATE_LINGER, WAIT_BETWEEN_BYTES, WAIT_BODY, WAIT_FIRST_BYTE,
-                                      WAIT_UNSET, WAIT_WRITE, X_BODY_DONE, X_CLOSE_DELIMITED, X_EXPECT, X_HEAD_SENT, X_HTTP_1_0,
+                                      WAIT_QUEUE, WAIT_UNSET, WAIT_WRITE, X_BODY_DONE, X_CLOSE_DELIMITED, X_EXPECT, X_HEAD_SENT, X_HTTP_1_0,
                                       X_IS_HEAD, X_KEEP_ALIVE, X_RESEND, X_REUSABLE, X_TUNNEL, Attempt, Buffer, Codec, Connection, Engine, Exchange,
                                       Head, HeadLimits, ListenerSettings, Relay)
 
@@ -48,6 +48,9 @@ cdef void client_ready(Engine* engine, Connection* client) noexcept nogil:
     elif client.state == STATE_EXCHANGE:
         if unlikely(client.io & IO_ERROR) and not client.exchange.flags & X_TUNNEL:
             abandon(engine, client.exchange, FAILURE_CLIENT_RESET)
+        elif unlikely(client.wait == WAIT_QUEUE):
+            if client.io & IO_HALF_CLOSED and not client.exchange.half_closed:
+                abandon(engine, client.exchange, FAILURE_CLIENT_CLOSED)     # it gave up: its turn goes to somebody who is still there
         else:
             progress(engine, client.exchange)
     elif client.state == STATE_LINGER:
@@ -377,6 +380,8 @@ cdef void client_timed_out(Engine* engine, Connection* client) noexcept nogil:
         give_up(engine, exchange, FAILURE_EXCHANGE_TIMEOUT)
     elif client.wait == WAIT_WRITE:
         abandon(engine, exchange, FAILURE_CLIENT_WRITE_TIMEOUT)
+    elif client.wait == WAIT_QUEUE:
+        refuse(engine, exchange, FAILURE_QUEUE_TIMEOUT)
     elif client.wait == WAIT_BODY:
         give_up(engine, exchange, FAILURE_BODY_TIMEOUT)
     else:

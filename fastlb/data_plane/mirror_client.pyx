@@ -8,7 +8,7 @@ from fastlb.data_plane.connection cimport close_connection, set_deadline
 from fastlb.data_plane.exchange cimport close_exchange, progress, start
 from fastlb.data_plane.relay cimport relay_offer, relay_open, relay_run
 from fastlb.data_plane.request_program cimport enter_pool
-from fastlb.data_plane.types cimport (FRAME_UNTIL_CLOSE, RELAY_RUNNING, STATE_EXCHANGE, STATE_HEAD, WAIT_UNSET, X_MIRROR, X_REUSABLE, Codec,
+from fastlb.data_plane.types cimport (FRAME_UNTIL_CLOSE, RELAY_RUNNING, STATE_EXCHANGE, STATE_HEAD, WAIT_QUEUE, WAIT_UNSET, X_MIRROR, X_REUSABLE, Codec,
                                       Connection, Engine, Exchange, Head)
 
 
@@ -42,8 +42,8 @@ cdef void mirror_ready(Engine* engine, Connection* connection) noexcept nogil:
 
 
 cdef void mirror_timed_out(Engine* engine, Connection* connection) noexcept nogil:
-    # Nobody waits here but for the exchange as a whole.
-    if engine.now_ms >= connection.exchange.deadline_ms:
+    # Nobody waits here but for the exchange as a whole, or in the queue of a full pool.
+    if engine.now_ms >= connection.exchange.deadline_ms or connection.wait == WAIT_QUEUE:
         fail_mirror(engine, connection.exchange)
     else:
         set_deadline(engine, connection, connection.exchange.deadline_ms)

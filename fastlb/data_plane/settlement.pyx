@@ -32,7 +32,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from fastlb.data_plane.shared_table cimport (FAULT_SETTLE_BALANCED, FAULT_SETTLE_CORRECTED, FAULT_SETTLE_COUNTED, FAULT_SETTLE_MARKED,
                                              column_at, count_rows, count_workers, details_at, fault_point, row_at, worker_at)
-from fastlb.data_plane.system cimport add_count, load_count, load_long, load_word, memset, nanosleep, sched_yield, store_long, store_word, timespec
+from fastlb.data_plane.system cimport (add_count, keep_bits, load_count, load_long, load_word, memset, nanosleep, sched_yield, store_long,
+                                       store_word, timespec)
 from fastlb.data_plane.types cimport (ROW_FREE, WORKER_CLOSED, WORKER_DYING, WORKER_FREE, WORKER_LIVE, Column, Counters, SharedRow,
                                       SharedTable, WorkerBlock)
 
@@ -116,6 +117,7 @@ cdef void close_counters(Counters* counters) noexcept nogil:
     counters.claims_returned = counters.claims_taken
     counters.snapshots_closed = counters.snapshots_opened
     counters.tunnels_closed = counters.tunnels_opened
+    counters.waits_closed = counters.waits_opened
     counters.log_records_returned = counters.log_records_taken
 
 
@@ -127,7 +129,8 @@ cdef Settlement settle_worker(SharedTable* table, uint32_t slot) noexcept nogil:
         Column* column
         uint32_t number, operation, n_rows = count_rows(table)
         bint in_order = worker.use == WORKER_CLOSED
-        uint64_t taken
+        uint64_t taken, own = <uint64_t>1 << (slot & 63)
+        uint64_t* waiting
     memset(&result, 0, sizeof(result))
     result.settled = True
     if worker.use == WORKER_FREE:
@@ -146,6 +149,9 @@ cdef Settlement settle_worker(SharedTable* table, uint32_t slot) noexcept nogil:
             store_long(&column.releases, column.claims)
             fault_point(table, FAULT_SETTLE_BALANCED)
         column.idle = 0
+        waiting = &row_at(table, number).waiting[slot >> 6]
+        if load_long(waiting) & own:
+            keep_bits(waiting, ~own)            # who waited there is gone
         store_word(&column.held, 0)
     if not result.settled:
         return result

@@ -333,7 +333,7 @@ cdef int add_image_row(SharedTable* table, const char* image, const ImageBackend
 
 
 cdef int add_image_rows(SharedTable* table, const char* image, uint64_t now_ms) noexcept nogil:
-    # A row for every backend of a checked image; one that joins a running pool has come up just now. 0, or an errno of add_row; rows added
+    # A row for every backend and every queue of a checked image; a backend that joins a running pool has come up just now. 0, or an errno of add_row; rows added
     # before that stay until the next sweep.
     cdef:
         const ImageHeader* header = <const ImageHeader*>image
@@ -352,6 +352,12 @@ cdef int add_image_rows(SharedTable* table, const char* image, uint64_t now_ms) 
         error = add_image_row(table, image, &backends[k], 0)
         if error:
             return error
+    for i in range(header.pools.count):
+        if pools[i].queue.size != 0:
+            error = add_row(table, image + pools[i].queue.offset, pools[i].queue.size, image + pools[i].name.offset,
+                            pools[i].name.size, 0)
+            if error:
+                return error
     return 0
 
 
@@ -405,6 +411,7 @@ cdef int64_t sweep_rows(SharedTable* table, const char* image) noexcept nogil:
     cdef:
         const ImageHeader* header = <const ImageHeader*>image
         const ImageBackend* backends = <const ImageBackend*>(image + header.backends.offset)
+        const ImagePool* pools = <const ImagePool*>(image + header.pools.offset)
         uint32_t n_rows = count_rows(table), number, i
         unsigned char* listed = <unsigned char*>calloc(n_rows + 1, 1)
         SharedRow* row
@@ -414,6 +421,10 @@ cdef int64_t sweep_rows(SharedTable* table, const char* image) noexcept nogil:
         return -1
     for i in range(header.backends.count):
         number = find_row(table, image + backends[i].identity.offset, backends[i].identity.size)
+        if number < n_rows:
+            listed[number] = 1
+    for i in range(header.pools.count):
+        number = find_row(table, image + pools[i].queue.offset, pools[i].queue.size) if pools[i].queue.size != 0 else 0
         if number < n_rows:
             listed[number] = 1
     for number in range(1, n_rows):

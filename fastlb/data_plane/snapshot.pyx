@@ -8,13 +8,15 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from fastlb.data_plane.access_log cimport check_log_plan, drop_log_plan, load_log_plan
-from fastlb.data_plane.backend_table cimport drop_backend, hold_backend
+from fastlb.data_plane.backend_table cimport drop_backend, hold_backend, hold_queue
 from fastlb.data_plane.image cimport fits, range_fits, text_fits
 from fastlb.data_plane.pool cimport check_pool, drop_group, load_pool
+from fastlb.data_plane.queue cimport QUEUE_MARK
 from fastlb.data_plane.system cimport ENOMEM, MAP_FAILED, MAP_SHARED, PROT_READ, SEEK_END, errno, lseek, mmap, munmap
 from fastlb.data_plane.types cimport (MAX_HEAD_BYTES, MAX_HEADERS, MAX_IDENTITY_BYTES, NO_INDEX, ROUTE_MIRROR, Backend, Engine, Group,
                                       ImageBackend, ImageGroup, ImageHeader, ImageHeaderOperation, ImageHost, ImageListener, ImageLogPlan, ImageNetwork,
                                       ImageLocation, ImagePool, ImageRoute, Pool, PoolBackend, Snapshot)
+from fastlb.data_plane.types cimport QUEUE_PRIORITIES
 
 
 cdef int check_image(const char* image, size_t size) noexcept nogil:
@@ -85,7 +87,7 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
             return -1
     routes = <const ImageRoute*>(image + header.routes.offset)
     for i in range(header.routes.count):
-        if not text_fits(size, &routes[i].name) or routes[i].pool >= header.pools.count:
+        if not text_fits(size, &routes[i].name) or routes[i].pool >= header.pools.count or routes[i].priority >= QUEUE_PRIORITIES:
             return -1
         if routes[i].features & ROUTE_MIRROR and routes[i].mirror_pool >= header.pools.count:
             return -1
@@ -93,6 +95,9 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
     for i in range(header.pools.count):
         if not text_fits(size, &pools[i].name) or not range_fits(&pools[i].backends, &header.backends) \
                 or not 0 < pools[i].attempts < 256 or not check_pool(image, size, &pools[i]):
+            return -1
+        if pools[i].queue.size != 0 and (not text_fits(size, &pools[i].queue) or pools[i].queue.size > MAX_IDENTITY_BYTES
+                                         or image[pools[i].queue.offset] != QUEUE_MARK or pools[i].queue_max == 0):
             return -1
     backends = <const ImageBackend*>(image + header.backends.offset)
     for i in range(header.backends.count):
@@ -187,6 +192,12 @@ cdef Snapshot* load_snapshot(Engine* engine, const char* image, size_t size, int
             snapshot.image_size = 0             # stays the caller's
             drop_snapshot(engine, snapshot)
             return NULL
+        if pools[i].queue.size != 0:
+            snapshot.pools[i].queue = hold_queue(&engine.backends, snapshot.image + pools[i].queue.offset, pools[i].queue.size, error)
+            if snapshot.pools[i].queue == NULL:
+                snapshot.image_size = 0         # stays the caller's
+                drop_snapshot(engine, snapshot)
+                return NULL
     return snapshot
 
 
@@ -201,6 +212,10 @@ cdef void drop_snapshot(Engine* engine, Snapshot* snapshot) noexcept nogil:
         if snapshot.backends[i].row != NULL:
             drop_backend(&engine.backends, snapshot.backends[i].row)
             snapshot.backends[i].row = NULL
+    for i in range(snapshot.n_pools):
+        if snapshot.pools[i].queue != NULL:
+            drop_backend(&engine.backends, snapshot.pools[i].queue.row)
+            snapshot.pools[i].queue = NULL
     drop_log_plan(engine, snapshot.log_plan)
     if snapshot.image_size != 0:
         munmap(<void*>snapshot.image, snapshot.image_size)

@@ -188,7 +188,11 @@ cdef extern from *:
     #define fastlb_load_relaxed(from) __atomic_load_n((from), __ATOMIC_RELAXED)
     #define fastlb_load_acquire(from) __atomic_load_n((from), __ATOMIC_ACQUIRE)
     #define fastlb_store_release(to, value) __atomic_store_n((to), (value), __ATOMIC_RELEASE)
-    #define fastlb_add(to, value) __atomic_fetch_add((to), (value), __ATOMIC_ACQ_REL)
+    /* In one order with full fences, for queue.pyx: on x86-64 and aarch64 the same instruction as acquire and release. */
+    #define fastlb_add(to, value) __atomic_fetch_add((to), (value), __ATOMIC_SEQ_CST)
+    #define fastlb_load_ordered(from) __atomic_load_n((from), __ATOMIC_SEQ_CST)
+    #define fastlb_set_bits(to, bits) __atomic_fetch_or((to), (bits), __ATOMIC_SEQ_CST)
+    #define fastlb_keep_bits(to, bits) __atomic_fetch_and((to), (bits), __ATOMIC_SEQ_CST)
     #define fastlb_exchange_if(to, expected, value) \
         __atomic_compare_exchange_n((to), (expected), (value), 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED)
     #define fastlb_full_fence() __atomic_thread_fence(__ATOMIC_SEQ_CST)
@@ -205,3 +209,6 @@ cdef extern from *:
     bint exchange_long_if "fastlb_exchange_if"(uint64_t* target, uint64_t* expected, uint64_t value) nogil     # as exchange_if
     bint exchange_word_if "fastlb_exchange_if"(uint32_t* target, uint32_t* expected, uint32_t value) nogil     # as exchange_if
     void full_fence "fastlb_full_fence"() nogil
+    uint64_t load_ordered "fastlb_load_ordered"(const uint64_t* source) nogil
+    uint64_t set_bits "fastlb_set_bits"(uint64_t* target, uint64_t bits) nogil           # returns what was there
+    uint64_t keep_bits "fastlb_keep_bits"(uint64_t* target, uint64_t bits) nogil         # clears all others; returns what was there

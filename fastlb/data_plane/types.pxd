@@ -54,6 +54,7 @@ cdef enum:
     MAX_IDENTITY_BYTES = 424        # pool name, host name (253), port and address
     ROW_DISPLAY_BYTES = 128         # more is cut
     NODE_ROW = 0                    # the row whose in_flight is the node's client connections
+    QUEUE_PRIORITIES = 8            # of waiting exchanges; 0 first
 
 cdef enum:
     NO_BACKEND = -1
@@ -101,6 +102,7 @@ ctypedef enum WaitKind:             # what a connection's timer stands for while
     WAIT_FIRST_BYTE = 5             # backend
     WAIT_BETWEEN_BYTES = 6          # backend
     WAIT_TUNNEL = 7
+    WAIT_QUEUE = 8                  # client: a backend of its pool (queue.pyx)
 
 ctypedef enum Framing:
     FRAME_NONE = 0                  # no body
@@ -168,6 +170,7 @@ ctypedef enum ExchangeFlags:
     X_FRESH = 2048                  # a pooled connection turned out stale: the next attempt opens its own
     X_REUSABLE = 4096               # the backend's connection may serve another exchange after this response
     X_CLOSE_DELIMITED = 8192        # the client sees the end of the body by our closing: a cut must be a reset
+    X_QUEUED = 65536                # waits in the queue of its pool
     X_MIRROR = 1048576              # to be mirrored as soon as its body is here
 
 ctypedef enum AttemptState:
@@ -175,6 +178,11 @@ ctypedef enum AttemptState:
     ATTEMPT_CONNECTING = 1
     ATTEMPT_SENT = 2                # at least one byte of the request was accepted by the socket
     ATTEMPT_ANSWERED = 3            # at least one byte of a response came back
+
+ctypedef enum QueueWork:            # bits of Engine.queue_work
+    QUEUE_LOOK = 1                  # somebody who waits may have a backend now
+    QUEUE_LOOK_PAST = 2             # and siblings that have waited longer had their chance
+    QUEUE_WAKE = 4                  # Engine.wakes is not empty
 
 ctypedef enum Algorithm:
     ALGORITHM_ROUND_ROBIN = 0
@@ -220,6 +228,7 @@ cdef struct ImageRoute
 cdef struct Attempt
 cdef struct Backend
 cdef struct Pool
+cdef struct Queue
 cdef struct Snapshot
 cdef struct Listener
 cdef struct Buffer
@@ -691,7 +700,7 @@ cdef struct Attempt:
     bint claimed
 
 cdef struct Exchange:
-    Exchange* next                  # free list, graveyard
+    Exchange* next                  # free list, graveyard; X_QUEUED: who is behind us
     Connection* client              # borrowed: owns us; NULL once it is gone
     Attempt* attempt                # owned: the current one
     Snapshot* snapshot              # counted, until no retry is possible; then NULL
@@ -714,6 +723,9 @@ cdef struct Exchange:
     Relay up                        # request body, client -> backend
     Relay down                      # response body, backend -> client; also carries every byte sent to the client
     LogRecord* log                  # owned: what its log line will need; NULL where nothing is logged
+    Exchange* previous              # X_QUEUED: who is before us
+    uint64_t queue_order            # X_QUEUED: priority and since when (queue.pxd)
+    bint half_closed                # X_QUEUED: the client had shut its writing side down before it began to wait
     char request_id[REQUEST_ID_BYTES]
 
 
@@ -742,7 +754,7 @@ cdef struct SharedRow:
     uint32_t padding
     uint64_t latency                # packed (select/latency.pxd), 0 = none measured; any worker, by compare-and-exchange
     uint64_t up_since_ms            # monotonic; when it came up, or was added to a running pool. 0 = before that mattered. The controller
-    uint64_t waiting[2]             # bit per worker slot whose queue waits for this row
+    uint64_t waiting[2]             # of a pool's queue: a bit per worker slot in which somebody waits (queue.pyx)
     uint8_t more_padding[16]
     # 64 bytes
 
@@ -807,6 +819,22 @@ cdef struct Backend:
     char address[112]               # a packed sockaddr
     char display[ADDRESS_TEXT_BYTES + 72]
     uint32_t display_size
+    uint32_t max_in_flight          # of the last snapshot that listed it
+    Backend* queue                  # counted: the row of its pool's queue; NULL = that has none
+    Queue* waiting                  # owned: this row is a pool's queue; NULL = it is a backend
+
+cdef struct WaitList:               # first in, first out; linked through Exchange.next and previous
+    Exchange* first
+    Exchange* last
+
+cdef struct Queue:
+    # Who waits for a backend of one pool in this worker, whatever snapshot they came with. Its row is found by the pool's name, as backends'
+    # rows are; in shared memory that row's in_flight is how many wait in all workers.
+    Backend* row                    # borrowed: owns us
+    Queue* next                     # Engine.queues, while somebody waits
+    Queue* previous
+    uint32_t count
+    WaitList lists[QUEUE_PRIORITIES]
 
 cdef struct BackendTable:
     SharedTable* shared             # borrowed
@@ -871,6 +899,7 @@ cdef struct ImageRoute:             # what happens to a request: its program (re
     uint32_t pool
     uint32_t mirror_pool            # ROUTE_MIRROR
     uint32_t mirror_share           # 0 to MIRROR_ALL: how many requests of that many
+    uint32_t priority               # in the queue of the pool, below QUEUE_PRIORITIES
 
 cdef struct ImagePool:
     ImageText name
@@ -884,6 +913,8 @@ cdef struct ImagePool:
     uint32_t slow_start_ms          # 0 = off
     ImageSection backends           # those of its first group, then those of the next
     ImageSection groups
+    ImageText queue                 # identity of the queue's row; size 0 = no queue
+    uint32_t queue_max, queue_timeout_ms
 
 cdef struct ImageRingPoint:         # of a ketama ring
     uint32_t hash
@@ -985,6 +1016,7 @@ cdef struct Pool:
     const uint64_t* state_changes   # borrowed: the node's, in shared memory
     uint32_t balance_permille
     uint32_t slow_start_ms
+    Queue* queue                    # counted through its row; NULL = none
 
 cdef struct Snapshot:
     const char* image               # owned mapping
@@ -1037,6 +1069,7 @@ cdef struct Counters:
     uint64_t client_bytes_in, client_bytes_out, backend_bytes_in, backend_bytes_out
     uint64_t spliced_bytes
     uint64_t tunnels_opened, tunnels_closed
+    uint64_t waits_opened, waits_closed     # in queues of full pools
     uint64_t accept_pauses, accept_refused
     uint64_t pumps, batches, events, ready_turns
     uint64_t timers_fired, timers_refiled
@@ -1116,4 +1149,9 @@ cdef struct Engine:
     AccessLog* log                  # owned; NULL until a snapshot logs something
     RegexScratch* regex_scratch     # owned; NULL until a snapshot has a regular expression
     uint64_t buffers_before, pipes_before   # taken by earlier workers of this slot
+    uint32_t queue_work             # QueueWork: what the end of the batch has to do for queues
+    Queue* queues                   # borrowed: those in which somebody waits
+    Timer queue_timer               # the next look that nobody had to ask for
+    uint64_t wakes[2]               # a bit per sibling that is told of a free place when the batch ends
+    int siblings[MAX_WORKERS]       # eventfds by slot, lent; -1 = not known
     epoll_event events[EVENTS_PER_BATCH]

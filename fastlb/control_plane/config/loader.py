@@ -181,6 +181,10 @@ def _check_pools(reader: Reader) -> None:
         if backend.weight != 1 and path[:2] in round_robin:
             found = f"weight {backend.weight} in a pool with algorithm {quote(ROUND_ROBIN)}, which knows no weights"
             reader.reject((*path, "weight"), found, f"{quote(WEIGHTED_LEAST_CONNECTIONS)} honours weights; or leave the weight out")
+    for path, pool in reader.all_read(Pool):
+        if pool.queue.max and not all(backend.max_in_flight for backend in pool.backends):
+            found = f"the pool {quote(pool.name)} has a queue, and a backend without max_in_flight"
+            reader.warn((*path, "queue"), found, "it is never full: nobody ever waits")
 
 
 def _check_logs(reader: Reader, config: Config) -> None:

@@ -239,6 +239,8 @@ class Route:
     path: str = option("path", Text("a path prefix", parse_path, "/api/"), "/", ("prefix", "location", "paths", "path_prefix"))
     pool: str = option("pool", Text("a pool's name", str, "api"), also_called=("backend", "upstream", "proxy_pass", "target", "to"))
     mirror: Mirror = option("mirror", TextOrTable(Mirror, "pool"), "", ("shadow", "mirroring", "request_mirror_policies"), Mirror)
+    # The engine keeps a list for each.
+    priority: int = option("priority", Count(0, 7), 4, ("set-priority-class", "set_priority_class"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,6 +260,14 @@ class Keepalive:
 
     max_idle: int = option("max_idle", Count(1, 65535, "one connection per request"), 1024, ("connections", "max"))
     idle_ms: int = option("idle", duration("1ms", LONGEST), "60s", ("timeout", "idle_timeout"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """Requests that wait while every backend of a pool is at its cap."""
+
+    max: int = option("max", Count(1, 1_000_000, "no queue"), 0, ("size", "length", "maxqueue"))
+    timeout_ms: int = option("timeout", duration("1ms", "1h"), "5s", ("timeout_queue",))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,6 +308,7 @@ class Pool:
     replay_limit_bytes: int = option("replay_limit", size("0B", "252KiB"), "64KiB")
     keepalive: Keepalive = table("keepalive", Keepalive, ("keep_alive",))
     timeouts: PoolTimeouts = table("timeouts", PoolTimeouts)
+    queue: Queue = table("queue", Queue, ("maxqueue",))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

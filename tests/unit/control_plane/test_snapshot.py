@@ -122,9 +122,9 @@ def test_a_reason_header_that_is_off_is_none(writer: type[RecordingWriter]) -> N
 
 def test_routes_name_pools_by_index_and_any_host_by_nothing(writer: type[RecordingWriter]) -> None:
     assert [options for _, options in build().of("add_route")] == [
-        {"host": "a.example", "path_prefix": "/api/", "pool": 1},
-        {"host": "*.b.example", "path_prefix": "/api/", "pool": 1},
-        {"host": "", "path_prefix": "/", "pool": 0},
+        {"host": "a.example", "path_prefix": "/api/", "pool": 1, "priority": 4},
+        {"host": "*.b.example", "path_prefix": "/api/", "pool": 1, "priority": 4},
+        {"host": "", "path_prefix": "/", "pool": 0, "priority": 4},
     ]
 
 
@@ -143,6 +143,8 @@ def test_pools_are_written_in_their_units(writer: type[RecordingWriter]) -> None
             "between_bytes_timeout_ms": 3000,
             "exchange_timeout_ms": 4000,
             "tunnel_timeout_ms": 5000,
+            "queue_max": 0,
+            "queue_timeout_ms": 5000,
         },
     )
     assert second[1]["algorithm"] == "round_robin"

@@ -39,6 +39,8 @@ STATUS = {
     "client:closed": 0,
     "client:reset": 0,
     "client:write_timeout": 0,
+    "queue_full": 503,
+    "queue_timeout": 503,
 }
 
 
