@@ -4,6 +4,17 @@ from ipaddress import IPv4Network, IPv6Network
 BUILD_ID: str
 ALGORITHMS: dict[str, int]
 ROW_STATES: dict[str, int]
+SEGMENTS: dict[str, int]
+ENCODINGS: dict[str, int]
+HEADER_OPERATIONS: dict[str, int]
+ROUTE_LIMITS: dict[str, int]
+
+TemplatePiece = bytes | tuple[str, str, str]
+Template = Sequence[TemplatePiece]
+HeaderOperation = tuple[str, str, Template]
+
+FORWARDED_HEADERS: tuple[HeaderOperation, ...]
+REQUEST_ID_HEADERS: tuple[HeaderOperation, ...]
 
 def versions() -> dict[str, str]: ...
 def check_regex(pattern: bytes, caseless: bool = False) -> tuple[int, dict[str, int]]: ...
@@ -55,6 +66,8 @@ class SnapshotWriter:
     def add_backend(self, pool: int, *, identity: str, display: str, address: bytes | None, weight: int, max_in_flight: int) -> int: ...
     def add_route(self, *, host: str, path_prefix: str, pool: int, name: str = "", priority: int = 4) -> int: ...
     def set_mirror(self, route: int, *, pool: int, share: float) -> None: ...
+    def edit_request(self, route: int, operations: Sequence[HeaderOperation]) -> None: ...
+    def edit_response(self, route: int, operations: Sequence[HeaderOperation]) -> None: ...
     def finish(self) -> int: ...
 
 LOG_CAPTURES: dict[str, int]

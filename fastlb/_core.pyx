@@ -19,6 +19,7 @@ from fastlb.data_plane.engine cimport (engine_abort, engine_assign, engine_close
 from fastlb.data_plane.failure cimport FAILURE_BAD_REQUEST_LINE, FAILURE_END, failures
 from fastlb.data_plane.queue cimport QUEUE_MARK, list_waiting
 from fastlb.data_plane.regex cimport REGEX_CASELESS, compile_regex, free_regex, regex_name, write_regex_error, write_regex_version
+from fastlb.data_plane.http1_head cimport header_id
 from fastlb.data_plane.route_table cimport hash_host
 from fastlb.data_plane.settlement cimport Settlement, read_row, settle_rows, settle_worker
 from fastlb.data_plane.shared_table cimport (COLUMN_BYTES, ROW_BYTES, WORKER_BYTES, add_image_rows, close_shared, column_at, count_rows,
@@ -27,11 +28,12 @@ from fastlb.data_plane.shared_table cimport (COLUMN_BYTES, ROW_BYTES, WORKER_BYT
 from fastlb.data_plane.snapshot cimport IMAGE_LAYOUT, IMAGE_MAGIC, map_image
 from fastlb.data_plane.system cimport ENOSPC, memcpy, memset, munmap
 from fastlb.data_plane cimport types
-from fastlb.data_plane.types cimport (FAILURE_COUNT, HEADER_X_FORWARDED_FOR,
-                                      HEADER_X_FORWARDED_HOST, HEADER_X_FORWARDED_PROTO, HEADER_X_REQUEST_ID, MAX_HEAD_BYTES, MAX_HEADERS,
-                                      MAX_IDENTITY_BYTES, MAX_ROWS, MAX_WORKERS, NO_INDEX, NO_SHARED_ROW, NODE_ROW, OPERATION_APPEND,
-                                      OPERATION_KEEP_OR_SET, ROUTE_MIRROR, ROW_DISPLAY_BYTES, ROW_FREE, SOURCE_CLIENT_ADDRESS, SOURCE_HOST,
-                                      SOURCE_REQUEST_ID, SOURCE_SCHEME, WORKER_LIVE, Backend, Column, Connection, Counters)
+from fastlb.data_plane.types cimport (FAILURE_COUNT, HEADER_OTHER, MAX_HEAD_BYTES, MAX_HEADERS, MAX_IDENTITY_BYTES, MAX_ROWS, MAX_WORKERS,
+                                      NO_INDEX, NO_SHARED_ROW, NODE_ROW, ROW_DISPLAY_BYTES, ROW_FREE, WORKER_LIVE, Backend, Column,
+                                      Connection, Counters)
+from fastlb.data_plane.types cimport (MAX_HEADER_NAME_BYTES, MAX_HEADER_OPERATIONS, MAX_LISTENER_NAME_BYTES, MAX_TEMPLATE_LITERAL_BYTES,
+                                      MAX_TEMPLATE_SEGMENTS, OPERATION_ADD, ROUTE_DROPS_NAMES, ROUTE_EDITS_RESPONSE, ROUTE_MIRROR, ROUTE_SETS_HOST,
+                                      ImageHeaderEdits, ImageSegment)
 from fastlb.data_plane.types cimport Engine as EngineStruct
 from fastlb.data_plane.types cimport (Exchange, ImageBackend, ImageHeader, ImageHeaderOperation, ImageHost, ImageListener, ImageNetwork,
                                       ImageLog, ImageLogCapture, ImageLogDestination, ImageLogOperation, ImageLogPlan, ImageLogSet,
@@ -69,6 +71,25 @@ ALGORITHMS = {"round_robin": types.ALGORITHM_ROUND_ROBIN, "weighted_round_robin"
               "least_connections": types.ALGORITHM_LEAST_CONNECTIONS,
               "weighted_least_connections": types.ALGORITHM_WEIGHTED_LEAST_CONNECTIONS}
 ROW_STATES = {"down": types.ROW_DOWN, "drain": types.ROW_DRAIN, "maintenance": types.ROW_MAINTENANCE}
+
+# Names of a template's segments and encodings, and of header operations: what control_plane/route_program.py compiles to.
+SEGMENTS = {"client": types.SEGMENT_CLIENT, "client_port": types.SEGMENT_CLIENT_PORT, "scheme": types.SEGMENT_SCHEME,
+            "host": types.SEGMENT_HOST, "http_host": types.SEGMENT_HTTP_HOST, "method": types.SEGMENT_METHOD, "uri": types.SEGMENT_URI,
+            "path": types.SEGMENT_PATH, "query": types.SEGMENT_QUERY, "request_id": types.SEGMENT_REQUEST_ID,
+            "listener": types.SEGMENT_LISTENER, "route": types.SEGMENT_ROUTE, "pool": types.SEGMENT_POOL, "backend": types.SEGMENT_BACKEND,
+            "status": types.SEGMENT_STATUS, "header": types.SEGMENT_HEADER, "response": types.SEGMENT_RESPONSE_HEADER}
+ENCODINGS = {"nothing": types.ENCODE_NOTHING, "controls": types.ENCODE_CONTROLS, "path": types.ENCODE_PATH,
+             "component": types.ENCODE_COMPONENT}
+HEADER_OPERATIONS = {"set": types.OPERATION_SET, "append": types.OPERATION_APPEND, "keep_or_set": types.OPERATION_KEEP_OR_SET,
+                     "add": types.OPERATION_ADD, "remove": types.OPERATION_REMOVE}
+ROUTE_LIMITS = {"operations": MAX_HEADER_OPERATIONS, "name_bytes": MAX_HEADER_NAME_BYTES, "segments": MAX_TEMPLATE_SEGMENTS,
+                "literal_bytes": MAX_TEMPLATE_LITERAL_BYTES}
+
+# What a backend is told about the client, unless a route's own edits say otherwise: (operation, field, template).
+FORWARDED_HEADERS = (("append", "X-Forwarded-For", (("client", "nothing", ""),)),
+                     ("keep_or_set", "X-Forwarded-Proto", (("scheme", "nothing", ""),)),
+                     ("keep_or_set", "X-Forwarded-Host", (("http_host", "nothing", ""),)))
+REQUEST_ID_HEADERS = (("keep_or_set", "X-Request-Id", (("request_id", "nothing", ""),)),)
 
 
 def versions():
@@ -168,7 +189,8 @@ cdef class SnapshotWriter:
     cdef:
         bytearray texts
         list networks, listeners, routes, pools, pool_backends, pool_groups
-        dict hosts
+        list segments, operations
+        dict hosts, request_edits
         uint64_t generation
         ImageText reason_header
         bint forwarded_headers, request_id
@@ -180,7 +202,8 @@ cdef class SnapshotWriter:
             raise ValueError("generation counts from 1")
         self.texts = bytearray()
         self.networks, self.listeners, self.routes, self.pools, self.pool_backends, self.pool_groups = [], [], [], [], [], []
-        self.hosts = {}
+        self.segments, self.operations = [], []
+        self.hosts, self.request_edits = {}, {}
         self.generation = generation
         self.reason_header.offset = sizeof(ImageHeader)
         self.reason_header.size = 0
@@ -236,6 +259,8 @@ cdef class SnapshotWriter:
         """A listener's settings; times in milliseconds, sizes in bytes, max_body_bytes 0 = no limit; `log_set`: index in the log plan, None
         where nothing is logged. Returns its index."""
         cdef ImageListener entry
+        if len(name.encode()) > MAX_LISTENER_NAME_BYTES:
+            raise ValueError(f"the name of a listener has at most {MAX_LISTENER_NAME_BYTES} bytes: {name}")
         if not 0 < max_headers <= MAX_HEADERS or not 0 < max_head_bytes <= MAX_HEAD_BYTES:
             raise ValueError(f"max_headers is at most {MAX_HEADERS}, max_head_bytes at most {MAX_HEAD_BYTES}")
         memset(&entry, 0, sizeof(entry))
@@ -323,42 +348,104 @@ cdef class SnapshotWriter:
         entry.pool = pool
         entry.priority = priority
         self.hosts.setdefault(host, []).append((path_prefix.encode(), len(self.routes)))
-        self.routes.append(record(&entry, sizeof(entry)))
+        self.routes.append(bytearray(record(&entry, sizeof(entry))))
         return len(self.routes) - 1
 
     def set_mirror(self, route, *, pool, share):
         """A pool that gets a share (0.0 to 1.0) of a route's requests as well."""
-        cdef ImageRoute entry
         if not 0 <= pool < len(self.pools):
             raise ValueError(f"no pool {pool}")
-        memcpy(&entry, <const char*><bytes>self.routes[route], sizeof(entry))
-        entry.features |= <uint32_t>ROUTE_MIRROR
-        entry.mirror_pool = pool
-        entry.mirror_share = <uint32_t>round(share * <uint32_t>types.MIRROR_ALL)
-        self.routes[route] = record(&entry, sizeof(entry))
+        self.route(route).features |= <uint32_t>ROUTE_MIRROR
+        self.route(route).mirror_pool = pool
+        self.route(route).mirror_share = <uint32_t>round(share * <uint32_t>types.MIRROR_ALL)
 
-    cdef bytes pack_operations(self, uint64_t* replaced):
-        # The default request operations; a later issue adds the configuration's own to the same list.
-        cdef ImageHeaderOperation entry
-        wanted = []
-        if self.forwarded_headers:
-            wanted += [(b"X-Forwarded-For", HEADER_X_FORWARDED_FOR, OPERATION_APPEND, SOURCE_CLIENT_ADDRESS),
-                       (b"X-Forwarded-Proto", HEADER_X_FORWARDED_PROTO, OPERATION_KEEP_OR_SET, SOURCE_SCHEME),
-                       (b"X-Forwarded-Host", HEADER_X_FORWARDED_HOST, OPERATION_KEEP_OR_SET, SOURCE_HOST)]
-        if self.request_id:
-            wanted += [(b"X-Request-Id", HEADER_X_REQUEST_ID, OPERATION_KEEP_OR_SET, SOURCE_REQUEST_ID)]
-        packed = b""
-        replaced[0] = 0
-        for name, header_id, kind, source in wanted:
+    cdef ImageRoute* route(self, number) except NULL:
+        # Its record, until the next one is added.
+        return <ImageRoute*><char*><bytearray>self.routes[number]
+
+    cdef ImageSection add_template(self, template) except *:
+        # `template`: bytes, which are written as they are, and values as (key of SEGMENTS, key of ENCODINGS, name).
+        cdef:
+            ImageSegment entry
+            ImageSection result
+        result.offset = <uint32_t>len(self.segments)
+        result.count = <uint32_t>len(template)
+        if len(template) > MAX_TEMPLATE_SEGMENTS or sum(len(piece) for piece in template if isinstance(piece, bytes)) > MAX_TEMPLATE_LITERAL_BYTES:
+            raise ValueError(f"a template has at most {MAX_TEMPLATE_SEGMENTS} segments and {MAX_TEMPLATE_LITERAL_BYTES} bytes of text")
+        for piece in template:
             memset(&entry, 0, sizeof(entry))
-            entry.name = self.add_text(name)
-            entry.literal = self.add_text(b"")
-            entry.header_id = header_id
-            entry.kind = kind
-            entry.source = source
-            replaced[0] |= <uint64_t>1 << entry.header_id
-            packed += record(&entry, sizeof(entry))
-        return packed
+            if isinstance(piece, bytes):
+                entry.text = self.add_text(piece)
+            else:
+                kind, encoding, name = piece
+                entry.kind = SEGMENTS[kind]
+                entry.encoding = ENCODINGS[encoding]
+                entry.text = self.add_text((name.lower() if kind in ("header", "response") else name).encode("ascii"))
+            self.segments.append(record(&entry, sizeof(entry)))
+        return result
+
+    cdef ImageHeaderEdits add_edits(self, operations) except *:
+        # `operations`: of (key of HEADER_OPERATIONS, field, template).
+        cdef:
+            ImageHeaderOperation entry
+            ImageHeaderEdits result
+        memset(&result, 0, sizeof(result))
+        result.operations.offset = <uint32_t>len(self.operations)
+        result.operations.count = <uint32_t>len(operations)
+        if len(operations) > MAX_HEADER_OPERATIONS:
+            raise ValueError(f"a route edits at most {MAX_HEADER_OPERATIONS} fields of a request or response")
+        for kind, name, template in operations:
+            raw = name.encode("ascii")
+            if not 0 < len(raw) <= MAX_HEADER_NAME_BYTES:
+                raise ValueError(f"the name of a header field has 1 to {MAX_HEADER_NAME_BYTES} bytes: {name}")
+            memset(&entry, 0, sizeof(entry))
+            entry.kind = HEADER_OPERATIONS[kind]
+            entry.header_id = header_id(raw, <uint32_t>len(raw))
+            entry.name = self.add_text(raw)
+            entry.value = self.add_template(template)
+            if entry.kind != OPERATION_ADD:
+                if entry.header_id == HEADER_OTHER:
+                    result.replaced_sizes |= <uint64_t>1 << min(len(raw), 63)
+                else:
+                    result.replaced_ids |= <uint64_t>1 << entry.header_id
+            self.operations.append(record(&entry, sizeof(entry)))
+        return result
+
+    def edit_request(self, route, operations):
+        """Edits of the requests of a route, beside the usual X-Forwarded-* and X-Request-Id, whose place they take where they have the same
+        name; of (key of HEADER_OPERATIONS, field, template). A template is a sequence of bytes and of (key of SEGMENTS, key of ENCODINGS,
+        name), the name being that of a field, a cookie or the like. Setting Host is possible, adding or removing it is not."""
+        operations = list(operations)
+        for kind, name, template in operations:
+            if name.lower() == "host":
+                if kind != "set":
+                    raise ValueError("Host can be set and nothing else")
+                self.route(route).host = self.add_template(template)
+                self.route(route).features |= ROUTE_SETS_HOST
+        self.request_edits[route] = [operation for operation in operations if operation[1].lower() != "host"]
+
+    def edit_response(self, route, operations):
+        """Edits of what the backends of a route answer; as for edit_request."""
+        cdef ImageHeaderEdits edits = self.add_edits(list(operations))
+        self.route(route).response = edits
+        self.route(route).features |= ROUTE_EDITS_RESPONSE
+
+    cdef int pack_request_edits(self) except -1:
+        # The usual operations once for all routes without edits of their own, and once more in front of those of each other route.
+        cdef ImageHeaderEdits usual, own
+        defaults = [*(FORWARDED_HEADERS if self.forwarded_headers else ()), *(REQUEST_ID_HEADERS if self.request_id else ())]
+        usual = self.add_edits(defaults)
+        for number in range(len(self.routes)):
+            edits = self.request_edits.get(number)
+            if not edits:
+                self.route(number).request = usual
+                continue
+            named = {name.lower() for kind, name, _ in edits if kind != "add"}
+            own = self.add_edits([*(operation for operation in defaults if operation[1].lower() not in named), *edits])
+            self.route(number).request = own
+            if own.replaced_sizes:
+                self.route(number).features |= ROUTE_DROPS_NAMES
+        return 0
 
     cdef tuple pack_hosts(self):
         # Hosts, their locations (longest prefix first) and the open-addressing table of host names.
@@ -410,9 +497,8 @@ cdef class SnapshotWriter:
         cdef:
             ImageHeader header
             ImagePool* pool
-            uint64_t replaced = 0
         memset(&header, 0, sizeof(header))
-        operations = self.pack_operations(&replaced)
+        self.pack_request_edits()
         any_host, wildcards, slots, hosts, locations = self.pack_hosts()
         pools, backends, groups = [], [], []
         for packed, entries, starts in zip(self.pools, self.pool_backends, self.pool_groups, strict=True):
@@ -433,7 +519,7 @@ cdef class SnapshotWriter:
             body.extend(data)
             return offset
 
-        header.operations.offset, header.operations.count = place(operations), len(operations) // sizeof(ImageHeaderOperation)
+        header.operations.offset, header.operations.count = place(b"".join(self.operations)), len(self.operations)
         header.networks.offset, header.networks.count = place(b"".join(self.networks)), len(self.networks)
         header.listeners.offset, header.listeners.count = place(b"".join(self.listeners)), len(self.listeners)
         header.host_slots.offset, header.host_slots.count = place(slots), len(slots) // sizeof(uint32_t)
@@ -445,12 +531,13 @@ cdef class SnapshotWriter:
         groups = [pack_group(algorithm, entries, place) for algorithm, entries in groups]
         header.groups.offset, header.groups.count = place(b"".join(groups)), len(groups)
         header.log_plan.offset, header.log_plan.count = place(self.log_plan), len(self.log_plan)
+        header.segments.offset, header.segments.count = place(b"".join(self.segments)), len(self.segments)
+        place(b"")                              # ends at a multiple of 8, as its records do
         header.magic = <uint64_t>IMAGE_MAGIC
         header.layout_version = IMAGE_LAYOUT
         header.size = <uint32_t>(sizeof(ImageHeader) + len(body))
         header.generation = self.generation
         header.reason_header = self.reason_header
-        header.operation_headers = replaced
         header.any_host = any_host
         header.has_wildcards = wildcards
         header.max_connections = self.max_connections

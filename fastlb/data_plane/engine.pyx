@@ -24,7 +24,7 @@ from fastlb.data_plane.queue cimport look_again, refresh_caps, wake_siblings
 from fastlb.data_plane.ready_list cimport take_ready
 from fastlb.data_plane.regex cimport close_regex_scratch
 from fastlb.data_plane.shared_table cimport claim_row, column_at, release_row, row_at, worker_at
-from fastlb.data_plane.snapshot cimport drop_snapshot, load_snapshot
+from fastlb.data_plane.snapshot cimport drop_snapshot, image_text, load_snapshot
 from fastlb.data_plane.system cimport (CLOCK_MONOTONIC, CLOCK_REALTIME, EFD_CLOEXEC, EFD_NONBLOCK, ENOMEM, EPOLL_CLOEXEC, EPOLL_CTL_ADD,
                                        EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, clock_gettime, close, epoll_create1,
                                        epoll_ctl, epoll_event, epoll_wait, errno, eventfd, getrandom, load_relaxed, memcpy, memset,
@@ -395,6 +395,8 @@ cdef void settle_sockets(Engine* engine, const Socket* sockets, uint32_t n_socke
     for i in range(n_sockets):
         listener = find_listener(engine, sockets[i].fd)
         listener.settings = listeners[sockets[i].listener].settings
+        listener.name_size = listeners[sockets[i].listener].name.size
+        memcpy(listener.name, image_text(engine.snapshot, &listeners[sockets[i].listener].name), listener.name_size)
         set_listener_log(engine, listener, engine.snapshot, listeners[sockets[i].listener].log_set)
         listener.removed = False
         listener.wanted = True

@@ -369,10 +369,10 @@ cdef void take_response_head(Engine* engine, Exchange* exchange, Head* head, cha
         exchange.deadline_ms = <uint64_t>-1 >> 1
         engine.counters.responses_1xx += 1
         engine.counters.tunnels_opened += 1
-        drop_retry(engine, exchange)
         if not client.codec.switch_to_tunnel(engine, exchange, head, body, body_size):
             abandon(engine, exchange, FAILURE_OUT_OF_MEMORY)
             return
+        drop_retry(engine, exchange)
         progress(engine, exchange)
         return
     if head.flags & HEAD_CLOSE or (head.version == 0 and not head.flags & HEAD_KEEP_ALIVE):

@@ -1,38 +1,18 @@
-"""Header edits: the compiled list of operations of a snapshot, applied while a request head is written.
+"""What a client says about itself, and whether it is believed: X-Forwarded-* and X-Request-Id count from trusted networks only.
 
-Fields that stay are copied as they came, in runs: between two dropped fields the bytes of the received head are one piece.
-Which fields an operation replaces is one bit test a field (ImageHeader.operation_headers); a snapshot without operations
-tests nothing. What a client claims about itself (X-Forwarded-*, X-Request-Id) is believed from trusted networks only.
+Changes Connection.trusted, which is worked out once per connection and snapshot, and the engine's random numbers.
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from fastlb.data_plane.random cimport next_random
 from fastlb.data_plane.system cimport AF_INET, AF_INET6, likely, memcmp, memset
-from fastlb.data_plane.types cimport (FIELD_DROPPED, OPERATION_APPEND, OPERATION_KEEP_OR_SET, REQUEST_ID_BYTES, SOURCE_CLIENT_ADDRESS,
-                                      SOURCE_HOST, SOURCE_LITERAL, SOURCE_REQUEST_ID, SOURCE_SCHEME, Connection, Engine, Exchange, Head,
-                                      HeaderField, ImageHeader, ImageHeaderOperation, ImageNetwork)
+from fastlb.data_plane.types cimport Connection, Engine, Exchange, Head, ImageHeader, ImageNetwork
 from fastlb.data_plane.writer cimport Writer, put
 
 cdef extern from "<arpa/inet.h>" nogil:
     int inet_pton(int family, const char* text, void* address)
 
 cdef const char* HEX = b"0123456789abcdef"
-
-
-cdef void copy_fields(Writer* out, const Head* head, uint64_t except_ids) noexcept nogil:
-    # Every field of `head` but those flagged as dropped and those of `except_ids` (bit per HeaderId; never bit 0).
-    cdef:
-        const HeaderField* field = &head.fields[0]
-        const char* run = head.data + head.fields_start
-        uint32_t _i
-    for _i in range(head.n_fields):
-        if field.flags & FIELD_DROPPED or (except_ids >> field.id) & 1:
-            if head.data + field.name > run:
-                put(out, run, <size_t>(head.data + field.name - run))
-            run = head.data + field.end
-        field += 1
-    if head.data + head.size - 2 > run:
-        put(out, run, <size_t>(head.data + head.size - 2 - run))
 
 
 cdef bint in_networks(const ImageHeader* header, const uint8_t* address, uint32_t least_bits) noexcept nogil:
@@ -81,22 +61,6 @@ cdef void make_request_id(Engine* engine, char* id) noexcept nogil:
             value >>= 4
 
 
-cdef void put_source(Engine* engine, Exchange* exchange, const Head* head, const ImageHeaderOperation* operation, Writer* out) noexcept nogil:
-    if operation.source == SOURCE_CLIENT_ADDRESS:
-        put(out, exchange.client.address, exchange.client.address_size)
-    elif operation.source == SOURCE_SCHEME:
-        put(out, b"http", 4)
-    elif operation.source == SOURCE_HOST:
-        put(out, head.data + head.host, head.host_size)
-    elif operation.source == SOURCE_REQUEST_ID:
-        # One id per exchange, the same for all its attempts.
-        if exchange.request_id[0] == 0:
-            make_request_id(engine, exchange.request_id)
-        put(out, exchange.request_id, REQUEST_ID_BYTES)
-    elif operation.source == SOURCE_LITERAL:
-        put(out, <const char*>exchange.snapshot.image + operation.literal.offset, operation.literal.size)
-
-
 cdef uint32_t put_received(const Head* head, uint32_t id, Writer* out, bint only_first) noexcept nogil:
     # The values the client sent under this name, joined by ", ". Returns how many there were.
     cdef uint32_t i, n = 0
@@ -110,28 +74,3 @@ cdef uint32_t put_received(const Head* head, uint32_t id, Writer* out, bint only
         put(out, head.data + head.fields[i].value, head.fields[i].value_size)
         n += 1
     return n
-
-
-cdef void apply_operations(Engine* engine, Exchange* exchange, const Head* head, Writer* out) noexcept nogil:
-    # Writes the fields of the snapshot's operation list; copy_fields has left out what they replace.
-    cdef:
-        const ImageHeader* header = exchange.snapshot.header
-        const ImageHeaderOperation* operation = <const ImageHeaderOperation*>(exchange.snapshot.image + header.operations.offset)
-        uint32_t _i
-        bint received
-        bint trusted = head.seen & header.operation_headers != 0 and is_trusted(engine, exchange)
-    for _i in range(header.operations.count):
-        received = trusted and (head.seen >> operation.header_id) & 1
-        if operation.source == SOURCE_HOST and head.host_size == 0 and not received:
-            operation += 1                      # HTTP/1.0 without Host: nothing to say
-            continue
-        put(out, exchange.snapshot.image + operation.name.offset, operation.name.size)
-        put(out, b": ", 2)
-        if received and operation.kind == OPERATION_APPEND:
-            if put_received(head, operation.header_id, out, False):
-                put(out, b", ", 2)
-            put_source(engine, exchange, head, operation, out)
-        elif not (received and operation.kind == OPERATION_KEEP_OR_SET and put_received(head, operation.header_id, out, True)):
-            put_source(engine, exchange, head, operation, out)
-        put(out, b"\r\n", 2)
-        operation += 1

@@ -16,7 +16,7 @@ from fastlb.data_plane.failure cimport (FAILURE_BACKEND_CLOSED, FAILURE_BACKEND_
                                         FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_CLIENT_WRITE_TIMEOUT, FAILURE_CONNECT_TIMEOUT,
                                         FAILURE_EXCHANGE_TIMEOUT, FAILURE_FIRST_BYTE_TIMEOUT, FAILURE_HEAD_TIMEOUT, FAILURE_HEAD_TOO_LARGE,
                                         FAILURE_OUT_OF_MEMORY, FAILURE_QUEUE_TIMEOUT, FAILURE_RESPONSE_HEAD_TOO_LARGE, SIDE_CLIENT, failures)
-from fastlb.data_plane.http1_head cimport HEAD_INCOMPLETE, parse_request, parse_response
+from fastlb.data_plane.http1_head cimport HEAD_INCOMPLETE, kept_request, parse_request, parse_response
 from fastlb.data_plane.http1_serialise cimport local_body_bytes, write_informational, write_local, write_request, write_response
 from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.relay cimport relay_close, relay_interject, relay_offer, relay_open, relay_redirect, relay_replay, relay_run
@@ -398,19 +398,14 @@ cdef void give_up(Engine* engine, Exchange* exchange, uint32_t failure) noexcept
 
 # ---------------------------------------------------------------------------------------------------------- backend
 cdef uint32_t send_request(Engine* engine, Attempt* attempt) noexcept nogil:
-    # Head and what is here of the body, in one send. The parsed head is engine.request when nothing came between; a request
-    # that had to wait is parsed again from its kept bytes.
+    # Head and what is here of the body, in one send.
     cdef:
         Exchange* exchange = attempt.exchange
         Relay* up = &exchange.up
-        Head* head = &engine.request
+        Head* head = kept_request(engine, exchange)
         Connection* client = exchange.client
-        Buffer* kept = exchange.request_head
         Buffer* input
         uint32_t size
-    if head.data != kept.data:
-        if parse_request(head, kept.data, kept.end, &client.listener.settings.head) <= 0:
-            return FAILURE_OUT_OF_MEMORY        # the listener's limits shrank under it
     size = write_request(engine, exchange, head, attempt.backend)
     if unlikely(size == 0):
         return FAILURE_HEAD_TOO_LARGE

@@ -16,9 +16,10 @@ from fastlb.data_plane.types cimport (FIELD_DROPPED, FRAME_CHUNKED, FRAME_LENGTH
                                       HEAD_UPGRADE, HEADER_CONNECTION, HEADER_CONTENT_LENGTH, HEADER_DATE, HEADER_EXPECT, HEADER_HOST,
                                       HEADER_HTTP2_SETTINGS, HEADER_KEEP_ALIVE, HEADER_OTHER, HEADER_PROXY_CONNECTION, HEADER_TE,
                                       HEADER_TRAILER, HEADER_TRANSFER_ENCODING, HEADER_UPGRADE, HEADER_X_FORWARDED_FOR,
-                                      HEADER_X_FORWARDED_HOST, HEADER_X_FORWARDED_PROTO, HEADER_X_REQUEST_ID, MAX_TRAILERS, METHOD_CONNECT,
+                                      HEADER_X_FORWARDED_HOST, HEADER_X_FORWARDED_PROTO, HEADER_X_REQUEST_ID, MAX_HEAD_BYTES,
+                                      MAX_HEADERS, MAX_TRAILERS, METHOD_CONNECT,
                                       METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_OTHER, METHOD_POST, METHOD_PUT,
-                                      METHOD_TRACE, NO_INDEX, Head, HeaderField, HeadLimits)
+                                      METHOD_TRACE, NO_INDEX, Buffer, Engine, Exchange, Head, HeaderField, HeadLimits)
 
 # Character classes, filled when the module is imported and never written again.
 cdef enum:
@@ -617,3 +618,26 @@ cdef int parse_trailers(Head* head, const char* data, uint32_t size) noexcept no
 cdef bint may_be_trailer(const Head* head, uint32_t index) noexcept nogil:
     # Fields that decide framing, routing or trust are not taken from a trailer section (RFC 9110 section 6.5.1).
     return head.fields[index].id == HEADER_OTHER
+
+
+# What was accepted once is parsed again whatever its listener's limits are by now.
+cdef HeadLimits KEPT_LIMITS
+KEPT_LIMITS.max_bytes = KEPT_LIMITS.max_target_bytes = MAX_HEAD_BYTES
+KEPT_LIMITS.max_fields = MAX_HEADERS
+
+
+cdef Head* kept_request(Engine* engine, Exchange* exchange) noexcept nogil:
+    # The request head that an exchange keeps, in engine.request: as it stands there when nothing came between, else parsed again.
+    # NULL: it keeps none any more.
+    cdef:
+        Head* head = &engine.request
+        Buffer* kept = exchange.request_head
+    if kept == NULL:
+        return NULL
+    if head.data != kept.data:
+        parse_request(head, kept.data, kept.end, &KEPT_LIMITS)
+    return head
+
+
+cdef uint32_t header_id(const char* name, uint32_t size) noexcept nogil:
+    return name_id(name, size) if size else <uint32_t>HEADER_OTHER

@@ -4,12 +4,15 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastlb.data_plane.failure cimport failures, status_phrase
-from fastlb.data_plane.header_operations cimport apply_operations, copy_fields
-from fastlb.data_plane.system cimport (AF_INET, AF_INET6, gmtime_r, htons, inet_ntop, memcpy, sockaddr, sockaddr_in, sockaddr_in6, strlen,
-                                       time_t, tm, unlikely)
+from fastlb.data_plane.header_edits cimport apply_edits, copy_fields, copy_fields_but_edited
+from fastlb.data_plane.http1_head cimport kept_request
+from fastlb.data_plane.system cimport (AF_INET, AF_INET6, gmtime_r, htons, inet_ntop, likely, memcpy, sockaddr, sockaddr_in, sockaddr_in6,
+                                       strlen, time_t, tm, unlikely)
+from fastlb.data_plane.template cimport put_template
 from fastlb.data_plane.types cimport (ADDRESS_TEXT_BYTES, DATE_BYTES, FRAME_CHUNKED, HEAD_ABSOLUTE_TARGET, HEAD_UPGRADE,
-                                      HEADER_CONTENT_LENGTH, HEADER_DATE, HEADER_EXPECT, METHOD_OPTIONS, SMALL_BODY_BYTES,
-                                      WRITE_BUFFER_BYTES, X_HTTP_1_0, X_IS_HEAD, Backend, Engine, Exchange, Head, HeaderField, ImageHeader)
+                                      HEADER_CONTENT_LENGTH, HEADER_DATE, HEADER_EXPECT, HEADER_HOST, METHOD_OPTIONS, ROUTE_CHANGES_HEAD,
+                                      ROUTE_EDITS_RESPONSE, ROUTE_SETS_HOST, SMALL_BODY_BYTES, WRITE_BUFFER_BYTES, X_HTTP_1_0, X_IS_HEAD,
+                                      Backend, Engine, Exchange, Head, HeaderField, ImageHeader, ImageRoute)
 from fastlb.data_plane.writer cimport Writer, put, put_number
 
 cdef enum:
@@ -85,11 +88,42 @@ cdef void put_authority(const Backend* backend, Writer* out) noexcept nogil:
         put(out, b"localhost", 9)               # a unix socket
 
 
+cdef inline void put_host(const Head* head, const Backend* backend, Writer* out) noexcept nogil:
+    # Where the client's own Host field is not copied or missing.
+    if unlikely(head.flags & HEAD_ABSOLUTE_TARGET):
+        put(out, b"Host: ", 6)
+        put(out, head.data + head.host, head.host_size)
+        put(out, b"\r\n", 2)
+    elif unlikely(head.host == 0):
+        put(out, b"Host: ", 6)                  # HTTP/1.0 may come without one; HTTP/1.1 may not go without
+        put_authority(backend, out)
+        put(out, b"\r\n", 2)
+
+
+cdef void put_changed_fields(Engine* engine, Exchange* exchange, const Head* head, const Backend* backend, uint64_t except_ids,
+                             Writer* out) noexcept nogil:
+    # Host and the received fields, for a route that changes more of them than what has a HeaderId.
+    cdef:
+        const ImageRoute* route = exchange.route
+        char* value
+    if route.features & ROUTE_SETS_HOST:
+        put(out, b"Host: ", 6)
+        value = out.at
+        put_template(engine, exchange, head, NULL, &route.host, out)
+        if out.at == value:
+            put_authority(backend, out)         # it came out empty
+        put(out, b"\r\n", 2)
+        except_ids |= <uint64_t>1 << HEADER_HOST
+    else:
+        put_host(head, backend, out)
+    copy_fields_but_edited(out, head, except_ids, exchange, &route.request)
+
+
 cdef uint32_t write_request(Engine* engine, Exchange* exchange, const Head* head, const Backend* backend) noexcept nogil:
-    # The request as this backend gets it: origin form, HTTP/1.1, hop-by-hop fields gone, the snapshot's header operations applied.
+    # The request as this backend gets it: origin form, HTTP/1.1, hop-by-hop fields gone, the edits of its route applied.
     cdef:
         Writer out
-        uint64_t except_ids = exchange.snapshot.header.operation_headers
+        uint64_t except_ids = exchange.route.request.replaced_ids
     open_writer(engine, &out)
     put(&out, head.data, head.method_size + 1)
     if unlikely(head.flags & HEAD_ABSOLUTE_TARGET and (head.origin_size == 0 or head.data[head.origin] == c"?")):
@@ -97,22 +131,18 @@ cdef uint32_t write_request(Engine* engine, Exchange* exchange, const Head* head
         put(&out, b"*" if head.method == METHOD_OPTIONS and head.origin_size == 0 else b"/", 1)
     put(&out, head.data + head.origin, head.origin_size)
     put(&out, b" HTTP/1.1\r\n", 11)
-    if unlikely(head.flags & HEAD_ABSOLUTE_TARGET):
-        put(&out, b"Host: ", 6)
-        put(&out, head.data + head.host, head.host_size)
-        put(&out, b"\r\n", 2)
-    elif unlikely(head.host == 0):
-        put(&out, b"Host: ", 6)                 # HTTP/1.0 may come without one; HTTP/1.1 may not go without
-        put_authority(backend, &out)
-        put(&out, b"\r\n", 2)
     if unlikely(head.version == 0):
         except_ids |= <uint64_t>1 << HEADER_EXPECT      # means nothing in HTTP/1.0 (RFC 9110 section 10.1.1)
-    copy_fields(&out, head, except_ids)
+    if likely(not exchange.route.features & ROUTE_CHANGES_HEAD):
+        put_host(head, backend, &out)
+        copy_fields(&out, head, except_ids)
+    else:
+        put_changed_fields(engine, exchange, head, backend, except_ids, &out)
     if head.framing == FRAME_CHUNKED:
         put(&out, b"Transfer-Encoding: chunked\r\n", 28)
     if unlikely(head.flags & HEAD_UPGRADE):
         put_upgrade(head, &out)
-    apply_operations(engine, exchange, head, &out)
+    apply_edits(engine, exchange, head, NULL, &exchange.route.request, &out)
     put(&out, b"\r\n", 2)
     return written(engine, &out)
 
@@ -130,14 +160,22 @@ cdef uint32_t write_response(Engine* engine, Exchange* exchange, const Head* hea
     # The final head for an HTTP/1.x client; `chunked`: how the body will follow; `close`: this is the connection's last exchange.
     cdef:
         Writer out
-        uint64_t except_ids = 0
+        const ImageRoute* route = exchange.route
+        bint edits = route.features & ROUTE_EDITS_RESPONSE != 0
+        uint64_t except_ids = 0, dates = head.seen
     open_writer(engine, &out)
     put_status_line(head, &out)
     if unlikely(head.status == 204 or head.status == 101):
         except_ids = <uint64_t>1 << HEADER_CONTENT_LENGTH       # must not be sent with these (RFC 9110 section 8.6)
-    copy_fields(&out, head, except_ids)
-    if unlikely(not (head.seen >> HEADER_DATE) & 1):
+    if likely(not edits):
+        copy_fields(&out, head, except_ids)
+    else:
+        copy_fields_but_edited(&out, head, except_ids | route.response.replaced_ids, exchange, &route.response)
+        dates |= route.response.replaced_ids
+    if unlikely(not (dates >> HEADER_DATE) & 1):
         put_date(engine, &out)                  # RFC 9110 section 6.6.1
+    if unlikely(edits):
+        apply_edits(engine, exchange, kept_request(engine, exchange), head, &route.response, &out)
     if chunked:
         put(&out, b"Transfer-Encoding: chunked\r\n", 28)
     if unlikely(head.status == 101):

@@ -6,11 +6,22 @@ of them together.
 from libc.stdint cimport uint8_t, uint32_t
 
 from fastlb.data_plane.failure cimport FAILURE_BAD_TARGET, FAILURE_NO_ROUTE
+from fastlb.data_plane.header_edits cimport check_edits
+from fastlb.data_plane.image cimport text_fits
 from fastlb.data_plane.mirror cimport choose_mirror
 from fastlb.data_plane.route_table cimport find_route
 from fastlb.data_plane.system cimport unlikely
-from fastlb.data_plane.target cimport normalise_path
-from fastlb.data_plane.types cimport HEAD_PATH_IS_RAW, NO_INDEX, ROUTE_MIRROR, Engine, Exchange, Head, ImagePool, ImageRoute, Snapshot
+from fastlb.data_plane.target cimport request_path
+from fastlb.data_plane.template cimport check_template
+from fastlb.data_plane.types cimport NO_INDEX, QUEUE_PRIORITIES, ROUTE_MIRROR, Engine, Exchange, Head, ImageHeader, ImagePool, ImageRoute, Snapshot
+
+
+cdef bint check_route(const ImageHeader* header, const ImageRoute* route) noexcept nogil:
+    # Of an image whose sections and templates' segments are known to be sound.
+    return text_fits(header.size, &route.name) and route.pool < header.pools.count and check_edits(header, &route.request) \
+        and check_edits(header, &route.response) and check_template(header, &route.host) \
+        and route.priority < QUEUE_PRIORITIES \
+        and (not route.features & ROUTE_MIRROR or route.mirror_pool < header.pools.count)
 
 
 cdef void enter_pool(Engine* engine, Exchange* exchange, uint32_t pool) noexcept nogil:
@@ -31,17 +42,11 @@ cdef uint32_t run_program(Engine* engine, Exchange* exchange, Head* head) noexce
     # Routes the request. 0 with exchange.pool set, or a FAILURE_*.
     cdef:
         Snapshot* snapshot = exchange.snapshot
-        const char* path = head.data + head.origin
-        int path_size = <int>head.path_size
+        int path_size = 0
+        const char* path = request_path(head, engine.path, &path_size)
         uint32_t index
-    if unlikely(path_size == 0 or path[0] == c"*"):
-        path = b"/"                             # absolute-form without a path, and "*" of OPTIONS: what serves "/" answers for the whole
-        path_size = 1
-    elif unlikely(not head.flags & HEAD_PATH_IS_RAW):
-        path_size = normalise_path(path, head.path_size, engine.path)
-        if path_size < 0:
-            return FAILURE_BAD_TARGET
-        path = engine.path
+    if unlikely(path == NULL):
+        return FAILURE_BAD_TARGET
     index = find_route(snapshot, head.data + head.host, head.host_size, path, <uint32_t>path_size)
     if index == <uint32_t>NO_INDEX:
         return FAILURE_NO_ROUTE

@@ -9,14 +9,17 @@ from libc.stdlib cimport calloc, free
 
 from fastlb.data_plane.access_log cimport check_log_plan, drop_log_plan, load_log_plan
 from fastlb.data_plane.backend_table cimport drop_backend, hold_backend, hold_queue
+from fastlb.data_plane.header_edits cimport check_operations
 from fastlb.data_plane.image cimport fits, range_fits, text_fits
 from fastlb.data_plane.pool cimport check_pool, drop_group, load_pool
 from fastlb.data_plane.queue cimport QUEUE_MARK
+from fastlb.data_plane.request_program cimport check_route
 from fastlb.data_plane.system cimport ENOMEM, MAP_FAILED, MAP_SHARED, PROT_READ, SEEK_END, errno, lseek, mmap, munmap
-from fastlb.data_plane.types cimport (MAX_HEAD_BYTES, MAX_HEADERS, MAX_IDENTITY_BYTES, NO_INDEX, ROUTE_MIRROR, Backend, Engine, Group,
+from fastlb.data_plane.template cimport check_segments
+from fastlb.data_plane.types cimport (MAX_HEAD_BYTES, MAX_HEADERS, MAX_IDENTITY_BYTES, NO_INDEX, Backend, Engine, Group,
                                       ImageBackend, ImageGroup, ImageHeader, ImageHeaderOperation, ImageHost, ImageListener, ImageLogPlan, ImageNetwork,
                                       ImageLocation, ImagePool, ImageRoute, Pool, PoolBackend, Snapshot)
-from fastlb.data_plane.types cimport QUEUE_PRIORITIES
+from fastlb.data_plane.types cimport MAX_LISTENER_NAME_BYTES, ImageSegment
 
 
 cdef int check_image(const char* image, size_t size) noexcept nogil:
@@ -24,7 +27,6 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
     # no later code has to.
     cdef:
         const ImageHeader* header = <const ImageHeader*>image
-        const ImageHeaderOperation* operations
         const ImageHost* hosts
         const ImageLocation* locations
         const ImageRoute* routes
@@ -42,19 +44,17 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
             and fits(size, &header.listeners, sizeof(ImageListener))
             and fits(size, &header.host_slots, sizeof(uint32_t)) and fits(size, &header.hosts, sizeof(ImageHost))
             and fits(size, &header.locations, sizeof(ImageLocation)) and fits(size, &header.routes, sizeof(ImageRoute)) and fits(size, &header.pools, sizeof(ImagePool))
-            and fits(size, &header.backends, sizeof(ImageBackend)) and fits(size, &header.groups, sizeof(ImageGroup)) and fits(size, &header.log_plan, 1) and text_fits(size, &header.reason_header)):
+            and fits(size, &header.backends, sizeof(ImageBackend)) and fits(size, &header.groups, sizeof(ImageGroup)) and fits(size, &header.log_plan, 1) and fits(size, &header.segments, sizeof(ImageSegment))
+            and text_fits(size, &header.reason_header)):
         return -1
-    if header.reason_header.size > 128 or header.operations.count > 64:
+    if header.reason_header.size > 128:
         return -1
     if header.host_slots.count & (header.host_slots.count - 1) or (header.host_slots.count and header.host_slots.count <= header.hosts.count):
         return -1
     if header.any_host != <uint32_t>NO_INDEX and header.any_host >= header.hosts.count:
         return -1
-    operations = <const ImageHeaderOperation*>(image + header.operations.offset)
-    for i in range(header.operations.count):
-        if not text_fits(size, &operations[i].name) or not text_fits(size, &operations[i].literal) or operations[i].header_id > 63 \
-                or operations[i].name.size > 256 or operations[i].literal.size > 4096:
-            return -1
+    if not check_segments(image, header) or not check_operations(image, header):
+        return -1
     if header.log_plan.count != 0:
         if not check_log_plan(image + header.log_plan.offset, header.log_plan.count):
             return -1
@@ -63,7 +63,7 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
     for i in range(header.listeners.count):
         if listeners[i].log_set != <uint32_t>NO_INDEX and listeners[i].log_set >= n_log_sets:
             return -1
-        if (not text_fits(size, &listeners[i].name) or listeners[i].settings.head.max_fields - 1 >= <uint32_t>MAX_HEADERS
+        if (not text_fits(size, &listeners[i].name) or listeners[i].name.size > MAX_LISTENER_NAME_BYTES or listeners[i].settings.head.max_fields - 1 >= <uint32_t>MAX_HEADERS
                 or listeners[i].settings.head.max_bytes > <uint32_t>MAX_HEAD_BYTES):
             return -1
     networks = <const ImageNetwork*>(image + header.networks.offset)
@@ -87,9 +87,7 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
             return -1
     routes = <const ImageRoute*>(image + header.routes.offset)
     for i in range(header.routes.count):
-        if not text_fits(size, &routes[i].name) or routes[i].pool >= header.pools.count or routes[i].priority >= QUEUE_PRIORITIES:
-            return -1
-        if routes[i].features & ROUTE_MIRROR and routes[i].mirror_pool >= header.pools.count:
+        if not check_route(header, &routes[i]):
             return -1
     pools = <const ImagePool*>(image + header.pools.offset)
     for i in range(header.pools.count):

@@ -1,6 +1,9 @@
 """Request targets: the normalised path that routes match. The raw bytes are forwarded; this is the other of the two."""
 from libc.stdint cimport uint32_t
 
+from fastlb.data_plane.system cimport unlikely
+from fastlb.data_plane.types cimport HEAD_PATH_IS_RAW, Head
+
 
 cdef inline int hex_value(char digit) noexcept nogil:
     if c"0" <= digit <= c"9":
@@ -62,3 +65,16 @@ cdef inline int normalise_path(const char* raw, uint32_t size, char* path) noexc
         path[out] = c"/"
         out += 1
     return <int>out
+
+
+cdef inline const char* request_path(const Head* head, char* scratch, int* size) noexcept nogil:
+    # The normalised path of a request: its own bytes, or `scratch`. NULL: it cannot be decoded, or leaves the root.
+    cdef const char* path = head.data + head.origin
+    size[0] = <int>head.path_size
+    if unlikely(head.path_size == 0 or path[0] == c"*"):
+        size[0] = 1                             # absolute-form without a path, and "*" of OPTIONS: what serves "/" answers for the whole
+        return b"/"
+    if unlikely(not head.flags & HEAD_PATH_IS_RAW):
+        size[0] = normalise_path(path, head.path_size, scratch)
+        return NULL if size[0] < 0 else scratch
+    return path

@@ -53,6 +53,7 @@ cdef enum:
     INDEX_CHAINS = 16384            # a power of two; four rows a chain when all rows are used
     MAX_IDENTITY_BYTES = 424        # pool name, host name (253), port and address
     ROW_DISPLAY_BYTES = 128         # more is cut
+    MAX_LISTENER_NAME_BYTES = 64    # as many as the configuration allows
     NODE_ROW = 0                    # the row whose in_flight is the node's client connections
     QUEUE_PRIORITIES = 8            # of waiting exchanges; 0 first
 
@@ -205,19 +206,53 @@ ctypedef enum PoolFlags:            # what of the rare a pool uses
 
 ctypedef enum RouteFeature:         # bits of ImageRoute.features: what a route does besides forwarding to its pool
     ROUTE_PLAIN = 0
+    ROUTE_DROPS_NAMES = 1           # an edit of the request replaces fields that have no HeaderId
+    ROUTE_SETS_HOST = 2
+    ROUTE_EDITS_RESPONSE = 4
     ROUTE_MIRROR = 1048576          # a share of its requests goes to `mirror_pool` as well
+    ROUTE_CHANGES_HEAD = 3          # of these, what changes how a request head is written
 
 ctypedef enum HeaderOperationKind:
-    OPERATION_SET = 0               # drop the client's, add ours
+    OPERATION_SET = 0               # drop what was received, add ours
     OPERATION_APPEND = 1            # join to the client's, comma separated (from trusted networks), else as SET
     OPERATION_KEEP_OR_SET = 2       # keep the client's where it is trusted, else as SET
+    OPERATION_ADD = 3               # beside what was received
+    OPERATION_REMOVE = 4            # drop what was received
+    OPERATION_KINDS = 5
 
-ctypedef enum HeaderSource:
-    SOURCE_LITERAL = 0
-    SOURCE_CLIENT_ADDRESS = 1
-    SOURCE_SCHEME = 2
-    SOURCE_HOST = 3
-    SOURCE_REQUEST_ID = 4
+cdef enum:
+    MAX_HEADER_OPERATIONS = 64      # of one direction of a route
+    MAX_HEADER_NAME_BYTES = 128     # of an operation
+    MAX_TEMPLATE_SEGMENTS = 64
+    MAX_TEMPLATE_LITERAL_BYTES = 16384
+
+ctypedef enum SegmentKind:          # what a part of a template writes
+    SEGMENT_LITERAL = 0
+    SEGMENT_CLIENT = 1              # address
+    SEGMENT_CLIENT_PORT = 2
+    SEGMENT_SCHEME = 3
+    SEGMENT_HOST = 4                # as routes match it: lower case, no port, no dot at the end
+    SEGMENT_HTTP_HOST = 5           # as the client sent it
+    SEGMENT_METHOD = 6
+    SEGMENT_URI = 7                 # raw, with the query
+    SEGMENT_PATH = 8                # normalised, as routes match it
+    SEGMENT_QUERY = 9               # raw, without "?"
+    SEGMENT_REQUEST_ID = 10         # what the backend gets as X-Request-Id by default
+    SEGMENT_LISTENER = 11           # names
+    SEGMENT_ROUTE = 12
+    SEGMENT_POOL = 13
+    SEGMENT_BACKEND = 14            # of the current attempt
+    SEGMENT_STATUS = 15             # of the backend's response
+    SEGMENT_HEADER = 16             # request fields called `text`, joined by ", "
+    SEGMENT_RESPONSE_HEADER = 17
+    SEGMENT_KINDS = 18
+
+ctypedef enum SegmentEncoding:      # what of a value is written as %HH
+    ENCODE_NOTHING = 0
+    ENCODE_CONTROLS = 1             # in a field value: control characters
+    ENCODE_PATH = 2                 # in a path: what nginx escapes there
+    ENCODE_COMPONENT = 3            # in a query or a host: all but unreserved characters (RFC 3986 section 2.3)
+    SEGMENT_ENCODINGS = 4
 
 
 # ---------------------------------------------------------------------------------------------------------------- forward
@@ -857,6 +892,8 @@ cdef struct Listener:
     bint wanted                     # scratch of settle_sockets
     LogPlan* log_plan               # counted; NULL where nothing is logged
     const ImageLogSet* log_set      # borrowed from log_plan
+    char name[MAX_LISTENER_NAME_BYTES]      # copied from the current snapshot at each commit
+    uint32_t name_size
     Listener* next
     int fd                          # borrowed from the caller of commit or assign
 
@@ -867,12 +904,22 @@ cdef struct Socket:                 # a listening descriptor and which listener 
 
 # ---------------------------------------------------------------------------------------------------------------- snapshot
 # The image: offsets from its start, no pointers, so that any process maps it anywhere. Written by SnapshotWriter only.
+cdef struct ImageSegment:           # of a template (template.pyx): an ImageSection of them
+    uint32_t kind                   # SegmentKind
+    uint32_t encoding               # SegmentEncoding
+    uint32_t argument
+    ImageText text                  # literal, or a name: of a field in lower case, else as it is
+
 cdef struct ImageHeaderOperation:
     uint32_t kind                   # HeaderOperationKind
-    uint32_t source                 # HeaderSource
-    uint32_t header_id              # HeaderId
+    uint32_t header_id              # HeaderId; HEADER_OTHER is found by its name
     ImageText name                  # as sent
-    ImageText literal
+    ImageSection value              # template
+
+cdef struct ImageHeaderEdits:       # of one direction of a route (header_edits.pyx)
+    uint64_t replaced_ids           # bit per HeaderId that is not copied (never bit 0)
+    uint64_t replaced_sizes         # bit per size of a name without an id that is not copied; bit 63: 63 bytes and more
+    ImageSection operations
 
 cdef struct ImageNetwork:           # IPv4 as ::ffff:a.b.c.d
     uint8_t address[16]
@@ -894,9 +941,12 @@ cdef struct ImageLocation:          # a path of a host, and the route behind it
     uint32_t route
 
 cdef struct ImageRoute:             # what happens to a request: its program (request_program.pyx)
-    ImageText name                  # for messages and logs
     uint32_t features               # RouteFeature; none: it is forwarded to `pool` as it is
     uint32_t pool
+    ImageHeaderEdits request
+    ImageText name                  # for messages and logs
+    ImageHeaderEdits response       # ROUTE_EDITS_RESPONSE
+    ImageSection host               # ROUTE_SETS_HOST: template
     uint32_t mirror_pool            # ROUTE_MIRROR
     uint32_t mirror_share           # 0 to MIRROR_ALL: how many requests of that many
     uint32_t priority               # in the queue of the pool, below QUEUE_PRIORITIES
@@ -944,8 +994,7 @@ cdef struct ImageHeader:
     uint32_t size                   # of the whole image
     uint64_t generation
     ImageText reason_header         # size 0 = off
-    ImageSection operations         # the header-operation list applied to requests
-    uint64_t operation_headers      # bit per HeaderId that an operation writes
+    ImageSection operations         # of header edits
     ImageSection networks
     ImageSection listeners
     ImageSection host_slots         # power-of-two open-addressing table of uint32 host index + 1
@@ -956,6 +1005,7 @@ cdef struct ImageHeader:
     ImageSection backends
     ImageSection groups
     ImageSection log_plan           # an ImageLogPlan and what belongs to it: `count` bytes, 0 = none
+    ImageSection segments           # of templates
     uint32_t any_host               # host index for no match, NO_INDEX
     uint32_t has_wildcards
     uint32_t max_connections        # client connections of the node; 0 = no cap

@@ -11,15 +11,15 @@ from fastlb.data_plane.access_log cimport log_request_head, log_response_head, o
 from fastlb.data_plane.engine cimport engine_commit, engine_prepare
 from fastlb.data_plane.failure cimport FAILURE_NO_ROUTE
 from fastlb.data_plane.header_operations cimport is_trusted
-from fastlb.data_plane.http1_head cimport parse_request
-from fastlb.data_plane.http1_serialise cimport write_local, write_request
+from fastlb.data_plane.http1_head cimport parse_request, parse_response
+from fastlb.data_plane.http1_serialise cimport write_local, write_request, write_response
 from fastlb.data_plane.log_writer cimport wake_log_writer
 from fastlb.data_plane.route_table cimport find_route
 from fastlb.data_plane.select.dispatch cimport pick
 from fastlb.data_plane.shared_table cimport add_image_rows, sweep_rows
 from fastlb.data_plane.snapshot cimport IMAGE_LAYOUT, IMAGE_MAGIC, check_image, map_image
-from fastlb.data_plane.types cimport (MAX_HEAD_BYTES, MAX_HEADERS, NO_BACKEND, NO_INDEX, Backend, Connection, Engine, Exchange, Head,
-                                      HeadLimits, ImageHeader, ImagePool, Listener, Snapshot, Socket)
+from fastlb.data_plane.types cimport (MAX_HEAD_BYTES, MAX_HEADERS, METHOD_GET, NO_BACKEND, NO_INDEX, Backend, Connection, Engine, Exchange, Head,
+                                      HeadLimits, ImageHeader, ImagePool, ImageRoute, Listener, Snapshot, Socket)
 from tests.fuzz.expect cimport expect
 from tests.fuzz.plane cimport begin, open_plane
 
@@ -35,6 +35,7 @@ cdef int base_image                 # applied behind each input, so that no inpu
 cdef int input_image                # a memfd that is written anew for each input
 cdef Socket sockets[MAX_LISTENERS]
 cdef const char* REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: b\r\nX-Request-Id: c\r\nConnection: d\r\n\r\n"
+cdef const char* RESPONSE = b"HTTP/1.1 200 OK\r\nServer: a\r\nContent-Length: 0\r\n\r\n"
 
 
 cdef void route(const Snapshot* snapshot, const char* host, uint32_t host_size) noexcept nogil:
@@ -68,8 +69,10 @@ cdef void use(Engine* engine) noexcept nogil:
         Exchange exchange
         Connection client
         Backend backend
-        Head head
+        Head head, response
         HeadLimits limits
+        Listener named
+        uint32_t i
         Listener* listener = engine.listeners
     limits.max_bytes = limits.max_target_bytes = 4096
     limits.max_fields = 10
@@ -79,8 +82,15 @@ cdef void use(Engine* engine) noexcept nogil:
     begin(engine, &exchange, &client)
     is_trusted(engine, &exchange)
     memset(&backend, 0, sizeof(backend))
+    memset(&named, 0, sizeof(named))
     expect(parse_request(&head, REQUEST, <uint32_t>strlen(REQUEST), &limits) > 0, b"the request of this target is whole")
-    write_request(engine, &exchange, &head, &backend)
+    client.listener = &named
+    parse_response(&response, RESPONSE, <uint32_t>strlen(RESPONSE), &limits, METHOD_GET)
+    for i in range(engine.snapshot.header.routes.count):
+        exchange.route = <const ImageRoute*>(engine.snapshot.image + engine.snapshot.header.routes.offset) + i
+        exchange.pool = &engine.snapshot.pools[exchange.route.pool]
+        write_request(engine, &exchange, &head, &backend)
+        write_response(engine, &exchange, &response, False, False)
     write_local(engine, &exchange, FAILURE_NO_ROUTE, False)
     while listener != NULL:
         expect(listener.settings.head.max_bytes <= <uint32_t>MAX_HEAD_BYTES and listener.settings.head.max_fields <= <uint32_t>MAX_HEADERS,

@@ -10,6 +10,8 @@ TIMES = {f"{name}_timeout_ms": 1000 for name in ("connect", "first_byte", "betwe
 WAITS = {f"{name}_timeout_ms": 1000 for name in ("head", "body", "idle", "write")}
 LIMITS = {"max_head_bytes": 32768, "max_target_bytes": 8192, "max_headers": 100, "max_body_bytes": 0}
 
+VALUES = tuple((kind, "controls", "server") for kind in _core.SEGMENTS)
+
 
 def make_image(*, hosts: Sequence[str] = ("",), networks: Sequence[str] = (), listeners: int = 0, operations: bool = True) -> int:
     """The descriptor of a sealed image with two pools; each host has two routes."""
@@ -31,7 +33,9 @@ def make_image(*, hosts: Sequence[str] = ("",), networks: Sequence[str] = (), li
             writer.add_backend(pool, identity=f"{name}|{backend}", display=backend, address=address, weight=1, max_in_flight=port - 80)
     for host in hosts:
         writer.add_route(host=host, path_prefix="/", pool=0)
-        writer.add_route(host=host, path_prefix="/api/", pool=1)
+        route = writer.add_route(host=host, path_prefix="/api/", pool=1)
+        writer.edit_request(route, [("set", "Host", (b"app",)), ("set", "X-Seen", VALUES), ("remove", "Accept", ())])
+        writer.edit_response(route, [("set", "Server", (b"x",)), ("remove", "Date", ()), ("add", "X-Seen", VALUES)])
     return writer.finish()
 
 

@@ -6,7 +6,7 @@ from libc.string cimport memcpy, memset
 from fastlb.data_plane.engine cimport engine_open
 from fastlb.data_plane.shared_table cimport add_image_rows, create_shared, open_worker
 from fastlb.data_plane.snapshot cimport load_snapshot, map_image
-from fastlb.data_plane.types cimport Connection, Engine, Exchange, SharedTable
+from fastlb.data_plane.types cimport Connection, Engine, Exchange, ImageRoute, SharedTable
 
 
 cdef inline Engine* open_plane(int image_fd) noexcept nogil:
@@ -29,10 +29,12 @@ cdef inline Engine* open_plane(int image_fd) noexcept nogil:
 
 
 cdef inline void begin(Engine* engine, Exchange* exchange, Connection* client) noexcept nogil:
-    # A blank exchange of a client at 192.0.2.7.
+    # A blank exchange of a client at 192.0.2.7, on the first route of the image, if it has any.
     memset(exchange, 0, sizeof(Exchange))
     memset(client, 0, sizeof(Connection))
     memcpy(client.address, b"192.0.2.7", 9)
     client.address_size = <uint8_t>9
     exchange.snapshot = engine.snapshot
     exchange.client = client
+    if engine.snapshot.header.routes.count:
+        exchange.route = <const ImageRoute*>(engine.snapshot.image + engine.snapshot.header.routes.offset)

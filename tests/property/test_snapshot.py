@@ -31,6 +31,9 @@ def make_image() -> bytes:
     for host in ("", "shop.example.com", "*.example.com"):
         writer.add_route(host=host, path_prefix="/api/", pool=api)
         writer.set_mirror(writer.add_route(host=host, path_prefix="/", pool=site), pool=api, share=0.5)
+    values = [(kind, "component", "accept") for kind in _core.SEGMENTS]
+    writer.edit_request(0, [("set", "Host", [b"app"]), ("remove", "X-Tag", []), ("add", "X-Tag", values)])
+    writer.edit_response(0, [("set", "Server", values)])
     return writer.image()
 
 
@@ -48,7 +51,9 @@ def use(plane: Plane) -> None:
                 plane.pick(pool, tried=[0])
     for address in (b"192.0.2.7", b"2001:db8::1", b"unix:"):
         plane.is_trusted(address)
-    plane.write_request(b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: b\r\nX-Request-Id: c\r\n\r\n")
+    for route in (0, 1):
+        plane.write_request(b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: b\r\nX-Request-Id: c\r\n\r\n", route=route)
+        plane.write_response(b"HTTP/1.1 200 OK\r\nServer: a\r\nX-Tag: b\r\n\r\n", route=route)
     plane.write_local("no_route")
     plane.pools()
     plane.close()

@@ -64,6 +64,7 @@ from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, ATTEMPT_SENT,
                                       Column, ConnectionTable, Engine, Exchange, Head, HeaderField, HeadLimits, ImageBackend, ImageHeader,
                                       ImageHeaderOperation, ImageHost, ImageListener, ImageLocation, ImagePool, ImageRoute, LogWriter, PipePool,
                                       Group, PoolBackend, SharedRow, SharedTable, Snapshot, Timer, TimerWheel, WorkerBlock)
+from fastlb.data_plane.types cimport ImageSegment, Listener
 from fastlb.data_plane.types cimport Pool as PoolStruct
 from fastlb.data_plane.types cimport Regex as RegexStruct
 from fastlb.data_plane.types cimport RegexScratch
@@ -145,7 +146,10 @@ LAYOUT = {
     "header": {"size": sizeof(ImageHeader), "any_host": <size_t>&(<ImageHeader*>NULL).any_host,
                "reason_header": <size_t>&(<ImageHeader*>NULL).reason_header, "operations": <size_t>&(<ImageHeader*>NULL).operations},
     "operations": {"size": sizeof(ImageHeaderOperation), "name": <size_t>&(<ImageHeaderOperation*>NULL).name,
-                   "literal": <size_t>&(<ImageHeaderOperation*>NULL).literal},
+                   "kind": <size_t>&(<ImageHeaderOperation*>NULL).kind, "header_id": <size_t>&(<ImageHeaderOperation*>NULL).header_id,
+                   "value": <size_t>&(<ImageHeaderOperation*>NULL).value},
+    "segments": {"size": sizeof(ImageSegment), "kind": <size_t>&(<ImageSegment*>NULL).kind,
+                 "encoding": <size_t>&(<ImageSegment*>NULL).encoding, "text": <size_t>&(<ImageSegment*>NULL).text},
     "listeners": {"size": sizeof(ImageListener), "name": <size_t>&(<ImageListener*>NULL).name,
                   "settings": <size_t>&(<ImageListener*>NULL).settings},
     "hosts": {"size": sizeof(ImageHost), "name": <size_t>&(<ImageHost*>NULL).name,
@@ -153,7 +157,9 @@ LAYOUT = {
     "locations": {"size": sizeof(ImageLocation), "prefix": <size_t>&(<ImageLocation*>NULL).prefix,
                   "route": <size_t>&(<ImageLocation*>NULL).route},
     "routes": {"size": sizeof(ImageRoute), "name": <size_t>&(<ImageRoute*>NULL).name, "pool": <size_t>&(<ImageRoute*>NULL).pool,
-               "mirror_pool": <size_t>&(<ImageRoute*>NULL).mirror_pool},
+               "mirror_pool": <size_t>&(<ImageRoute*>NULL).mirror_pool,
+               "request": <size_t>&(<ImageRoute*>NULL).request.operations, "response": <size_t>&(<ImageRoute*>NULL).response.operations,
+               "host": <size_t>&(<ImageRoute*>NULL).host},
     "pools": {"size": sizeof(ImagePool), "name": <size_t>&(<ImagePool*>NULL).name,
               "attempts": <size_t>&(<ImagePool*>NULL).attempts, "algorithm": <size_t>&(<ImagePool*>NULL).algorithm,
               "backends": <size_t>&(<ImagePool*>NULL).backends},
@@ -1188,6 +1194,7 @@ cdef class Plane:
         SharedTable shared
         const char* mapping             # what map_image mapped and drop_snapshot unmaps
         GuardedMemory copy
+        Listener listener
 
     def __cinit__(self, int image_fd):
         cdef:
@@ -1280,24 +1287,34 @@ cdef class Plane:
         cdef:
             Exchange exchange
             Connection client
-        self.fill(&exchange, &client, address)
+        self.fill(&exchange, &client, address, 0)
         return bool(is_trusted(self.engine, &exchange))
 
-    cdef int fill(self, Exchange* exchange, Connection* client, bytes address) except -1:
+    cdef int fill(self, Exchange* exchange, Connection* client, bytes address, uint32_t route) except -1:
+        # An exchange on this route of the image, if it has any.
         if len(address) >= sizeof(client.address):
             raise ValueError("an address text is at most 45 bytes")
         memset(exchange, 0, sizeof(Exchange))
         memset(client, 0, sizeof(Connection))
         memcpy(client.address, <const char*>address, <size_t>len(address))
         client.address_size = <uint8_t>len(address)
+        client.peer_port = 4711
+        memcpy(self.listener.name, b"web", 3)
+        self.listener.name_size = 3
+        client.listener = &self.listener
         exchange.snapshot = self.engine.snapshot
         exchange.client = client
+        if self.engine.snapshot.header.routes.count:
+            if route >= self.engine.snapshot.header.routes.count:
+                raise IndexError(route)
+            exchange.route = <const ImageRoute*>(self.engine.snapshot.image + self.engine.snapshot.header.routes.offset) + route
+            exchange.pool = &self.engine.snapshot.pools[exchange.route.pool]
         return 0
 
     cdef bytes written(self, uint32_t size):
         return PyBytes_FromStringAndSize(self.engine.write_buffer, size) if size else None
 
-    def write_request(self, bytes head, *, client=b"192.0.2.7", address=b"", repeat=1):
+    def write_request(self, bytes head, *, client=b"192.0.2.7", address=b"", repeat=1, route=0):
         """The head as a backend gets it; None where it does not fit. `repeat` > 1: of as many attempts of one exchange, the last."""
         cdef:
             Head parsed
@@ -1305,28 +1322,41 @@ cdef class Plane:
             Exchange exchange
             Connection connection
             Backend backend
+            Attempt attempt
         if plane_parse_request(&parsed, INPUT.place(head), <uint32_t>len(head), &limits) != len(head):
             raise ValueError("not one whole request head")
-        self.fill(&exchange, &connection, client)
+        self.fill(&exchange, &connection, client, route)
         memset(&backend, 0, sizeof(backend))
+        memset(&attempt, 0, sizeof(attempt))
         memcpy(backend.address, <const char*><bytes>address, <size_t>len(address))
         backend.address_size = <uint32_t>len(address)
+        memcpy(backend.display, b"10.0.0.1:80", 11)
+        backend.display_size = 11
+        attempt.backend = &backend
+        exchange.attempt = &attempt
         for _ in range(repeat - 1):
             write_request(self.engine, &exchange, &parsed, &backend)
         return self.written(write_request(self.engine, &exchange, &parsed, &backend))
 
-    def write_response(self, bytes head, *, method="GET", chunked=False, close=False, http_1_0=False):
-        """The head as an HTTP/1.x client gets it."""
+    def write_response(self, bytes head, *, method="GET", chunked=False, close=False, http_1_0=False, route=0, bytes request=b""):
+        """The head as an HTTP/1.x client gets it. `request`: the head that is answered, kept by the exchange."""
         cdef:
             Head parsed
             HeadLimits limits = make_limits(65472, 0, 256)
             Exchange exchange
             Connection connection
+            Buffer kept
             uint32_t number = METHODS[method]
         if plane_parse_response(&parsed, INPUT.place(head), <uint32_t>len(head), &limits, number) != len(head):
             raise ValueError("not one whole response head")
-        self.fill(&exchange, &connection, b"192.0.2.7")
+        self.fill(&exchange, &connection, b"192.0.2.7", route)
         exchange.flags = X_HTTP_1_0 if http_1_0 else 0
+        exchange.status = parsed.status
+        if request:
+            kept.data = OUTPUT.place(request)
+            kept.end = <uint32_t>len(request)
+            exchange.request_head = &kept
+            self.engine.request.data = NULL     # parsed anew
         if parsed.status < 200 and parsed.status != 101:
             return self.written(write_informational(self.engine, &parsed))
         return self.written(write_response(self.engine, &exchange, &parsed, chunked, close))
@@ -1336,7 +1366,7 @@ cdef class Plane:
         cdef:
             Exchange exchange
             Connection connection
-        self.fill(&exchange, &connection, b"192.0.2.7")
+        self.fill(&exchange, &connection, b"192.0.2.7", 0)
         exchange.flags = (X_HTTP_1_0 if http_1_0 else 0) | (X_IS_HEAD if is_head else 0)
         return self.written(write_local(self.engine, &exchange, FAILURE_NUMBERS[reason], close))
 

@@ -31,7 +31,6 @@ POOL = {
 }
 SECTIONS = (
     "operations",
-    "operation_headers",
     "networks",
     "listeners",
     "host_slots",
@@ -42,6 +41,7 @@ SECTIONS = (
     "backends",
     "groups",
     "log_plan",
+    "segments",
 )
 FIRST_SECTION = 32  # behind magic, layout, size, generation and the name of the reason header
 
@@ -64,6 +64,15 @@ class Writer(_core.SnapshotWriter):
 
     def __init__(self, generation: int = 1) -> None:
         super().__init__(generation)
+        self._has_route = False
+
+    def add_route(self, *, host: str, path_prefix: str, pool: int, name: str = "") -> int:
+        self._has_route = True
+        return super().add_route(host=host, path_prefix=path_prefix, pool=pool, name=name)
+
+    def route(self) -> int:
+        """A route for everything, to a pool of its own."""
+        return self.add_route(host="", path_prefix="/", pool=self.pool(), name="all")
 
     def listener(self, name: str = "web", **changes: Any) -> int:
         return self.add_listener(name, **{**LISTENER, **changes})
@@ -84,6 +93,9 @@ class Writer(_core.SnapshotWriter):
             os.close(fd)
 
     def plane(self) -> _probe.Plane:
+        """An engine on this image, which gets a route if it has none: heads are written for an exchange that has one."""
+        if not self._has_route:
+            self.route()
         return load(self.image())
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from fastlb._core import ENCODINGS, HEADER_OPERATIONS, SEGMENTS
 from tests.support._probe import IMAGE_HEADER_BYTES, LAYOUT, check_image
 from tests.support.images import Writer, find_sections, load, log_plan, patch
 
@@ -28,7 +29,9 @@ def make_image() -> bytes:
     writer.backend(site, 80)
     for host in ("", "shop.example.com", "*.example.com", "[::1]"):
         writer.set_mirror(writer.add_route(host=host, path_prefix="/", pool=site), pool=api, share=0.5)
-        writer.add_route(host=host, path_prefix="/api/", pool=api)
+        route = writer.add_route(host=host, path_prefix="/api/", pool=api)
+    writer.edit_request(route, [("set", "Host", [b"app"]), ("remove", "X-Tag", []), ("add", "X-Tag", [("header", "controls", "a")])])
+    writer.edit_response(route, [("set", "Server", [b"x", ("client", "nothing", "")])])
     return writer.image()
 
 
@@ -88,7 +91,7 @@ def test_other_magic_layout_or_size_is_refused() -> None:
     assert refused(12, len(IMAGE) - 1)
 
 
-@pytest.mark.parametrize("section", [name for name in AT if name != "operation_headers"])
+@pytest.mark.parametrize("section", list(AT))
 @pytest.mark.parametrize(
     "damage",
     [
@@ -119,7 +122,8 @@ def test_section_outside_the_image_is_refused(section: str, damage: Callable[[in
 
 # The texts inside a record of a section.
 TEXTS = {
-    "operations": ["name", "literal"],
+    "operations": ["name"],
+    "segments": ["text"],
     "listeners": ["name"],
     "hosts": ["name"],
     "locations": ["prefix"],
@@ -166,10 +170,20 @@ def test_indices_outside_their_section_are_refused() -> None:
     assert refused(LAYOUT["header"]["any_host"], COUNT["hosts"])
 
 
-@pytest.mark.parametrize(("section", "outer"), [("hosts", "locations"), ("pools", "backends")])
-def test_range_outside_its_section_is_refused(section: str, outer: str) -> None:
+@pytest.mark.parametrize(
+    ("section", "field", "outer"),
+    [
+        ("hosts", "locations", "locations"),
+        ("pools", "backends", "backends"),
+        ("routes", "request", "operations"),
+        ("routes", "response", "operations"),
+        ("routes", "host", "segments"),
+        ("operations", "value", "segments"),
+    ],
+)
+def test_range_outside_its_section_is_refused(section: str, field: str, outer: str) -> None:
     for number in range(COUNT[section]):
-        at = field_at(section, number, outer)
+        at = field_at(section, number, field)
         first, count = struct.unpack_from("<II", IMAGE, at)
         assert refused(at, COUNT[outer] + 1)
         assert refused(at, 2**32 - 1)
@@ -211,8 +225,23 @@ def test_network_prefix_longer_than_an_address_is_refused() -> None:
 
 
 def test_header_number_without_a_bit_is_refused() -> None:
-    assert refused(AT["operations"] + 8, 64)
-    assert refused(AT["operations"] + 8, 2**32 - 1)
+    assert refused(field_at("operations", 0, "header_id"), 64)
+    assert refused(field_at("operations", 0, "header_id"), 2**32 - 1)
+
+
+def test_kinds_that_there_are_not_are_refused() -> None:
+    for section, field, count in (
+        ("operations", "kind", len(HEADER_OPERATIONS)),
+        ("segments", "kind", len(SEGMENTS) + 1),  # and literals
+        ("segments", "encoding", len(ENCODINGS)),
+    ):
+        assert refused(field_at(section, 0, field), count)
+        assert refused(field_at(section, 0, field), 2**32 - 1)
+        assert not refused(field_at(section, 0, field), count - 1)
+
+
+def test_name_of_a_listener_longer_than_its_room_is_refused() -> None:
+    assert refused(field_at("listeners", 0, "name") + 4, 65)
 
 
 def test_address_longer_than_its_room_is_refused() -> None:

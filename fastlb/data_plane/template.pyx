@@ -1,0 +1,220 @@
+"""Templates: texts with values of the exchange, compiled to segments (types.pxd: ImageSegment) and written by one function.
+
+What is written is fit for where it goes, whatever a client sends: each segment says how its value is encoded, and the compiler
+(control_plane/config/template.py) has chosen that by the place where it stands. A value that there is none of writes nothing.
+
+Reads the exchange, its heads and the snapshot's image; changes Engine.path (scratch) and makes Exchange.request_id.
+"""
+from libc.stdint cimport uint8_t, uint32_t
+
+from fastlb.data_plane.header_operations cimport is_trusted, make_request_id, put_received
+from fastlb.data_plane.image cimport range_fits, text_fits
+from fastlb.data_plane.system cimport unlikely
+from fastlb.data_plane.target cimport request_path
+from fastlb.data_plane.types cimport (ENCODE_COMPONENT, ENCODE_CONTROLS, ENCODE_NOTHING, ENCODE_PATH, HEADER_X_REQUEST_ID,
+                                      MAX_TEMPLATE_LITERAL_BYTES, MAX_TEMPLATE_SEGMENTS, REQUEST_ID_BYTES, SEGMENT_BACKEND, SEGMENT_CLIENT,
+                                      SEGMENT_CLIENT_PORT, SEGMENT_ENCODINGS, SEGMENT_HEADER, SEGMENT_HOST, SEGMENT_HTTP_HOST,
+                                      SEGMENT_KINDS, SEGMENT_LISTENER, SEGMENT_LITERAL, SEGMENT_METHOD, SEGMENT_PATH, SEGMENT_POOL,
+                                      SEGMENT_QUERY, SEGMENT_REQUEST_ID, SEGMENT_RESPONSE_HEADER, SEGMENT_ROUTE, SEGMENT_SCHEME,
+                                      SEGMENT_STATUS, SEGMENT_URI, Engine, Exchange, Head, HeaderField, ImageHeader, ImageSection,
+                                      ImageSegment, ImageText)
+from fastlb.data_plane.writer cimport Writer, put, put_number
+
+cdef const char* HEX = b"0123456789ABCDEF"
+
+# Bit per SegmentEncoding: this byte is written as it is. Filled when the module is imported and never written again.
+cdef uint8_t CLEAN[256]
+
+
+def _fill_classes() -> None:
+    for byte in range(256):
+        char = chr(byte)
+        CLEAN[byte] = 1 << ENCODE_NOTHING
+        if (byte >= 0x20 or byte == 0x09) and byte != 0x7F:
+            CLEAN[byte] |= 1 << ENCODE_CONTROLS
+        if 0x20 < byte < 0x7F and char not in '"#%<>?\\^`{|}':
+            CLEAN[byte] |= 1 << ENCODE_PATH
+        if byte < 0x80 and (char.isalnum() or char in "-._~"):
+            CLEAN[byte] |= 1 << ENCODE_COMPONENT
+
+
+_fill_classes()
+
+
+# ---------------------------------------------------------------------------------------------------------- the image
+cdef bint check_segments(const char* image, const ImageHeader* header) noexcept nogil:
+    # Every segment of an image whose sections are known to lie inside it.
+    cdef:
+        const ImageSegment* segment = <const ImageSegment*>(image + header.segments.offset)
+        uint32_t _i
+    for _i in range(header.segments.count):
+        if segment.kind >= SEGMENT_KINDS or segment.encoding >= SEGMENT_ENCODINGS or not text_fits(header.size, &segment.text) \
+                or segment.text.size > MAX_TEMPLATE_LITERAL_BYTES:
+            return False
+        segment += 1
+    return True
+
+
+cdef bint check_template(const ImageHeader* header, const ImageSection* template) noexcept nogil:
+    return range_fits(template, &header.segments) and template.count <= MAX_TEMPLATE_SEGMENTS
+
+
+# ---------------------------------------------------------------------------------------------------------- values
+cdef void put_encoded(Writer* out, const char* data, uint32_t size, uint32_t encoding) noexcept nogil:
+    cdef:
+        uint32_t start = 0, i
+        uint8_t byte
+        char escape[3]
+    if encoding == ENCODE_NOTHING:
+        put(out, data, size)
+        return
+    escape[0] = c"%"
+    for i in range(size):
+        byte = <uint8_t>data[i]
+        if CLEAN[byte] >> encoding & 1:
+            continue
+        put(out, data + start, i - start)
+        escape[1] = HEX[byte >> 4]
+        escape[2] = HEX[byte & 15]
+        put(out, escape, 3)
+        start = i + 1
+    put(out, data + start, size - start)
+
+
+cdef inline char lower(char byte) noexcept nogil:
+    return byte | 0x20 if c"A" <= byte <= c"Z" else byte
+
+
+cdef void put_host_name(const Head* request, Writer* out) noexcept nogil:
+    # Without port and dot at the end, in lower case. The parser has checked it: name or bracketed address, then ":" and digits.
+    cdef:
+        const char* host = request.data + request.host
+        uint32_t size = request.host_size
+        char* at = out.at
+    if size and host[0] == c"[":
+        while host[size - 1] != c"]":
+            size -= 1
+    else:
+        size = 0
+        while size < request.host_size and host[size] != c":":
+            size += 1
+        if size and host[size - 1] == c".":
+            size -= 1
+    put(out, host, size)
+    while at < out.at:
+        at[0] = lower(at[0])
+        at += 1
+
+
+cdef void put_uri(const Head* request, Writer* out) noexcept nogil:
+    # The raw target in origin form. "*" and an empty path are written as "/": behind a host nothing else could stand.
+    cdef const char* origin = request.data + request.origin
+    if unlikely(request.origin_size == 0 or origin[0] != c"/"):
+        put(out, b"/", 1)
+        if request.origin_size and origin[0] == c"?":
+            put(out, origin, request.origin_size)
+        return
+    put(out, origin, request.origin_size)
+
+
+cdef void put_named(const Head* head, const char* name, uint32_t size, uint32_t encoding, Writer* out) noexcept nogil:
+    # The values of all fields of this name, which is lower case, joined by ", ".
+    cdef:
+        const HeaderField* field = &head.fields[0]
+        uint32_t _i, k
+        bint first = True
+    for _i in range(head.n_fields):
+        if field.name_size == size:
+            for k in range(size):
+                if lower(head.data[field.name + k]) != name[k]:
+                    break
+            else:
+                if not first:
+                    put_encoded(out, b", ", 2, encoding)
+                first = False
+                put_encoded(out, head.data + field.value, field.value_size, encoding)
+        field += 1
+
+
+cdef void put_request_id(Engine* engine, Exchange* exchange, const Head* request, uint32_t encoding, Writer* out) noexcept nogil:
+    # What a trusted client sent, else our own: one per exchange, the same for all its attempts.
+    if request != NULL and (request.seen >> HEADER_X_REQUEST_ID) & 1 and is_trusted(engine, exchange) \
+            and put_received(request, HEADER_X_REQUEST_ID, out, True):
+        return
+    if exchange.request_id[0] == 0:
+        make_request_id(engine, exchange.request_id)
+    put(out, exchange.request_id, REQUEST_ID_BYTES)
+
+
+cdef void put_text(const Exchange* exchange, const ImageText* text, uint32_t encoding, Writer* out) noexcept nogil:
+    put_encoded(out, exchange.snapshot.image + text.offset, text.size, encoding)
+
+
+cdef void put_request_value(Engine* engine, Exchange* exchange, const Head* request, const ImageSegment* segment, Writer* out) noexcept nogil:
+    # A value of the request head.
+    cdef:
+        const char* path
+        int size = 0
+        uint32_t kind = segment.kind, encoding = segment.encoding
+    if kind == SEGMENT_HOST:
+        put_host_name(request, out)
+    elif kind == SEGMENT_HTTP_HOST:
+        put(out, request.data + request.host, request.host_size)
+    elif kind == SEGMENT_METHOD:
+        put(out, request.data, request.method_size)
+    elif kind == SEGMENT_URI:
+        put_uri(request, out)
+    elif kind == SEGMENT_PATH:
+        path = request_path(request, engine.path, &size)
+        if path != NULL:                        # the request would have been refused else
+            put_encoded(out, path, <uint32_t>size, encoding)
+    elif kind == SEGMENT_QUERY:
+        if request.origin_size > request.path_size + 1:
+            put(out, request.data + request.origin + request.path_size + 1, request.origin_size - request.path_size - 1)
+    elif kind == SEGMENT_HEADER:
+        put_named(request, exchange.snapshot.image + segment.text.offset, segment.text.size, encoding, out)
+
+
+cdef void put_value(Engine* engine, Exchange* exchange, const Head* request, const Head* response, const ImageSegment* segment,
+                    Writer* out) noexcept nogil:
+    cdef uint32_t kind = segment.kind, encoding = segment.encoding
+    if kind == SEGMENT_CLIENT:
+        put(out, exchange.client.address, exchange.client.address_size)
+    elif kind == SEGMENT_SCHEME:
+        put(out, b"http", 4)
+    elif kind == SEGMENT_REQUEST_ID:
+        put_request_id(engine, exchange, request, encoding, out)
+    elif kind == SEGMENT_CLIENT_PORT:
+        put_number(out, exchange.client.peer_port)
+    elif kind == SEGMENT_LISTENER:
+        put_encoded(out, exchange.client.listener.name, exchange.client.listener.name_size, encoding)
+    elif kind == SEGMENT_ROUTE:
+        put_text(exchange, &exchange.route.name, encoding, out)
+    elif kind == SEGMENT_POOL:
+        if exchange.pool != NULL:
+            put_text(exchange, &exchange.pool.image.name, encoding, out)
+    elif kind == SEGMENT_BACKEND:
+        if exchange.attempt != NULL:
+            put_encoded(out, exchange.attempt.backend.display, exchange.attempt.backend.display_size, encoding)
+    elif kind == SEGMENT_STATUS:
+        put_number(out, exchange.status)
+    elif kind == SEGMENT_RESPONSE_HEADER:
+        if response != NULL:
+            put_named(response, exchange.snapshot.image + segment.text.offset, segment.text.size, encoding, out)
+    elif request != NULL:
+        put_request_value(engine, exchange, request, segment, out)
+
+
+cdef void put_template(Engine* engine, Exchange* exchange, const Head* request, const Head* response, const ImageSection* template,
+                       Writer* out) noexcept nogil:
+    # Writes a checked template of the exchange's snapshot. `response`: NULL where there is none. `request`: NULL where it is known that
+    # the template has no value of it.
+    cdef:
+        const ImageSegment* segment = <const ImageSegment*>(exchange.snapshot.image + exchange.snapshot.header.segments.offset) + template.offset
+        uint32_t _i
+    for _i in range(template.count):
+        if segment.kind == SEGMENT_LITERAL:
+            put_text(exchange, &segment.text, ENCODE_NOTHING, out)
+        else:
+            put_value(engine, exchange, request, response, segment, out)
+        segment += 1
