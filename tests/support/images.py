@@ -66,9 +66,9 @@ class Writer(_core.SnapshotWriter):
         super().__init__(generation)
         self._has_route = False
 
-    def add_route(self, *, host: str, path_prefix: str, pool: int, name: str = "") -> int:
+    def add_route(self, **options: Any) -> int:
         self._has_route = True
-        return super().add_route(host=host, path_prefix=path_prefix, pool=pool, name=name)
+        return super().add_route(**options)
 
     def route(self) -> int:
         """A route for everything, to a pool of its own."""
