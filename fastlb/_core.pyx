@@ -17,7 +17,7 @@ from fastlb.data_plane.access_log cimport check_log_plan, set_log
 from fastlb.data_plane.engine cimport (engine_abort, engine_assign, engine_close, engine_commit, engine_drain, engine_open, engine_prepare,
                                        engine_publish, engine_pump)
 from fastlb.data_plane.failure cimport FAILURE_BAD_REQUEST_LINE, FAILURE_END, failures
-from fastlb.data_plane.queue cimport QUEUE_MARK, list_waiting
+from fastlb.data_plane.queue cimport QUEUE_MARK, list_waiting, set_sibling
 from fastlb.data_plane.regex cimport REGEX_CASELESS, compile_regex, free_regex, regex_name, write_regex_error, write_regex_version
 from fastlb.data_plane.http1_head cimport header_id
 from fastlb.data_plane.route_table cimport hash_host
@@ -26,7 +26,7 @@ from fastlb.data_plane.shared_table cimport (COLUMN_BYTES, ROW_BYTES, WORKER_BYT
                                              DETAILS_BYTES, count_workers, create_shared, details_at, has_fault_hook, map_shared,
                                              open_worker, row_at, set_state, sweep_rows, worker_at)
 from fastlb.data_plane.snapshot cimport IMAGE_LAYOUT, IMAGE_MAGIC, map_image
-from fastlb.data_plane.system cimport ENOSPC, memcpy, memset, munmap
+from fastlb.data_plane.system cimport ENOSPC, errno, memcpy, memset, munmap
 from fastlb.data_plane cimport types
 from fastlb.data_plane.types cimport (FAILURE_COUNT, HEADER_OTHER, MAX_HEAD_BYTES, MAX_HEADERS, MAX_IDENTITY_BYTES, MAX_ROWS, MAX_WORKERS,
                                       NO_INDEX, NO_SHARED_ROW, NODE_ROW, ROW_DISPLAY_BYTES, ROW_FREE, WORKER_LIVE, Backend, Column,
@@ -1054,11 +1054,16 @@ cdef class Engine:
         return self.engine
 
     def set_sibling(self, slot, int event_fd):
-        """The eventfd that wakes the worker in another slot, lent as long as this engine is open; -1 = none any more. Without it that worker
-        finds out by itself, a little later, that a backend which it waits for is free."""
+        """Gives the engine what wakes the worker in another slot: an eventfd, which is copied; this one stays the caller's. Without it that
+        worker finds out by itself, a little later, that a backend for which somebody waits there is free.
+
+        Raises:
+            ValueError: there is no such slot. OSError.
+        """
         cdef EngineStruct* engine = self.opened()
         self.shared.worker(slot)
-        engine.siblings[<uint32_t>slot] = event_fd
+        if not set_sibling(engine, slot, event_fd):
+            raise OSError(errno, os.strerror(errno))
 
     cpdef close(self):
         """Ends every connection and gives all memory and descriptors back. Listening sockets stay with their owner. Only counters()

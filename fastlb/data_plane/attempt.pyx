@@ -59,7 +59,7 @@ cdef bint is_any_left(const Exchange* exchange) noexcept nogil:
     # Whether a backend is eligible and was not tried.
     cdef uint32_t i
     for i in range(exchange.pool.n_backends):
-        if exchange.pool.backends[i].eligible and not was_tried(i, exchange.tried, exchange.n_tried):
+        if is_eligible(&exchange.pool.backends[i]) and not was_tried(i, exchange.tried, exchange.n_tried):
             return True
     return False
 

@@ -20,7 +20,7 @@ from fastlb.data_plane.http1 cimport http1_backend_codec, http1_client_codec
 from fastlb.data_plane.mirror cimport mirror_transport
 from fastlb.data_plane.mirror_client cimport mirror_codec
 from fastlb.data_plane.pipe_pool cimport pipe_pool_close, pipe_pool_open
-from fastlb.data_plane.queue cimport look_again, refresh_caps, wake_siblings
+from fastlb.data_plane.queue cimport forget_siblings, look_again, refresh_caps, wake_siblings
 from fastlb.data_plane.ready_list cimport take_ready
 from fastlb.data_plane.regex cimport close_regex_scratch
 from fastlb.data_plane.shared_table cimport claim_row, column_at, release_row, row_at, worker_at
@@ -135,6 +135,7 @@ cdef void engine_close(Engine* engine) noexcept nogil:
             if connection.kind == KIND_BACKEND:
                 close_connection(engine, connection, False)
     wake_siblings(engine)                       # what was claimed here is free for those who wait elsewhere
+    forget_siblings(engine)
     while engine.listeners != NULL:
         listener = engine.listeners
         forget_listener(engine, listener)

@@ -13,6 +13,8 @@ cdef bint must_wait(Engine* engine, const Exchange* exchange) noexcept nogil
 cdef bint give_way(Engine* engine, const Exchange* exchange) noexcept nogil
 cdef void tell_waiting(Engine* engine, const Backend* row) noexcept nogil
 cdef void look_again(Engine* engine) noexcept nogil
+cdef bint set_sibling(Engine* engine, uint32_t slot, int event_fd) noexcept nogil
+cdef void forget_siblings(Engine* engine) noexcept nogil
 cdef void wake_siblings(Engine* engine) noexcept nogil
 cdef void refresh_caps(Engine* engine) noexcept nogil
 cdef void list_waiting(SharedTable* table, uint64_t* slots) noexcept nogil

@@ -30,9 +30,10 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 from fastlb.data_plane.failure cimport FAILURE_QUEUE_FULL
 from fastlb.data_plane.select.candidates cimport is_candidate
 from fastlb.data_plane.shared_table cimport claim_row, column_at, count_rows, details_at, release_row, row_at, worker_at
-from fastlb.data_plane.system cimport full_fence, keep_bits, load_long, load_ordered, lowest_bit, set_bits, store_long, write
+from fastlb.data_plane.system cimport (F_DUPFD_CLOEXEC, close, fcntl, full_fence, keep_bits, load_long, load_ordered, lowest_bit, set_bits,
+                                       store_long, write)
 from fastlb.data_plane.timer_wheel cimport set_timer
-from fastlb.data_plane.types cimport (IO_HALF_CLOSED, QUEUE_LOOK, QUEUE_LOOK_PAST, QUEUE_PRIORITIES, QUEUE_WAKE, ROW_FREE, WAIT_QUEUE, WAIT_UNSET,
+from fastlb.data_plane.types cimport (IO_HALF_CLOSED, MAX_WORKERS, QUEUE_LOOK, QUEUE_LOOK_PAST, QUEUE_PRIORITIES, QUEUE_WAKE, ROW_FREE, WAIT_QUEUE, WAIT_UNSET,
                                       X_QUEUED, Backend,                                      Engine, Exchange, Group, Pool, Queue, SharedRow, SharedTable, WaitList)
 
 cdef enum:
@@ -91,6 +92,25 @@ cdef void tell_waiting(Engine* engine, const Backend* row) noexcept nogil:
         engine.queue_work |= QUEUE_LOOK
     else:
         wake_first(engine, row)
+
+
+cdef bint set_sibling(Engine* engine, uint32_t slot, int event_fd) noexcept nogil:
+    # Keeps a copy of what wakes the worker in this slot (below MAX_WORKERS). False: no descriptor was to be had, errno says why.
+    cdef int copy = fcntl(event_fd, F_DUPFD_CLOEXEC, 3)
+    if copy < 0:
+        return False
+    if engine.siblings[slot] >= 0:
+        close(engine.siblings[slot])
+    engine.siblings[slot] = copy
+    return True
+
+
+cdef void forget_siblings(Engine* engine) noexcept nogil:
+    cdef uint32_t slot
+    for slot in range(MAX_WORKERS):
+        if engine.siblings[slot] >= 0:
+            close(engine.siblings[slot])
+        engine.siblings[slot] = -1
 
 
 cdef void wake_siblings(Engine* engine) noexcept nogil:

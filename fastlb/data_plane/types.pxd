@@ -1203,5 +1203,5 @@ cdef struct Engine:
     Queue* queues                   # borrowed: those in which somebody waits
     Timer queue_timer               # the next look that nobody had to ask for
     uint64_t wakes[2]               # a bit per sibling that is told of a free place when the batch ends
-    int siblings[MAX_WORKERS]       # eventfds by slot, lent; -1 = not known
+    int siblings[MAX_WORKERS]       # owned eventfds, by slot; -1 = not known
     epoll_event events[EVENTS_PER_BATCH]

@@ -94,6 +94,12 @@ class Pong(Message, frozen=True):
 
 
 # -------------------------------------------------------------------------------------------------------------- supervisor and worker
+class Siblings(Message, frozen=True):
+    """Supervisor -> worker: what wakes the workers in these slots, whichever they are by then. Descriptors: the slots' eventfds."""
+
+    slots: tuple[Number, ...]
+
+
 class Prepare(Message, frozen=True):
     """Supervisor -> worker: get this snapshot ready. Descriptor: the image."""
 
@@ -203,5 +209,5 @@ FromZygote = Forked | ForkFailed
 FromWorker = Hello | Prepared | Refused | Committed | Drained
 FromController = Hello | Pong | Apply | DrainAll
 ToZygote = Fork
-ToWorker = Prepare | Abort | Lend | Commit | Assign | Log | Drain | Stop
+ToWorker = Siblings | Prepare | Abort | Lend | Commit | Assign | Log | Drain | Stop
 ToController = Ping | Applied | Rejected | Processes | Stop

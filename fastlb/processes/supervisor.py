@@ -59,6 +59,7 @@ from fastlb.processes.messages import (
     ProcessState,
     Refused,
     Rejected,
+    Siblings,
     Stop,
     ToController,
     ToWorker,
@@ -418,6 +419,7 @@ class Supervisor:
             case Hello(build_id):
                 self._check_build(slot.child, build_id)
                 slot.state = State.BLANK
+                self._introduce(slot, self._slots)
                 self._bring_up_to_date(slot)
             case Prepared(generation):
                 self._on_vote(slot, generation, None)
@@ -433,6 +435,13 @@ class Supervisor:
             case Drained():
                 slot.state = State.DRAINING
         self._tell_processes()
+
+    def _introduce(self, slot: Slot, others: Sequence[Slot]) -> None:
+        """Gives a worker what wakes its siblings, once: an eventfd belongs to its slot, whoever works there."""
+        siblings = [other for other in others if other is not slot]
+        if siblings:
+            numbers = tuple(other.number for other in siblings)
+            self._tell(slot, Siblings(numbers), *(other.event_fd for other in siblings))
 
     def _bring_up_to_date(self, slot: Slot) -> None:
         """Gives a worker that has none, or an older one, the snapshot in force, if there is one."""
@@ -504,7 +513,11 @@ class Supervisor:
         now = asyncio.get_running_loop().time()
         if not self._shared.settle_worker(slot.number)["settled"]:
             self._later(SETTLE_SECONDS, self._settle, slot, when)
-        elif when > now:
+            return
+        for number in self._shared.waiting_workers():
+            if number < len(self._slots):
+                self._slots[number].wake()  # what the dead one had claimed is free for who waits there
+        if when > now:
             self._later(when - now, self._fork_worker, slot)
         else:
             self._fork_worker(slot)
@@ -666,8 +679,12 @@ class Supervisor:
 
     def _resize(self, n_workers: int) -> None:
         """Starts the workers that are missing and lets those go that are too many: siblings get their sockets, and they finish."""
+        n_before = len(self._slots)
         while len(self._slots) < n_workers:
             self._slots.append(make_slot(len(self._slots)))
+        for slot in self._slots[:n_before]:
+            if slot.state is not State.WAITING:  # who has not said hello yet is told of all then
+                self._introduce(slot, self._slots[n_before:])
         for slot in self._slots:
             was, slot.retired = slot.retired, slot.number >= n_workers
             if not slot.retired and slot.child is None and not slot.awaited:
@@ -797,7 +814,7 @@ def _run_forked(options: SupervisorOptions, shared: _core.SharedMemory, fork: Fo
     else:
         _system.set_process_title(f"fastlb: work {fork.role}")
         pipes = max(PIPES_IN_ALL // max(fork.n_workers, 1), 1)
-        max_sockets = max(options.max_descriptors - SPARE_DESCRIPTORS, 2)
+        max_sockets = max(options.max_descriptors - SPARE_DESCRIPTORS - fork.n_workers, 2)  # it has an eventfd of every sibling
         worker = WorkerOptions(options.max_connections, max_sockets, pipes, options.pump_budget)
         run_worker(fork.role, Channel(end, ToWorker), shared, descriptors[1], worker)
 

@@ -27,6 +27,7 @@ from fastlb.processes.messages import (
     Prepare,
     Prepared,
     Refused,
+    Siblings,
     Stop,
     ToWorker,
 )
@@ -111,6 +112,10 @@ class Worker:
 
     def _handle(self, message: ToWorker, descriptors: list[int]) -> None:
         match message:
+            case Siblings(slots):
+                for slot, event_fd in zip(slots, descriptors, strict=True):
+                    self._engine.set_sibling(slot, event_fd)
+                    os.close(event_fd)  # the engine has its own
             case Prepare(generation):
                 self._start(self._prepare(generation, descriptors[0], self._n_aborted))
             case Abort():

@@ -93,7 +93,7 @@ class Client:
 class Node:
     """The engines, and what is around them. Leaving it checks that nothing is left."""
 
-    def __init__(self, n_workers: int = 1) -> None:
+    def __init__(self, n_workers: int = 1, introduced: bool = True) -> None:
         self.shared = _core.SharedMemory.create()
         self.engines: list[_core.Engine] = []
         self.event_fds: list[int] = []
@@ -101,6 +101,7 @@ class Node:
         self.backends = [PlayedBackend()]
         self.clients: list[Client] = []
         self.generation = 0
+        self.last_image = b""
         for slot in range(n_workers):
             self.shared.open_worker(slot, os.getpid())
             self.event_fds.append(os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
@@ -108,7 +109,8 @@ class Node:
             self.listening[-1].setblocking(False)
             self.engines.append(_core.Engine(max_connections=200, pipes=0, shared=self.shared, slot=slot, event_fd=self.event_fds[-1]))
         for engine, (slot, event_fd) in itertools.product(self.engines, enumerate(self.event_fds)):
-            engine.set_sibling(slot, event_fd)
+            if introduced:
+                engine.set_sibling(slot, event_fd)
 
     def __enter__(self) -> Self:
         return self
@@ -159,7 +161,8 @@ class Node:
 
     def apply(self, *caps: int, priorities: bool = False, **pool: Any) -> None:
         """A snapshot for all engines; a cap of -1 leaves that backend out."""
-        fd = _core.seal(self.image(*caps, priorities=priorities, **pool))
+        self.last_image = self.image(*caps, priorities=priorities, **pool)
+        fd = _core.seal(self.last_image)
         try:
             self.shared.add_rows(fd)
             for engine, listening in zip(self.engines, self.listening, strict=True):

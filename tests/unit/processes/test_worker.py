@@ -27,6 +27,7 @@ from fastlb.processes.messages import (
     Prepare,
     Prepared,
     Refused,
+    Siblings,
     Stop,
     ToWorker,
 )
@@ -43,6 +44,7 @@ class FakeEngine:
         self.sockets: list[tuple[int, int]] = []
         self.clients = 0
         self.pumped: list[int] = []
+        self.siblings: list[int] = []
 
     def fileno(self) -> int:
         return self.readable
@@ -77,6 +79,10 @@ class FakeEngine:
 
     def connections(self) -> int:
         return self.clients
+
+    def set_sibling(self, slot: int, event_fd: int) -> None:
+        os.eventfd_write(event_fd, slot)
+        self.siblings.append(slot)
 
     def close(self) -> None:
         os.close(self.readable)
@@ -195,6 +201,21 @@ def test_it_says_hello_prepares_commits_and_pumps(serve: Callable[[Test], None])
     serve(test)
 
 
+def test_the_engine_is_given_what_wakes_its_siblings(serve: Callable[[Test], None]) -> None:
+    async def test(case: Case) -> None:
+        assert await case.hear() == Hello(BUILD_ID)
+        event_fds = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(2)]
+        case.send(Siblings((3, 5)), *event_fds)
+        while len(case.engine.siblings) != 2:
+            await asyncio.sleep(0.001)
+        assert case.engine.siblings == [3, 5]
+        assert [os.eventfd_read(event_fd) for event_fd in event_fds] == [3, 5]
+        for event_fd in event_fds:
+            os.close(event_fd)
+
+    serve(test)
+
+
 def test_sockets_that_are_named_no_more_are_closed(serve: Callable[[Test], None]) -> None:
     async def test(case: Case) -> None:
         await case.begin(5, 6)
@@ -308,5 +329,5 @@ def test_without_a_supervisor_it_drains_for_drain_timeout_at_most(
 
 def test_a_real_engine_takes_what_a_worker_gives_it() -> None:
     """The fake one above has the methods that the real one has."""
-    for name in ("fileno", "pump", "generation", "prepare", "abort", "commit", "assign", "drain", "connections", "close"):
+    for name in ("fileno", "pump", "generation", "prepare", "abort", "commit", "assign", "drain", "connections", "set_sibling", "close"):
         assert callable(getattr(_core.Engine, name))
