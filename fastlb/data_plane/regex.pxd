@@ -10,6 +10,7 @@ cdef enum:
 ctypedef enum RegexFlags:
     REGEX_CASELESS = 1              # ASCII letters; as (?i)
     REGEX_ANCHORED = 2              # a match starts where the subject does
+    REGEX_INTERPRETED = 4           # as on a system where no code can be made
 
 ctypedef enum RegexResult:
     REGEX_NO_MATCH = 0
@@ -29,7 +30,6 @@ ctypedef enum RegexError:           # of compile_regex, beside PCRE2's own, whic
 # Any thread, when a snapshot is checked or prepared.
 cdef Regex* compile_regex(const char* pattern, uint32_t size, uint32_t flags, int* error, uint32_t* error_offset) noexcept nogil
 cdef void free_regex(Regex* regex) noexcept nogil
-cdef void interpret_regex(Regex* regex) noexcept nogil
 cdef uint32_t write_regex_error(int error, char* text, uint32_t room) noexcept nogil
 cdef uint32_t regex_name(const Regex* regex, uint32_t i, const char** name, uint32_t* size) noexcept nogil
 

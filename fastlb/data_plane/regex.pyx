@@ -7,7 +7,8 @@ neither is trusted with time or memory: what would take more than about 200 micr
 PCRE2 counts steps, from each start in the subject anew, and has no clock. So there are two limits, measured in bench/micro/test_regex.py:
 
 - Steps from one start. What one may cost follows from the sizes of subject and pattern: a step can be a walk along the whole subject
-  (`[^y]*` is one) or a try of each alternative. A possessive group is one step however often it repeats, so such patterns are interpreted.
+  (`[^y]*` is one) or a try of each alternative. Compiled code goes through a repeated group without counting and counts on the way back;
+  so patterns with such groups are interpreted, where everything counts.
 - Starts. A pattern that is not anchored is compiled with a callout in front, which PCRE2 calls at each start that its own search for a
   first character has left, and which looks at the clock from the second on.
 
@@ -22,7 +23,7 @@ from fastlb.data_plane.pcre2 cimport (PCRE2_ANCHORED, PCRE2_BSR_ANYCRLF, PCRE2_C
                                       PCRE2_ERROR_RECURSELOOP, PCRE2_INFO_ALLOPTIONS, PCRE2_INFO_BACKREFMAX, PCRE2_INFO_CAPTURECOUNT,
                                       PCRE2_INFO_JITSIZE, PCRE2_INFO_NAMECOUNT, PCRE2_INFO_NAMEENTRYSIZE, PCRE2_INFO_NAMETABLE,
                                       PCRE2_INFO_SIZE, PCRE2_JIT_COMPLETE, PCRE2_NEVER_BACKSLASH_C, PCRE2_NEVER_UCP, PCRE2_NEVER_UTF,
-                                      PCRE2_NEWLINE_LF, pcre2_callout_block, pcre2_callout_enumerate, pcre2_callout_enumerate_block,
+                                      PCRE2_NEWLINE_LF, PCRE2_NO_AUTO_POSSESS, PCRE2_NO_JIT, pcre2_callout_block, pcre2_callout_enumerate, pcre2_callout_enumerate_block,
                                       pcre2_code, pcre2_code_free, pcre2_compile, pcre2_compile_context, pcre2_compile_context_create,
                                       pcre2_compile_context_free, pcre2_config, pcre2_general_context, pcre2_general_context_create,
                                       pcre2_general_context_free, pcre2_get_error_message, pcre2_get_ovector_pointer, pcre2_jit_compile,
@@ -47,14 +48,11 @@ cdef enum:
     # A step on an empty subject: a backtracking point of compiled code takes up to 5 ns, one of the interpreter up to 15.
     MACHINE_STEP_NS = 5
     INTERPRETED_STEP_NS = 15
-    # A walk along 1 KiB of subject: 0.17 ns a byte in compiled code, 0.66 interpreted, 1 to compare with back references.
+    # A walk along 1 KiB of subject without a step: 0.17 ns a byte in compiled code, 0.66 interpreted, 1 to compare with back references.
     MACHINE_KIB_NS = 170
     INTERPRETED_KIB_NS = 680
     BACK_REFERENCE_KIB_NS = 1024
-    # Alternatives that fail are no step in compiled code, 0.25 ns for each byte of pattern; the interpreter counts all but nested groups.
-    MACHINE_BYTES_PER_NS = 4
-    INTERPRETED_BYTES_PER_NS = 16
-    EMPTY_CODE_BYTES = 143          # what PCRE2 calls the size of an empty pattern
+    MACHINE_CODE_BYTES_PER_NS = 4   # alternatives that fail are no step in compiled code
 
 
 # ---------------------------------------------------------------------------------------------------------- compile
@@ -100,14 +98,19 @@ cdef bint has_grapheme(const char* pattern, uint32_t size) noexcept nogil:
     return False
 
 
-cdef bint may_have_possessive_group(const char* pattern, uint32_t size) noexcept nogil:
-    # A "+" behind another quantifier, or a comment, behind which one could hide. True for single characters too (`a*+`), which only cost.
+cdef bint may_repeat_group(const char* pattern, uint32_t size) noexcept nogil:
+    # A ")" with "*", "+" or "{n,}" behind it, or something between the two that could hide that: a comment, an \E.
     cdef:
         uint32_t i
         char c, before = 0
+        bint in_group_quantifier = False
     for i in range(size):
         c = pattern[i]
-        if c == c"#" or (c == c"+" and (before == c"*" or before == c"+" or before == c"?" or before == c"}")):
+        if c == c"{":
+            in_group_quantifier = before == c")"
+        if c == c"#" or (c == c"E" and i > 0 and pattern[i - 1] == c"\\"):
+            return True
+        if (before == c")" and (c == c"*" or c == c"+")) or (in_group_quantifier and before == c"," and c == c"}"):
             return True
         if c != c" " and not 9 <= c <= 13:      # white space that (?x) ignores
             before = c
@@ -118,41 +121,85 @@ cdef bint is_anchored(const Regex* regex) noexcept nogil:
     return read_info(regex.code, PCRE2_INFO_ALLOPTIONS) & PCRE2_ANCHORED != 0
 
 
-cdef void set_limits(Regex* regex, bint is_machine_code) noexcept nogil:
+cdef bint goes_back_by_steps(const char* pattern, uint32_t size) noexcept nogil:
+    # Whether the interpreter walks along the subject only where it may go back, which it counts for each byte (without PCRE2's own possessive
+    # repeats). Not so in "{n}", "++", references, and groups that are not simply groups or named ones: those that are atomic or look around.
+    cdef:
+        uint32_t i
+        char c, before = 0, behind
+    for i in range(size):
+        c = pattern[i]
+        behind = pattern[i + 1] if i + 1 < size else 0
+        if c == c"{" or (before == c"(" and c == c"*") or (before == c"\\" and (c"0" <= c <= c"9" or c == c"g" or c == c"k" or c == c"E")):
+            return False
+        if c == c"+" and (before == c"*" or before == c"+" or before == c"?"):
+            return False
+        if before == c"(" and c == c"?" and behind != c":" and behind != c"<" and behind != c"P":
+            return False
+        if before == c"?" and c == c"<" and (behind == c"=" or behind == c"!" or behind == c"*"):
+            return False
+        if before == c"P" and (c == c"=" or c == c">"):
+            return False
+        before = c
+    return True
+
+
+cdef uint32_t longest_branch_ns(const char* pattern, uint32_t size, uint32_t code_bytes) noexcept nogil:
+    # What the interpreter may go through between two steps: it counts each alternative, and nothing in a row of items without a choice.
+    cdef:
+        uint32_t i, begin = 0, longest = 0
+    for i in range(size + 1):
+        if i < size and pattern[i] == c"{" and i > 0 and pattern[i - 1] == c")":
+            return code_bytes // 2      # a group written out many times
+        if i == size or pattern[i] == c"|":
+            longest = max(longest, i - begin)
+            begin = i
+    return 2 * longest
+
+
+cdef void set_limits(Regex* regex, const char* pattern, uint32_t size) noexcept nogil:
     cdef uint32_t code_bytes = <uint32_t>read_size(regex.code, PCRE2_INFO_SIZE)
-    code_bytes -= min(code_bytes, <uint32_t>EMPTY_CODE_BYTES)
-    regex.is_machine_code = is_machine_code
-    if is_machine_code:
-        regex.step_ns = MACHINE_STEP_NS + code_bytes // MACHINE_BYTES_PER_NS
+    if regex.is_machine_code:
+        regex.step_ns = MACHINE_STEP_NS + code_bytes // MACHINE_CODE_BYTES_PER_NS
         regex.step_kib_ns = MACHINE_KIB_NS
     else:
-        regex.step_ns = INTERPRETED_STEP_NS + code_bytes // INTERPRETED_BYTES_PER_NS
-        regex.step_kib_ns = INTERPRETED_KIB_NS
+        regex.step_ns = INTERPRETED_STEP_NS + longest_branch_ns(pattern, size, code_bytes)
+        regex.step_kib_ns = 0 if goes_back_by_steps(pattern, size) else INTERPRETED_KIB_NS
     if read_info(regex.code, PCRE2_INFO_BACKREFMAX) != 0:
         regex.step_kib_ns = BACK_REFERENCE_KIB_NS
     regex.budget_ns = ANCHORED_NS if is_anchored(regex) else START_NS
 
 
-cdef int read_code(Regex* regex) noexcept nogil:
-    # Fills in what the compiled pattern says of itself. 0 or a RegexError.
-    cdef void* names = NULL
+cdef int compile_code(Regex* regex, const char* pattern, uint32_t size, uint32_t options, uint32_t* error_offset) noexcept nogil:
+    # Fills in the code and what it says of itself. 0, a RegexError or PCRE2's number.
+    cdef:
+        pcre2_compile_context* context = pcre2_compile_context_create(NULL)
+        void* names = NULL
+        size_t offset = 0
+        int error = 0
+    if context == NULL:
+        return REGEX_ERROR_NO_MEMORY
+    pcre2_set_newline(context, PCRE2_NEWLINE_LF)        # whatever the library was built with
+    pcre2_set_bsr(context, PCRE2_BSR_ANYCRLF)
+    pcre2_set_parens_nest_limit(context, MAX_PARENTHESES)
+    pcre2_code_free(<pcre2_code*>regex.code)            # of the attempt before
+    regex.code = pcre2_compile(<const uint8_t*>pattern, size, options, &error, &offset, context)
+    pcre2_compile_context_free(context)
+    if regex.code == NULL:
+        error_offset[0] = <uint32_t>min(offset, size)
+        return error
     regex.n_groups = read_info(regex.code, PCRE2_INFO_CAPTURECOUNT) + 1
     regex.n_names = read_info(regex.code, PCRE2_INFO_NAMECOUNT)
     regex.name_bytes = read_info(regex.code, PCRE2_INFO_NAMEENTRYSIZE)
     pcre2_pattern_info(<const pcre2_code*>regex.code, PCRE2_INFO_NAMETABLE, &names)
     regex.names = <const uint8_t*>names
-    if read_size(regex.code, PCRE2_INFO_SIZE) > MAX_CODE_BYTES:
-        return REGEX_ERROR_TOO_LARGE
+    return REGEX_ERROR_TOO_LARGE if read_size(regex.code, PCRE2_INFO_SIZE) > MAX_CODE_BYTES else 0
+
+
+cdef int check_pattern(const Regex* regex) noexcept nogil:
+    # What PCRE2 allows and we do not. 0 or a RegexError.
     if regex.n_groups > MAX_REGEX_GROUPS:
         return REGEX_ERROR_TOO_MANY_GROUPS
-    return 0
-
-
-cdef int check_code(Regex* regex) noexcept nogil:
-    # The same for the pattern as it was written.
-    cdef int error = read_code(regex)
-    if error != 0:
-        return error
     if has_duplicate_name(regex):
         return REGEX_ERROR_DUPLICATE_NAME
     if pcre2_callout_enumerate(<const pcre2_code*>regex.code, note_callout, NULL) != 0:
@@ -165,10 +212,10 @@ cdef Regex* compile_regex(const char* pattern, uint32_t size, uint32_t flags, in
     # the byte of the pattern up to which it was understood.
     cdef:
         Regex* regex
-        pcre2_compile_context* context
         char watched[MAX_REGEX_BYTES + 8]
+        const char* code = pattern
+        uint32_t code_size = size
         uint32_t options = PCRE2_DOLLAR_ENDONLY | PCRE2_NEVER_BACKSLASH_C | PCRE2_NEVER_UTF | PCRE2_NEVER_UCP
-        size_t offset = 0
     error[0] = error_offset[0] = 0
     if size > MAX_REGEX_BYTES:
         error[0] = REGEX_ERROR_TOO_LONG
@@ -186,39 +233,30 @@ cdef Regex* compile_regex(const char* pattern, uint32_t size, uint32_t flags, in
     if flags & REGEX_ANCHORED:
         options |= PCRE2_ANCHORED
     regex = <Regex*>calloc(1, sizeof(Regex))
-    context = pcre2_compile_context_create(NULL)
-    if regex == NULL or context == NULL:
+    if regex == NULL:
         error[0] = REGEX_ERROR_NO_MEMORY
-    else:
-        pcre2_set_newline(context, PCRE2_NEWLINE_LF)    # whatever the library was built with
-        pcre2_set_bsr(context, PCRE2_BSR_ANYCRLF)
-        pcre2_set_parens_nest_limit(context, MAX_PARENTHESES)
-        regex.code = pcre2_compile(<const uint8_t*>pattern, size, options, error, &offset, context)
-        if regex.code == NULL:
-            error_offset[0] = <uint32_t>min(offset, size)
-        else:
-            error[0] = check_code(regex)
-            if error[0] == 0 and not is_anchored(regex):
-                pcre2_code_free(<pcre2_code*>regex.code)
-                memcpy(watched, b"(?C1)", 5)    # without a group around the rest: the first alternative is tried at each start
-                memcpy(watched + 5, pattern, size)
-                regex.code = pcre2_compile(<const uint8_t*>watched, size + 5, options, error, &offset, context)
-                if regex.code != NULL:
-                    error[0] = read_code(regex)
-    pcre2_compile_context_free(context)
+        return NULL
+    # As it stands first: what is wrong with it, and whether it is anchored.
+    error[0] = compile_code(regex, pattern, size, options, error_offset)
+    if error[0] == 0:
+        error[0] = check_pattern(regex)
+    if error[0] == 0 and not is_anchored(regex):
+        memcpy(watched, b"(?C1)", 5)    # without a group around the rest: the first alternative is tried at each start
+        memcpy(watched + 5, pattern, size)
+        code = watched
+        code_size += 5
+        error[0] = compile_code(regex, code, code_size, options, error_offset)
+    if error[0] == 0 and not flags & REGEX_INTERPRETED and not may_repeat_group(pattern, size):
+        # Not every system lets a process make code (systemd's MemoryDenyWriteExecute, SELinux): those that do not interpret.
+        pcre2_jit_compile(<pcre2_code*>regex.code, PCRE2_JIT_COMPLETE)
+        regex.is_machine_code = read_size(regex.code, PCRE2_INFO_JITSIZE) != 0
+    if error[0] == 0 and not regex.is_machine_code and goes_back_by_steps(pattern, size):
+        error[0] = compile_code(regex, code, code_size, options | PCRE2_NO_AUTO_POSSESS, error_offset)
     if error[0] != 0:
         free_regex(regex)
         return NULL
-    # Not every system lets a process make code (systemd's MemoryDenyWriteExecute, SELinux): those that do not interpret.
-    if not may_have_possessive_group(pattern, size):
-        pcre2_jit_compile(<pcre2_code*>regex.code, PCRE2_JIT_COMPLETE)
-    set_limits(regex, read_size(regex.code, PCRE2_INFO_JITSIZE) != 0)
+    set_limits(regex, pattern, size)
     return regex
-
-
-cdef void interpret_regex(Regex* regex) noexcept nogil:
-    # From now on as where no code can be made: for tests.
-    set_limits(regex, False)
 
 
 cdef void free_regex(Regex* regex) noexcept nogil:
@@ -400,7 +438,7 @@ cdef int match_regex(const Regex* regex, RegexScratch* scratch, const char* subj
     if regex.is_machine_code:
         result = pcre2_jit_match(<const pcre2_code*>regex.code, text, size, 0, 0, data, context)
     else:
-        result = pcre2_match(<const pcre2_code*>regex.code, text, size, 0, 0, data, context)
+        result = pcre2_match(<const pcre2_code*>regex.code, text, size, 0, PCRE2_NO_JIT, data, context)
     if result <= 0:
         if result == PCRE2_ERROR_NOMATCH:
             return REGEX_NO_MATCH
