@@ -10,7 +10,7 @@ import time
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cython cimport binding, no_gc
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
 from fastlb.data_plane.access_log cimport check_log_plan, set_log
@@ -21,6 +21,8 @@ from fastlb.data_plane.queue cimport QUEUE_MARK, list_waiting, set_sibling
 from fastlb.data_plane.regex cimport REGEX_CASELESS, compile_regex, free_regex, regex_name, write_regex_error, write_regex_version
 from fastlb.data_plane.http1_head cimport header_id
 from fastlb.data_plane.route_table cimport hash_host
+from fastlb.data_plane.select.tables cimport (TableBackend, build_aliases, build_maglev, build_ring, build_ring_index, count_index_bits,
+                                              count_maglev_slots, count_ring_points)
 from fastlb.data_plane.settlement cimport Settlement, read_row, settle_rows, settle_worker
 from fastlb.data_plane.shared_table cimport (COLUMN_BYTES, ROW_BYTES, WORKER_BYTES, add_image_rows, close_shared, column_at, count_rows,
                                              DETAILS_BYTES, count_workers, create_shared, details_at, has_fault_hook, map_shared,
@@ -39,7 +41,7 @@ from fastlb.data_plane.types cimport (Exchange, ImageBackend, ImageHeader, Image
                                       ImageLog, ImageLogCapture, ImageLogDestination, ImageLogOperation, ImageLogPlan, ImageLogSet,
                                       ImageLogTerm, ImageLocation, ImagePool, ImageRoute, ImageSection, ImageText, Listener, SharedHeader,
                                       SharedRow, SharedTable, Socket, WorkerBlock, WorkerGauges)
-from fastlb.data_plane.types cimport QUEUE_PRIORITIES, ImageGroup, Regex, RowDetails
+from fastlb.data_plane.types cimport QUEUE_PRIORITIES, ImageAlias, ImageGroup, ImageRingPoint, Regex, RowDetails
 
 from fastlb._build import BUILD_ID
 
@@ -69,7 +71,11 @@ cdef enum:
 
 ALGORITHMS = {"round_robin": types.ALGORITHM_ROUND_ROBIN, "weighted_round_robin": types.ALGORITHM_WEIGHTED_ROUND_ROBIN,
               "least_connections": types.ALGORITHM_LEAST_CONNECTIONS,
-              "weighted_least_connections": types.ALGORITHM_WEIGHTED_LEAST_CONNECTIONS}
+              "weighted_least_connections": types.ALGORITHM_WEIGHTED_LEAST_CONNECTIONS,
+              "ip_hash": types.ALGORITHM_IP_HASH, "hash": types.ALGORITHM_HASH,
+              "consistent_hash": types.ALGORITHM_CONSISTENT_HASH, "maglev": types.ALGORITHM_MAGLEV,
+              "random_two_choices": types.ALGORITHM_RANDOM_TWO_CHOICES, "peak_ewma": types.ALGORITHM_PEAK_EWMA,
+              "least_time": types.ALGORITHM_LEAST_TIME}
 ROW_STATES = {"down": types.ROW_DOWN, "drain": types.ROW_DRAIN, "maintenance": types.ROW_MAINTENANCE}
 
 # Names of a template's segments and encodings, and of header operations: what control_plane/route_program.py compiles to.
@@ -163,21 +169,50 @@ cdef bytes record(const void* data, size_t size):
     return PyBytes_FromStringAndSize(<const char*>data, <Py_ssize_t>size)
 
 
-cdef bytes pack_group(uint32_t algorithm, list entries, place):
-    # `entries`: its backends, packed; `place(data)` puts a table into the image and says where.
+cdef bytes pack_group(uint32_t algorithm, list entries, list names, place):
+    # `entries`: its backends, packed; `names`: what their places in tables are hashed of; `place(data)` puts a table into the image and
+    # says where.
     cdef:
         ImageGroup group
-        const ImageBackend* backend
-    weights = []
-    for packed in entries:
-        backend = <const ImageBackend*><const char*><bytes>packed
-        weights.append(backend.weight)
-    memset(&group, 0, sizeof(group))
-    group.n_backends = <uint32_t>len(entries)
-    if algorithm == types.ALGORITHM_WEIGHTED_ROUND_ROBIN:
-        order = array.array("I", sorted(range(len(weights)), key=weights.__getitem__))
-        group.table.offset, group.table.count = place(order.tobytes()), <uint32_t>len(order)
-    return record(&group, sizeof(group))
+        uint32_t n = <uint32_t>len(entries), i
+        TableBackend* backends = <TableBackend*>malloc((<size_t>n + 1) * sizeof(TableBackend))
+        bytearray table, index
+        int result = 0
+    if backends == NULL:
+        raise MemoryError
+    try:
+        memset(&group, 0, sizeof(group))
+        group.n_backends = n
+        for i in range(n):
+            backends[i].name, backends[i].name_size = <const char*><bytes>names[i], <uint32_t>len(names[i])
+            backends[i].weight = (<const ImageBackend*><const char*><bytes>entries[i]).weight
+        weights = [backends[i].weight for i in range(n)]
+        if algorithm == types.ALGORITHM_WEIGHTED_ROUND_ROBIN:
+            order = array.array("I", sorted(range(n), key=weights.__getitem__))
+            group.table.offset, group.table.count = place(order.tobytes()), n
+        elif algorithm == types.ALGORITHM_CONSISTENT_HASH:
+            table = bytearray(count_ring_points(backends, n) * sizeof(ImageRingPoint))
+            group.table.count = build_ring(backends, n, <ImageRingPoint*><char*>table)
+            group.table.offset = place(table[:group.table.count * sizeof(ImageRingPoint)])
+            group.index_bits = count_index_bits(group.table.count)
+            group.index.count = <uint32_t>1 << group.index_bits
+            index = bytearray(group.index.count * sizeof(uint32_t))
+            build_ring_index(<const ImageRingPoint*><char*>table, group.table.count, group.index_bits, <uint32_t*><char*>index)
+            group.index.offset = place(index)
+        elif algorithm == types.ALGORITHM_MAGLEV:
+            group.table.count = count_maglev_slots(backends, n)
+            table = bytearray(group.table.count * sizeof(uint16_t))
+            result = build_maglev(backends, n, group.table.count, <uint16_t*><char*>table)
+            group.table.offset = place(table)
+        elif algorithm in (types.ALGORITHM_RANDOM_TWO_CHOICES, types.ALGORITHM_PEAK_EWMA) and len(set(weights)) > 1:
+            table = bytearray(n * sizeof(ImageAlias))
+            result = build_aliases(backends, n, <ImageAlias*><char*>table)
+            group.table.offset, group.table.count = place(table), n
+        if result != 0:
+            raise MemoryError
+        return record(&group, sizeof(group))
+    finally:
+        free(backends)
 
 
 cdef class SnapshotWriter:
@@ -188,7 +223,7 @@ cdef class SnapshotWriter:
     """
     cdef:
         bytearray texts
-        list networks, listeners, routes, pools, pool_backends, pool_groups
+        list networks, listeners, routes, pools, pool_backends, pool_groups, table_names
         list segments, operations
         dict hosts, request_edits
         uint64_t generation
@@ -202,6 +237,7 @@ cdef class SnapshotWriter:
             raise ValueError("generation counts from 1")
         self.texts = bytearray()
         self.networks, self.listeners, self.routes, self.pools, self.pool_backends, self.pool_groups = [], [], [], [], [], []
+        self.table_names = []
         self.segments, self.operations = [], []
         self.hosts, self.request_edits = {}, {}
         self.generation = generation
@@ -278,9 +314,11 @@ cdef class SnapshotWriter:
         return len(self.listeners) - 1
 
     def add_pool(self, name, *, algorithm, attempts, replay_limit_bytes, max_idle, idle_timeout_ms, connect_timeout_ms,
-                 first_byte_timeout_ms, between_bytes_timeout_ms, exchange_timeout_ms, tunnel_timeout_ms, queue_max=0, queue_timeout_ms=0):
+                 first_byte_timeout_ms, between_bytes_timeout_ms, exchange_timeout_ms, tunnel_timeout_ms, queue_max=0, queue_timeout_ms=0,
+                 balance_permille=0, slow_start_ms=0):
         """A pool; times in milliseconds. `algorithm` is a key of ALGORITHMS, `attempts` 1 to 255; `queue_max`: how many may wait while all its
-        backends are at their caps, over all workers, 0 = nobody. Returns its index."""
+        backends are at their caps, over all workers, 0 = nobody; `balance_permille`: for consistent_hash, the most load of a backend in
+        thousandths of its share, over 1000, 0 = no bound. Returns its index."""
         cdef ImagePool entry
         if algorithm not in ALGORITHMS:
             raise ValueError(f"unknown algorithm {algorithm!r}")
@@ -302,9 +340,12 @@ cdef class SnapshotWriter:
             entry.queue = self.add_text(chr(QUEUE_MARK).encode() + name.encode())
             entry.queue_max = queue_max
             entry.queue_timeout_ms = queue_timeout_ms
+        entry.balance_permille = balance_permille
+        entry.slow_start_ms = slow_start_ms
         self.pools.append(record(&entry, sizeof(entry)))
         self.pool_backends.append([])
         self.pool_groups.append([0])
+        self.table_names.append([])
         return len(self.pools) - 1
 
     def begin_group(self, pool):
@@ -313,9 +354,10 @@ cdef class SnapshotWriter:
         if n not in starts:
             starts.append(n)
 
-    def add_backend(self, pool, *, identity, display, address, weight, max_in_flight):
+    def add_backend(self, pool, *, identity, display, address, weight, max_in_flight, table_name=None):
         """A backend of a pool. `address`: from pack_address or pack_unix, None = not resolved (never picked). `identity`: the text
-        that running counts follow from snapshot to snapshot, at most 424 bytes. Returns its index in the pool."""
+        that running counts follow from snapshot to snapshot, at most 424 bytes. `table_name`: what its places in hash tables follow; None =
+        `display`. Returns its index in the pool."""
         cdef ImageBackend entry
         if len(identity.encode()) > MAX_IDENTITY_BYTES:
             raise ValueError(f"the name of a pool and the address of its backend may have {MAX_IDENTITY_BYTES} bytes together: {identity}")
@@ -330,6 +372,7 @@ cdef class SnapshotWriter:
             entry.address_size = <uint32_t>len(address)
             memcpy(entry.address, <const char*><bytes>address, entry.address_size)
         self.pool_backends[pool].append(record(&entry, sizeof(entry)))
+        self.table_names[pool].append((display if table_name is None else table_name).encode())
         return len(self.pool_backends[pool]) - 1
 
     def add_route(self, *, host, path_prefix, pool, name="", priority=DEFAULT_PRIORITY):
@@ -501,14 +544,15 @@ cdef class SnapshotWriter:
         self.pack_request_edits()
         any_host, wildcards, slots, hosts, locations = self.pack_hosts()
         pools, backends, groups = [], [], []
-        for packed, entries, starts in zip(self.pools, self.pool_backends, self.pool_groups, strict=True):
+        for packed, entries, names, starts in zip(self.pools, self.pool_backends, self.table_names, self.pool_groups, strict=True):
             packed = bytearray(packed)
             pool = <ImagePool*><char*>packed
             pool.backends.offset = <uint32_t>len(backends)
             pool.backends.count = <uint32_t>len(entries)
             pool.groups.offset = <uint32_t>len(groups)
             pool.groups.count = <uint32_t>len(starts)
-            groups += [(pool.algorithm, entries[start:end]) for start, end in zip(starts, [*starts[1:], len(entries)], strict=True)]
+            for start, end in zip(starts, [*starts[1:], len(entries)], strict=True):
+                groups.append((pool.algorithm, entries[start:end], names[start:end]))
             backends += entries
             pools.append(bytes(packed))
         body = bytearray(self.texts)
@@ -528,7 +572,7 @@ cdef class SnapshotWriter:
         header.routes.offset, header.routes.count = place(b"".join(self.routes)), len(self.routes)
         header.pools.offset, header.pools.count = place(b"".join(pools)), len(pools)
         header.backends.offset, header.backends.count = place(b"".join(backends)), len(backends)
-        groups = [pack_group(algorithm, entries, place) for algorithm, entries in groups]
+        groups = [pack_group(algorithm, entries, names, place) for algorithm, entries, names in groups]
         header.groups.offset, header.groups.count = place(b"".join(groups)), len(groups)
         header.log_plan.offset, header.log_plan.count = place(self.log_plan), len(self.log_plan)
         header.segments.offset, header.segments.count = place(b"".join(self.segments)), len(self.segments)

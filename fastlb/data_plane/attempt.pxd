@@ -4,4 +4,5 @@ from fastlb.data_plane.types cimport Attempt, Engine, Exchange
 
 cdef uint32_t start_attempt(Engine* engine, Exchange* exchange) noexcept nogil
 cdef void end_attempt(Engine* engine, Exchange* exchange, bint reuse) noexcept nogil
+cdef void note_answer(Engine* engine, Attempt* attempt) noexcept nogil
 cdef uint32_t connect_failure(int error) noexcept nogil

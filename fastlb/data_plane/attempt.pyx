@@ -3,7 +3,7 @@
 The claim (the backend's in-flight count) lasts from the pick to the end of the attempt. The connection comes from the
 backend's idle cache, newest first, or is opened.
 """
-from libc.stdint cimport int32_t, uint32_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 from fastlb.data_plane.access_log cimport log_attempt, log_attempt_end, log_connected
@@ -15,11 +15,13 @@ from fastlb.data_plane.failure cimport (FAILURE_CONNECT_FAILED, FAILURE_CONNECT_
 from fastlb.data_plane.idle_cache cimport cache_take
 from fastlb.data_plane.select.candidates cimport is_eligible, was_tried
 from fastlb.data_plane.select.dispatch cimport pick
-from fastlb.data_plane.system cimport ECONNREFUSED, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, ETIMEDOUT, close, likely, memset, unlikely
+from fastlb.data_plane.select.latency cimport note_row_latency
+from fastlb.data_plane.system cimport (CLOCK_MONOTONIC, ECONNREFUSED, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, ETIMEDOUT, clock_gettime,
+                                       close, likely, memset, timespec, unlikely)
 from fastlb.data_plane.transport cimport start_connect, still_open, watch
-from fastlb.data_plane.types cimport (ATTEMPT_CONNECTING, IO_READABLE, IO_WRITABLE, KIND_BACKEND, NO_BACKEND, STATE_CONNECTING,
-                                      STATE_EXCHANGE, WAIT_CONNECT, WAIT_UNSET, X_FRESH, X_IDEMPOTENT, Attempt, Backend, Connection, Engine,
-                                      Exchange, PoolBackend)
+from fastlb.data_plane.types cimport (ALGORITHM_PEAK_EWMA, ATTEMPT_CONNECTING, IO_READABLE, IO_WRITABLE, KIND_BACKEND, NO_BACKEND,
+                                      POOL_NOTES_LATENCY, STATE_CONNECTING, STATE_EXCHANGE, WAIT_CONNECT, WAIT_UNSET, X_FRESH, X_IDEMPOTENT,
+                                      Attempt, Backend, Connection, Engine, Exchange, PoolBackend)
 
 cdef extern from "<errno.h>" nogil:
     int ENOENT
@@ -53,6 +55,19 @@ cdef Attempt* open_attempt(Engine* engine, Exchange* exchange) noexcept nogil:
     attempt.pick = NO_BACKEND
     engine.counters.attempts_opened += 1
     return attempt
+
+
+cdef uint64_t read_clock_us() noexcept nogil:
+    # The batch's clock is too coarse for latencies.
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <uint64_t>now.tv_sec * 1000000 + <uint64_t>now.tv_nsec // 1000
+
+
+cdef void note_answer(Engine* engine, Attempt* attempt) noexcept nogil:
+    # The final head of its response has come: its latency, where the pool looks at it (started_us).
+    note_row_latency(attempt.backend.shared, read_clock_us() - attempt.started_us, engine.now_ms, attempt.peak)
+    attempt.started_us = 0
 
 
 cdef bint is_any_left(const Exchange* exchange) noexcept nogil:
@@ -151,6 +166,9 @@ cdef uint32_t start_attempt(Engine* engine, Exchange* exchange) noexcept nogil:
     exchange.attempt = attempt
     exchange.n_attempts += 1
     attempt.pick = index
+    if unlikely(exchange.pool.flags & POOL_NOTES_LATENCY):
+        attempt.started_us = read_clock_us()
+        attempt.peak = exchange.pool.algorithm == ALGORITHM_PEAK_EWMA
     attempt.backend = entry.row
     entry.row.references += 1
     if unlikely(exchange.log != NULL):

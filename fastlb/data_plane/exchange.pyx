@@ -17,7 +17,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 
 from fastlb.data_plane.access_log cimport log_connected, log_pool, log_response_head, open_log, write_log
-from fastlb.data_plane.attempt cimport end_attempt, start_attempt
+from fastlb.data_plane.attempt cimport end_attempt, note_answer, start_attempt
 from fastlb.data_plane.backend_table cimport drop_backend
 from fastlb.data_plane.buffer cimport return_buffer
 from fastlb.data_plane.connection cimport close_connection, set_deadline
@@ -357,6 +357,8 @@ cdef void take_response_head(Engine* engine, Exchange* exchange, Head* head, cha
         bint sent
     if unlikely(exchange.log != NULL):
         log_response_head(engine, exchange, head)
+    if unlikely(attempt.started_us != 0):
+        note_answer(engine, attempt)
     if unlikely(head.status == 101):
         # Only what was asked for, only when the request is complete (RFC 9110 section 7.8).
         if (not exchange.flags & X_UPGRADE or exchange.up.state != RELAY_DONE or not head.flags & HEAD_UPGRADE

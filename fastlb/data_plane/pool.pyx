@@ -3,13 +3,15 @@
 A group is a run of a pool's backends, tried before those of the next; its tables are the image's, shared by all workers, and what picks
 move (cursors, schedules) is this worker's own. Nothing here is called per request.
 """
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from fastlb.data_plane.image cimport fits, range_fits
 from fastlb.data_plane.select.weighted_round_robin cimport NO_CLASSES
-from fastlb.data_plane.types cimport (ALGORITHM_END, ALGORITHM_WEIGHTED_ROUND_ROBIN, MAX_ROWS, POOL_SLOW_START, Engine, Group, ImageGroup,
-                                      ImageHeader, ImagePool, ImageSection, Pool, WeightClass)
+from fastlb.data_plane.types cimport (ALGORITHM_CONSISTENT_HASH, ALGORITHM_END, ALGORITHM_HASH, ALGORITHM_IP_HASH, ALGORITHM_LEAST_TIME,
+                                      ALGORITHM_MAGLEV, ALGORITHM_PEAK_EWMA, ALGORITHM_RANDOM_TWO_CHOICES, ALGORITHM_WEIGHTED_ROUND_ROBIN,
+                                      MAX_ROWS, POOL_NEEDS_KEY, POOL_NOTES_LATENCY, POOL_SLOW_START, Engine, Group, ImageAlias,
+                                      ImageGroup, ImageHeader, ImagePool, ImageRingPoint, ImageSection, Pool, WeightClass)
 
 
 cdef bint check_numbers(const char* image, size_t size, const ImageSection* section, uint32_t below) noexcept nogil:
@@ -27,8 +29,32 @@ cdef bint check_numbers(const char* image, size_t size, const ImageSection* sect
 
 cdef bint check_tables(const char* image, size_t size, uint32_t algorithm, const ImageGroup* group) noexcept nogil:
     # What the algorithm looks at: as large as it has to be, and every index in it leads to a backend of the group.
+    cdef:
+        const char* table = image + group.table.offset
+        uint32_t i
     if algorithm == ALGORITHM_WEIGHTED_ROUND_ROBIN:
         return group.table.count == group.n_backends and check_numbers(image, size, &group.table, group.n_backends)
+    if algorithm == ALGORITHM_CONSISTENT_HASH:
+        if not fits(size, &group.table, sizeof(ImageRingPoint)) or group.index_bits > 31 or group.index.count != <uint32_t>1 << group.index_bits:
+            return False
+        for i in range(group.table.count):
+            if (<const ImageRingPoint*>table)[i].backend >= group.n_backends:
+                return False
+        return check_numbers(image, size, &group.index, group.table.count + 1)
+    if algorithm == ALGORITHM_MAGLEV:
+        if not fits(size, &group.table, sizeof(uint16_t)):
+            return False
+        for i in range(group.table.count):
+            if (<const uint16_t*>table)[i] >= group.n_backends:
+                return False
+    if algorithm == ALGORITHM_RANDOM_TWO_CHOICES or algorithm == ALGORITHM_PEAK_EWMA:
+        if group.table.count == 0:
+            return True
+        if group.table.count != group.n_backends or not fits(size, &group.table, sizeof(ImageAlias)):
+            return False
+        for i in range(group.table.count):
+            if (<const ImageAlias*>table)[i].other >= group.n_backends:
+                return False
     return True
 
 
@@ -66,6 +92,26 @@ cdef bint load_group(const char* image, const ImageGroup* from_image, const Pool
         group.classes = <WeightClass*>calloc(n + 1, sizeof(WeightClass))
         group.n_classes = NO_CLASSES
         return group.members != NULL and group.classes != NULL
+    elif pool.algorithm == ALGORITHM_CONSISTENT_HASH:
+        group.ring = <const ImageRingPoint*>(image + from_image.table.offset)
+        group.n_ring = from_image.table.count
+        group.ring_index = <const uint32_t*>(image + from_image.index.offset)
+        group.ring_shift = 32 - from_image.index_bits
+    elif pool.algorithm == ALGORITHM_MAGLEV:
+        group.slots = <const uint16_t*>(image + from_image.table.offset)
+        group.n_slots = from_image.table.count
+    elif pool.algorithm == ALGORITHM_RANDOM_TWO_CHOICES or pool.algorithm == ALGORITHM_PEAK_EWMA:
+        if from_image.table.count != 0:
+            group.aliases = <const ImageAlias*>(image + from_image.table.offset)
+    elif pool.algorithm == ALGORITHM_LEAST_TIME:
+        group.costs = <double*>calloc(n + 1, sizeof(double))
+        return group.costs != NULL              # costs_ms is 0: read at the first pick
+    elif pool.algorithm == ALGORITHM_IP_HASH or pool.algorithm == ALGORITHM_HASH:
+        group.weights_below = <uint32_t*>calloc(n + 1, sizeof(uint32_t))
+        if group.weights_below == NULL:
+            return False
+        for i in range(1, n):
+            group.weights_below[i] = group.weights_below[i - 1] + group.backends[i - 1].weight
     return True
 
 
@@ -74,6 +120,10 @@ cdef void drop_group(Group* group) noexcept nogil:
     group.members = NULL
     free(group.classes)
     group.classes = NULL
+    free(group.weights_below)
+    group.weights_below = NULL
+    free(group.costs)
+    group.costs = NULL
 
 
 cdef bint load_pool(Engine* engine, const char* image, Pool* pool) noexcept nogil:
@@ -87,6 +137,10 @@ cdef bint load_pool(Engine* engine, const char* image, Pool* pool) noexcept nogi
     pool.slow_start_ms = pool.image.slow_start_ms
     pool.balance_permille = pool.image.balance_permille
     pool.flags = POOL_SLOW_START if pool.slow_start_ms != 0 else 0
+    if ALGORITHM_IP_HASH <= pool.algorithm <= ALGORITHM_MAGLEV:
+        pool.flags |= POOL_NEEDS_KEY
+    if pool.algorithm == ALGORITHM_PEAK_EWMA or pool.algorithm == ALGORITHM_LEAST_TIME:
+        pool.flags |= POOL_NOTES_LATENCY
     pool.random = engine.random[0]              # each worker its own; pools need not differ
     pool.now_ms = &engine.now_ms
     pool.state_changes = &engine.shared.header.state_changes

@@ -10,10 +10,12 @@ from fastlb.data_plane.header_edits cimport check_edits
 from fastlb.data_plane.image cimport text_fits
 from fastlb.data_plane.mirror cimport choose_mirror
 from fastlb.data_plane.route_table cimport find_route
+from fastlb.data_plane.select.key cimport hash_key
 from fastlb.data_plane.system cimport unlikely
 from fastlb.data_plane.target cimport request_path
 from fastlb.data_plane.template cimport check_template
-from fastlb.data_plane.types cimport NO_INDEX, QUEUE_PRIORITIES, ROUTE_MIRROR, Engine, Exchange, Head, ImageHeader, ImagePool, ImageRoute, Snapshot
+from fastlb.data_plane.types cimport (NO_INDEX, POOL_NEEDS_KEY, QUEUE_PRIORITIES, ROUTE_MIRROR, Engine, Exchange, Head, ImageHeader, ImagePool,
+                                      ImageRoute, Snapshot)
 
 
 cdef bint check_route(const ImageHeader* header, const ImageRoute* route) noexcept nogil:
@@ -29,6 +31,8 @@ cdef void enter_pool(Engine* engine, Exchange* exchange, uint32_t pool) noexcept
     cdef const ImagePool* image
     exchange.pool = &exchange.snapshot.pools[pool]
     image = exchange.pool.image
+    if unlikely(exchange.pool.flags & POOL_NEEDS_KEY):
+        exchange.key = hash_key(exchange.pool.algorithm, exchange.client.address, exchange.client.address_size)
     exchange.max_attempts = <uint8_t>image.attempts
     exchange.replay_limit = image.replay_limit_bytes
     exchange.connect_timeout_ms = image.connect_timeout_ms

@@ -733,6 +733,8 @@ cdef struct Attempt:
     uint8_t state                   # AttemptState
     bint reused                     # connection came from the idle cache
     bint claimed
+    bint peak                       # how its latency counts: see select/latency.pxd
+    uint64_t started_us             # monotonic; 0 where nobody looks at its latency
 
 cdef struct Exchange:
     Exchange* next                  # free list, graveyard; X_QUEUED: who is behind us
@@ -1045,6 +1047,9 @@ cdef struct Group:
     int64_t in_flight               # of all, as of `summed_ms` and with what was picked since
     int64_t eligible_weight         # of those that are eligible, as of then
     uint64_t summed_ms
+    # least_time
+    double* costs                   # owned by the snapshot: latency / weight of each backend, below 0 where nobody knows it
+    uint64_t costs_ms               # when they were read
     # weighted_round_robin
     uint32_t* members               # owned by the snapshot: eligible backends by class
     WeightClass* classes            # owned by the snapshot

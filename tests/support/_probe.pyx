@@ -5,7 +5,7 @@ page without access begins (or, with before=True, starts behind one), so that a 
 """
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport errno
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
@@ -40,6 +40,7 @@ from fastlb.data_plane.retry cimport may_retry as plane_may_retry
 from fastlb.data_plane.route_table cimport find_route, hash_host
 from fastlb.data_plane.select.dispatch cimport pick
 from fastlb.data_plane.select.randomness cimport mix
+from fastlb.data_plane.select.tables cimport fill_maglev as plane_fill_maglev
 from fastlb.data_plane.select.key cimport crc32, crc32_joined, hash_bytes, hash_key
 from fastlb.data_plane.select.latency cimport age_latency, note_row_latency, pack_latency
 from fastlb.data_plane.system cimport CLOCK_MONOTONIC, add_count, clock_gettime, itimerspec, timespec
@@ -70,6 +71,7 @@ from fastlb.data_plane.types cimport Regex as RegexStruct
 from fastlb.data_plane.types cimport RegexScratch
 from fastlb.data_plane.writer cimport Writer, put, put_number
 
+import array
 import os
 
 from fastlb._build import BUILD_ID
@@ -871,6 +873,19 @@ def aged_latency(uint64_t micros, uint64_t measured_ms, uint64_t now_ms):
     return age_latency(pack_latency(micros, measured_ms), now_ms)
 
 
+def fill_maglev(offsets, skips, weights, uint32_t n_slots):
+    """Maglev's table from given permutations."""
+    numbers = array.array("I", [*offsets, *skips, *weights])
+    slots = array.array("H", [0] * n_slots)
+    cdef:
+        uint32_t[::1] given = numbers
+        uint16_t[::1] filled = slots
+        uint32_t n = <uint32_t>len(weights)
+    if plane_fill_maglev(&given[0], &given[n], &given[2 * n], n, n_slots, &filled[0]) != 0:
+        raise MemoryError
+    return list(slots)
+
+
 cdef int32_t pick_from(PoolStruct* pool, uint64_t key, tried) except? -1:
     cdef:
         int32_t numbers[MAX_TRIED]
@@ -1010,6 +1025,25 @@ cdef class Pool:
             number = pick(self.pool, given[i] if keys is not None else 0, NULL, 0)
             counts[number] += 1                 # NO_BACKEND is -1: the last
         return counts
+
+    def ring(self):
+        """The points, as (hash, backend), of the first group."""
+        cdef Group* group = &self.pool.groups[0]
+        return [(group.ring[i].hash, group.ring[i].backend) for i in range(group.n_ring)]
+
+    def slots(self):
+        """Maglev's, of the first group."""
+        cdef Group* group = &self.pool.groups[0]
+        return [group.slots[i] for i in range(group.n_slots)]
+
+    def aliases(self):
+        """(threshold, other) of the first group; None where it needs no table."""
+        cdef Group* group = &self.pool.groups[0]
+        return None if group.aliases == NULL else [(group.aliases[i].threshold, group.aliases[i].other) for i in range(group.n_backends)]
+
+    def keys(self, texts):
+        """What the pool's algorithm gets for each of the texts (bytes), as an array for picks() and pick_each()."""
+        return array.array("Q", [self.key(text) for text in texts])
 
     def pick_each(self, uint64_t[::1] keys):
         """The backend of each key."""

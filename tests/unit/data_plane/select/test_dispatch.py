@@ -8,7 +8,7 @@ from fastlb import _core
 from tests.support._probe import Pool
 
 ALGORITHMS = pytest.mark.parametrize("algorithm", list(_core.ALGORITHMS))
-KEYS = [b"192.0.2.%d" % n for n in range(1, 255)]
+KEYS = [b"192.0.%d.1" % n for n in range(1, 255)]
 
 
 def distinct(pool: Pool, **arguments: Any) -> set[int | None]:
