@@ -211,8 +211,10 @@ cdef void end_waiting(Engine* engine, Queue* queue, const Exchange* exchange) no
     if queue.next != NULL:
         queue.next.previous = queue.previous
     keep_bits(&row.waiting[slot >> 6], ~(<uint64_t>1 << (slot & 63)))
-    if load_ordered(&row.waiting[0]) | load_ordered(&row.waiting[1]) and has_room(exchange):
-        wake_first(engine, queue.row)
+    if load_ordered(&row.waiting[0]) | load_ordered(&row.waiting[1]):
+        full_fence()                            # whoever releases and still saw our bit tells nobody else: that release is seen here
+        if has_room(exchange):
+            wake_first(engine, queue.row)
 
 
 cdef uint32_t enter_queue(Engine* engine, Exchange* exchange) noexcept nogil:

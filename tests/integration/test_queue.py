@@ -1,4 +1,4 @@
-"""Requests that wait for a backend of a full pool, over several workers: none is lost, none is refused, no backend has more than its cap."""
+"""Requests that wait for a backend of a full pool, over several workers: none is lost or refused, and no backend has more than its cap."""
 
 import re
 import shutil

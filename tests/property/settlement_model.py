@@ -25,6 +25,7 @@ class Memory:
     releases: list[list[int]] = field(init=False)
     operation: list[int | None] = field(init=False)
     use: list[str] = field(init=False)
+    waiting: list[set[int]] = field(init=False)  # of each row that is a queue: the workers with somebody in it
     # Not part of the memory: of each worker, each row, what it has added to in_flight and not taken back. The truth.
     added: list[list[int]] = field(init=False)
 
@@ -35,6 +36,7 @@ class Memory:
         self.added = [[0] * self.n_rows for _ in range(self.n_workers)]
         self.operation = [None] * self.n_workers
         self.use = [LIVE] * self.n_workers
+        self.waiting = [set() for _ in range(self.n_rows)]
 
     def true_in_flight(self, row: int) -> int:
         """What live workers have in flight on a row."""
@@ -139,6 +141,8 @@ def settle(memory: Memory, worker: int, *, tries: int = 3) -> Steps:
                 continue
             yield
             memory.releases[worker][row] = memory.claims[worker][row]
+        yield
+        memory.waiting[row].discard(worker)
     if settled:
         yield
         memory.operation[worker] = None
