@@ -22,7 +22,7 @@ def make_image() -> bytes:
     writer.set_log_plan(log_plan())
     writer.listener("web", log_set=1)
     writer.listener("admin", max_headers=10)
-    api = writer.pool("api")
+    api = writer.pool("api", queue_max=10, queue_timeout_ms=1000)
     site = writer.pool("site", algorithm="round_robin")
     writer.backend(api, 80, weight=3, max_in_flight=9)
     writer.backend(api, 81, resolved=False)
@@ -254,6 +254,25 @@ def test_attempts_and_algorithm_out_of_range_are_refused() -> None:
     assert refused(AT["pools"] + 8, 2)
     assert refused(AT["pools"] + 12, 0)
     assert refused(AT["pools"] + 12, 256)
+
+
+def test_queue_whose_row_cannot_be_found_or_that_has_no_room_is_refused() -> None:
+    at = field_at("pools", 0, "queue")
+    offset, size = struct.unpack_from("<II", IMAGE, at)
+    assert IMAGE[offset : offset + size] == b"|api"
+    assert refused(at, len(IMAGE) - size + 1)
+    assert refused(at, 2**32 - 1)
+    assert refused(at + 4, len(IMAGE) - offset + 1)
+    assert refused(at + 4, 425)
+    assert refused(at, offset + 1), "a backend might have this identity"
+    assert refused(field_at("pools", 0, "queue_max"), 0)
+    assert not refused(field_at("pools", 1, "queue_max"), 0), "it has none"
+
+
+def test_priority_without_a_list_is_refused() -> None:
+    for number in range(COUNT["routes"]):
+        assert refused(field_at("routes", number, "priority"), 8)
+        assert not refused(field_at("routes", number, "priority"), 7)
 
 
 def test_damaged_image_is_not_loaded() -> None:
