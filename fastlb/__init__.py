@@ -6,6 +6,10 @@ Importing this package costs almost nothing: it checks the operating system and 
 
 import sys
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastlb.balancer import Balancer, Ring
 
 if not sys.platform.startswith("linux"):
     raise ImportError(
@@ -13,7 +17,7 @@ if not sys.platform.startswith("linux"):
         "On other systems run it in a Linux container or virtual machine."
     )
 
-__all__ = ["BUILD_ID", "FastlbError", "__version__"]
+__all__ = ["BUILD_ID", "Balancer", "FastlbError", "Ring", "__version__"]
 
 
 class FastlbError(Exception):
@@ -30,3 +34,10 @@ def _read_build() -> tuple[str, str]:
 
 
 __version__, BUILD_ID = _read_build()
+
+
+def __getattr__(name: str) -> Any:
+    """Balancer and Ring are loaded when they are asked for: most who import this package never do."""
+    if name in ("Balancer", "Ring"):
+        return getattr(import_module("fastlb.balancer"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
