@@ -4,6 +4,7 @@ from ipaddress import IPv4Network, IPv6Network
 BUILD_ID: str
 ALGORITHMS: dict[str, int]
 ROW_STATES: dict[str, int]
+RETRY_ON: dict[str, int]
 SEGMENTS: dict[str, int]
 ENCODINGS: dict[str, int]
 HEADER_OPERATIONS: dict[str, int]
@@ -64,6 +65,7 @@ class SnapshotWriter:
         balance_permille: int = 0,
         slow_start_ms: int = 0,
     ) -> int: ...
+    def set_retry(self, pool: int, *, on: Sequence[str], unsafe: bool, within_ms: int, share: float, floor: int) -> None: ...
     def begin_group(self, pool: int) -> None: ...
     def add_backend(
         self,

@@ -20,6 +20,10 @@ from fastlb.data_plane.failure cimport FAILURE_BAD_REQUEST_LINE, FAILURE_END, fa
 from fastlb.data_plane.queue cimport QUEUE_MARK, list_waiting, set_sibling
 from fastlb.data_plane.regex cimport REGEX_CASELESS, compile_regex, free_regex, regex_name, write_regex_error, write_regex_version
 from fastlb.data_plane.http1_head cimport header_id
+from fastlb.data_plane.failure cimport (RETRY_ON_403, RETRY_ON_404, RETRY_ON_429, RETRY_ON_500, RETRY_ON_502, RETRY_ON_503, RETRY_ON_504,
+                                        RETRY_ON_BAD_RESPONSE, RETRY_ON_CLOSED, RETRY_ON_CONNECT, RETRY_ON_OTHER_5XX, RETRY_ON_RESET,
+                                        RETRY_ON_TIMEOUT, RETRY_UNSAFE)
+from fastlb.data_plane.retry_budget cimport MAX_RETRY_FLOOR, RETRY_TOKENS
 from fastlb.data_plane.route_table cimport hash_host
 from fastlb.data_plane.select.tables cimport (TableBackend, build_aliases, build_maglev, build_ring, build_ring_index, count_index_bits,
                                               count_maglev_slots, count_ring_points)
@@ -77,6 +81,11 @@ ALGORITHMS = {"round_robin": types.ALGORITHM_ROUND_ROBIN, "weighted_round_robin"
               "random_two_choices": types.ALGORITHM_RANDOM_TWO_CHOICES, "peak_ewma": types.ALGORITHM_PEAK_EWMA,
               "least_time": types.ALGORITHM_LEAST_TIME}
 ROW_STATES = {"down": types.ROW_DOWN, "drain": types.ROW_DRAIN, "maintenance": types.ROW_MAINTENANCE}
+
+RETRY_ON = {"connect": RETRY_ON_CONNECT, "closed": RETRY_ON_CLOSED, "reset": RETRY_ON_RESET, "timeout": RETRY_ON_TIMEOUT,
+            "bad_response": RETRY_ON_BAD_RESPONSE, "403": RETRY_ON_403, "404": RETRY_ON_404, "429": RETRY_ON_429, "500": RETRY_ON_500,
+            "502": RETRY_ON_502, "503": RETRY_ON_503, "504": RETRY_ON_504,
+            "5xx": RETRY_ON_500 | RETRY_ON_502 | RETRY_ON_503 | RETRY_ON_504 | RETRY_ON_OTHER_5XX}
 
 # Names of a template's segments and encodings, and of header operations: what control_plane/route_program.py compiles to.
 SEGMENTS = {"client": types.SEGMENT_CLIENT, "client_port": types.SEGMENT_CLIENT_PORT, "scheme": types.SEGMENT_SCHEME,
@@ -347,6 +356,22 @@ cdef class SnapshotWriter:
         self.pool_groups.append([0])
         self.table_names.append([])
         return len(self.pools) - 1
+
+    def set_retry(self, pool, *, on, unsafe, within_ms, share, floor):
+        """When attempts after the first are made; never without it. `on`: keys of RETRY_ON; `unsafe`: with methods that are not idempotent
+        too; `share` of the exchanges, 0 to 1, and `floor`, per second: the budget."""
+        cdef ImagePool* entry
+        if not 0 <= share <= 1 or not 0 <= floor <= MAX_RETRY_FLOOR:
+            raise ValueError(f"share must be 0 to 1, floor 0 to {MAX_RETRY_FLOOR}")
+        packed = bytearray(self.pools[pool])
+        entry = <ImagePool*><char*>packed
+        entry.retry_on = RETRY_UNSAFE if unsafe else 0
+        for word in on:
+            entry.retry_on |= <uint32_t>RETRY_ON[word]
+        entry.retry_within_ms = within_ms
+        entry.retry_share_ppm = round(share * RETRY_TOKENS)
+        entry.retry_floor = floor
+        self.pools[pool] = bytes(packed)
 
     def begin_group(self, pool):
         """Backends that are added from now on are picked only when none of those added to this pool before can be."""

@@ -51,7 +51,7 @@ def build_image(config: Config, addresses: Mapping[str, Sequence[str]], generati
         pool_index = pool_indexes[pool.name] = writer.add_pool(
             pool.name,
             algorithm=pool.algorithm,
-            attempts=pool.attempts,
+            attempts=pool.retry.attempts,
             replay_limit_bytes=pool.replay_limit_bytes,
             max_idle=pool.keepalive.max_idle,
             idle_timeout_ms=pool.keepalive.idle_ms,
@@ -62,6 +62,10 @@ def build_image(config: Config, addresses: Mapping[str, Sequence[str]], generati
             tunnel_timeout_ms=pool.timeouts.tunnel_ms,
             queue_max=pool.queue.max,
             queue_timeout_ms=pool.queue.timeout_ms,
+        )
+        retry = pool.retry
+        writer.set_retry(
+            pool_index, on=retry.on, unsafe=retry.unsafe, within_ms=retry.within_ms, share=retry.budget, floor=retry.budget_floor
         )
         for backend in pool.backends:
             _add_backend(writer, pool_index, pool.name, backend, addresses)

@@ -18,6 +18,7 @@ cdef void log_partial_head(Engine* engine, Exchange* exchange, const char* data,
 cdef void log_pool(Engine* engine, Exchange* exchange) noexcept nogil
 cdef void log_attempt(Engine* engine, Exchange* exchange) noexcept nogil
 cdef void log_connected(Engine* engine, Exchange* exchange) noexcept nogil
+cdef void log_answer(Engine* engine, Exchange* exchange, uint32_t status) noexcept nogil
 cdef void log_response_head(Engine* engine, Exchange* exchange, const Head* head) noexcept nogil
 cdef void log_attempt_end(Engine* engine, Exchange* exchange) noexcept nogil
 cdef void write_log(Engine* engine, Exchange* exchange) noexcept nogil

@@ -315,7 +315,7 @@ cdef void open_log(Engine* engine, Exchange* exchange) noexcept nogil:
     record.head_bytes = record.request_head_bytes = 0
     record.reason = 0
     record.n_tries = 0
-    record.try_started_ms = 0
+    record.shown_try = 0
     record.started_ms = engine.now_ms
     for i in range(set.captures.count):
         record.captured[i].offset = 0
@@ -514,11 +514,6 @@ cdef void log_pool(Engine* engine, Exchange* exchange) noexcept nogil:
             append_value(engine, record, &record.captured[i], exchange.snapshot.image + name.offset, name.size)
 
 
-cdef inline LogTry* current_try(LogRecord* record) noexcept nogil:
-    # Of more tries than there is room for the last slot tells of the last one.
-    return &record.tries[(record.n_tries if record.n_tries <= MAX_LOG_TRIES else MAX_LOG_TRIES) - 1]
-
-
 cdef void log_attempt(Engine* engine, Exchange* exchange) noexcept nogil:
     # An attempt begins; its backend is known.
     cdef:
@@ -526,8 +521,11 @@ cdef void log_attempt(Engine* engine, Exchange* exchange) noexcept nogil:
         LogTry* entry
     if record.n_tries < 255:
         record.n_tries += 1
-    entry = current_try(record)
-    record.try_started_ms = engine.now_ms
+    # Of more tries than there is room for the last slot tells of the last one.
+    record.shown_try = (record.n_tries if record.n_tries <= MAX_LOG_TRIES else <uint8_t>MAX_LOG_TRIES) - 1
+    exchange.attempt.log_try = record.shown_try
+    entry = &record.tries[record.shown_try]
+    entry.started_ms = engine.now_ms
     entry.status = 0
     entry.connect_ms = entry.first_byte_ms = entry.end_ms = LOG_NO_TIME
     entry.backend.size = LOG_ABSENT
@@ -535,27 +533,33 @@ cdef void log_attempt(Engine* engine, Exchange* exchange) noexcept nogil:
 
 
 cdef void log_connected(Engine* engine, Exchange* exchange) noexcept nogil:
-    if exchange.log.n_tries:
-        current_try(exchange.log).connect_ms = <uint32_t>(engine.now_ms - exchange.log.try_started_ms)
+    cdef LogTry* entry = &exchange.log.tries[exchange.attempt.log_try]
+    entry.connect_ms = <uint32_t>(engine.now_ms - entry.started_ms)
+
+
+cdef void log_answer(Engine* engine, Exchange* exchange, uint32_t status) noexcept nogil:
+    # The final head of a backend, whether the client gets it or not.
+    cdef LogTry* entry = &exchange.log.tries[exchange.attempt.log_try]
+    exchange.log.shown_try = exchange.attempt.log_try
+    entry.status = status
+    entry.first_byte_ms = <uint32_t>(engine.now_ms - entry.started_ms)
 
 
 cdef void log_response_head(Engine* engine, Exchange* exchange, const Head* head) noexcept nogil:
-    # The final head of a backend, while its bytes are here.
+    # The final head that the client gets, while its bytes are here.
     cdef:
         LogRecord* record = exchange.log
         const ImageLogCapture* capture = captures_of(record)
         uint32_t i
-    if record.n_tries:
-        current_try(record).status = head.status
-        current_try(record).first_byte_ms = <uint32_t>(engine.now_ms - record.try_started_ms)
+    log_answer(engine, exchange, head.status)
     for i in range(record.set.captures.count):
         if capture[i].kind == CAPTURE_RESPONSE_FIELD:
             capture_fields(engine, record, &record.captured[i], head, record.plan.data + capture[i].name.offset, capture[i].name.size)
 
 
 cdef void log_attempt_end(Engine* engine, Exchange* exchange) noexcept nogil:
-    if exchange.log.n_tries:
-        current_try(exchange.log).end_ms = <uint32_t>(engine.now_ms - exchange.log.try_started_ms)
+    cdef LogTry* entry = &exchange.log.tries[exchange.attempt.log_try]
+    entry.end_ms = <uint32_t>(engine.now_ms - entry.started_ms)
 
 
 # ---------------------------------------------------------------------------------------------------------- values
@@ -567,7 +571,7 @@ cdef bint read_text(Engine* engine, Exchange* exchange, LogRecord* record, uint3
         value = &record.captured[argument]
     elif field == LOG_BACKEND:
         if record.n_tries:
-            value = &current_try(record).backend
+            value = &record.tries[record.shown_try].backend
     elif field == LOG_CLIENT:
         data[0] = exchange.client.address
         size[0] = exchange.client.address_size
@@ -598,7 +602,7 @@ cdef bint read_text(Engine* engine, Exchange* exchange, LogRecord* record, uint3
 cdef bint read_number(Engine* engine, Exchange* exchange, LogRecord* record, uint32_t field, uint64_t* number) noexcept nogil:
     # A field from LOG_TEXTS_END to LOG_NUMBERS_END. False: there is none.
     cdef:
-        LogTry* last = current_try(record) if record.n_tries else NULL
+        LogTry* shown = &record.tries[record.shown_try]
         uint64_t sent = exchange.down.sent
         uint32_t when
     if field == LOG_STATUS:
@@ -630,13 +634,13 @@ cdef bint read_number(Engine* engine, Exchange* exchange, LogRecord* record, uin
         number[0] = exchange.flags & X_TUNNEL != 0
     elif field == LOG_PID:
         number[0] = engine.log.pid
-    elif last == NULL:
+    elif record.n_tries == 0:
         return False
     elif field == LOG_BACKEND_STATUS:
-        number[0] = last.status
-        return last.status != 0
+        number[0] = shown.status
+        return shown.status != 0
     else:
-        when = last.connect_ms if field == LOG_CONNECT_MS else last.first_byte_ms if field == LOG_FIRST_BYTE_MS else last.end_ms
+        when = shown.connect_ms if field == LOG_CONNECT_MS else shown.first_byte_ms if field == LOG_FIRST_BYTE_MS else shown.end_ms
         number[0] = when
         return when != <uint32_t>LOG_NO_TIME
     return True

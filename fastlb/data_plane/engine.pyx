@@ -27,15 +27,15 @@ from fastlb.data_plane.shared_table cimport claim_row, column_at, release_row, r
 from fastlb.data_plane.snapshot cimport drop_snapshot, image_text, load_snapshot
 from fastlb.data_plane.system cimport (CLOCK_MONOTONIC, CLOCK_REALTIME, EFD_CLOEXEC, EFD_NONBLOCK, ENOMEM, EPOLL_CLOEXEC, EPOLL_CTL_ADD,
                                        EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, clock_gettime, close, epoll_create1,
-                                       epoll_ctl, epoll_event, epoll_wait, errno, eventfd, getrandom, load_relaxed, memcpy, memset,
+                                       epoll_ctl, epoll_event, epoll_wait, errno, eventfd, getrandom, load_relaxed, memcmp, memcpy, memset,
                                        store_word, timespec, unlikely, write)
 from fastlb.data_plane.timer_wheel cimport arm_wheel, cancel_timer, take_expired, timer_wheel_close, timer_wheel_open
 from fastlb.data_plane.transport cimport accept_client, plain_transport, unwatch, watch, watch_listener
 from fastlb.data_plane.types cimport (ACCEPT_RETRY_MS, ACCEPTS_PER_EVENT, DEFAULT_PUMP_BUDGET, EVENTS_PER_BATCH, IO_AGAIN, IO_ERROR,
                                       IO_HALF_CLOSED, IO_READABLE, IO_WRITABLE, KIND_BACKEND, KIND_CLIENT, KIND_LISTENER, KIND_MIRROR, MAX_HEAD_BYTES,
                                       NODE_ROW, READ_BUFFER_BYTES, STATE_IDLE, WORKER_CLOSED, WORKER_LIVE, WRITE_BUFFER_BYTES, Attempt,
-                                      Backend, Connection, Engine, Exchange, ImageBackend, ImageListener, ImagePool, Listener, SharedTable,
-                                      Snapshot, Socket, Timer, WorkerBlock)
+                                      Backend, Connection, Engine, Exchange, ImageBackend, ImageListener, ImagePool, ImageText, Listener, Pool,
+                                      SharedTable, Snapshot, Socket, Timer, WorkerBlock)
 from fastlb.data_plane.types cimport MAX_WORKERS, QUEUE_LOOK
 
 cdef enum:
@@ -326,6 +326,26 @@ cdef void adopt_backends(Engine* engine, Snapshot* old, Snapshot* new) noexcept 
                 close_connection(engine, row.idle.oldest, False)
 
 
+cdef void adopt_pools(Snapshot* old, Snapshot* new) noexcept nogil:
+    # A pool goes on counting, and with what its retry budget holds, under the same name. Pools keep their order as a rule: the search goes
+    # on behind the last one found.
+    cdef:
+        const ImageText* name
+        const ImageText* wanted
+        const Pool* before
+        uint32_t i, _tried, at = 0
+    for i in range(new.n_pools):
+        wanted = &new.pools[i].image.name
+        for _tried in range(old.n_pools):
+            before = &old.pools[at]
+            at = at + 1 if at + 1 < old.n_pools else 0
+            name = &before.image.name
+            if name.size == wanted.size and memcmp(old.image + name.offset, new.image + wanted.offset, name.size) == 0:
+                new.pools[i].n_exchanges = before.n_exchanges
+                new.pools[i].budget = before.budget
+                break
+
+
 cdef int engine_prepare(Engine* engine, const char* image, size_t size) noexcept nogil:
     # Takes over a mapped image as what the next commit swaps in, in place of an earlier one. 0, or ENOMEM or NO_SHARED_ROW with the image
     # still the caller's.
@@ -435,6 +455,8 @@ cdef int engine_commit(Engine* engine, const Socket* sockets, uint32_t n_sockets
     engine.prepared = NULL
     engine.snapshot = new
     adopt_backends(engine, old, new)
+    if old != NULL:
+        adopt_pools(old, new)
     refresh_caps(engine)
     settle_sockets(engine, sockets, n_sockets, True, removed, n_removed)
     if old != NULL:

@@ -1,8 +1,8 @@
 """One request with its response: the order of things, from a parsed request head to the last byte of the answer.
 
     begin_exchange -> start attempt -> (connected) -> request sent -> take_response_head -> progress ... -> end
-                       ^  ^     |                             |
-                       |  +-----|-- fail_attempt, may_retry <-+
+                       ^  ^     |                             |             |
+                       |  +-----|-- fail_attempt, may_retry <-+  drop_answer, for a status to retry
                        |        v
                        +-- wait_in_queue, where the pool is full and has a queue
 
@@ -13,28 +13,29 @@ lives on copied time-outs, so that a tunnel open for days pins no configuration.
 After `refuse`, `abandon`, `fail_attempt`, `take_response_head` or `progress` the exchange may be over: callers do not touch
 it again in the same event. Ended ones are freed when the batch ends.
 """
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 
-from fastlb.data_plane.access_log cimport log_connected, log_pool, log_response_head, open_log, write_log
+from fastlb.data_plane.access_log cimport log_answer, log_connected, log_pool, log_response_head, open_log, write_log
 from fastlb.data_plane.attempt cimport end_attempt, note_answer, start_attempt
 from fastlb.data_plane.backend_table cimport drop_backend
 from fastlb.data_plane.buffer cimport return_buffer
 from fastlb.data_plane.connection cimport close_connection, set_deadline
 from fastlb.data_plane.exchange_pool cimport take_exchange
-from fastlb.data_plane.failure cimport (FAILURE_BAD_FRAMING, FAILURE_BAD_RESPONSE,  FAILURE_BODY_TOO_LARGE,
+from fastlb.data_plane.failure cimport (FAILURE_BAD_FRAMING, FAILURE_BAD_RESPONSE, FAILURE_BAD_STATUS, FAILURE_BODY_TOO_LARGE,
                                         FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_OUT_OF_MEMORY, FAILURE_POOL_FULL,
-                                        FAILURE_TRUNCATED)
+                                        FAILURE_TRUNCATED, RETRY_NO)
 from fastlb.data_plane.mirror cimport open_mirror
 from fastlb.data_plane.queue cimport enter_queue, give_way, leave_queue, must_wait, wake_siblings
 from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.relay cimport relay_close, relay_flush, relay_open, relay_run
 from fastlb.data_plane.request_program cimport run_program
-from fastlb.data_plane.retry cimport is_stale_reuse, may_retry
+from fastlb.data_plane.retry cimport (can_send_again, end_condition, has_candidate, has_untried, is_stale_reuse, may_retry, note_tried,
+                                      status_condition)
 from fastlb.data_plane.snapshot cimport drop_snapshot
 from fastlb.data_plane.system cimport likely, unlikely
 from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE, HEAD_CLOSE, HEAD_EXPECT_CONTINUE,
-                                      HEAD_KEEP_ALIVE, HEAD_UPGRADE, HEADER_UPGRADE, IO_ERROR, IO_READABLE, MAX_TRIED,
+                                      HEAD_KEEP_ALIVE, HEAD_UPGRADE, HEADER_UPGRADE, IO_ERROR, IO_READABLE,
                                       METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_PUT, METHOD_TRACE, NO_PIPE,
                                       RELAY_DONE, RELAY_NO_MEMORY, RELAY_OFF, RELAY_RUNNING, RELAY_SINK_FAILED, RELAY_SOURCE_FAILED,
                                       RELAY_SOURCE_INVALID, RELAY_TOO_LARGE, STATE_EXCHANGE, WAIT_BETWEEN_BYTES, WAIT_BODY, WAIT_EXCHANGE,
@@ -288,26 +289,32 @@ cdef bint end_failed_attempt(Engine* engine, Exchange* exchange, uint32_t failur
         bint again
     if attempt == NULL:
         return False
-    again = may_retry(exchange, attempt, failure)
     exchange.failure = <uint8_t>failure
     if is_stale_reuse(attempt, failure):
+        again = can_send_again(exchange, attempt)
         exchange.flags |= X_FRESH               # that backend again, on a connection of our own; it counts as no attempt
         exchange.n_attempts -= 1
         if again:
             engine.counters.replays += 1
     else:
         attempt.backend.column.failures += 1
-        if exchange.n_tried < MAX_TRIED:
-            exchange.tried[exchange.n_tried] = attempt.pick
-            exchange.n_tried += 1
+        note_tried(exchange, attempt.pick)
+        again = (has_untried(exchange)
+                 and may_retry(engine, exchange, attempt, end_condition(exchange, attempt, failure)))
         if again:
             engine.counters.retries += 1
+    leave_attempt(engine, exchange, False)
+    return again
+
+
+cdef void leave_attempt(Engine* engine, Exchange* exchange, bint reuse) noexcept nogil:
+    # Ends the current attempt, so that another one can be given everything from the start.
     if exchange.up.sink != NULL:
-        exchange.up.sink = NULL                 # closed now; the next attempt gets everything from the start
+        exchange.up.sink = NULL
         exchange.up.state = RELAY_OFF
         exchange.flags |= X_RESEND
-    end_attempt(engine, exchange, False)
-    return again
+    exchange.flags &= ~<uint32_t>X_REUSABLE     # as its head had said
+    end_attempt(engine, exchange, reuse)
 
 
 cdef inline void note_reason(Exchange* exchange, uint32_t failure) noexcept nogil:
@@ -355,10 +362,12 @@ cdef void take_response_head(Engine* engine, Exchange* exchange, Head* head, cha
         Attempt* attempt = exchange.attempt
         Connection* client = exchange.client
         bint sent
-    if unlikely(exchange.log != NULL):
-        log_response_head(engine, exchange, head)
     if unlikely(attempt.started_us != 0):
         note_answer(engine, attempt)
+    if unlikely(head.status >= 400) and drop_answer(engine, exchange, head, body_size):
+        return
+    if unlikely(exchange.log != NULL):
+        log_response_head(engine, exchange, head)
     if unlikely(head.status == 101):
         # Only what was asked for, only when the request is complete (RFC 9110 section 7.8).
         if (not exchange.flags & X_UPGRADE or exchange.up.state != RELAY_DONE or not head.flags & HEAD_UPGRADE
@@ -377,9 +386,7 @@ cdef void take_response_head(Engine* engine, Exchange* exchange, Head* head, cha
         drop_retry(engine, exchange)
         progress(engine, exchange)
         return
-    if head.flags & HEAD_CLOSE or (head.version == 0 and not head.flags & HEAD_KEEP_ALIVE):
-        pass
-    else:
+    if stays_open(head):
         exchange.flags |= X_REUSABLE
     if engine.draining or client.close_after_idle or client.listener.removed:
         exchange.flags &= ~<uint32_t>X_KEEP_ALIVE
@@ -397,6 +404,37 @@ cdef void take_response_head(Engine* engine, Exchange* exchange, Head* head, cha
     if unlikely(exchange.up.state == RELAY_RUNNING):
         list_ready(engine, attempt.connection)  # room to write may have come in the same event, and no other would tell
     settle(engine, exchange, MOVED_ALL)
+
+
+cdef bint drop_answer(Engine* engine, Exchange* exchange, const Head* head, uint32_t body_size) noexcept nogil:
+    # Whether this answer's status is one for which another backend is asked instead. That begins then: the exchange may be over. Where
+    # there is nobody else to ask, or the budget is used up, the client gets the answer as it is.
+    cdef:
+        Attempt* attempt = exchange.attempt
+        uint32_t condition = status_condition(head.status)
+        bint whole
+    if condition == RETRY_NO or not exchange.pool.image.retry_on & condition:
+        return False
+    note_tried(exchange, attempt.pick)
+    if not has_candidate(exchange) or (exchange.pool.queue != NULL and must_wait(engine, exchange)):
+        return False
+    if not may_retry(engine, exchange, attempt, condition):
+        return False
+    if unlikely(exchange.log != NULL):
+        log_answer(engine, exchange, head.status)
+    attempt.backend.column.failures += 1
+    exchange.failure = FAILURE_BAD_STATUS
+    engine.counters.retries += 1
+    # What has not come of its body is not waited for: the connection goes.
+    whole = body_size == 0 if head.framing == FRAME_NONE else head.framing == FRAME_LENGTH and head.content_length == <int64_t>body_size
+    leave_attempt(engine, exchange, whole and exchange.up.state == RELAY_DONE and stays_open(head))
+    start(engine, exchange)
+    return True
+
+
+cdef inline bint stays_open(const Head* head) noexcept nogil:
+    # Whether the backend keeps its connection after this answer.
+    return not head.flags & HEAD_CLOSE and (head.version != 0 or head.flags & HEAD_KEEP_ALIVE)
 
 
 cdef bint settle_up(Engine* engine, Exchange* exchange) noexcept nogil:

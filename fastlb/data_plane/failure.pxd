@@ -1,4 +1,4 @@
-"""Failures are data: a kind, a side, whether a replay can be safe; and the one table from kind to status, reason id and words.
+"""Failures are data: a kind, a side, which retry condition it is; and the one table from kind to status, reason id and words.
 
 The table is C source, because a .pxd cannot define data; it is the only place where a status or a reason id is written.
 Order is the identity: append only. `FAILURE_COUNT` in types.pxd bounds it.
@@ -19,16 +19,29 @@ cdef extern from *:
         FAILURE_FIRST_BYTE_TIMEOUT, FAILURE_BETWEEN_BYTES_TIMEOUT, FAILURE_TRUNCATED,
         FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_CLIENT_WRITE_TIMEOUT,
         FAILURE_QUEUE_FULL, FAILURE_QUEUE_TIMEOUT,
+        FAILURE_BAD_STATUS,
         FAILURE_END
     };
     enum fastlb_side { SIDE_SELF = 0, SIDE_CLIENT = 1, SIDE_BACKEND = 2 };
-    /* Whether another attempt can be safe as far as this kind says; what was sent decides the rest (retry.pxd). */
-    enum fastlb_retryable { RETRY_NO = 0, RETRY_YES = 1, RETRY_IF_REUSED = 2 };
+    /* RetryOn: bits of ImagePool.retry_on, which ends of an attempt may be followed by another one (retry.pxd). */
+    enum fastlb_retry_on {
+        RETRY_NO = 0,                   /* nothing would be gained */
+        RETRY_ON_CONNECT = 1,           /* nothing of the request reached the backend */
+        RETRY_ON_CLOSED = 2,            /* it ended the connection before it answered */
+        RETRY_ON_RESET = 4,
+        RETRY_ON_TIMEOUT = 8,           /* it was too slow to take the request, or to answer */
+        RETRY_ON_BAD_RESPONSE = 16,     /* what it answered is no HTTP, or ends within its head */
+        RETRY_ON_403 = 32, RETRY_ON_404 = 64, RETRY_ON_429 = 128,
+        RETRY_ON_500 = 256, RETRY_ON_502 = 512, RETRY_ON_503 = 1024, RETRY_ON_504 = 2048,
+        RETRY_ON_OTHER_5XX = 4096,
+        RETRY_UNSAFE = 8192,            /* not an end: methods that are not idempotent too, although the backend may have done what they ask */
+        RETRY_BITS = 16383              /* all of them */
+    };
     typedef struct {
         const char* id;          /* header value and counter name */
         const char* sentence;    /* body of the local response: what happened */
         unsigned short status;   /* 0 = no response is possible any more */
-        unsigned char side, retryable;
+        unsigned char side, retry_on;
     } FailureInfo;
     static const FailureInfo fastlb_failures[FAILURE_END] = {
         [FAILURE_NONE] = {"", "", 0, SIDE_SELF, RETRY_NO},
@@ -50,21 +63,22 @@ cdef extern from *:
         [FAILURE_POOL_FULL] = {"pool_full", "Every backend of this pool is at its limit.", 503, SIDE_SELF, RETRY_NO},
         [FAILURE_OUT_OF_MEMORY] = {"out_of_memory", "The load balancer is out of memory or descriptors.", 503, SIDE_SELF, RETRY_NO},
         [FAILURE_EXCHANGE_TIMEOUT] = {"exchange_timeout", "The exchange took longer than its pool allows.", 504, SIDE_SELF, RETRY_NO},
-        [FAILURE_CONNECT_REFUSED] = {"backend:connect_refused", "The backend refused the connection.", 502, SIDE_BACKEND, RETRY_YES},
-        [FAILURE_CONNECT_FAILED] = {"backend:connect_failed", "The backend could not be reached.", 502, SIDE_BACKEND, RETRY_YES},
-        [FAILURE_CONNECT_TIMEOUT] = {"backend:connect_timeout", "The backend did not accept the connection in time.", 504, SIDE_BACKEND, RETRY_YES},
-        [FAILURE_BACKEND_CLOSED] = {"backend:closed", "The backend closed the connection before it answered.", 502, SIDE_BACKEND, RETRY_IF_REUSED},
-        [FAILURE_BACKEND_RESET] = {"backend:reset", "The backend reset the connection before it answered.", 502, SIDE_BACKEND, RETRY_IF_REUSED},
-        [FAILURE_BAD_RESPONSE] = {"backend:bad_response", "The backend's response is malformed.", 502, SIDE_BACKEND, RETRY_NO},
-        [FAILURE_RESPONSE_HEAD_TOO_LARGE] = {"backend:head_too_large", "The backend's response head is too large.", 502, SIDE_BACKEND, RETRY_NO},
-        [FAILURE_FIRST_BYTE_TIMEOUT] = {"backend:first_byte_timeout", "The backend did not answer in time.", 504, SIDE_BACKEND, RETRY_NO},
-        [FAILURE_BETWEEN_BYTES_TIMEOUT] = {"backend:between_bytes_timeout", "The backend stopped in the middle of its answer.", 504, SIDE_BACKEND, RETRY_NO},
+        [FAILURE_CONNECT_REFUSED] = {"backend:connect_refused", "The backend refused the connection.", 502, SIDE_BACKEND, RETRY_ON_CONNECT},
+        [FAILURE_CONNECT_FAILED] = {"backend:connect_failed", "The backend could not be reached.", 502, SIDE_BACKEND, RETRY_ON_CONNECT},
+        [FAILURE_CONNECT_TIMEOUT] = {"backend:connect_timeout", "The backend did not accept the connection in time.", 504, SIDE_BACKEND, RETRY_ON_CONNECT},
+        [FAILURE_BACKEND_CLOSED] = {"backend:closed", "The backend closed the connection before it answered.", 502, SIDE_BACKEND, RETRY_ON_CLOSED},
+        [FAILURE_BACKEND_RESET] = {"backend:reset", "The backend reset the connection before it answered.", 502, SIDE_BACKEND, RETRY_ON_RESET},
+        [FAILURE_BAD_RESPONSE] = {"backend:bad_response", "The backend's response is malformed.", 502, SIDE_BACKEND, RETRY_ON_BAD_RESPONSE},
+        [FAILURE_RESPONSE_HEAD_TOO_LARGE] = {"backend:head_too_large", "The backend's response head is too large.", 502, SIDE_BACKEND, RETRY_ON_BAD_RESPONSE},
+        [FAILURE_FIRST_BYTE_TIMEOUT] = {"backend:first_byte_timeout", "The backend did not answer in time.", 504, SIDE_BACKEND, RETRY_ON_TIMEOUT},
+        [FAILURE_BETWEEN_BYTES_TIMEOUT] = {"backend:between_bytes_timeout", "The backend stopped in the middle of its answer.", 504, SIDE_BACKEND, RETRY_ON_TIMEOUT},
         [FAILURE_TRUNCATED] = {"backend:truncated", "The backend ended its answer before it was complete.", 0, SIDE_BACKEND, RETRY_NO},
         [FAILURE_CLIENT_CLOSED] = {"client:closed", "The client closed before its request or answer was complete.", 0, SIDE_CLIENT, RETRY_NO},
         [FAILURE_CLIENT_RESET] = {"client:reset", "The client reset the connection.", 0, SIDE_CLIENT, RETRY_NO},
         [FAILURE_CLIENT_WRITE_TIMEOUT] = {"client:write_timeout", "The client stopped reading its answer.", 0, SIDE_CLIENT, RETRY_NO},
         [FAILURE_QUEUE_FULL] = {"queue_full", "Every backend of this pool is at its limit, and so is the queue for them.", 503, SIDE_SELF, RETRY_NO},
         [FAILURE_QUEUE_TIMEOUT] = {"queue_timeout", "No backend of this pool came free in time.", 503, SIDE_SELF, RETRY_NO},
+        [FAILURE_BAD_STATUS] = {"backend:bad_status", "The backend answered with an error, and no other one could be asked.", 502, SIDE_BACKEND, RETRY_NO},
     };
     """
     ctypedef struct FailureInfo:
@@ -72,7 +86,7 @@ cdef extern from *:
         const char* sentence
         uint16_t status
         unsigned char side
-        unsigned char retryable
+        unsigned char retry_on
     enum:
         FAILURE_NONE
         FAILURE_BAD_REQUEST_LINE, FAILURE_BAD_HEADER, FAILURE_BAD_FRAMING, FAILURE_BAD_HOST, FAILURE_BAD_TARGET
@@ -84,9 +98,14 @@ cdef extern from *:
         FAILURE_FIRST_BYTE_TIMEOUT, FAILURE_BETWEEN_BYTES_TIMEOUT, FAILURE_TRUNCATED
         FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_CLIENT_WRITE_TIMEOUT
         FAILURE_QUEUE_FULL, FAILURE_QUEUE_TIMEOUT
+        FAILURE_BAD_STATUS
         FAILURE_END
         SIDE_SELF, SIDE_CLIENT, SIDE_BACKEND
-        RETRY_NO, RETRY_YES, RETRY_IF_REUSED
+        RETRY_NO
+        RETRY_ON_CONNECT, RETRY_ON_CLOSED, RETRY_ON_RESET, RETRY_ON_TIMEOUT, RETRY_ON_BAD_RESPONSE
+        RETRY_ON_403, RETRY_ON_404, RETRY_ON_429, RETRY_ON_500, RETRY_ON_502, RETRY_ON_503, RETRY_ON_504, RETRY_ON_OTHER_5XX
+        RETRY_UNSAFE
+        RETRY_BITS
     const FailureInfo* failures "fastlb_failures"
 
 

@@ -40,6 +40,8 @@ cdef void enter_pool(Engine* engine, Exchange* exchange, uint32_t pool) noexcept
     exchange.between_bytes_timeout_ms = image.between_bytes_timeout_ms
     exchange.tunnel_timeout_ms = image.tunnel_timeout_ms
     exchange.deadline_ms = engine.now_ms + image.exchange_timeout_ms
+    exchange.started_ms = engine.now_ms
+    exchange.pool.n_exchanges += 1
 
 
 cdef uint32_t run_program(Engine* engine, Exchange* exchange, Head* head) noexcept nogil:

@@ -9,10 +9,12 @@ from libc.stdlib cimport calloc, free
 
 from fastlb.data_plane.access_log cimport check_log_plan, drop_log_plan, load_log_plan
 from fastlb.data_plane.backend_table cimport drop_backend, hold_backend, hold_queue
+from fastlb.data_plane.failure cimport RETRY_BITS
 from fastlb.data_plane.header_edits cimport check_operations
 from fastlb.data_plane.image cimport fits, range_fits, text_fits
 from fastlb.data_plane.pool cimport check_pool, drop_group, load_pool
 from fastlb.data_plane.queue cimport QUEUE_MARK
+from fastlb.data_plane.retry_budget cimport MAX_RETRY_FLOOR, RETRY_TOKENS, open_budget
 from fastlb.data_plane.request_program cimport check_route
 from fastlb.data_plane.system cimport ENOMEM, MAP_FAILED, MAP_SHARED, PROT_READ, SEEK_END, errno, lseek, mmap, munmap
 from fastlb.data_plane.template cimport check_segments
@@ -92,7 +94,9 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
     pools = <const ImagePool*>(image + header.pools.offset)
     for i in range(header.pools.count):
         if not text_fits(size, &pools[i].name) or not range_fits(&pools[i].backends, &header.backends) \
-                or not 0 < pools[i].attempts < 256 or not check_pool(image, size, &pools[i]):
+                or not 0 < pools[i].attempts < 256 or pools[i].retry_on & ~<uint32_t>RETRY_BITS \
+                or pools[i].retry_share_ppm > RETRY_TOKENS or pools[i].retry_floor > MAX_RETRY_FLOOR \
+                or not check_pool(image, size, &pools[i]):
             return -1
         if pools[i].queue.size != 0 and (not text_fits(size, &pools[i].queue) or pools[i].queue.size > MAX_IDENTITY_BYTES
                                          or image[pools[i].queue.offset] != QUEUE_MARK or pools[i].queue_max == 0):
@@ -190,6 +194,7 @@ cdef Snapshot* load_snapshot(Engine* engine, const char* image, size_t size, int
             snapshot.image_size = 0             # stays the caller's
             drop_snapshot(engine, snapshot)
             return NULL
+        open_budget(&snapshot.pools[i].budget, pools[i].retry_floor, engine.now_ms)
         if pools[i].queue.size != 0:
             snapshot.pools[i].queue = hold_queue(&engine.backends, snapshot.image + pools[i].queue.offset, pools[i].queue.size, error)
             if snapshot.pools[i].queue == NULL:

@@ -646,6 +646,7 @@ cdef struct LogValue:               # in LogRecord.values
     uint16_t offset, size
 
 cdef struct LogTry:
+    uint64_t started_ms
     LogValue backend
     uint32_t status                 # 0 = no answer
     uint32_t connect_ms, first_byte_ms, end_ms      # since the attempt began; LOG_NO_TIME
@@ -657,13 +658,13 @@ cdef struct LogRecord:
     const ImageLogSet* set          # borrowed from plan
     Buffer* values                  # owned
     uint64_t started_ms
-    uint64_t try_started_ms
     uint64_t informational_bytes    # of interim heads sent
     uint32_t head_bytes             # of the final head sent
     uint32_t request_head_bytes
     uint32_t draw                   # random, below LOG_SAMPLE_ALL
     uint8_t reason                  # FAILURE_* of a local answer or a cut one
     uint8_t n_tries
+    uint8_t shown_try               # index of the one that the line's single values tell of: what answered, else what began last
     LogTry tries[MAX_LOG_TRIES]
     LogValue captured[MAX_LOG_CAPTURES]
 
@@ -731,6 +732,7 @@ cdef struct Attempt:
     Backend* backend                # counted; its in_flight is claimed while `claimed`
     int32_t pick                    # index in the pool of the exchange's snapshot
     uint8_t state                   # AttemptState
+    uint8_t log_try                 # index in LogRecord.tries
     bint reused                     # connection came from the idle cache
     bint claimed
     bint peak                       # how its latency counts: see select/latency.pxd
@@ -757,6 +759,7 @@ cdef struct Exchange:
     # copied from the pool, so that a tunnel open for days pins no snapshot
     uint32_t connect_timeout_ms, first_byte_timeout_ms, between_bytes_timeout_ms, tunnel_timeout_ms
     uint64_t deadline_ms            # of the whole exchange
+    uint64_t started_ms             # when it entered its pool
     Relay up                        # request body, client -> backend
     Relay down                      # response body, backend -> client; also carries every byte sent to the client
     LogRecord* log                  # owned: what its log line will need; NULL where nothing is logged
@@ -957,6 +960,10 @@ cdef struct ImagePool:
     ImageText name
     uint32_t algorithm
     uint32_t attempts
+    uint32_t retry_on               # RetryOn (failure.pxd)
+    uint32_t retry_within_ms        # a later attempt begins within this time of the exchange
+    uint32_t retry_share_ppm        # the budget's: retries per million exchanges,
+    uint32_t retry_floor            # and per second beyond that
     uint32_t replay_limit_bytes
     uint32_t max_idle, idle_timeout_ms
     uint32_t connect_timeout_ms, first_byte_timeout_ms, between_bytes_timeout_ms, tunnel_timeout_ms
@@ -1058,6 +1065,11 @@ cdef struct Group:
     uint64_t classes_of             # SharedHeader.state_changes that they were made of
     uint64_t classes_until_ms       # when a slow start makes them old; 0 = never
 
+cdef struct RetryBudget:            # what a pool may ask of its backends beyond its exchanges (retry_budget.pxd)
+    uint64_t tokens                 # in millionths of a retry
+    uint64_t counted                # Pool.n_exchanges as of `filled_ms`
+    uint64_t filled_ms
+
 cdef struct Pool:
     const ImagePool* image          # borrowed from the snapshot
     PoolBackend* backends           # borrowed from the snapshot's block
@@ -1072,6 +1084,8 @@ cdef struct Pool:
     uint32_t balance_permille
     uint32_t slow_start_ms
     Queue* queue                    # counted through its row; NULL = none
+    uint64_t n_exchanges            # that entered it in this worker, since its first snapshot
+    RetryBudget budget
 
 cdef struct Snapshot:
     const char* image               # owned mapping
@@ -1121,6 +1135,7 @@ cdef struct Counters:
     uint64_t snapshots_opened, snapshots_closed
     uint64_t responses_1xx, responses_2xx, responses_3xx, responses_4xx, responses_5xx
     uint64_t backend_reused, retries, replays
+    uint64_t retries_refused        # the pool's budget was used up
     uint64_t client_bytes_in, client_bytes_out, backend_bytes_in, backend_bytes_out
     uint64_t spliced_bytes
     uint64_t tunnels_opened, tunnels_closed

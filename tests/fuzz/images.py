@@ -27,6 +27,7 @@ def make_image(*, hosts: Sequence[str] = ("",), networks: Sequence[str] = (), li
         writer.add_listener(f"web{number}", **WAITS, **LIMITS, log_set=number % 2)
     for name in ("round_robin", "weighted_least_connections"):
         pool = writer.add_pool(name, algorithm=name, attempts=3, replay_limit_bytes=65536, max_idle=8, **TIMES)
+        writer.set_retry(pool, on=("connect", "503"), unsafe=True, within_ms=1000, share=0.2, floor=10)
         for port in (80, 81):
             backend = f"127.0.0.1:{port}"
             address = _core.pack_address("127.0.0.1", port)

@@ -61,7 +61,7 @@ def test_all_down_is_a_502_that_says_why_and_the_connection_lives_on(fastlb):
 
 
 def test_no_more_attempts_than_configured(fastlb, backend):
-    lb = fastlb([refusing(), refusing(), backend], pool={"algorithm": "round_robin", "attempts": 2})
+    lb = fastlb([refusing(), refusing(), backend], pool={"algorithm": "round_robin", "retry": {"attempts": 2}})
     answer = lb.get()
     assert (answer.status, answer.reason) == (502, "backend:connect_refused")
     assert backend.saw_nothing()

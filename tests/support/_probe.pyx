@@ -17,7 +17,7 @@ from fastlb.data_plane.buffer cimport append_bytes, buffer_pool_close, buffer_po
 from fastlb.data_plane.connection_table cimport (bury_connection, connection_handle, connection_table_close, connection_table_open,
                                                  empty_graveyard, find_connection, open_connection)
 from fastlb.data_plane.engine cimport engine_close, engine_open
-from fastlb.data_plane.failure cimport FAILURE_BAD_REQUEST_LINE, FAILURE_END, RETRY_IF_REUSED, RETRY_YES, SIDE_BACKEND, SIDE_CLIENT
+from fastlb.data_plane.failure cimport FAILURE_BAD_REQUEST_LINE, FAILURE_END, RETRY_BITS, RETRY_UNSAFE, SIDE_BACKEND, SIDE_CLIENT
 from fastlb.data_plane.failure cimport failures
 from fastlb.data_plane.failure cimport status_phrase as plane_status_phrase
 from fastlb.data_plane.header_operations cimport is_trusted
@@ -36,7 +36,12 @@ from fastlb.data_plane.ready_list cimport list_ready, take_ready, unlist_ready
 from fastlb.data_plane.regex cimport (MAX_REGEX_GROUPS, REGEX_ANCHORED, REGEX_CASELESS, REGEX_FAILED, REGEX_INTERPRETED, REGEX_LIMIT, REGEX_NO_MATCH,
                                       close_regex_scratch, compile_regex, free_regex, match_regex, open_regex_scratch, write_regex_error)
 from fastlb.data_plane.retry cimport is_stale_reuse as plane_is_stale_reuse
+from fastlb.data_plane.retry cimport end_condition as plane_end_condition
 from fastlb.data_plane.retry cimport may_retry as plane_may_retry
+from fastlb.data_plane.retry cimport status_condition as plane_status_condition
+from fastlb.data_plane.retry_budget cimport fill_budget as plane_fill_budget
+from fastlb.data_plane.retry_budget cimport open_budget as plane_open_budget
+from fastlb.data_plane.retry_budget cimport spend_retry as plane_spend_retry
 from fastlb.data_plane.route_table cimport find_route, hash_host
 from fastlb.data_plane.select.dispatch cimport pick
 from fastlb.data_plane.select.randomness cimport mix
@@ -55,16 +60,16 @@ from fastlb.data_plane.snapshot cimport check_image as plane_check_image
 from fastlb.data_plane.snapshot cimport drop_snapshot, load_snapshot, map_image
 from fastlb.data_plane.target cimport normalise_path as plane_normalise_path
 from fastlb.data_plane.timer_wheel cimport arm_wheel, cancel_timer, set_timer, take_expired, timer_wheel_close, timer_wheel_open
-from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, ATTEMPT_SENT,
+from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, ATTEMPT_CONNECTING, ATTEMPT_SENT,
                                       CHUNK_BAD, CHUNK_DONE, FIELD_DROPPED, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE,
                                       FRAME_UNTIL_CLOSE, HEAD_ABSOLUTE_TARGET, HEAD_CLOSE, HEAD_DROP_LISTED, HEAD_EXPECT_CONTINUE,
                                       HEAD_H2C, HEAD_KEEP_ALIVE, HEAD_PATH_IS_RAW, HEAD_UPGRADE, KIND_CLIENT, MAX_TRIED, MAX_WORKERS, METHOD_CONNECT,
                                       METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_OTHER, METHOD_POST, METHOD_PUT,
                                       METHOD_TRACE, NO_BACKEND, NO_INDEX, NO_PIPE, NO_SHARED_ROW, X_HEAD_SENT, X_HTTP_1_0, X_IDEMPOTENT, X_IS_HEAD,
                                       X_REPLAYABLE, Attempt, Backend, BackendTable, Buffer, BufferPool, ChunkDecoder, Connection,
-                                      Column, ConnectionTable, Engine, Exchange, Head, HeaderField, HeadLimits, ImageBackend, ImageHeader,
+                                      Column, ConnectionTable, Counters, Engine, Exchange, Head, HeaderField, HeadLimits, ImageBackend, ImageHeader,
                                       ImageHeaderOperation, ImageHost, ImageListener, ImageLocation, ImagePool, ImageRoute, LogWriter, PipePool,
-                                      Group, PoolBackend, SharedRow, SharedTable, Snapshot, Timer, TimerWheel, WorkerBlock)
+                                      Group, PoolBackend, RetryBudget, SharedRow, SharedTable, Snapshot, Timer, TimerWheel, WorkerBlock)
 from fastlb.data_plane.types cimport ImageSegment, Listener
 from fastlb.data_plane.types cimport Pool as PoolStruct
 from fastlb.data_plane.types cimport Regex as RegexStruct
@@ -169,13 +174,13 @@ LAYOUT = {
 
 # ---------------------------------------------------------------------------------------------------------------- failures
 cdef dict failure_info(uint32_t i):
-    cdef uint32_t side = failures[i].side, retryable = failures[i].retryable
+    cdef uint32_t side = failures[i].side
     return {
         "id": failures[i].id.decode(),
         "sentence": failures[i].sentence.decode(),
         "status": failures[i].status,
         "side": "client" if side == SIDE_CLIENT else "backend" if side == SIDE_BACKEND else "self",
-        "retryable": "yes" if retryable == RETRY_YES else "if_reused" if retryable == RETRY_IF_REUSED else "no",
+        "retry_on": failures[i].retry_on,
     }
 
 
@@ -1110,24 +1115,87 @@ def is_stale_reuse(reason, *, reused=False, answered=False):
     return bool(plane_is_stale_reuse(&attempt, FAILURE_NUMBERS[reason]))
 
 
-def may_retry(reason, *, head_sent=False, routed=True, replayable=True, idempotent=True, reused=False, answered=False, sent=0,
-              n_attempts=1, max_attempts=3):
-    """`sent`: request bytes a socket took; `routed`: the exchange still holds its snapshot."""
+def end_condition(reason, *, answered=False, sent=1):
+    """The RetryOn of an end."""
     cdef:
         Exchange exchange
         Attempt attempt
-        Snapshot snapshot
     memset(&exchange, 0, sizeof(exchange))
     memset(&attempt, 0, sizeof(attempt))
+    attempt.state = ATTEMPT_ANSWERED if answered else ATTEMPT_SENT if sent else ATTEMPT_CONNECTING
+    return plane_end_condition(&exchange, &attempt, FAILURE_NUMBERS[reason])
+
+
+def status_condition(uint32_t status):
+    return plane_status_condition(status)
+
+
+def may_retry(condition, *, retry_on=RETRY_BITS & ~RETRY_UNSAFE, unsafe=False, head_sent=False, routed=True, replayable=True,
+              idempotent=True, sent=0, sending=False, n_attempts=1, max_attempts=3, waited_ms=0, within_ms=10000, share=0.2, floor=10):
+    """Whether another backend may be asked after this RetryOn, of a pool that is new, and how many were refused by its budget.
+
+    `sent`: request bytes a socket took, the first of them at once, or (`sending`) only when it had room; `routed`: the exchange still
+    holds its snapshot."""
+    cdef:
+        Engine engine
+        Counters counters
+        Exchange exchange
+        Attempt attempt
+        Connection connection
+        Snapshot snapshot
+        PoolStruct pool
+        ImagePool image
+    memset(&engine, 0, sizeof(engine))
+    memset(&counters, 0, sizeof(counters))
+    memset(&exchange, 0, sizeof(exchange))
+    memset(&attempt, 0, sizeof(attempt))
+    memset(&connection, 0, sizeof(connection))
     memset(&snapshot, 0, sizeof(snapshot))
+    memset(&pool, 0, sizeof(pool))
+    memset(&image, 0, sizeof(image))
+    engine.counters = &counters
+    engine.now_ms = 100000 + <uint64_t>waited_ms
+    image.retry_on = retry_on | (RETRY_UNSAFE if unsafe else 0)
+    image.retry_within_ms = within_ms
+    image.retry_share_ppm = round(share * 1000000)
+    image.retry_floor = floor
+    pool.image = &image
+    plane_open_budget(&pool.budget, image.retry_floor, engine.now_ms)
     exchange.snapshot = &snapshot if routed else NULL
+    exchange.pool = &pool
+    exchange.started_ms = 100000
     exchange.flags = (X_HEAD_SENT if head_sent else 0) | (X_REPLAYABLE if replayable else 0) | (X_IDEMPOTENT if idempotent else 0)
     exchange.n_attempts = n_attempts
     exchange.max_attempts = max_attempts
+    attempt.connection = &connection
     exchange.up.sent = sent
-    attempt.reused = reused
-    attempt.state = ATTEMPT_ANSWERED if answered else ATTEMPT_SENT
-    return bool(plane_may_retry(&exchange, &attempt, FAILURE_NUMBERS[reason]))
+    exchange.up.sink = &connection
+    attempt.state = ATTEMPT_SENT if sent and not sending else ATTEMPT_CONNECTING
+    return bool(plane_may_retry(&engine, &exchange, &attempt, condition)), counters.retries_refused
+
+
+cdef class Budget:
+    """A retry budget, and the exchanges of its pool."""
+    cdef:
+        RetryBudget budget
+        readonly uint64_t n_exchanges
+        uint32_t share_ppm, floor
+
+    def __init__(self, uint64_t now_ms, uint32_t share_ppm, uint32_t floor):
+        self.share_ppm = share_ppm
+        self.floor = floor
+        plane_open_budget(&self.budget, floor, now_ms)
+
+    def count(self, uint64_t n):
+        self.n_exchanges += n
+
+    def spend(self, uint64_t now_ms):
+        plane_fill_budget(&self.budget, self.n_exchanges, self.share_ppm, self.floor, now_ms)
+        return bool(plane_spend_retry(&self.budget))
+
+    @property
+    def tokens(self):
+        return self.budget.tokens
 
 
 # ---------------------------------------------------------------------------------------------------------------- logs

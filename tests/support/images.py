@@ -29,6 +29,7 @@ POOL = {
     "exchange_timeout_ms": 3_600_000,
     "tunnel_timeout_ms": 3_600_000,
 }
+RETRY = {"on": ("connect", "closed", "reset"), "unsafe": False, "within_ms": 10_000, "share": 0.2, "floor": 10}
 SECTIONS = (
     "operations",
     "networks",
@@ -77,8 +78,10 @@ class Writer(_core.SnapshotWriter):
     def listener(self, name: str = "web", **changes: Any) -> int:
         return self.add_listener(name, **{**LISTENER, **changes})
 
-    def pool(self, name: str = "api", **changes: Any) -> int:
-        return self.add_pool(name, **{**POOL, **changes})
+    def pool(self, name: str = "api", *, retry: dict[str, Any] | None = None, **changes: Any) -> int:
+        number = self.add_pool(name, **{**POOL, **changes})
+        self.set_retry(number, **{**RETRY, **(retry or {})})
+        return number
 
     def backend(self, pool: int, port: int = 8080, *, weight: int = 1, max_in_flight: int = 0, resolved: bool = True) -> int:
         name = f"127.0.0.1:{port}"

@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import struct
+from typing import Any
 
 import pytest
 
@@ -82,6 +83,12 @@ def test_bad_pool_is_refused(changes: dict[str, object]) -> None:
 def test_negative_setting_of_a_pool_is_refused(name: str) -> None:
     with pytest.raises(OverflowError):
         Writer().pool(**{name: -1})
+
+
+@pytest.mark.parametrize("changes", [{"share": 1.1}, {"share": -0.1}, {"floor": 100_001}, {"floor": -1}])
+def test_budget_beyond_its_limits_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="share must be 0 to 1"):
+        Writer().pool(retry=changes)
 
 
 @pytest.mark.parametrize("algorithm", _core.ALGORITHMS)

@@ -205,7 +205,7 @@ class Choice:
     def read(self, written: object, path: KeyPath, reader: Reader) -> str | None:
         if isinstance(written, str) and written in self.words:
             return written
-        name = path[-1]
+        name = next(key for key in reversed(path) if isinstance(key, str))  # of the list, where it is one of several
         if not isinstance(written, str):
             reader.reject(path, f"found {describe(written)}", f"{name} is {self.range_text()}")
         elif written in self.not_yet:

@@ -35,6 +35,18 @@ MOST_LOGGED_HEADERS = 48
 # Of a whole configuration; a worker keeps those of earlier ones beside them.
 MOST_LOG_DESTINATIONS = 64
 
+# What other load balancers call the ends of an attempt after which another backend is asked.
+RETRY_WORDS = {
+    "error": "connect",
+    "conn-failure": "connect",
+    "connect-failure": "connect",
+    "empty-response": "closed",
+    "response-timeout": "timeout",
+    "invalid_header": "bad_response",
+    "junk-response": "bad_response",
+    **{f"http_{status}": str(status) for status in (403, 404, 429, 500, 502, 503, 504)},
+}
+
 # Deadlines are kept in 32 bits of milliseconds, 49 days; nobody waits longer than a month.
 LONGEST = "30d"
 
@@ -271,6 +283,30 @@ class Queue:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """When a request is sent to another backend."""
+
+    on: tuple[str, ...] = option(
+        "on",
+        ListOf(
+            Choice(
+                ("connect", "closed", "reset", "timeout", "bad_response", "403", "404", "429", "500", "502", "503", "504", "5xx"),
+                also_called=RETRY_WORDS,
+            ),
+            identity=lambda word: word,
+        ),
+        ["connect", "closed", "reset"],
+        ("retry_on", "when", "conditions", "statuses"),
+    )
+    # An exchange remembers up to eight backends that failed it.
+    attempts: int = option("attempts", Count(1, 8), 3, ("retries", "tries", "max_attempts", "proxy_next_upstream_tries", "num_retries"))
+    within_ms: int = option("within", duration("1ms", LONGEST), "10s", ("timeout", "proxy_next_upstream_timeout"))
+    budget: float = option("budget", Share(), 0.2, ("budget_percent", "retry_budget", "percent"))
+    budget_floor: int = option("budget_floor", Count(0, 100_000), 10, ("min_retries_per_second", "floor"))
+    unsafe: bool = option("unsafe", Flag(), False, ("non_idempotent", "any_method"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PoolTimeouts:
     """How long an exchange waits for its backend."""
 
@@ -302,8 +338,7 @@ class Pool:
         also_called=("backend", "servers", "server", "members", "upstreams", "nodes", "targets"),
         inner=Backend,
     )
-    # An exchange remembers up to eight backends that failed it.
-    attempts: int = option("attempts", Count(1, 8), 3, ("retries", "tries", "proxy_next_upstream_tries"))
+    retry: Retry = table("retry", Retry, ("retries", "proxy_next_upstream", "retry_policy", "redispatch"))
     # What is kept has to fit a buffer of the largest class, 256 KiB with its record.
     replay_limit_bytes: int = option("replay_limit", size("0B", "252KiB"), "64KiB")
     keepalive: Keepalive = table("keepalive", Keepalive, ("keep_alive",))

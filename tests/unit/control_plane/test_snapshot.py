@@ -150,6 +150,15 @@ def test_pools_are_written_in_their_units(writer: type[RecordingWriter]) -> None
     assert second[1]["algorithm"] == "round_robin"
 
 
+def test_retries_of_each_pool_are_written_in_their_units(writer: type[RecordingWriter]) -> None:
+    assert [arguments for arguments, _ in build().of("set_retry")] == [(0,), (1,)]
+    retry = '[pools.one]\nretry = { on = ["5xx"], unsafe = true, within = "2s", budget = 0.5, budget_floor = 7 }'
+    snapshot.build_image(load_text(TEXT.replace("[pools.one]", retry), "f").config, {}, 1)
+    first, second = RecordingWriter.last.of("set_retry")
+    assert first[1] == {"on": ("5xx",), "unsafe": True, "within_ms": 2000, "share": 0.5, "floor": 7}
+    assert second[1] == {"on": ("connect", "closed", "reset"), "unsafe": False, "within_ms": 10_000, "share": 0.2, "floor": 10}
+
+
 def backends(built: RecordingWriter) -> list[tuple[int, str, str, bytes | None, int, int]]:
     return [
         (arguments[0], o["identity"], o["display"], o["address"], o["weight"], o["max_in_flight"])

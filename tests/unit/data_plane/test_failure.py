@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from fastlb._core import RETRY_ON
 from tests.support._probe import FAILURES, status_phrase
 
 # The reason ids are an interface: counters and the reason header carry them. Adding is fine, renaming is not.
@@ -41,6 +42,7 @@ STATUS = {
     "client:write_timeout": 0,
     "queue_full": 503,
     "queue_timeout": 503,
+    "backend:bad_status": 502,
 }
 
 
@@ -72,10 +74,13 @@ def test_the_client_is_to_blame_for_4xx_only() -> None:
             assert failure["status"] in (502, 504)
 
 
-def test_only_what_proves_that_nothing_was_sent_may_be_retried_in_general() -> None:
-    assert {failure["id"] for failure in FAILURES if failure["retryable"] == "yes"} == {
-        "backend:connect_refused",
-        "backend:connect_failed",
-        "backend:connect_timeout",
-    }
-    assert {failure["id"] for failure in FAILURES if failure["retryable"] == "if_reused"} == {"backend:closed", "backend:reset"}
+def test_only_what_a_backend_came_to_before_it_answered_may_be_retried() -> None:
+    retried: dict[int, set[str]] = {}
+    for failure in FAILURES:
+        retried.setdefault(failure["retry_on"], set()).add(failure["id"].removeprefix("backend:"))
+    assert set(retried) == {0, *(RETRY_ON[word] for word in ("connect", "closed", "reset", "timeout", "bad_response"))}
+    assert retried[RETRY_ON["connect"]] == {"connect_refused", "connect_failed", "connect_timeout"}
+    assert retried[RETRY_ON["closed"]] == {"closed"}
+    assert retried[RETRY_ON["reset"]] == {"reset"}
+    assert retried[RETRY_ON["timeout"]] == {"first_byte_timeout", "between_bytes_timeout"}
+    assert retried[RETRY_ON["bad_response"]] == {"bad_response", "head_too_large"}

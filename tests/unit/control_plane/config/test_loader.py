@@ -6,7 +6,7 @@ import pytest
 
 from fastlb.control_plane.config.errors import ConfigError
 from fastlb.control_plane.config.loader import MAX_FILE_BYTES, load_file, load_text
-from fastlb.control_plane.config.schema import WEIGHTED_LEAST_CONNECTIONS, Config, GlobalSettings, ListenerTimeouts, PoolTimeouts
+from fastlb.control_plane.config.schema import WEIGHTED_LEAST_CONNECTIONS, Config, GlobalSettings, ListenerTimeouts, PoolTimeouts, Retry
 
 MINIMAL = """\
 [[listeners]]
@@ -46,7 +46,8 @@ def test_a_minimal_file_gets_every_default() -> None:
         4096,
     )
     (pool,) = config.pools
-    assert (pool.name, pool.algorithm, pool.attempts, pool.keepalive.max_idle) == ("api", WEIGHTED_LEAST_CONNECTIONS, 3, 1024)
+    assert (pool.name, pool.algorithm, pool.keepalive.max_idle) == ("api", WEIGHTED_LEAST_CONNECTIONS, 1024)
+    assert pool.retry == Retry(on=("connect", "closed", "reset"), attempts=3, within_ms=10_000, budget=0.2, budget_floor=10, unsafe=False)
     assert pool.timeouts == PoolTimeouts()
     assert [(str(backend.address), backend.weight, backend.max_in_flight) for backend in pool.backends] == [("10.0.0.1:80", 1, 0)]
 
@@ -105,7 +106,7 @@ pool = "api"
 [pools.api]
 algorithm = "weighted_least_connections"
 backends = ["10.0.0.11:8080", { address = "10.0.0.12:8080", weight = 3, max_in_flight = 10 }, "unix:/run/app.sock", "app.example:80"]
-attempts = 1
+retry = { on = "5xx", attempts = 1, within = "1s", budget = 1, budget_floor = 0, unsafe = true }
 replay_limit = "0B"
 keepalive = { max_idle = 0, idle = "1s" }
 timeouts = { connect = "1s", first_byte = "2s", between_bytes = "3s", exchange = "4s", tunnel = "5s" }
@@ -130,7 +131,8 @@ timeouts = { connect = "1s", first_byte = "2s", between_bytes = "3s", exchange =
         (1, 0, False),
         (1, 0, True),
     ]
-    assert (pool.attempts, pool.replay_limit_bytes, pool.keepalive.max_idle, pool.keepalive.idle_ms) == (1, 0, 0, 1000)
+    assert pool.retry == Retry(on=("5xx",), attempts=1, within_ms=1000, budget=1.0, budget_floor=0, unsafe=True)
+    assert (pool.replay_limit_bytes, pool.keepalive.max_idle, pool.keepalive.idle_ms) == (0, 0, 1000)
     pool_timeouts = pool.timeouts
     assert (pool_timeouts.connect_ms, pool_timeouts.first_byte_ms, pool_timeouts.between_bytes_ms) == (1000, 2000, 3000)
     assert (pool_timeouts.exchange_ms, pool_timeouts.tunnel_ms) == (4000, 5000)
@@ -169,7 +171,7 @@ timeouts = { connect = "1s", first_byte = "2s", between_bytes = "3s", exchange =
         (
             "backends =",
             "servers =",
-            '5:1: unknown key "servers"; known here: algorithm, backends, attempts, replay_limit, keepalive, timeouts',
+            '5:1: unknown key "servers"; known here: algorithm, backends, retry, replay_limit, keepalive, timeouts',
         ),
         (
             "[[listeners]]",
@@ -224,7 +226,10 @@ timeouts = { connect = "1s", first_byte = "2s", between_bytes = "3s", exchange =
             '5:13: unknown algorithm "least_con"; algorithm is "weighted_least_connections" or "round_robin"',
         ),
         ("backends", 'algorithm = "maglev"\nbackends', '5:13: algorithm "maglev" is not in this version'),
-        ("backends", "attempts = 0\nbackends", "5:12: 0 is out of range; 1 … 8"),
+        ("backends", "retry = { attempts = 0 }\nbackends", "5:22: 0 is out of range; 1 … 8"),
+        ("backends", "attempts = 2\nbackends", '5:1: "attempts" does not belong here; it belongs into pools.retry; known here: '),
+        ("backends", 'retry = { on = ["http_503"] }\nbackends', '5:17: unknown on "http_503"; on is "connect", '),
+        ("backends", 'retry = { on = ["reset", "reset"] }\nbackends', "5:26: reset is listed a second time; list it once"),
         ('"web"', '"web site"', '2:8: "web site" is not a name; a name is 1 to 64 letters, digits, _, . and -; did you mean "web-site"?'),
         ('"web"', "5", '2:8: found 5; a name is a text, such as "web"'),
         ('"127.0.0.1:8080"', "8080", '3:8: found 8080; an address is a text, such as "127.0.0.1:8080"'),

@@ -197,7 +197,7 @@ SCALARS = st.one_of(
 # fmt: off
 KEYS = st.sampled_from([
     "global", "listeners", "routes", "pools", "name", "bind", "protocol", "timeouts", "limits", "backlog", "head", "body", "target",
-    "host", "path", "pool", "algorithm", "backends", "attempts", "keepalive", "max_idle", "idle", "address", "weight", "drain_timeout",
+    "host", "path", "pool", "algorithm", "backends", "retry", "keepalive", "max_idle", "idle", "address", "weight", "drain_timeout",
     "trusted_networks", "reason_header", "max_connections", "workers", "user", "pid_file", "headers", "api", "nonsense",
 ])
 # fmt: on
