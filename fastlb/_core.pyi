@@ -5,6 +5,7 @@ BUILD_ID: str
 ALGORITHMS: dict[str, int]
 ROW_STATES: dict[str, int]
 RETRY_ON: dict[str, int]
+STICKY_FLAGS: dict[str, int]
 SEGMENTS: dict[str, int]
 ENCODINGS: dict[str, int]
 HEADER_OPERATIONS: dict[str, int]
@@ -77,7 +78,9 @@ class SnapshotWriter:
         weight: int,
         max_in_flight: int,
         table_name: str | None = None,
+        cookie: str = "",
     ) -> int: ...
+    def set_sticky_cookie(self, pool: int, *, name: str, attributes: str, lifetime_s: int = 0, flags: int = 0) -> None: ...
     def add_route(self, *, host: str, path_prefix: str, pool: int, name: str = "", priority: int = 4) -> int: ...
     def set_mirror(self, route: int, *, pool: int, share: float) -> None: ...
     def edit_request(self, route: int, operations: Sequence[HeaderOperation]) -> None: ...

@@ -32,6 +32,7 @@ from fastlb.data_plane.shared_table cimport (COLUMN_BYTES, ROW_BYTES, WORKER_BYT
                                              DETAILS_BYTES, count_workers, create_shared, details_at, has_fault_hook, map_shared,
                                              open_worker, row_at, set_state, sweep_rows, worker_at)
 from fastlb.data_plane.snapshot cimport IMAGE_LAYOUT, IMAGE_MAGIC, map_image
+from fastlb.data_plane.sticky cimport hash_sticky_value
 from fastlb.data_plane.system cimport ENOSPC, errno, memcpy, memset, munmap
 from fastlb.data_plane cimport types
 from fastlb.data_plane.types cimport (FAILURE_COUNT, HEADER_OTHER, MAX_HEAD_BYTES, MAX_HEADERS, MAX_IDENTITY_BYTES, MAX_ROWS, MAX_WORKERS,
@@ -46,6 +47,7 @@ from fastlb.data_plane.types cimport (Exchange, ImageBackend, ImageHeader, Image
                                       ImageLogTerm, ImageLocation, ImagePool, ImageRoute, ImageSection, ImageText, Listener, SharedHeader,
                                       SharedRow, SharedTable, Socket, WorkerBlock, WorkerGauges)
 from fastlb.data_plane.types cimport QUEUE_PRIORITIES, ImageAlias, ImageGroup, ImageRingPoint, Regex, RowDetails
+from fastlb.data_plane.types cimport ImageSticky
 
 from fastlb._build import BUILD_ID
 
@@ -81,6 +83,8 @@ ALGORITHMS = {"round_robin": types.ALGORITHM_ROUND_ROBIN, "weighted_round_robin"
               "random_two_choices": types.ALGORITHM_RANDOM_TWO_CHOICES, "peak_ewma": types.ALGORITHM_PEAK_EWMA,
               "least_time": types.ALGORITHM_LEAST_TIME}
 ROW_STATES = {"down": types.ROW_DOWN, "drain": types.ROW_DRAIN, "maintenance": types.ROW_MAINTENANCE}
+STICKY_FLAGS = {"reject": types.STICKY_REJECT, "drain": types.STICKY_DRAIN, "indirect": types.STICKY_INDIRECT, "secure": types.STICKY_SECURE,
+                "secure_auto": types.STICKY_SECURE_AUTO, "nocache": types.STICKY_NOCACHE}
 
 RETRY_ON = {"connect": RETRY_ON_CONNECT, "closed": RETRY_ON_CLOSED, "reset": RETRY_ON_RESET, "timeout": RETRY_ON_TIMEOUT,
             "bad_response": RETRY_ON_BAD_RESPONSE, "403": RETRY_ON_403, "404": RETRY_ON_404, "429": RETRY_ON_429, "500": RETRY_ON_500,
@@ -234,7 +238,7 @@ cdef class SnapshotWriter:
         bytearray texts
         list networks, listeners, routes, pools, pool_backends, pool_groups, table_names
         list segments, operations
-        dict hosts, request_edits
+        dict hosts, stickies, request_edits
         uint64_t generation
         ImageText reason_header
         bint forwarded_headers, request_id
@@ -248,7 +252,7 @@ cdef class SnapshotWriter:
         self.networks, self.listeners, self.routes, self.pools, self.pool_backends, self.pool_groups = [], [], [], [], [], []
         self.table_names = []
         self.segments, self.operations = [], []
-        self.hosts, self.request_edits = {}, {}
+        self.hosts, self.stickies, self.request_edits = {}, {}, {}
         self.generation = generation
         self.reason_header.offset = sizeof(ImageHeader)
         self.reason_header.size = 0
@@ -345,6 +349,7 @@ cdef class SnapshotWriter:
         entry.between_bytes_timeout_ms = between_bytes_timeout_ms
         entry.exchange_timeout_ms = exchange_timeout_ms
         entry.tunnel_timeout_ms = tunnel_timeout_ms
+        entry.sticky = NO_INDEX
         if queue_max:
             entry.queue = self.add_text(chr(QUEUE_MARK).encode() + name.encode())
             entry.queue_max = queue_max
@@ -379,11 +384,33 @@ cdef class SnapshotWriter:
         if n not in starts:
             starts.append(n)
 
-    def add_backend(self, pool, *, identity, display, address, weight, max_in_flight, table_name=None):
+    def set_sticky_cookie(self, pool, *, name, attributes, lifetime_s=0, flags=0):
+        """Has clients of a pool come back to their backends by a cookie of ours.
+
+        Args:
+            name: of the cookie, at most 128 bytes.
+            attributes: what stands behind its value in Set-Cookie, but for Secure; at most 1024 bytes.
+            lifetime_s: 0 = until the browser ends.
+            flags: a sum of STICKY_FLAGS.
+        """
+        cdef ImageSticky entry
+        if not 0 < len(name) <= types.MAX_COOKIE_NAME_BYTES or len(attributes) > types.MAX_COOKIE_ATTRIBUTES_BYTES:
+            raise ValueError("the name or the attributes of a cookie are too long, or there is no name")
+        memset(&entry, 0, sizeof(entry))
+        entry.kind = types.STICKY_COOKIE
+        entry.flags = flags
+        entry.cookie = self.add_text(name.encode("ascii"))
+        entry.attributes = self.add_text(attributes.encode("ascii"))
+        entry.lifetime_s = lifetime_s
+        self.stickies[pool] = record(&entry, sizeof(entry))
+
+    def add_backend(self, pool, *, identity, display, address, weight, max_in_flight, table_name=None, cookie=""):
         """A backend of a pool. `address`: from pack_address or pack_unix, None = not resolved (never picked). `identity`: the text
         that running counts follow from snapshot to snapshot, at most 424 bytes. `table_name`: what its places in hash tables follow; None =
-        `display`. Returns its index in the pool."""
-        cdef ImageBackend entry
+        `display`. `cookie`: what a sticky cookie calls it, 22 ASCII characters, or "". Returns its index in the pool."""
+        cdef:
+            ImageBackend entry
+            bytes value = cookie.encode("ascii")
         if len(identity.encode()) > MAX_IDENTITY_BYTES:
             raise ValueError(f"the name of a pool and the address of its backend may have {MAX_IDENTITY_BYTES} bytes together: {identity}")
         memset(&entry, 0, sizeof(entry))
@@ -391,6 +418,10 @@ cdef class SnapshotWriter:
         entry.display = self.add_text(display.encode())
         entry.weight = weight
         entry.max_in_flight = max_in_flight
+        if value:
+            if len(value) != types.STICKY_VALUE_BYTES:
+                raise ValueError(f"a sticky cookie's value has {types.STICKY_VALUE_BYTES} characters")
+            memcpy(entry.cookie, <const char*>value, types.STICKY_VALUE_BYTES)
         if address is not None:
             if len(address) > 110:
                 raise ValueError("not a packed address")
@@ -515,6 +546,24 @@ cdef class SnapshotWriter:
                 self.route(number).features |= ROUTE_DROPS_NAMES
         return 0
 
+    cdef bytes pack_sticky_slots(self, list backends):
+        # The table from cookie values to backends of a pool, at most half full.
+        cdef:
+            const ImageBackend* backend
+            uint32_t mask = 3, at, number
+        while mask < 2 * len(backends):
+            mask = mask * 2 + 1
+        slots = [0] * (mask + 1)
+        for number, packed in enumerate(backends):
+            backend = <const ImageBackend*><const char*><bytes>packed
+            if backend.cookie[0] == 0:
+                raise ValueError("a backend of a pool with a sticky cookie has no value for it")
+            at = hash_sticky_value(backend.cookie) & mask
+            while slots[at]:
+                at = (at + 1) & mask
+            slots[at] = number + 1
+        return b"".join([index.to_bytes(4, sys.byteorder) for index in slots])
+
     cdef tuple pack_hosts(self):
         # Hosts, their locations (longest prefix first) and the open-addressing table of host names.
         cdef:
@@ -565,13 +614,18 @@ cdef class SnapshotWriter:
         cdef:
             ImageHeader header
             ImagePool* pool
+            ImageSticky* sticky
         memset(&header, 0, sizeof(header))
         self.pack_request_edits()
         any_host, wildcards, slots, hosts, locations = self.pack_hosts()
-        pools, backends, groups = [], [], []
-        for packed, entries, names, starts in zip(self.pools, self.pool_backends, self.table_names, self.pool_groups, strict=True):
+        pools, backends, groups, stickies = [], [], [], []
+        for number, (packed, entries, names, starts) in enumerate(zip(self.pools, self.pool_backends, self.table_names, self.pool_groups,
+                                                                      strict=True)):
             packed = bytearray(packed)
             pool = <ImagePool*><char*>packed
+            if number in self.stickies:
+                pool.sticky = <uint32_t>len(stickies)
+                stickies.append((bytearray(self.stickies[number]), self.pack_sticky_slots(entries)))
             pool.backends.offset = <uint32_t>len(backends)
             pool.backends.count = <uint32_t>len(entries)
             pool.groups.offset = <uint32_t>len(groups)
@@ -601,6 +655,10 @@ cdef class SnapshotWriter:
         header.groups.offset, header.groups.count = place(b"".join(groups)), len(groups)
         header.log_plan.offset, header.log_plan.count = place(self.log_plan), len(self.log_plan)
         header.segments.offset, header.segments.count = place(b"".join(self.segments)), len(self.segments)
+        for packed, slots in stickies:
+            sticky = <ImageSticky*><char*>packed
+            sticky.slots.offset, sticky.slots.count = place(slots), len(slots) // sizeof(uint32_t)
+        header.stickies.offset, header.stickies.count = place(b"".join([bytes(packed) for packed, _ in stickies])), len(stickies)
         place(b"")                              # ends at a multiple of 8, as its records do
         header.magic = <uint64_t>IMAGE_MAGIC
         header.layout_version = IMAGE_LAYOUT

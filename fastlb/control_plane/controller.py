@@ -23,6 +23,7 @@ from fastlb.control_plane.config.schema import Config, Listener
 from fastlb.control_plane.log_plan import log_destinations
 from fastlb.control_plane.names import Names
 from fastlb.control_plane.snapshot import build_image
+from fastlb.control_plane.sticky_key import StickyKey, StickyKeyError, load_sticky_key
 from fastlb.processes.channel import Channel
 from fastlb.processes.control_socket import ControlSocket
 from fastlb.processes.cpus import usable_cpus
@@ -60,11 +61,13 @@ class ControllerOptions:
         config: what to begin with, unless a predecessor left something.
         control_path: of a unix socket to open for requests; "" for none.
         override: what the command line said holds for every file that is read later, too.
+        sticky_key: that of `config`, read with the privileges that fastlb was started with.
     """
 
     config: Config
     control_path: str = ""
     override: Callable[[Loaded], Loaded] = lambda loaded: loaded
+    sticky_key: StickyKey | None = None
 
 
 def run_controller(channel: Channel[ToController], shared: _core.SharedMemory, state_fd: int | None, options: ControllerOptions) -> None:
@@ -92,6 +95,7 @@ class Controller:
         self._generation = 0  # of what is in force
         self._tried = 0  # the latest that was offered: a number is never used again
         self._names = Names(loop, self._on_names_changed, report)
+        self._sticky_key = options.sticky_key
         self._control = ControlSocket(options.control_path, self._handle_control)
         self._processes: tuple[ProcessState, ...] = ()
 
@@ -139,12 +143,13 @@ class Controller:
     async def _offer(self, config: Config) -> None:
         """Has the supervisor put a configuration in force, or not."""
         logs = [await self._describe_log(destination) for destination in log_destinations(config)]
+        sticky_key = self._find_sticky_key(config)
         generation = self._tried = self._tried + 1
         try:
             if self._generation:
-                image = await asyncio.to_thread(build_image, config, self._names.addresses, generation)
+                image = await asyncio.to_thread(build_image, config, self._names.addresses, generation, sticky_key)
             else:
-                image = build_image(config, self._names.addresses, generation)
+                image = build_image(config, self._names.addresses, generation, sticky_key)
         except (ValueError, OSError) as error:
             raise ApplyError(f"the snapshot could not be built: {error}") from error
         try:
@@ -166,6 +171,19 @@ class Controller:
         if isinstance(answer, Rejected):
             raise ApplyError(answer.text)
         self._generation = generation
+
+    def _find_sticky_key(self, config: Config) -> bytes:
+        """The key of a configuration's sticky cookies; b"" where it has none. One that was not known at the start is read with the rights
+        that the controller has."""
+        try:
+            found, warnings = load_sticky_key(config, self._sticky_key)
+        except StickyKeyError as error:
+            raise ApplyError(str(error)) from error
+        report_warnings(warnings)
+        if found is None:
+            return b""
+        self._sticky_key = found
+        return found.key
 
     async def _describe_log(self, destination: LogDestination) -> LogTarget:
         """A log for the supervisor, which opens it and asks no name server: names are resolved here."""

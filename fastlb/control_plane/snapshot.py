@@ -8,17 +8,19 @@ from collections.abc import Mapping, Sequence
 from fastlb import _core
 from fastlb.control_plane.config.schema import Backend, Config
 from fastlb.control_plane.log_plan import build_log_plan
+from fastlb.control_plane.sticky_plan import make_cookie_value, set_sticky
 
 # The engine keeps a head together with its buffer's own record in 64 KiB.
 MAX_HEAD_BYTES = 65536 - 64
 
 
-def build_image(config: Config, addresses: Mapping[str, Sequence[str]], generation: int) -> int:
+def build_image(config: Config, addresses: Mapping[str, Sequence[str]], generation: int, sticky_key: bytes = b"") -> int:
     """Writes one snapshot image.
 
     Args:
         addresses: the IP addresses of every name that is resolved.
         generation: counts up from 1.
+        sticky_key: what makes the values of sticky cookies, where a pool has them.
 
     Returns:
         A descriptor of the sealed image; the caller closes it.
@@ -67,8 +69,9 @@ def build_image(config: Config, addresses: Mapping[str, Sequence[str]], generati
         writer.set_retry(
             pool_index, on=retry.on, unsafe=retry.unsafe, within_ms=retry.within_ms, share=retry.budget, floor=retry.budget_floor
         )
+        set_sticky(writer, pool_index, pool.sticky)
         for backend in pool.backends:
-            _add_backend(writer, pool_index, pool.name, backend, addresses)
+            _add_backend(writer, pool_index, pool.name, backend, addresses, sticky_key if pool.sticky.cookie else b"")
     for route in config.routes:
         for host in route.hosts:
             index = writer.add_route(host=host, path_prefix=route.path, pool=pool_indexes[route.pool], priority=route.priority)
@@ -77,7 +80,9 @@ def build_image(config: Config, addresses: Mapping[str, Sequence[str]], generati
     return writer.finish()
 
 
-def _add_backend(writer: _core.SnapshotWriter, pool: int, pool_name: str, backend: Backend, addresses: Mapping[str, Sequence[str]]) -> None:
+def _add_backend(
+    writer: _core.SnapshotWriter, pool: int, pool_name: str, backend: Backend, addresses: Mapping[str, Sequence[str]], sticky_key: bytes
+) -> None:
     """One row for an address; for a name one row per address that it has, or one that gets no requests while it has none."""
     written = backend.address
     rows: list[tuple[str, str, bytes | None]]  # identity, display, address
@@ -98,4 +103,5 @@ def _add_backend(writer: _core.SnapshotWriter, pool: int, pool_name: str, backen
             address=address,
             weight=backend.weight,
             max_in_flight=backend.max_in_flight,
+            cookie=make_cookie_value(sticky_key, f"{pool_name}|{identity}") if sticky_key else "",
         )

@@ -16,12 +16,14 @@ from fastlb.data_plane.idle_cache cimport cache_take
 from fastlb.data_plane.select.candidates cimport is_eligible, was_tried
 from fastlb.data_plane.select.dispatch cimport pick
 from fastlb.data_plane.select.latency cimport note_row_latency
+from fastlb.data_plane.sticky cimport pick_sticky
 from fastlb.data_plane.system cimport (CLOCK_MONOTONIC, ECONNREFUSED, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, ETIMEDOUT, clock_gettime,
                                        close, likely, memset, timespec, unlikely)
 from fastlb.data_plane.transport cimport start_connect, still_open, watch
 from fastlb.data_plane.types cimport (ALGORITHM_PEAK_EWMA, ATTEMPT_CONNECTING, IO_READABLE, IO_WRITABLE, KIND_BACKEND, NO_BACKEND,
                                       POOL_NOTES_LATENCY, STATE_CONNECTING, STATE_EXCHANGE, WAIT_CONNECT, WAIT_UNSET, X_FRESH, X_IDEMPOTENT,
                                       Attempt, Backend, Connection, Engine, Exchange, PoolBackend)
+from fastlb.data_plane.types cimport X_STICKY
 
 cdef extern from "<errno.h>" nogil:
     int ENOENT
@@ -142,6 +144,19 @@ cdef uint32_t open_backend_connection(Engine* engine, Exchange* exchange, Attemp
     return 0
 
 
+cdef inline int32_t choose(Exchange* exchange, uint32_t* failure) noexcept nogil:
+    # The backend for the next attempt, in the pool; NO_BACKEND with *failure where there is none.
+    cdef int32_t index
+    if unlikely(exchange.flags & X_STICKY):
+        index = pick_sticky(exchange, failure)
+        if index != NO_BACKEND or failure[0] != 0:
+            return index
+    index = pick(exchange.pool, exchange.key, exchange.tried, exchange.n_tried)
+    if unlikely(index == NO_BACKEND):
+        failure[0] = none_left(exchange)
+    return index
+
+
 cdef uint32_t start_attempt(Engine* engine, Exchange* exchange) noexcept nogil:
     # Picks a backend, claims it and sends the request or starts to connect. 0, or a FAILURE_* with the attempt left for
     # end_attempt (exchange.attempt, NULL when no backend could be picked).
@@ -149,12 +164,12 @@ cdef uint32_t start_attempt(Engine* engine, Exchange* exchange) noexcept nogil:
         Attempt* attempt
         PoolBackend* entry
         Connection* connection = NULL
-        uint32_t failure
+        uint32_t failure = 0
         int32_t index
     while True:
-        index = pick(exchange.pool, exchange.key, exchange.tried, exchange.n_tried)
+        index = choose(exchange, &failure)
         if unlikely(index == NO_BACKEND):
-            return none_left(exchange)
+            return failure
         entry = &exchange.pool.backends[index]
         if likely(claim(engine, entry.row, entry.max_in_flight)):
             break                               # else a sibling took its last place since the pick, which now finds it full

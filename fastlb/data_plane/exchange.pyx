@@ -33,14 +33,15 @@ from fastlb.data_plane.request_program cimport run_program
 from fastlb.data_plane.retry cimport (can_send_again, end_condition, has_candidate, has_untried, is_stale_reuse, may_retry, note_tried,
                                       status_condition)
 from fastlb.data_plane.snapshot cimport drop_snapshot
+from fastlb.data_plane.sticky cimport begin_sticky, note_sticky_answer
 from fastlb.data_plane.system cimport likely, unlikely
 from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE, HEAD_CLOSE, HEAD_EXPECT_CONTINUE,
                                       HEAD_KEEP_ALIVE, HEAD_UPGRADE, HEADER_UPGRADE, IO_ERROR, IO_READABLE,
-                                      METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_PUT, METHOD_TRACE, NO_PIPE,
+                                      METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_PUT, METHOD_TRACE, NO_PIPE, POOL_STICKY,
                                       RELAY_DONE, RELAY_NO_MEMORY, RELAY_OFF, RELAY_RUNNING, RELAY_SINK_FAILED, RELAY_SOURCE_FAILED,
                                       RELAY_SOURCE_INVALID, RELAY_TOO_LARGE, STATE_EXCHANGE, WAIT_BETWEEN_BYTES, WAIT_BODY, WAIT_EXCHANGE,
                                       WAIT_FIRST_BYTE, WAIT_TUNNEL, WAIT_UNSET, WAIT_WRITE, X_BODY_DONE, X_EXPECT, X_FRESH, X_HEAD_SENT,
-                                      X_HTTP_1_0, X_IDEMPOTENT, X_IS_HEAD, X_KEEP_ALIVE, X_MIRROR, X_REPLAYABLE, X_RESEND, X_REUSABLE, X_TUNNEL,
+                                      X_HTTP_1_0, X_IDEMPOTENT, X_IS_HEAD, X_KEEP_ALIVE, X_MIRROR, X_REPLAYABLE, X_RESEND, X_REUSABLE, X_STICKY, X_TUNNEL,
                                       X_UPGRADE, Attempt, Connection, Engine, Exchange, Head, Relay)
 from fastlb.data_plane.types cimport (QUEUE_LOOK, QUEUE_LOOK_PAST, QUEUE_PRIORITIES, QUEUE_WAKE, X_QUEUED, Backend, Pool, Queue)
 
@@ -156,6 +157,8 @@ cdef void begin_exchange(Engine* engine, Exchange* exchange, Head* head) noexcep
     if unlikely(failure != 0):
         refuse(engine, exchange, failure)
         return
+    if unlikely(exchange.pool.flags & POOL_STICKY):
+        begin_sticky(engine, exchange, head)
     if unlikely(exchange.log != NULL):
         log_pool(engine, exchange)
     relay_open(&exchange.up, exchange, exchange.client, NULL, head.framing, head.framing, head.content_length)
@@ -380,6 +383,8 @@ cdef void take_response_head(Engine* engine, Exchange* exchange, Head* head, cha
         exchange.deadline_ms = <uint64_t>-1 >> 1
         engine.counters.responses_1xx += 1
         engine.counters.tunnels_opened += 1
+        if unlikely(exchange.flags & X_STICKY):
+            note_sticky_answer(engine, exchange, head)
         if not client.codec.switch_to_tunnel(engine, exchange, head, body, body_size):
             abandon(engine, exchange, FAILURE_OUT_OF_MEMORY)
             return
@@ -395,6 +400,8 @@ cdef void take_response_head(Engine* engine, Exchange* exchange, Head* head, cha
         # with this exchange, and the answer says so.
         exchange.flags &= ~<uint32_t>X_KEEP_ALIVE
     exchange.status = head.status
+    if unlikely(exchange.flags & X_STICKY):
+        note_sticky_answer(engine, exchange, head)
     sent = client.codec.send_head(engine, exchange, head, body, body_size)
     if unlikely(not sent):
         fail_attempt(engine, exchange, FAILURE_BAD_RESPONSE)

@@ -19,7 +19,7 @@ cdef extern from *:
         FAILURE_FIRST_BYTE_TIMEOUT, FAILURE_BETWEEN_BYTES_TIMEOUT, FAILURE_TRUNCATED,
         FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_CLIENT_WRITE_TIMEOUT,
         FAILURE_QUEUE_FULL, FAILURE_QUEUE_TIMEOUT,
-        FAILURE_BAD_STATUS,
+        FAILURE_BAD_STATUS, FAILURE_NO_STICKY_BACKEND,
         FAILURE_END
     };
     enum fastlb_side { SIDE_SELF = 0, SIDE_CLIENT = 1, SIDE_BACKEND = 2 };
@@ -79,6 +79,7 @@ cdef extern from *:
         [FAILURE_QUEUE_FULL] = {"queue_full", "Every backend of this pool is at its limit, and so is the queue for them.", 503, SIDE_SELF, RETRY_NO},
         [FAILURE_QUEUE_TIMEOUT] = {"queue_timeout", "No backend of this pool came free in time.", 503, SIDE_SELF, RETRY_NO},
         [FAILURE_BAD_STATUS] = {"backend:bad_status", "The backend answered with an error, and no other one could be asked.", 502, SIDE_BACKEND, RETRY_NO},
+        [FAILURE_NO_STICKY_BACKEND] = {"no_sticky_backend", "The backend that this client belongs to cannot be used now.", 503, SIDE_SELF, RETRY_NO},
     };
     """
     ctypedef struct FailureInfo:
@@ -98,7 +99,7 @@ cdef extern from *:
         FAILURE_FIRST_BYTE_TIMEOUT, FAILURE_BETWEEN_BYTES_TIMEOUT, FAILURE_TRUNCATED
         FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_CLIENT_WRITE_TIMEOUT
         FAILURE_QUEUE_FULL, FAILURE_QUEUE_TIMEOUT
-        FAILURE_BAD_STATUS
+        FAILURE_BAD_STATUS, FAILURE_NO_STICKY_BACKEND
         FAILURE_END
         SIDE_SELF, SIDE_CLIENT, SIDE_BACKEND
         RETRY_NO

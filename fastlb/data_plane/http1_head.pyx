@@ -13,9 +13,10 @@ from fastlb.data_plane.failure cimport (FAILURE_BAD_FRAMING, FAILURE_BAD_HEADER,
 from fastlb.data_plane.system cimport likely, memchr, memcmp, unlikely
 from fastlb.data_plane.types cimport (FIELD_DROPPED, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE, FRAME_UNTIL_CLOSE, HEAD_ABSOLUTE_TARGET,
                                       HEAD_CLOSE, HEAD_DROP_LISTED, HEAD_EXPECT_CONTINUE, HEAD_H2C, HEAD_KEEP_ALIVE, HEAD_PATH_IS_RAW,
-                                      HEAD_UPGRADE, HEADER_CONNECTION, HEADER_CONTENT_LENGTH, HEADER_DATE, HEADER_EXPECT, HEADER_HOST,
-                                      HEADER_HTTP2_SETTINGS, HEADER_KEEP_ALIVE, HEADER_OTHER, HEADER_PROXY_CONNECTION, HEADER_TE,
-                                      HEADER_TRAILER, HEADER_TRANSFER_ENCODING, HEADER_UPGRADE, HEADER_X_FORWARDED_FOR,
+                                      HEAD_UPGRADE, HEADER_CONNECTION, HEADER_CONTENT_LENGTH, HEADER_COOKIE, HEADER_DATE, HEADER_EXPECT,
+                                      HEADER_HOST, HEADER_HTTP2_SETTINGS, HEADER_KEEP_ALIVE, HEADER_OTHER, HEADER_PROXY_CONNECTION,
+                                      HEADER_SET_COOKIE, HEADER_TE, HEADER_TRAILER, HEADER_TRANSFER_ENCODING, HEADER_UPGRADE,
+                                      HEADER_X_FORWARDED_FOR,
                                       HEADER_X_FORWARDED_HOST, HEADER_X_FORWARDED_PROTO, HEADER_X_REQUEST_ID, MAX_HEAD_BYTES,
                                       MAX_HEADERS, MAX_TRAILERS, METHOD_CONNECT,
                                       METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_OTHER, METHOD_POST, METHOD_PUT,
@@ -79,6 +80,8 @@ cdef inline uint32_t name_id(const char* name, uint32_t size) noexcept nogil:
             return HEADER_HOST if same_name(name, b"host", 4) else HEADER_OTHER
         return HEADER_DATE if same_name(name, b"date", 4) else HEADER_OTHER
     if size == 6:
+        if first == c"c":
+            return HEADER_COOKIE if same_name(name, b"cookie", 6) else HEADER_OTHER
         return HEADER_EXPECT if same_name(name, b"expect", 6) else HEADER_OTHER
     if size == 7:
         if first == c"u":
@@ -87,6 +90,8 @@ cdef inline uint32_t name_id(const char* name, uint32_t size) noexcept nogil:
     if size == 10:
         if first == c"c":
             return HEADER_CONNECTION if same_name(name, b"connection", 10) else HEADER_OTHER
+        if first == c"s":
+            return HEADER_SET_COOKIE if same_name(name, b"set-cookie", 10) else HEADER_OTHER
         return HEADER_KEEP_ALIVE if same_name(name, b"keep-alive", 10) else HEADER_OTHER
     if size == 12:
         return HEADER_X_REQUEST_ID if same_name(name, b"x-request-id", 12) else HEADER_OTHER

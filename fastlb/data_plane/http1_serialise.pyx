@@ -6,13 +6,14 @@ from libc.stdint cimport uint32_t, uint64_t
 from fastlb.data_plane.failure cimport failures, status_phrase
 from fastlb.data_plane.header_edits cimport apply_edits, copy_fields, copy_fields_but_edited
 from fastlb.data_plane.http1_head cimport kept_request
+from fastlb.data_plane.sticky cimport put_sticky_cookie
 from fastlb.data_plane.system cimport (AF_INET, AF_INET6, gmtime_r, htons, inet_ntop, likely, memcpy, sockaddr, sockaddr_in, sockaddr_in6,
                                        strlen, time_t, tm, unlikely)
 from fastlb.data_plane.template cimport put_template
 from fastlb.data_plane.types cimport (ADDRESS_TEXT_BYTES, DATE_BYTES, FRAME_CHUNKED, HEAD_ABSOLUTE_TARGET, HEAD_UPGRADE,
                                       HEADER_CONTENT_LENGTH, HEADER_DATE, HEADER_EXPECT, HEADER_HOST, METHOD_OPTIONS, ROUTE_CHANGES_HEAD,
                                       ROUTE_EDITS_RESPONSE, ROUTE_SETS_HOST, SMALL_BODY_BYTES, WRITE_BUFFER_BYTES, X_HTTP_1_0, X_IS_HEAD,
-                                      Backend, Engine, Exchange, Head, HeaderField, ImageHeader, ImageRoute)
+                                      X_SET_COOKIE, Backend, Engine, Exchange, Head, HeaderField, ImageHeader, ImageRoute)
 from fastlb.data_plane.writer cimport Writer, put, put_number
 
 cdef enum:
@@ -176,6 +177,8 @@ cdef uint32_t write_response(Engine* engine, Exchange* exchange, const Head* hea
         put_date(engine, &out)                  # RFC 9110 section 6.6.1
     if unlikely(edits):
         apply_edits(engine, exchange, kept_request(engine, exchange), head, &route.response, &out)
+    if unlikely(exchange.flags & X_SET_COOKIE):
+        put_sticky_cookie(engine, exchange, &out)
     if chunked:
         put(&out, b"Transfer-Encoding: chunked\r\n", 28)
     if unlikely(head.status == 101):

@@ -12,6 +12,7 @@ from fastlb.data_plane.types cimport (ALGORITHM_CONSISTENT_HASH, ALGORITHM_END, 
                                       ALGORITHM_MAGLEV, ALGORITHM_PEAK_EWMA, ALGORITHM_RANDOM_TWO_CHOICES, ALGORITHM_WEIGHTED_ROUND_ROBIN,
                                       MAX_ROWS, POOL_NEEDS_KEY, POOL_NOTES_LATENCY, POOL_SLOW_START, Engine, Group, ImageAlias,
                                       ImageGroup, ImageHeader, ImagePool, ImageRingPoint, ImageSection, Pool, WeightClass)
+from fastlb.data_plane.types cimport NO_INDEX, POOL_STICKY
 
 
 cdef bint check_numbers(const char* image, size_t size, const ImageSection* section, uint32_t below) noexcept nogil:
@@ -141,6 +142,8 @@ cdef bint load_pool(Engine* engine, const char* image, Pool* pool) noexcept nogi
         pool.flags |= POOL_NEEDS_KEY
     if pool.algorithm == ALGORITHM_PEAK_EWMA or pool.algorithm == ALGORITHM_LEAST_TIME:
         pool.flags |= POOL_NOTES_LATENCY
+    if pool.image.sticky != <uint32_t>NO_INDEX:
+        pool.flags |= POOL_STICKY
     pool.random = engine.random[0]              # each worker its own; pools need not differ
     pool.now_ms = &engine.now_ms
     pool.state_changes = &engine.shared.header.state_changes

@@ -16,11 +16,12 @@ from fastlb.data_plane.pool cimport check_pool, drop_group, load_pool
 from fastlb.data_plane.queue cimport QUEUE_MARK
 from fastlb.data_plane.retry_budget cimport MAX_RETRY_FLOOR, RETRY_TOKENS, open_budget
 from fastlb.data_plane.request_program cimport check_route
+from fastlb.data_plane.sticky cimport check_sticky
 from fastlb.data_plane.system cimport ENOMEM, MAP_FAILED, MAP_SHARED, PROT_READ, SEEK_END, errno, lseek, mmap, munmap
 from fastlb.data_plane.template cimport check_segments
 from fastlb.data_plane.types cimport (MAX_HEAD_BYTES, MAX_HEADERS, MAX_IDENTITY_BYTES, NO_INDEX, Backend, Engine, Group,
                                       ImageBackend, ImageGroup, ImageHeader, ImageHeaderOperation, ImageHost, ImageListener, ImageLogPlan, ImageNetwork,
-                                      ImageLocation, ImagePool, ImageRoute, Pool, PoolBackend, Snapshot)
+                                      ImageLocation, ImagePool, ImageRoute, ImageSticky, Pool, PoolBackend, Snapshot)
 from fastlb.data_plane.types cimport MAX_LISTENER_NAME_BYTES, ImageSegment
 
 
@@ -47,7 +48,7 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
             and fits(size, &header.host_slots, sizeof(uint32_t)) and fits(size, &header.hosts, sizeof(ImageHost))
             and fits(size, &header.locations, sizeof(ImageLocation)) and fits(size, &header.routes, sizeof(ImageRoute)) and fits(size, &header.pools, sizeof(ImagePool))
             and fits(size, &header.backends, sizeof(ImageBackend)) and fits(size, &header.groups, sizeof(ImageGroup)) and fits(size, &header.log_plan, 1) and fits(size, &header.segments, sizeof(ImageSegment))
-            and text_fits(size, &header.reason_header)):
+            and fits(size, &header.stickies, sizeof(ImageSticky)) and text_fits(size, &header.reason_header)):
         return -1
     if header.reason_header.size > 128:
         return -1
@@ -96,7 +97,7 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
         if not text_fits(size, &pools[i].name) or not range_fits(&pools[i].backends, &header.backends) \
                 or not 0 < pools[i].attempts < 256 or pools[i].retry_on & ~<uint32_t>RETRY_BITS \
                 or pools[i].retry_share_ppm > RETRY_TOKENS or pools[i].retry_floor > MAX_RETRY_FLOOR \
-                or not check_pool(image, size, &pools[i]):
+                or not check_pool(image, size, &pools[i]) or not check_sticky(image, size, &pools[i]):
             return -1
         if pools[i].queue.size != 0 and (not text_fits(size, &pools[i].queue) or pools[i].queue.size > MAX_IDENTITY_BYTES
                                          or image[pools[i].queue.offset] != QUEUE_MARK or pools[i].queue_max == 0):

@@ -45,6 +45,9 @@ cdef enum:
     MAX_MIRROR_BYTES = 67108864     # of all their heads and bodies in a worker: 1000 of the largest would take 316 MB
     MIRROR_ALL = 0x80000000         # ImageRoute.mirror_share of a route that mirrors every request
     DATE_BYTES = 29                 # "Sun, 06 Nov 1994 08:49:37 GMT"
+    STICKY_VALUE_BYTES = 22         # 128 bits in base64url
+    MAX_COOKIE_NAME_BYTES = 128
+    MAX_COOKIE_ATTRIBUTES_BYTES = 1024
 
     # Shared memory (shared_table.pyx). 500,000 layer-4 connections take 51 workers: two descriptors each, 20,000 a worker.
     MAX_WORKERS = 128
@@ -142,6 +145,8 @@ ctypedef enum HeaderId:
     HEADER_X_REQUEST_ID = 14
     HEADER_HTTP2_SETTINGS = 15
     HEADER_TRAILER = 16
+    HEADER_COOKIE = 17
+    HEADER_SET_COOKIE = 18
 
 ctypedef enum FieldFlags:
     FIELD_DROPPED = 1               # hop by hop, or named in Connection
@@ -173,6 +178,10 @@ ctypedef enum ExchangeFlags:
     X_CLOSE_DELIMITED = 8192        # the client sees the end of the body by our closing: a cut must be a reset
     X_QUEUED = 65536                # waits in the queue of its pool
     X_MIRROR = 1048576              # to be mirrored as soon as its body is here
+    X_STICKY = 16777216              # its pool brings clients back to their backends (sticky.pyx)
+    X_SET_COOKIE = 33554432          # the response head gets the sticky cookie
+    X_COOKIE_OLD = 67108864          # the client's sticky cookie has been on its way for half of its lifetime or more
+    X_CAME_BY_TLS = 134217728         # the client speaks HTTPS, as far as a trusted proxy before us says
 
 ctypedef enum AttemptState:
     ATTEMPT_IDLE = 0
@@ -203,6 +212,21 @@ ctypedef enum PoolFlags:            # what of the rare a pool uses
     POOL_NEEDS_KEY = 1              # its algorithm looks at the key
     POOL_NOTES_LATENCY = 2          # its algorithm looks at latencies: attempts report them
     POOL_SLOW_START = 4
+    POOL_STICKY = 8                 # returning clients get the backend that they had
+
+ctypedef enum StickyKind:           # how a client of a pool is known again
+    STICKY_COOKIE = 0               # by a cookie of ours, which names its backend
+    STICKY_LEARN = 1                # by a cookie of the application
+    STICKY_SOURCE = 2               # by its address
+    STICKY_KINDS = 3
+
+ctypedef enum StickyFlags:
+    STICKY_REJECT = 1               # a client whose backend cannot take it gets an error, not another backend
+    STICKY_DRAIN = 2                # those who belong to a backend that drains, or of weight 0, still go there
+    STICKY_INDIRECT = 4             # the backend does not see the cookie
+    STICKY_SECURE = 8               # the cookie is for HTTPS only
+    STICKY_SECURE_AUTO = 16         # ... if the client speaks it
+    STICKY_NOCACHE = 32             # a response with the cookie says that it is private
 
 ctypedef enum RouteFeature:         # bits of ImageRoute.features: what a route does besides forwarding to its pool
     ROUTE_PLAIN = 0
@@ -260,6 +284,7 @@ cdef struct Engine
 cdef struct Connection
 cdef struct Exchange
 cdef struct ImageRoute
+cdef struct ImageSticky
 cdef struct Attempt
 cdef struct Backend
 cdef struct Pool
@@ -745,6 +770,7 @@ cdef struct Exchange:
     Snapshot* snapshot              # counted, until no retry is possible; then NULL
     const ImageRoute* route         # borrowed from snapshot
     Pool* pool                      # borrowed from snapshot
+    int32_t sticky                  # X_STICKY: where the client belongs, in the pool; NO_BACKEND = nowhere yet
     uint32_t flags                  # ExchangeFlags
     uint16_t status                 # of the final head
     uint8_t failure                 # of the last attempt that failed
@@ -974,6 +1000,8 @@ cdef struct ImagePool:
     ImageSection groups
     ImageText queue                 # identity of the queue's row; size 0 = no queue
     uint32_t queue_max, queue_timeout_ms
+    uint32_t sticky                 # index in the stickies, NO_INDEX = none
+    uint32_t padding
 
 cdef struct ImageRingPoint:         # of a ketama ring
     uint32_t hash
@@ -990,8 +1018,18 @@ cdef struct ImageGroup:             # backends that are tried before those of th
     ImageSection table
     ImageSection index              # ring: uint32, the first point at or behind each value of the top bits
 
+cdef struct ImageSticky:            # how the clients of one pool come back to their backends
+    uint32_t kind                   # StickyKind
+    uint32_t flags                  # StickyFlags
+    ImageText cookie                # its name
+    ImageText attributes            # STICKY_COOKIE: what stands behind its value in Set-Cookie, but for Secure
+    uint32_t lifetime_s             # STICKY_COOKIE: 0 = until the browser ends
+    uint32_t padding
+    ImageSection slots              # STICKY_COOKIE: by ImageBackend.cookie: power-of-two open-addressing table of index in the pool + 1
+
 cdef struct ImageBackend:
     ImageText identity, display
+    char cookie[STICKY_VALUE_BYTES + 2]     # what a sticky cookie calls it; zeroes where there is none
     uint32_t address_size
     uint32_t weight
     uint32_t max_in_flight          # 0 = no cap
@@ -1015,6 +1053,7 @@ cdef struct ImageHeader:
     ImageSection groups
     ImageSection log_plan           # an ImageLogPlan and what belongs to it: `count` bytes, 0 = none
     ImageSection segments           # of templates
+    ImageSection stickies
     uint32_t any_host               # host index for no match, NO_INDEX
     uint32_t has_wildcards
     uint32_t max_connections        # client connections of the node; 0 = no cap
@@ -1140,6 +1179,7 @@ cdef struct Counters:
     uint64_t spliced_bytes
     uint64_t tunnels_opened, tunnels_closed
     uint64_t waits_opened, waits_closed     # in queues of full pools
+    uint64_t sticky_kept, sticky_moved      # clients that went where they belong; that could not
     uint64_t accept_pauses, accept_refused
     uint64_t pumps, batches, events, ready_turns
     uint64_t timers_fired, timers_refiled

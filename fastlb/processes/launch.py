@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from fastlb.control_plane.config.loader import Loaded
 from fastlb.control_plane.controller import ControllerOptions, choose_workers
+from fastlb.control_plane.sticky_key import load_sticky_key
 from fastlb.processes.descriptors import set_limits
 from fastlb.processes.output import report_warnings, say
 from fastlb.processes.pid_file import PidFile
@@ -45,6 +46,8 @@ def launch(loaded: Loaded, options: LaunchOptions) -> None:
     report_warnings(loaded.warnings)
     identity, warnings = choose_identity(settings.user, settings.group)
     report_warnings(warnings)
+    sticky_key, warnings = load_sticky_key(loaded.config)
+    report_warnings(warnings)
     n_workers = choose_workers(settings.workers)
     limits = set_limits(settings.max_connections, settings.max_descriptors, n_workers)
     report_warnings(limits.warnings)
@@ -57,7 +60,7 @@ def launch(loaded: Loaded, options: LaunchOptions) -> None:
     try:
         run_supervisor(
             SupervisorOptions(
-                controller=ControllerOptions(loaded.config, options.control_path, options.override),
+                controller=ControllerOptions(loaded.config, options.control_path, options.override, sticky_key),
                 identity=identity,
                 max_connections=limits.per_worker,
                 max_descriptors=limits.descriptors,

@@ -71,6 +71,7 @@ from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, ATTEMPT_CONNECTING, ATTE
                                       ImageHeaderOperation, ImageHost, ImageListener, ImageLocation, ImagePool, ImageRoute, LogWriter, PipePool,
                                       Group, PoolBackend, RetryBudget, SharedRow, SharedTable, Snapshot, Timer, TimerWheel, WorkerBlock)
 from fastlb.data_plane.types cimport ImageSegment, Listener
+from fastlb.data_plane.types cimport ImageSticky
 from fastlb.data_plane.types cimport Pool as PoolStruct
 from fastlb.data_plane.types cimport Regex as RegexStruct
 from fastlb.data_plane.types cimport RegexScratch
@@ -166,7 +167,9 @@ LAYOUT = {
     "pools": {"size": sizeof(ImagePool), "name": <size_t>&(<ImagePool*>NULL).name,
               "attempts": <size_t>&(<ImagePool*>NULL).attempts, "algorithm": <size_t>&(<ImagePool*>NULL).algorithm,
               "backends": <size_t>&(<ImagePool*>NULL).backends, "queue": <size_t>&(<ImagePool*>NULL).queue,
-              "queue_max": <size_t>&(<ImagePool*>NULL).queue_max},
+              "queue_max": <size_t>&(<ImagePool*>NULL).queue_max, "sticky": <size_t>&(<ImagePool*>NULL).sticky},
+    "stickies": {"size": sizeof(ImageSticky), "kind": <size_t>&(<ImageSticky*>NULL).kind, "cookie": <size_t>&(<ImageSticky*>NULL).cookie,
+                 "attributes": <size_t>&(<ImageSticky*>NULL).attributes, "slots": <size_t>&(<ImageSticky*>NULL).slots},
     "backends": {"size": sizeof(ImageBackend), "identity": <size_t>&(<ImageBackend*>NULL).identity,
                  "display": <size_t>&(<ImageBackend*>NULL).display, "address_size": <size_t>&(<ImageBackend*>NULL).address_size},
 }

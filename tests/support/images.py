@@ -43,6 +43,7 @@ SECTIONS = (
     "groups",
     "log_plan",
     "segments",
+    "stickies",
 )
 FIRST_SECTION = 32  # behind magic, layout, size, generation and the name of the reason header
 
@@ -83,10 +84,14 @@ class Writer(_core.SnapshotWriter):
         self.set_retry(number, **{**RETRY, **(retry or {})})
         return number
 
-    def backend(self, pool: int, port: int = 8080, *, weight: int = 1, max_in_flight: int = 0, resolved: bool = True) -> int:
+    def backend(
+        self, pool: int, port: int = 8080, *, weight: int = 1, max_in_flight: int = 0, resolved: bool = True, cookie: str = ""
+    ) -> int:
         name = f"127.0.0.1:{port}"
         address = _core.pack_address("127.0.0.1", port) if resolved else None
-        return self.add_backend(pool, identity=f"{pool}|{name}", display=name, address=address, weight=weight, max_in_flight=max_in_flight)
+        return self.add_backend(
+            pool, identity=f"{pool}|{name}", display=name, address=address, weight=weight, max_in_flight=max_in_flight, cookie=cookie
+        )
 
     def image(self) -> bytes:
         fd = self.finish()

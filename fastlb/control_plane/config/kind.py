@@ -86,9 +86,9 @@ class Quantity:
         return None
 
 
-def duration(least: str, most: str) -> Quantity:
+def duration(least: str, most: str, zero_means: str = "") -> Quantity:
     """A duration, held in milliseconds."""
-    return Quantity("duration", quantity.parse_duration_ms, quantity.format_duration, "s", least, most)
+    return Quantity("duration", quantity.parse_duration_ms, quantity.format_duration, "s", least, most, zero_means)
 
 
 def size(least: str, most: str, zero_means: str = "") -> Quantity:
@@ -181,6 +181,26 @@ class Flag:
             return written
         quoted = isinstance(written, str) and written.casefold() in ("true", "false")
         reader.reject(path, f"found {describe(written)}", f"{self.range_text()}{', without quotes' if quoted else ''}")
+        return None
+
+
+class FlagOrWord:
+    """true, false, or the one word that has it chosen for each case."""
+
+    unit = "flag, or a word"
+
+    def __init__(self, word: str) -> None:
+        self.word = word
+
+    def range_text(self) -> str:
+        return f"true, false or {quote(self.word)}"
+
+    def read(self, written: object, path: KeyPath, reader: Reader) -> bool | str | None:
+        if isinstance(written, bool) or written == self.word:
+            return written
+        text = written.casefold() if isinstance(written, str) else ""
+        right = f"{self.range_text()}, true and false without quotes" if text in ("true", "false") else self.range_text()
+        reader.reject(path, f"found {describe(written)}", right, nearest(text, [self.word]) if text else None)
         return None
 
 

@@ -22,10 +22,12 @@ from fastlb.control_plane.config.schema import (
     AccessLog,
     Backend,
     Config,
+    GlobalSettings,
     Listener,
     Pool,
     Route,
 )
+from fastlb.control_plane.config.sticky import check_stickies
 from fastlb.control_plane.config.toml import TomlDocument
 
 # A thousand pools of a hundred backends take 4 MB; a file larger than this was not meant.
@@ -83,6 +85,8 @@ def read_config(source: Source, problems: Iterable[Problem] = ()) -> Loaded:
     _check_binds(reader)
     _check_routes(reader)
     _check_pools(reader)
+    check_stickies(reader)
+    _check_sticky_key(reader)
     _check_logs(reader, config)
     if source.complete:
         _check_parts(reader)
@@ -185,6 +189,12 @@ def _check_pools(reader: Reader) -> None:
         if pool.queue.max and not all(backend.max_in_flight for backend in pool.backends):
             found = f"the pool {quote(pool.name)} has a queue, and a backend without max_in_flight"
             reader.warn((*path, "queue"), found, "it is never full: nobody ever waits")
+
+
+def _check_sticky_key(reader: Reader) -> None:
+    for path, settings in reader.all_read(GlobalSettings):
+        if settings.sticky_key and settings.sticky_key_file:
+            reader.reject_key((*path, "sticky_key_file"), "there is a sticky_key as well", "the secret is in one place: keep one of them")
 
 
 def _check_logs(reader: Reader, config: Config) -> None:

@@ -23,6 +23,7 @@ from fastlb.control_plane.config.log_format import JSON_FIELDS, Field, LogFormat
 from fastlb.control_plane.config.option import NamedTables, TableArray, TextOrTable, option, options_of, table
 from fastlb.control_plane.config.reader import Reader
 from fastlb.control_plane.config.route_pattern import parse_host, parse_path
+from fastlb.control_plane.config.sticky import Sticky
 from fastlb.control_plane.config.toml import KeyPath
 
 ROUND_ROBIN = "round_robin"
@@ -104,6 +105,20 @@ def parse_file_path(text: str) -> str:
     return text
 
 
+def parse_directory(text: str) -> str:
+    """The path of a directory that fastlb keeps files in, or "" for the usual one."""
+    if "\0" in text:
+        raise Rejected(f"{quote(text)} holds a zero byte", "a path cannot")
+    return text
+
+
+def parse_secret(text: str) -> str:
+    """A secret, or "" for none. Messages never repeat it."""
+    if text and not (16 <= len(text) <= 1024):
+        raise Rejected(f"this secret has {len(text)} characters", "it has to have 16 to 1024, such as `openssl rand -hex 32` makes")
+    return text
+
+
 _NAME_TEXT = Text("a name", parse_name, "web")
 
 
@@ -135,6 +150,9 @@ class GlobalSettings:
         0,
         ("worker_rlimit_nofile", "ulimit-n", "ulimit_n", "nofile", "max_open_files", "fd-hard-limit"),
     )
+    sticky_key: str = option("sticky_key", Text("a secret", parse_secret, "a8Vn2-4kPz-w0Qyt"), "", ("cookie_key", "dynamic-cookie-key"))
+    sticky_key_file: str = option("sticky_key_file", Text("a path", parse_file_path, "/etc/fastlb/sticky.key"), "")
+    state_dir: str = option("state_dir", Text("a path", parse_directory, "/var/lib/fastlb"), "", ("state_directory",))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -344,6 +362,7 @@ class Pool:
     keepalive: Keepalive = table("keepalive", Keepalive, ("keep_alive",))
     timeouts: PoolTimeouts = table("timeouts", PoolTimeouts)
     queue: Queue = table("queue", Queue, ("maxqueue",))
+    sticky: Sticky = table("sticky", Sticky, ("stickiness", "session_affinity", "persistence", "affinity"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

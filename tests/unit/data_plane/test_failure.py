@@ -43,6 +43,7 @@ STATUS = {
     "queue_full": 503,
     "queue_timeout": 503,
     "backend:bad_status": 502,
+    "no_sticky_backend": 503,
 }
 
 

@@ -26,7 +26,8 @@ def make_image() -> bytes:
     site = writer.pool("site", algorithm="round_robin")
     writer.backend(api, 80, weight=3, max_in_flight=9)
     writer.backend(api, 81, resolved=False)
-    writer.backend(site, 80)
+    writer.backend(site, 80, cookie="b" * 22)
+    writer.set_sticky_cookie(site, name="ID", attributes="; Path=/")
     for host in ("", "shop.example.com", "*.example.com", "[::1]"):
         writer.set_mirror(writer.add_route(host=host, path_prefix="/", pool=site), pool=api, share=0.5)
         route = writer.add_route(host=host, path_prefix="/api/", pool=api)
@@ -130,6 +131,7 @@ TEXTS = {
     "routes": ["name"],
     "pools": ["name"],
     "backends": ["identity", "display"],
+    "stickies": ["cookie", "attributes"],
 }
 
 
@@ -202,6 +204,41 @@ def test_host_table_without_an_empty_slot_is_refused() -> None:
 @pytest.mark.parametrize("count", [3, 5, 7, 1])
 def test_host_table_of_a_size_that_is_no_power_of_two_or_too_small_is_refused(count: int) -> None:
     assert refused(32 + 8 * list(AT).index("host_slots") + 4, count)
+
+
+def test_sticky_that_leads_outside_is_refused() -> None:
+    assert struct.unpack_from("<I", IMAGE, field_at("pools", 1, "sticky")) == (0,)
+    for number in range(COUNT["pools"]):
+        assert refused(field_at("pools", number, "sticky"), COUNT["stickies"])
+        assert not refused(field_at("pools", number, "sticky"), 2**32 - 1)
+    assert refused(field_at("stickies", 0, "kind"), 3)
+    assert refused(field_at("stickies", 0, "cookie") + 4, 129)
+    assert refused(field_at("stickies", 0, "cookie") + 4, 0)
+    assert refused(field_at("stickies", 0, "attributes") + 4, 1025)
+    at = field_at("stickies", 0, "slots")
+    slots, count = struct.unpack_from("<II", IMAGE, at)
+    for damaged in (len(IMAGE), slots + 4, 2**32 - 8):
+        assert refused(at, damaged)
+    for damaged in (0, 3, count * 2**20, 2**31):
+        assert refused(at + 4, damaged)
+    full = IMAGE
+    for number in range(count):
+        assert refused(slots + 4 * number, 2)
+        full = patch(full, slots + 4 * number, 1)
+    assert not check_image(full)  # a look-up ends at an empty slot
+
+
+def test_writer_refuses_a_sticky_pool_whose_backends_have_no_values() -> None:
+    writer = Writer()
+    writer.set_sticky_cookie(writer.pool(), name="ID", attributes="")
+    with pytest.raises(ValueError, match="22 characters"):
+        writer.backend(0, cookie="x" * 21)
+    writer.backend(0)
+    with pytest.raises(ValueError, match="has no value for it"):
+        writer.image()
+    for name in ("", "x" * 129):
+        with pytest.raises(ValueError, match="too long, or there is no name"):
+            writer.set_sticky_cookie(0, name=name, attributes="")
 
 
 def test_limits_above_the_hard_ones_are_refused() -> None:
