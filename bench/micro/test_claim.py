@@ -42,6 +42,15 @@ def test_alone(benchmark: BenchmarkFixture, memory: _core.SharedMemory) -> None:
     assert worker.in_flight(1) == 0
 
 
+@pytest.mark.parametrize("queue_max", [0, 1000])
+def test_of_an_attempt(benchmark: BenchmarkFixture, queue_max: int) -> None:
+    """With the counters, and with a look at the pool's queue where it has one, in which nobody waits."""
+    benchmark.group = GROUP
+    pool = probe.Pool("round_robin", 1, queue_max=queue_max, queue_timeout_ms=1000)
+    benchmark(pool.claim_and_release, 0, ROUNDS)
+    assert pool.in_flight(0) == 0
+
+
 def test_beside_a_sibling_at_the_same_row(benchmark: BenchmarkFixture, memory: _core.SharedMemory) -> None:
     benchmark.group = GROUP
     worker, sibling = open_worker(memory, 0), open_worker(memory, 1)

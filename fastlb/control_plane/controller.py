@@ -238,6 +238,8 @@ class Controller:
                 return {"ok": True, "counters": counters, "connections": counters["clients"], "generation": self._generation}
             case {"do": "backends"}:
                 return {"ok": True, "backends": self._shared.backends()}
+            case {"do": "queues"}:
+                return {"ok": True, "queues": self._shared.queues()}
             case {"do": "processes"}:
                 rows = [
                     {"role": one.role, "slot": one.slot, "pid": one.pid, "state": one.state, "restarts": one.restarts}
@@ -252,7 +254,7 @@ class Controller:
             case {"do": "drain"}:
                 self._send(DrainAll())
                 return {"ok": True}
-        return {"ok": False, "errors": ['"do" is one of counters, backends, processes, verify, apply (with config), drain']}
+        return {"ok": False, "errors": ['"do" is one of counters, backends, queues, processes, verify, apply (with config), drain']}
 
     async def _apply_file(self, path: str) -> dict[str, Any]:
         try:

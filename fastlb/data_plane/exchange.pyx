@@ -171,7 +171,7 @@ cdef void begin_exchange(Engine* engine, Exchange* exchange, Head* head) noexcep
 
 
 cdef void start(Engine* engine, Exchange* exchange) noexcept nogil:
-    # Attempts until one is under way, none is left, or there is a queue for a backend.
+    # The first attempt, behind those who wait for one already.
     if unlikely(exchange.pool.queue != NULL) and must_wait(engine, exchange):
         wait_in_queue(engine, exchange)
     else:
@@ -179,7 +179,7 @@ cdef void start(Engine* engine, Exchange* exchange) noexcept nogil:
 
 
 cdef void started(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil:
-    # What start_attempt came to: goes on with further attempts where it failed.
+    # What start_attempt came to: where it failed, others until one is under way, none is left, or there is a queue for a backend.
     while unlikely(failure != 0):
         if failure == FAILURE_POOL_FULL and exchange.pool.queue != NULL:
             wait_in_queue(engine, exchange)
@@ -334,7 +334,7 @@ cdef void fail_attempt(Engine* engine, Exchange* exchange, uint32_t failure) noe
         note_reason(exchange, failure)
         exchange.client.codec.reset(engine, exchange)
     elif end_failed_attempt(engine, exchange, failure):
-        start(engine, exchange)
+        started(engine, exchange, start_attempt(engine, exchange))      # it had its turn: it goes before those who wait for theirs
     else:
         refuse(engine, exchange, failure)
 

@@ -12,7 +12,7 @@ from libc.string cimport memcpy, memset
 from fastlb.data_plane.access_log cimport check_log_plan as plane_check_log_plan
 from fastlb.data_plane.attempt cimport connect_failure as plane_connect_failure
 from fastlb.data_plane.backend_table cimport (backend_table_close, backend_table_open, claim, drop_backend, hold_backend,
-                                              release_claim)
+                                              release_claim, set_queue)
 from fastlb.data_plane.buffer cimport append_bytes, buffer_pool_close, buffer_pool_open, return_buffer, take_buffer
 from fastlb.data_plane.connection_table cimport (bury_connection, connection_handle, connection_table_close, connection_table_open,
                                                  empty_graveyard, find_connection, open_connection)
@@ -972,6 +972,17 @@ cdef class Pool:
         if number >= self.pool.n_backends:
             raise IndexError(number)
         return &self.pool.backends[number]
+
+    def claim_and_release(self, uint32_t number, uint32_t times):
+        """As attempts do, with the look at the queue of a pool that has one."""
+        cdef:
+            uint32_t _i
+            PoolBackend* entry = self.entry(number)
+        set_queue(&self.engine.backends, entry.row, self.pool.queue)
+        with nogil:
+            for _i in range(times):
+                claim(self.engine, entry.row, entry.max_in_flight)
+                release_claim(self.engine, entry.row)
 
     def configure(self, uint32_t number, *, weight=None, in_flight=None, max_in_flight=None, eligible=None, latency=None, up_since=None):
         """Changes what a pick looks at. A weight: for algorithms without tables. `latency` in microseconds, measured now."""

@@ -333,6 +333,7 @@ def test_requests_on_the_control_socket_are_answered(serve: Serve) -> None:
         assert counters["ok"]
         assert counters["connections"] == counters["counters"]["clients"] == 0
         assert [row["identity"] for row in (await case.ask(do="backends"))["backends"]] == ["p|127.0.0.1:1"]
+        assert (await case.ask(do="queues")) == {"ok": True, "queues": []}
         assert (await case.ask(do="verify"))["ok"]
         for request in ({}, {"do": "x"}, {"do": "apply"}, {"do": "apply", "config": 3}):
             refused = await case.ask(**request)

@@ -214,6 +214,21 @@ def test_one_that_joins_again_after_a_failed_attempt_is_still_bounded_by_its_att
     node.backends[0].begin()
 
 
+def test_one_whose_kept_connection_was_stale_keeps_its_turn(node: Node) -> None:
+    node.apply(1)
+    node.fill()
+    node.wait_in_turn(("/b", 0), ("/c", 0))
+    backend = node.backends[0]
+    first = backend.connections[0]
+    backend.answer("/first")
+    node.until(lambda: "/b" in backend.arrived)
+    assert backend.open.pop("/b") is first
+    backend.connections.remove(first)
+    first.close()  # as if it had ended before the request came
+    node.until(lambda: len(backend.arrived) == 3)
+    assert backend.arrived == ["/first", "/b", "/b"]
+
+
 # ---------------------------------------------------------------------------------------------------------- snapshots
 def test_who_waits_with_an_old_snapshot_is_served_before_who_comes_with_the_new_one(node: Node) -> None:
     node.apply(1)
