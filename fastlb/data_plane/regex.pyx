@@ -23,15 +23,16 @@ from fastlb.data_plane.pcre2 cimport (PCRE2_ANCHORED, PCRE2_BSR_ANYCRLF, PCRE2_C
                                       PCRE2_ERROR_RECURSELOOP, PCRE2_INFO_ALLOPTIONS, PCRE2_INFO_BACKREFMAX, PCRE2_INFO_CAPTURECOUNT,
                                       PCRE2_INFO_JITSIZE, PCRE2_INFO_NAMECOUNT, PCRE2_INFO_NAMEENTRYSIZE, PCRE2_INFO_NAMETABLE,
                                       PCRE2_INFO_SIZE, PCRE2_JIT_COMPLETE, PCRE2_NEVER_BACKSLASH_C, PCRE2_NEVER_UCP, PCRE2_NEVER_UTF,
-                                      PCRE2_NEWLINE_LF, PCRE2_NO_AUTO_POSSESS, PCRE2_NO_JIT, pcre2_callout_block, pcre2_callout_enumerate, pcre2_callout_enumerate_block,
-                                      pcre2_code, pcre2_code_free, pcre2_compile, pcre2_compile_context, pcre2_compile_context_create,
-                                      pcre2_compile_context_free, pcre2_config, pcre2_general_context, pcre2_general_context_create,
-                                      pcre2_general_context_free, pcre2_get_error_message, pcre2_get_ovector_pointer, pcre2_jit_compile,
-                                      pcre2_jit_match, pcre2_jit_stack, pcre2_jit_stack_assign, pcre2_jit_stack_create,
-                                      pcre2_jit_stack_free, pcre2_match, pcre2_match_context, pcre2_match_context_create,
-                                      pcre2_match_context_free, pcre2_match_data, pcre2_match_data_create, pcre2_match_data_free,
-                                      pcre2_pattern_info, pcre2_set_bsr, pcre2_set_callout, pcre2_set_heap_limit, pcre2_set_match_limit,
-                                      pcre2_set_newline, pcre2_set_parens_nest_limit)
+                                      PCRE2_NEWLINE_LF, PCRE2_NO_AUTO_POSSESS, PCRE2_NO_JIT, pcre2_callout_block, pcre2_callout_enumerate,
+                                      pcre2_callout_enumerate_block, pcre2_code, pcre2_code_free, pcre2_compile, pcre2_compile_context,
+                                      pcre2_compile_context_create, pcre2_compile_context_free, pcre2_config, pcre2_general_context,
+                                      pcre2_general_context_create, pcre2_general_context_free, pcre2_get_error_message,
+                                      pcre2_get_ovector_pointer, pcre2_jit_compile, pcre2_jit_match, pcre2_jit_stack,
+                                      pcre2_jit_stack_assign, pcre2_jit_stack_create, pcre2_jit_stack_free, pcre2_match,
+                                      pcre2_match_context, pcre2_match_context_create, pcre2_match_context_free, pcre2_match_data,
+                                      pcre2_match_data_create, pcre2_match_data_free, pcre2_pattern_info, pcre2_set_bsr,
+                                      pcre2_set_callout, pcre2_set_heap_limit, pcre2_set_match_limit, pcre2_set_newline,
+                                      pcre2_set_parens_nest_limit)
 from fastlb.data_plane.system cimport CLOCK_MONOTONIC, clock_gettime, memcmp, memcpy, timespec
 from fastlb.data_plane.types cimport NO_INDEX, Engine, Regex, RegexScratch
 
@@ -122,15 +123,18 @@ cdef bint is_anchored(const Regex* regex) noexcept nogil:
 
 
 cdef bint goes_back_by_steps(const char* pattern, uint32_t size) noexcept nogil:
-    # Whether the interpreter walks along the subject only where it may go back, which it counts for each byte (without PCRE2's own possessive
-    # repeats). Not so in "{n}", "++", references, and groups that are not simply groups or named ones: those that are atomic or look around.
+    # Whether the interpreter walks along the subject only where it may go back, which it counts for each byte: with
+    # PCRE2_NO_AUTO_POSSESS, which keeps repeats as they were written. Not so in "{n}", "++", references, and groups that are not simply
+    # groups or named ones: those that are atomic or look around.
     cdef:
         uint32_t i
         char c, before = 0, behind
     for i in range(size):
         c = pattern[i]
         behind = pattern[i + 1] if i + 1 < size else 0
-        if c == c"{" or (before == c"(" and c == c"*") or (before == c"\\" and (c"0" <= c <= c"9" or c == c"g" or c == c"k" or c == c"E")):
+        if c == c"{" or (before == c"(" and c == c"*"):
+            return False
+        if before == c"\\" and (c"0" <= c <= c"9" or c == c"g" or c == c"k" or c == c"E"):
             return False
         if c == c"+" and (before == c"*" or before == c"+" or before == c"?"):
             return False
@@ -149,8 +153,8 @@ cdef uint32_t longest_branch_ns(const char* pattern, uint32_t size, uint32_t cod
     cdef:
         uint32_t i, begin = 0, longest = 0
     for i in range(size + 1):
-        if i < size and pattern[i] == c"{" and i > 0 and pattern[i - 1] == c")":
-            return code_bytes // 2      # a group written out many times
+        if i < size and pattern[i] == c"{":
+            return code_bytes // 2      # it may be a group that is written out many times
         if i == size or pattern[i] == c"|":
             longest = max(longest, i - begin)
             begin = i

@@ -19,6 +19,15 @@ def test_versions_are_named() -> None:
     assert versions["build"] == _core.BUILD_ID
     assert re.fullmatch(r"3\.\d+\.\d+", versions["cython"])
     assert re.match(r"(gcc|clang) \d+\.\d+", versions["compiler"])
+    assert re.match(r"10\.\d+ \d{4}-\d\d-\d\d, ", versions["PCRE2"])
+
+
+def test_regular_expression_is_checked() -> None:
+    assert _core.check_regex(rb"^/(?<id>\d+)/(.*)$") == (2, {"id": 1})
+    assert _core.check_regex(b"a", caseless=True) == (0, {})
+    with pytest.raises(ValueError, match="missing closing parenthesis") as caught:
+        _core.check_regex(b"a(b")
+    assert caught.value.args[1] == 3
 
 
 def test_idle_connection_is_small() -> None:

@@ -117,6 +117,7 @@ def test_versions_name_the_sources_and_the_python(installed: Installed) -> None:
     # The build id is what processes compare before they share memory: a wheel of the same sources may, of any others it may not.
     assert lines[0] == f"fastlb {fastlb.__version__} (build {fastlb.BUILD_ID})"
     assert any(line.startswith("compiler gcc ") for line in lines)
+    assert any(re.match(r"PCRE2 10\.\d+ .*, compiled to machine code", line) for line in lines)
     assert any(line.startswith(f"CPython {installed.python}.") for line in lines)
 
 
