@@ -18,7 +18,7 @@ class Arguments:
 
     Args:
         listen: addresses as in a listener's `bind`.
-        backends: "ADDRESS" or "ADDRESS,weight=3,max_in_flight=10".
+        backends: "ADDRESS" or "ADDRESS,weight=3,max_connections=10".
         algorithm: of the pool; "" for the default.
     """
 

@@ -24,7 +24,7 @@ DEFAULT_LISTEN = "127.0.0.1:8080"
 @click.option(
     "--backend",
     "backends",
-    metavar="ADDRESS[,weight=N][,max_in_flight=N]",
+    metavar="ADDRESS[,weight=N][,max_connections=N]",
     multiple=True,
     help="Where to forward requests. May be repeated.",
 )

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from fastlb import _core
 from fastlb.control_plane.config.schema import Backend, Config
+from fastlb.control_plane.groups import Row, order_rows
 from fastlb.control_plane.log_plan import build_log_plan
 from fastlb.control_plane.sticky_plan import make_cookie_value, set_sticky
 
@@ -64,14 +65,28 @@ def build_image(config: Config, addresses: Mapping[str, Sequence[str]], generati
             tunnel_timeout_ms=pool.timeouts.tunnel_ms,
             queue_max=pool.queue.max,
             queue_timeout_ms=pool.queue.timeout_ms,
+            balance_permille=round(pool.balance_factor * 1000),
+            slow_start_ms=pool.slow_start_ms,
         )
         retry = pool.retry
         writer.set_retry(
             pool_index, on=retry.on, unsafe=retry.unsafe, within_ms=retry.within_ms, share=retry.budget, floor=retry.budget_floor
         )
         set_sticky(writer, pool_index, pool.sticky)
-        for backend in pool.backends:
-            _add_backend(writer, pool_index, pool.name, backend, addresses, sticky_key if pool.sticky.cookie else b"")
+        rows = [row for backend in pool.backends for row in _list_rows(pool.name, backend, addresses)]
+        for group in order_rows(rows, pool, settings):
+            writer.begin_group(pool_index)
+            for row in group:
+                writer.add_backend(
+                    pool_index,
+                    identity=row.identity,
+                    display=row.display,
+                    address=row.address,
+                    weight=row.backend.weight,
+                    max_in_flight=row.backend.max_in_flight,
+                    table_name=row.table_name,
+                    cookie=make_cookie_value(sticky_key, row.identity) if pool.sticky.cookie and sticky_key else "",
+                )
     for route in config.routes:
         for host in route.hosts:
             index = writer.add_route(host=host, path_prefix=route.path, pool=pool_indexes[route.pool], priority=route.priority)
@@ -80,28 +95,23 @@ def build_image(config: Config, addresses: Mapping[str, Sequence[str]], generati
     return writer.finish()
 
 
-def _add_backend(
-    writer: _core.SnapshotWriter, pool: int, pool_name: str, backend: Backend, addresses: Mapping[str, Sequence[str]], sticky_key: bytes
-) -> None:
+def _list_rows(pool_name: str, backend: Backend, addresses: Mapping[str, Sequence[str]]) -> list[Row]:
     """One row for an address; for a name one row per address that it has, or one that gets no requests while it has none."""
     written = backend.address
-    rows: list[tuple[str, str, bytes | None]]  # identity, display, address
+    text = str(written)
     if written.unix_path:
-        rows = [(str(written), str(written), _core.pack_unix(written.unix_path))]
-    elif not written.is_name:
-        rows = [(str(written), str(written), _core.pack_address(written.host, written.port))]
-    elif not addresses.get(written.host):
-        rows = [(str(written), str(written), None)]
-    else:
-        ips = addresses[written.host]
-        rows = [(f"{written}|{ip}", f"{written} ({ip})", _core.pack_address(ip, written.port)) for ip in ips]
-    for identity, display, address in rows:
-        writer.add_backend(
-            pool,
-            identity=f"{pool_name}|{identity}",
-            display=display,
-            address=address,
-            weight=backend.weight,
-            max_in_flight=backend.max_in_flight,
-            cookie=make_cookie_value(sticky_key, f"{pool_name}|{identity}") if sticky_key else "",
+        return [Row(backend, f"{pool_name}|{text}", text, text, _core.pack_unix(written.unix_path))]
+    if not written.is_name:
+        return [Row(backend, f"{pool_name}|{text}", text, text, _core.pack_address(written.host, written.port))]
+    if not addresses.get(written.host):
+        return [Row(backend, f"{pool_name}|{text}", text, text, None)]
+    return [
+        Row(
+            backend,
+            f"{pool_name}|{text}|{ip}",
+            f"{text} ({ip})",
+            f"[{ip}]:{written.port}" if ":" in ip else f"{ip}:{written.port}",
+            _core.pack_address(ip, written.port),
         )
+        for ip in addresses[written.host]
+    ]

@@ -102,7 +102,7 @@ CAP = 3
 def play_with_cap(fastlb, keep, kills, workers, seed):
     """More clients than the backends may have, while workers die: no backend ever has more than its cap, nor fewer for good."""
     backends = [keep(PacedBackend(seconds=0.01)) for _ in range(2)]
-    lb = fastlb([{"address": backend.address, "max_in_flight": CAP} for backend in backends], workers=workers, pool=LONG)
+    lb = fastlb([{"address": backend.address, "max_connections": CAP} for backend in backends], workers=workers, pool=LONG)
     dice = random.Random(seed)
     deaths = []
     with Load(("127.0.0.1", lb.port), fresh=8, kept=8, allowed=[503]) as load:

@@ -82,7 +82,7 @@ def test_backend_at_its_cap_gets_no_more(fastlb, instant):
     backends = named(instant, 2)
     for backend in backends:
         backend.hold()
-    lb = fastlb([{"address": backends[0], "max_in_flight": 3}, backends[1]])
+    lb = fastlb([{"address": backends[0], "max_connections": 3}, backends[1]])
     clients = [lb.connect() for _ in range(20)]
     for client in clients:
         client.send(request())
@@ -96,7 +96,7 @@ def test_backend_at_its_cap_gets_no_more(fastlb, instant):
 def test_pool_whose_backends_are_all_at_their_cap_is_full(fastlb, instant):
     backend = instant(response(b"ok"))
     backend.hold()
-    lb = fastlb([{"address": backend, "max_in_flight": 1}])
+    lb = fastlb([{"address": backend, "max_connections": 1}])
     first, second = lb.connect(), lb.connect()
     first.send(request())
     backend.wait_for_held(1)

@@ -20,7 +20,7 @@ def backends(keep):
 
 
 def capped(backends):
-    return [{"address": backend.address, "max_in_flight": CAP} for backend in backends]
+    return [{"address": backend.address, "max_connections": CAP} for backend in backends]
 
 
 def test_more_clients_than_backends_may_have_are_all_served(fastlb, backends):
@@ -49,7 +49,7 @@ def test_wrk_sees_no_error(fastlb, backends):
 def test_a_place_that_comes_free_in_one_worker_serves_who_waits_in_the_other(fastlb, keep):
     backend = keep(PacedBackend())
     backend.hold()
-    lb = fastlb([{"address": backend.address, "max_in_flight": 1}], workers=2, pool=QUEUE)
+    lb = fastlb([{"address": backend.address, "max_connections": 1}], workers=2, pool=QUEUE)
     clients = [lb.connect() for _ in range(40)]  # the kernel shares them out: some for each worker
     for client in clients:
         client.send(request())
@@ -65,7 +65,7 @@ def test_a_place_that_comes_free_in_one_worker_serves_who_waits_in_the_other(fas
 def test_who_waits_is_served_when_the_worker_that_had_the_place_dies(fastlb, keep):
     backend = keep(PacedBackend())
     backend.hold()
-    lb = fastlb([{"address": backend.address, "max_in_flight": 1}], workers=2, pool=QUEUE)
+    lb = fastlb([{"address": backend.address, "max_connections": 1}], workers=2, pool=QUEUE)
     holder = lb.connect()
     holder.send(request())
     wait_until(lambda: backend.open == 1, "the place is taken")

@@ -200,7 +200,7 @@ def test_client_of_a_dead_backend_gets_its_error_where_that_is_wanted(fastlb, na
 
 def test_client_of_a_full_backend_goes_to_another(fastlb, named):
     backends = named(2)
-    limited = [{"address": backend, "max_in_flight": 1} for backend in backends]
+    limited = [{"address": backend, "max_connections": 1} for backend in backends]
     lb = fastlb(limited, pool=pool(), settings=settings())
     first = lb.get()
     full = backends[int(first.body)]
@@ -217,7 +217,7 @@ def test_client_of_a_full_backend_goes_to_another(fastlb, named):
 
 def test_client_of_a_full_backend_is_refused_where_that_is_wanted(fastlb, instant):
     backend = instant()
-    lb = fastlb([{"address": backend, "max_in_flight": 1}, instant()], pool=pool(fallback="reject"), settings=settings())
+    lb = fastlb([{"address": backend, "max_connections": 1}, instant()], pool=pool(fallback="reject"), settings=settings())
     value = set_cookie(lb.get())
     backend.hold()
     slow = lb.connect()

@@ -141,6 +141,26 @@ class Share:
         return None
 
 
+class Factor:
+    """A number that something is multiplied by. `zero_means` says what 0 stands for."""
+
+    unit = "factor"
+
+    def __init__(self, least: float, most: float, zero_means: str) -> None:
+        self.least = least
+        self.most = most
+        self.zero_means = zero_means
+
+    def range_text(self) -> str:
+        return f"0 ({self.zero_means}) or {self.least} … {self.most}"
+
+    def read(self, written: object, path: KeyPath, reader: Reader) -> float | None:
+        if type(written) in (int, float) and (self.least <= written <= self.most or written == 0):  # type: ignore[operator]  # not a bool, nor nan
+            return float(written)  # type: ignore[arg-type]
+        reader.reject(path, f"found {describe(written)}", f"a number without quotes, {self.range_text()}")
+        return None
+
+
 class CountOrWord:
     """A whole number without a unit, or the one word that has it chosen, which is held as 0."""
 

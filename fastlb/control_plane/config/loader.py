@@ -15,10 +15,17 @@ from fastlb.control_plane.config.option import read_table
 from fastlb.control_plane.config.reader import Reader, Source
 from fastlb.control_plane.config.route_pattern import ANY_HOST
 from fastlb.control_plane.config.schema import (
+    CLIENT_KEY,
+    CONSISTENT_HASH,
+    IP_HASH,
     MOST_LOG_DESTINATIONS,
     MOST_LOGGED_HEADERS,
     ROUND_ROBIN,
     WEIGHTED_LEAST_CONNECTIONS,
+    WEIGHTED_ROUND_ROBIN,
+    WITH_KEY,
+    WITH_SLOW_START,
+    WITHOUT_WEIGHTS,
     AccessLog,
     Backend,
     Config,
@@ -28,7 +35,7 @@ from fastlb.control_plane.config.schema import (
     Route,
 )
 from fastlb.control_plane.config.sticky import check_stickies
-from fastlb.control_plane.config.toml import TomlDocument
+from fastlb.control_plane.config.toml import KeyPath, TomlDocument
 
 # A thousand pools of a hundred backends take 4 MB; a file larger than this was not meant.
 MAX_FILE_BYTES = 16 << 20
@@ -179,15 +186,21 @@ def _check_routes(reader: Reader) -> None:
 
 
 def _check_pools(reader: Reader) -> None:
-    backends = reader.all_read(Backend)
-    round_robin = {path for path, pool in reader.all_read(Pool) if pool.algorithm == ROUND_ROBIN}
-    for path, backend in backends:
-        if backend.weight != 1 and path[:2] in round_robin:
-            found = f"weight {backend.weight} in a pool with algorithm {quote(ROUND_ROBIN)}, which knows no weights"
-            reader.reject((*path, "weight"), found, f"{quote(WEIGHTED_LEAST_CONNECTIONS)} honours weights; or leave the weight out")
-    for path, pool in reader.all_read(Pool):
+    pools = dict(reader.all_read(Pool))
+    zone = _read_zone(reader)
+    for path, backend in reader.all_read(Backend):
+        algorithm = pools[path[:2]].algorithm if path[:2] in pools else WEIGHTED_LEAST_CONNECTIONS
+        if backend.weight > 1 and algorithm in WITHOUT_WEIGHTS:
+            found = f"weight {backend.weight} in a pool with algorithm {quote(algorithm)}, which knows no weights"
+            right = WEIGHTED_ROUND_ROBIN if algorithm == ROUND_ROBIN else WEIGHTED_LEAST_CONNECTIONS
+            reader.reject((*path, "weight"), found, f"{quote(right)} honours weights; or leave the weight out")
+        if backend.zone and not zone:
+            reader.warn((*path, "zone"), f"zone {quote(backend.zone)} has no effect", "[global] does not say the zone of this node")
+    for path, pool in pools.items():
+        _check_algorithm(reader, path, pool)
+    for path, pool in pools.items():
         if pool.queue.max and not all(backend.max_in_flight for backend in pool.backends):
-            found = f"the pool {quote(pool.name)} has a queue, and a backend without max_in_flight"
+            found = f"the pool {quote(pool.name)} has a queue, and a backend without max_connections"
             reader.warn((*path, "queue"), found, "it is never full: nobody ever waits")
 
 
@@ -195,6 +208,30 @@ def _check_sticky_key(reader: Reader) -> None:
     for path, settings in reader.all_read(GlobalSettings):
         if settings.sticky_key and settings.sticky_key_file:
             reader.reject_key((*path, "sticky_key_file"), "there is a sticky_key as well", "the secret is in one place: keep one of them")
+
+
+def _read_zone(reader: Reader) -> str:
+    """Of this node; "" where it is not said."""
+    return next((settings.zone for _, settings in reader.all_read(GlobalSettings)), "")
+
+
+def _check_algorithm(reader: Reader, path: KeyPath, pool: Pool) -> None:
+    """No setting of a pool that its algorithm would not look at."""
+    algorithm = quote(pool.algorithm)
+    if pool.hash_key != CLIENT_KEY and pool.algorithm not in WITH_KEY:
+        right = "it hashes the address of the client" if pool.algorithm == IP_HASH else f"{quote_all(sorted(WITH_KEY))} have keys"
+        reader.reject((*path, "hash_key"), f"algorithm {algorithm} has no key that could be chosen", right)
+    if pool.balance_factor and pool.algorithm != CONSISTENT_HASH:
+        found = f"algorithm {algorithm} has no balance factor"
+        reader.reject((*path, "balance_factor"), found, f"only {quote(CONSISTENT_HASH)} has one")
+    if pool.slow_start_ms and pool.algorithm not in WITH_SLOW_START:
+        if pool.algorithm == ROUND_ROBIN:
+            right = f"it knows no weights that could grow; {quote(WEIGHTED_ROUND_ROBIN)} does"
+        else:
+            right = "each step would move keys to another backend; leave slow_start out"
+        reader.reject((*path, "slow_start"), f"algorithm {algorithm} has no slow start", right)
+    if pool.backends and not any(backend.weight for backend in pool.backends):
+        reader.warn(path, f"every backend of the pool {quote(pool.name)} has weight 0", "none is ever picked")
 
 
 def _check_logs(reader: Reader, config: Config) -> None:

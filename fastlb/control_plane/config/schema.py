@@ -16,7 +16,7 @@ from fastlb.control_plane.config.address import (
     parse_network,
 )
 from fastlb.control_plane.config.errors import Rejected, describe, quote
-from fastlb.control_plane.config.kind import Choice, Count, CountOrWord, Flag, ListOf, Share, Text, duration, size
+from fastlb.control_plane.config.kind import Choice, Count, CountOrWord, Factor, Flag, ListOf, Share, Text, duration, size
 from fastlb.control_plane.config.log_condition import LogCondition, parse_condition
 from fastlb.control_plane.config.log_destination import LogDestination, parse_destination
 from fastlb.control_plane.config.log_format import JSON_FIELDS, Field, LogFormat, Piece, make_json_format, parse_field, parse_format
@@ -27,7 +27,53 @@ from fastlb.control_plane.config.sticky import Sticky
 from fastlb.control_plane.config.toml import KeyPath
 
 ROUND_ROBIN = "round_robin"
+WEIGHTED_ROUND_ROBIN = "weighted_round_robin"
+LEAST_CONNECTIONS = "least_connections"
 WEIGHTED_LEAST_CONNECTIONS = "weighted_least_connections"
+IP_HASH = "ip_hash"
+HASH = "hash"
+CONSISTENT_HASH = "consistent_hash"
+MAGLEV = "maglev"
+RANDOM_TWO_CHOICES = "random_two_choices"
+PEAK_EWMA = "peak_ewma"
+LEAST_TIME = "least_time"
+
+# What an algorithm looks at; the loader refuses what it would not.
+WITHOUT_WEIGHTS = frozenset((ROUND_ROBIN, LEAST_CONNECTIONS))
+WITH_KEY = frozenset((HASH, CONSISTENT_HASH, MAGLEV))
+WITH_SLOW_START = frozenset(
+    (WEIGHTED_ROUND_ROBIN, LEAST_CONNECTIONS, WEIGHTED_LEAST_CONNECTIONS, RANDOM_TWO_CHOICES, PEAK_EWMA, LEAST_TIME)
+)
+
+CLIENT_KEY = "{client}"
+
+# What others call them.
+_ALGORITHMS_ELSEWHERE = {
+    "rr": ROUND_ROBIN,
+    "roundrobin": ROUND_ROBIN,
+    "wrr": WEIGHTED_ROUND_ROBIN,
+    "static-rr": WEIGHTED_ROUND_ROBIN,
+    "smooth": WEIGHTED_ROUND_ROBIN,
+    "leastconn": WEIGHTED_LEAST_CONNECTIONS,
+    "least_conn": WEIGHTED_LEAST_CONNECTIONS,
+    "least_request": WEIGHTED_LEAST_CONNECTIONS,
+    "lc": LEAST_CONNECTIONS,
+    "wlc": WEIGHTED_LEAST_CONNECTIONS,
+    "source": IP_HASH,
+    "iphash": IP_HASH,
+    "source_hash": IP_HASH,
+    "ketama": CONSISTENT_HASH,
+    "ring_hash": CONSISTENT_HASH,
+    "chash": CONSISTENT_HASH,
+    "uri": CONSISTENT_HASH,
+    "random": RANDOM_TWO_CHOICES,
+    "p2c": RANDOM_TWO_CHOICES,
+    "two": RANDOM_TWO_CHOICES,
+    "power_of_two_choices": RANDOM_TWO_CHOICES,
+    "ewma": PEAK_EWMA,
+    "fastest": LEAST_TIME,
+    "least_response_time": LEAST_TIME,
+}
 
 # Of one listener; each costs a line and a condition per exchange.
 MOST_LOGS = 16
@@ -80,6 +126,18 @@ def parse_header_name(text: str) -> str:
         raise Rejected(f"{quote(text)} is not a header name", right, meant or None)
     if text.casefold() in _FRAMING_HEADERS:
         raise Rejected(f"{quote(text)} has a meaning of its own", "choose a name that HTTP does not use", "X-Fastlb-Reason")
+    return text
+
+
+def parse_place(text: str) -> str:
+    """The name of a zone or of this node, or "" for none."""
+    return parse_name(text) if text else text
+
+
+def parse_hash_key(text: str) -> str:
+    """What of a request is hashed: "{client}", its client's address."""
+    if text != CLIENT_KEY:
+        raise Rejected(f"{quote(text)} is not in this version", 'a key is "{client}", the address of the client', CLIENT_KEY)
     return text
 
 
@@ -153,6 +211,8 @@ class GlobalSettings:
     sticky_key: str = option("sticky_key", Text("a secret", parse_secret, "a8Vn2-4kPz-w0Qyt"), "", ("cookie_key", "dynamic-cookie-key"))
     sticky_key_file: str = option("sticky_key_file", Text("a path", parse_file_path, "/etc/fastlb/sticky.key"), "")
     state_dir: str = option("state_dir", Text("a path", parse_directory, "/var/lib/fastlb"), "", ("state_directory",))
+    zone: str = option("zone", Text("a zone", parse_place, "eu-west-1a"), "", ("locality", "az", "availability_zone"))
+    node: str = option("node", Text("a name", parse_place, "lb-3"), "", ("node_name", "hostname"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -280,8 +340,11 @@ class Backend:
     address: BackendAddress = option(
         "address", Text("a backend", parse_backend_address, "10.0.0.11:8080"), also_called=("host", "server", "url")
     )
-    weight: int = option("weight", Count(1, 256), 1)
-    max_in_flight: int = option("max_in_flight", Count(1, (1 << 31) - 1, "no cap"), 0, ("max_conns", "maxconn", "max_connections"))
+    weight: int = option("weight", Count(1, 256, "never picked"), 1)
+    max_in_flight: int = option("max_connections", Count(1, (1 << 31) - 1, "no cap"), 0, ("max_in_flight", "max_conns", "maxconn"))
+    backup: bool = option("backup", Flag(), False, ("fallback", "standby", "spare"))
+    priority: int = option("priority", Count(0, 255), 0)
+    zone: str = option("zone", Text("a zone", parse_place, "eu-west-1a"), "", ("locality", "az", "availability_zone"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -343,9 +406,20 @@ class Pool:
     algorithm: str = option(
         "algorithm",
         Choice(
-            (WEIGHTED_LEAST_CONNECTIONS, ROUND_ROBIN),
-            not_yet=("weighted_round_robin", "ip_hash", "consistent_hash", "maglev", "random_two_choices", "peak_ewma"),
-            also_called={"leastconn": WEIGHTED_LEAST_CONNECTIONS, "least_conn": WEIGHTED_LEAST_CONNECTIONS, "rr": ROUND_ROBIN},
+            (
+                WEIGHTED_LEAST_CONNECTIONS,
+                LEAST_CONNECTIONS,
+                ROUND_ROBIN,
+                WEIGHTED_ROUND_ROBIN,
+                RANDOM_TWO_CHOICES,
+                PEAK_EWMA,
+                LEAST_TIME,
+                IP_HASH,
+                HASH,
+                CONSISTENT_HASH,
+                MAGLEV,
+            ),
+            also_called=_ALGORITHMS_ELSEWHERE,
         ),
         WEIGHTED_LEAST_CONNECTIONS,
         ("balance", "policy", "method", "strategy"),
@@ -363,6 +437,12 @@ class Pool:
     timeouts: PoolTimeouts = table("timeouts", PoolTimeouts)
     queue: Queue = table("queue", Queue, ("maxqueue",))
     sticky: Sticky = table("sticky", Sticky, ("stickiness", "session_affinity", "persistence", "affinity"))
+    hash_key: str = option("hash_key", Text("a key", parse_hash_key, CLIENT_KEY), CLIENT_KEY, ("key", "hash_on", "hash"))
+    balance_factor: float = option(
+        "balance_factor", Factor(1.0, 100.0, "no bound"), 0.0, ("hash-balance-factor", "hash_balance_factor", "load_factor")
+    )
+    slow_start_ms: int = option("slow_start", duration("0s", "1h"), "0s", ("slowstart", "slow_start_window", "warmup"))
+    subset: int = option("subset", Count(1, 65535, "all of them"), 0, ("subset_size", "subsetting"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ def run(*arguments: str) -> Result:
 
 
 def test_arguments_become_one_listener_and_one_pool() -> None:
-    arguments = Arguments([":8080", "unix:/x"], ["10.0.0.1:80", "10.0.0.2:80,weight=3,max_in_flight=10", "app.example:80"])
+    arguments = Arguments([":8080", "unix:/x"], ["10.0.0.1:80", "10.0.0.2:80,weight=3,max_connections=10", "app.example:80"])
     config = read_config(arguments).config
     (listener,), (pool,), (route,) = config.listeners, config.pools, config.routes
     assert [str(address) for address in listener.bind] == [":8080", "unix:/x"]
@@ -44,11 +44,12 @@ def test_wrong_arguments_are_named_all_at_once_in_their_order() -> None:
     assert caught.value.lines() == [
         '--listen 8080: "8080" is only a number; a port stands behind a colon; did you mean ":8080"?',
         '--backend 10.0.0.1: "10.0.0.1" has no port; the port stands behind the address, such as "10.0.0.1:8080"',
-        '--backend 10.0.0.2:80,wieght=3: unknown key "wieght"; known here: address, weight, max_in_flight; did you mean "weight"?',
-        '--backend 10.0.0.3:80,weight=x: found "x"; a number, 1 … 256',
-        '--backend 10.0.0.4:80,weight: found ""; a number, 1 … 256',
+        '--backend 10.0.0.2:80,wieght=3: unknown key "wieght"; known here: address, weight, max_connections, backup, priority, zone; '
+        'did you mean "weight"?',
+        '--backend 10.0.0.3:80,weight=x: found "x"; a number, 0 (never picked) or 1 … 256',
+        '--backend 10.0.0.4:80,weight: found ""; a number, 0 (never picked) or 1 … 256',
         '--backend 10.0.0.5:80,weight=2: weight 2 in a pool with algorithm "round_robin", which knows no weights; '
-        '"weighted_least_connections" honours weights; or leave the weight out',
+        '"weighted_round_robin" honours weights; or leave the weight out',
     ]
 
 

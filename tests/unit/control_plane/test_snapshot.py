@@ -28,7 +28,7 @@ pool = "two"
 [[routes]]
 pool = "one"
 [pools.one]
-backends = [{ address = "app.example:80", weight = 3, max_in_flight = 7 }, "lost.example:81"]
+backends = [{ address = "app.example:80", weight = 3, max_connections = 7 }, "lost.example:81"]
 timeouts = { connect = "1s", first_byte = "2s", between_bytes = "3s", exchange = "4s", tunnel = "5s" }
 [pools.two]
 algorithm = "round_robin"
@@ -145,6 +145,8 @@ def test_pools_are_written_in_their_units(writer: type[RecordingWriter]) -> None
             "tunnel_timeout_ms": 5000,
             "queue_max": 0,
             "queue_timeout_ms": 5000,
+            "balance_permille": 0,
+            "slow_start_ms": 0,
         },
     )
     assert second[1]["algorithm"] == "round_robin"
@@ -157,6 +159,38 @@ def test_retries_of_each_pool_are_written_in_their_units(writer: type[RecordingW
     first, second = RecordingWriter.last.of("set_retry")
     assert first[1] == {"on": ("5xx",), "unsafe": True, "within_ms": 2000, "share": 0.5, "floor": 7}
     assert second[1] == {"on": ("connect", "closed", "reset"), "unsafe": False, "within_ms": 10_000, "share": 0.2, "floor": 10}
+
+
+def test_pool_tells_how_it_balances(writer: type[RecordingWriter]) -> None:
+    changed = TEXT.replace("[pools.one]", '[pools.one]\nslow_start = "1m"')
+    changed = changed.replace('"round_robin"', '"consistent_hash"\nbalance_factor = 1.25')
+    snapshot.build_image(load_text(changed, "f").config, {}, 1)
+    first, second = RecordingWriter.last.of("add_pool")
+    assert (first[1]["slow_start_ms"], first[1]["balance_permille"]) == (60_000, 0)
+    assert (second[1]["slow_start_ms"], second[1]["balance_permille"]) == (0, 1250)
+
+
+def test_names_in_tables_are_addresses_with_their_ports(writer: type[RecordingWriter]) -> None:
+    built = build(app_example=["10.0.0.9", "2001:db8::1"])
+    names = [options["table_name"] for _, options in built.of("add_backend")]
+    assert names == ["10.0.0.9:80", "[2001:db8::1]:80", "lost.example:81", "10.0.0.1:80", "[::1]:80", "unix:/run/app.sock"]
+
+
+def test_groups_follow_each_other(writer: type[RecordingWriter]) -> None:
+    changed = TEXT.replace('"lost.example:81"', '{ address = "10.0.0.7:1", backup = true }, "10.0.0.8:1"')
+    snapshot.build_image(load_text(changed, "f").config, {}, 1)
+    calls = [
+        (name, options.get("display"))
+        for name, arguments, options in RecordingWriter.last.calls
+        if arguments == (0,) and name in ("begin_group", "add_backend")
+    ]
+    assert calls == [
+        ("begin_group", None),
+        ("add_backend", "app.example:80"),
+        ("add_backend", "10.0.0.8:1"),
+        ("begin_group", None),
+        ("add_backend", "10.0.0.7:1"),
+    ]
 
 
 def backends(built: RecordingWriter) -> list[tuple[int, str, str, bytes | None, int, int]]:

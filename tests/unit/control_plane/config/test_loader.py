@@ -105,7 +105,7 @@ pool = "api"
 
 [pools.api]
 algorithm = "weighted_least_connections"
-backends = ["10.0.0.11:8080", { address = "10.0.0.12:8080", weight = 3, max_in_flight = 10 }, "unix:/run/app.sock", "app.example:80"]
+backends = ["10.0.0.11:8080", { address = "10.0.0.12:8080", weight = 3, max_connections = 10 }, "unix:/run/app.sock", "app.example:80"]
 retry = { on = "5xx", attempts = 1, within = "1s", budget = 1, budget_floor = 0, unsafe = true }
 replay_limit = "0B"
 keepalive = { max_idle = 0, idle = "1s" }
@@ -223,9 +223,26 @@ timeouts = { connect = "1s", first_byte = "2s", between_bytes = "3s", exchange =
         (
             "backends",
             'algorithm = "least_con"\nbackends',
-            '5:13: unknown algorithm "least_con"; algorithm is "weighted_least_connections" or "round_robin"',
+            '5:13: unknown algorithm "least_con"; algorithm is "weighted_least_connections", "least_connections", "round_robin"',
         ),
-        ("backends", 'algorithm = "maglev"\nbackends', '5:13: algorithm "maglev" is not in this version'),
+        ("backends", 'algorithm = "maglev"\nhash_key = "{uri}"\nbackends', '6:12: "{uri}" is not in this version'),
+        ("backends", "balance_factor = 1.25\nbackends", '5:18: algorithm "weighted_least_connections" has no balance factor'),
+        (
+            "backends",
+            'algorithm = "hash"\nbalance_factor = 1\nbackends',
+            '6:18: algorithm "hash" has no balance factor; only "consistent_hash"',
+        ),
+        ("backends", "balance_factor = 0.5\nbackends", "5:18: found 0.5; a number without quotes, 0 (no bound) or 1.0 … 100.0"),
+        (
+            "backends",
+            'algorithm = "round_robin"\nslow_start = "30s"\nbackends',
+            '6:14: algorithm "round_robin" has no slow start; it knows no weights that could grow; "weighted_round_robin" does',
+        ),
+        (
+            "backends",
+            'algorithm = "maglev"\nslow_start = "30s"\nbackends',
+            '6:14: algorithm "maglev" has no slow start; each step would move keys to another backend; leave slow_start out',
+        ),
         ("backends", "retry = { attempts = 0 }\nbackends", "5:22: 0 is out of range; 1 … 8"),
         ("backends", "attempts = 2\nbackends", '5:1: "attempts" does not belong here; it belongs into pools.retry; known here: '),
         ("backends", 'retry = { on = ["http_503"] }\nbackends', '5:17: unknown on "http_503"; on is "connect", '),
@@ -256,7 +273,11 @@ timeouts = { connect = "1s", first_byte = "2s", between_bytes = "3s", exchange =
             '5:13: "app.example" has no port; the port stands behind the address, such as "app.example:8080"',
         ),
         ('["10.0.0.1:80"]', "[{ weight = 2 }]", '5:13: "address" is missing; address is a backend, such as "10.0.0.11:8080"'),
-        ('["10.0.0.1:80"]', '[{ address = "a:1", weight = 0 }]', "5:41: 0 is out of range; 1 … 256"),
+        ('["10.0.0.1:80"]', '[{ address = "a:1", weight = 257 }]', "5:41: 257 is out of range; 0 (never picked) or 1 … 256"),
+        ('["10.0.0.1:80"]', '[{ address = "a:1", max_in_flight = 3 }]', '5:32: unknown key "max_in_flight"'),
+        ('["10.0.0.1:80"]', '[{ address = "a:1", backup = 1 }]', "5:41: found 1; true or false"),
+        ('["10.0.0.1:80"]', '[{ address = "a:1", priority = 256 }]', "5:43: 256 is out of range; 0 … 255"),
+        ('["10.0.0.1:80"]', '[{ address = "a:1", zone = "a b" }]', '5:39: "a b" is not a name'),
         ('["10.0.0.1:80"]', "[5]", '5:13: found 5; a backend is a text, such as "10.0.0.11:8080"'),
         (
             '["10.0.0.1:80"]',
@@ -312,7 +333,7 @@ timeouts = { connect = "1s", first_byte = "2s", between_bytes = "3s", exchange =
             "[global]\nworker_processes = 4\n[[listeners]]",
             '2:1: unknown key "worker_processes"; known here: reason_header, forwarded_headers, request_id, trusted_networks, '
             "drain_timeout, drain_idle_grace, log_buffer, max_connections, workers, user, group, pid_file, max_descriptors, "
-            "sticky_key, sticky_key_file, state_dir; did "
+            "sticky_key, sticky_key_file, state_dir, zone, node; did "
             'you mean "workers"?',
         ),
         (

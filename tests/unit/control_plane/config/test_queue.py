@@ -12,10 +12,10 @@ listeners = [{ name = "web", bind = ":8080" }]
 pool = "app"
 ROUTE
 [pools.app]
-backends = [{ address = "10.0.0.1:80", max_in_flight = 5 }, BACKEND]
+backends = [{ address = "10.0.0.1:80", max_connections = 5 }, BACKEND]
 QUEUE
 """
-CAPPED = '{ address = "10.0.0.2:80", max_in_flight = 1 }'
+CAPPED = '{ address = "10.0.0.2:80", max_connections = 1 }'
 
 
 def text(*, route: str = "", backend: str = CAPPED, queue: str = "") -> str:
