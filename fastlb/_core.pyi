@@ -1,4 +1,4 @@
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Network
 
 BUILD_ID: str
@@ -32,6 +32,7 @@ class SnapshotWriter:
     def set_max_connections(self, count: int) -> None: ...
     def set_request_id(self, enabled: bool) -> None: ...
     def set_log_plan(self, plan: bytes) -> None: ...
+    def set_route_table(self, table: bytes) -> None: ...
     def add_trusted_network(self, network: IPv4Network | IPv6Network) -> None: ...
     def add_listener(
         self,
@@ -46,6 +47,7 @@ class SnapshotWriter:
         max_headers: int,
         max_body_bytes: int,
         log_set: int | None = None,
+        host_set: int = 0,
     ) -> int: ...
     def add_pool(
         self,
@@ -81,11 +83,34 @@ class SnapshotWriter:
         cookie: str = "",
     ) -> int: ...
     def set_sticky_cookie(self, pool: int, *, name: str, attributes: str, lifetime_s: int = 0, flags: int = 0) -> None: ...
-    def add_route(self, *, host: str, path_prefix: str, pool: int, name: str = "", priority: int = 4) -> int: ...
+    def add_route(self, *, pool: int, name: str = "", priority: int = 4) -> int: ...
     def set_mirror(self, route: int, *, pool: int, share: float) -> None: ...
     def edit_request(self, route: int, operations: Sequence[HeaderOperation]) -> None: ...
     def edit_response(self, route: int, operations: Sequence[HeaderOperation]) -> None: ...
     def finish(self) -> int: ...
+
+CONDITIONS: dict[str, int]
+VALUES: dict[str, int]
+METHODS: dict[str, int]
+MATCH_LIMITS: dict[str, int]
+
+RuleValue = str | IPv4Network | IPv6Network | tuple[str, bytes]
+RuleCondition = tuple[str, bool, str, Sequence[RuleValue]]
+
+class RouteTableWriter:
+    def __init__(self, n_host_sets: int = 1) -> None: ...
+    def add_rule(
+        self,
+        route: int,
+        *,
+        host: str = "",
+        path: str | bytes = "/",
+        exact: bool = False,
+        regex: tuple[bytes, bool] | None = None,
+        conditions: Sequence[RuleCondition] = (),
+        host_sets: Iterable[int] = (0,),
+    ) -> None: ...
+    def finish(self) -> bytes: ...
 
 LOG_CAPTURES: dict[str, int]
 LOG_TEXT_FIELDS: dict[str, int]

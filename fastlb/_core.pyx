@@ -24,7 +24,7 @@ from fastlb.data_plane.failure cimport (RETRY_ON_403, RETRY_ON_404, RETRY_ON_429
                                         RETRY_ON_BAD_RESPONSE, RETRY_ON_CLOSED, RETRY_ON_CONNECT, RETRY_ON_OTHER_5XX, RETRY_ON_RESET,
                                         RETRY_ON_TIMEOUT, RETRY_UNSAFE)
 from fastlb.data_plane.retry_budget cimport MAX_RETRY_FLOOR, RETRY_TOKENS
-from fastlb.data_plane.route_table cimport hash_host
+from fastlb.data_plane.route_table cimport check_route_table, hash_host, hash_location
 from fastlb.data_plane.select.tables cimport (TableBackend, build_aliases, build_maglev, build_ring, build_ring_index, count_index_bits,
                                               count_maglev_slots, count_ring_points)
 from fastlb.data_plane.settlement cimport Settlement, read_row, settle_rows, settle_worker
@@ -33,7 +33,7 @@ from fastlb.data_plane.shared_table cimport (COLUMN_BYTES, ROW_BYTES, WORKER_BYT
                                              open_worker, row_at, set_state, sweep_rows, worker_at)
 from fastlb.data_plane.snapshot cimport IMAGE_LAYOUT, IMAGE_MAGIC, map_image
 from fastlb.data_plane.sticky cimport hash_sticky_value
-from fastlb.data_plane.system cimport ENOSPC, errno, memcpy, memset, munmap
+from fastlb.data_plane.system cimport EINVAL, ENOSPC, errno, memcpy, memset, munmap
 from fastlb.data_plane cimport types
 from fastlb.data_plane.types cimport (FAILURE_COUNT, HEADER_OTHER, MAX_HEAD_BYTES, MAX_HEADERS, MAX_IDENTITY_BYTES, MAX_ROWS, MAX_WORKERS,
                                       NO_INDEX, NO_SHARED_ROW, NODE_ROW, ROW_DISPLAY_BYTES, ROW_FREE, WORKER_LIVE, Backend, Column,
@@ -42,10 +42,12 @@ from fastlb.data_plane.types cimport (MAX_HEADER_NAME_BYTES, MAX_HEADER_OPERATIO
                                       MAX_TEMPLATE_SEGMENTS, OPERATION_ADD, ROUTE_DROPS_NAMES, ROUTE_EDITS_RESPONSE, ROUTE_MIRROR, ROUTE_SETS_HOST,
                                       ImageHeaderEdits, ImageSegment)
 from fastlb.data_plane.types cimport Engine as EngineStruct
-from fastlb.data_plane.types cimport (Exchange, ImageBackend, ImageHeader, ImageHeaderOperation, ImageHost, ImageListener, ImageNetwork,
+from fastlb.data_plane.types cimport (Exchange, ImageBackend, ImageHeader, ImageHeaderOperation, ImageListener, ImageNetwork,
                                       ImageLog, ImageLogCapture, ImageLogDestination, ImageLogOperation, ImageLogPlan, ImageLogSet,
-                                      ImageLogTerm, ImageLocation, ImagePool, ImageRoute, ImageSection, ImageText, Listener, SharedHeader,
+                                      ImageLogTerm, ImagePool, ImageRoute, ImageSection, ImageText, Listener, SharedHeader,
                                       SharedRow, SharedTable, Socket, WorkerBlock, WorkerGauges)
+from fastlb.data_plane.types cimport (MAX_LOCATION_BYTES, ImageCondition, ImageHost, ImageHostSet, ImageHostSlot, ImageLocation,
+                                      ImageLocationSlot, ImagePathLength, ImageRegex, ImageRouteTable, ImageRule, ImageValue)
 from fastlb.data_plane.types cimport QUEUE_PRIORITIES, ImageAlias, ImageGroup, ImageRingPoint, Regex, RowDetails
 from fastlb.data_plane.types cimport ImageSticky
 
@@ -228,6 +230,20 @@ cdef bytes pack_group(uint32_t algorithm, list entries, list names, place):
         free(backends)
 
 
+cdef bytes pack_network(network):
+    # An ImageNetwork of an ipaddress.IPv4Network or IPv6Network.
+    cdef ImageNetwork entry
+    cdef bytes address = network.network_address.packed
+    memset(&entry, 0, sizeof(entry))
+    bits = network.prefixlen
+    if len(address) == 4:
+        address = bytes(10) + b"\xff\xff" + address
+        bits += 96
+    memcpy(entry.address, <const char*>address, 16)
+    entry.prefix_bits = bits
+    return record(&entry, sizeof(entry))
+
+
 cdef class SnapshotWriter:
     """Builds one snapshot image (data_plane/snapshot.pyx reads it). Indices returned by the add_ methods count from 0.
 
@@ -238,11 +254,11 @@ cdef class SnapshotWriter:
         bytearray texts
         list networks, listeners, routes, pools, pool_backends, pool_groups, table_names
         list segments, operations
-        dict hosts, stickies, request_edits
+        dict stickies, request_edits
         uint64_t generation
         ImageText reason_header
         bint forwarded_headers, request_id
-        bytes log_plan
+        bytes log_plan, route_table
         uint32_t max_connections
 
     def __init__(self, generation):
@@ -252,12 +268,13 @@ cdef class SnapshotWriter:
         self.networks, self.listeners, self.routes, self.pools, self.pool_backends, self.pool_groups = [], [], [], [], [], []
         self.table_names = []
         self.segments, self.operations = [], []
-        self.hosts, self.stickies, self.request_edits = {}, {}, {}
+        self.stickies, self.request_edits = {}, {}
         self.generation = generation
         self.reason_header.offset = sizeof(ImageHeader)
         self.reason_header.size = 0
         self.forwarded_headers = self.request_id = True
         self.log_plan = b""
+        self.route_table = RouteTableWriter().finish()
         self.max_connections = 0
 
     cdef ImageText add_text(self, bytes text):
@@ -290,23 +307,20 @@ cdef class SnapshotWriter:
             raise ValueError("not a log plan")
         self.log_plan = plan
 
+    def set_route_table(self, table):
+        """Which requests take which route: from RouteTableWriter.finish."""
+        if not check_route_table(table, len(table), <uint32_t>NO_INDEX):
+            raise ValueError("not a route table")
+        self.route_table = table
+
     def add_trusted_network(self, network):
         """A network (ipaddress.IPv4Network or IPv6Network) whose X-Forwarded-* and X-Request-Id are believed."""
-        cdef ImageNetwork entry
-        cdef bytes address = network.network_address.packed
-        memset(&entry, 0, sizeof(entry))
-        bits = network.prefixlen
-        if len(address) == 4:
-            address = bytes(10) + b"\xff\xff" + address
-            bits += 96
-        memcpy(entry.address, <const char*>address, 16)
-        entry.prefix_bits = bits
-        self.networks.append(record(&entry, sizeof(entry)))
+        self.networks.append(pack_network(network))
 
     def add_listener(self, name, *, head_timeout_ms, body_timeout_ms, idle_timeout_ms, write_timeout_ms, max_head_bytes,
-                     max_target_bytes, max_headers, max_body_bytes, log_set=None):
+                     max_target_bytes, max_headers, max_body_bytes, log_set=None, host_set=0):
         """A listener's settings; times in milliseconds, sizes in bytes, max_body_bytes 0 = no limit; `log_set`: index in the log plan, None
-        where nothing is logged. Returns its index."""
+        where nothing is logged; `host_set`: index in the route table. Returns its index."""
         cdef ImageListener entry
         if len(name.encode()) > MAX_LISTENER_NAME_BYTES:
             raise ValueError(f"the name of a listener has at most {MAX_LISTENER_NAME_BYTES} bytes: {name}")
@@ -315,6 +329,7 @@ cdef class SnapshotWriter:
         memset(&entry, 0, sizeof(entry))
         entry.name = self.add_text(name.encode())
         entry.log_set = <uint32_t>NO_INDEX if log_set is None else log_set
+        entry.host_set = host_set
         entry.settings.head_timeout_ms = head_timeout_ms
         entry.settings.body_timeout_ms = body_timeout_ms
         entry.settings.idle_timeout_ms = idle_timeout_ms
@@ -431,22 +446,18 @@ cdef class SnapshotWriter:
         self.table_names[pool].append((display if table_name is None else table_name).encode())
         return len(self.pool_backends[pool]) - 1
 
-    def add_route(self, *, host, path_prefix, pool, name="", priority=DEFAULT_PRIORITY):
-        """A route. `host`: "" or "*" = any, "*.example.com" = any longer name ending so, else exact; `path_prefix` begins with "/".
-        `priority`: in the queue of the pool, 0 (first) to 7. Returns its index."""
+    def add_route(self, *, pool, name="", priority=DEFAULT_PRIORITY):
+        """What happens to the requests of a route; the route table says which they are. `priority`: in the queue of the pool, 0 (first)
+        to 7. Returns its index."""
         cdef ImageRoute entry
         if not 0 <= pool < len(self.pools):
             raise ValueError(f"no pool {pool}")
         if not 0 <= priority < QUEUE_PRIORITIES:
             raise ValueError(f"priorities are 0 to {QUEUE_PRIORITIES - 1}")
-        if not path_prefix.startswith("/"):
-            raise ValueError(f"path prefix {path_prefix!r} does not begin with '/'")
-        host = "" if host == "*" else host.lower()
         memset(&entry, 0, sizeof(entry))
         entry.name = self.add_text(name.encode())
         entry.pool = pool
         entry.priority = priority
-        self.hosts.setdefault(host, []).append((path_prefix.encode(), len(self.routes)))
         self.routes.append(bytearray(record(&entry, sizeof(entry))))
         return len(self.routes) - 1
 
@@ -564,51 +575,6 @@ cdef class SnapshotWriter:
             slots[at] = number + 1
         return b"".join([index.to_bytes(4, sys.byteorder) for index in slots])
 
-    cdef tuple pack_hosts(self):
-        # Hosts, their locations (longest prefix first) and the open-addressing table of host names.
-        cdef:
-            ImageHost host
-            ImageLocation location
-            uint32_t any_host = NO_INDEX, index
-        hosts, locations, wildcards = [], [], False
-        names = []
-        for name, entries in self.hosts.items():
-            wildcard = name.startswith("*.")
-            raw = (name[1:] if wildcard else name).encode("idna" if not name.isascii() else "ascii")
-            memset(&host, 0, sizeof(host))
-            host.name = self.add_text(raw)
-            host.hash = hash_host(raw, <uint32_t>len(raw))
-            host.wildcard = wildcard
-            host.locations.offset = <uint32_t>len(locations)
-            host.locations.count = <uint32_t>len(entries)
-            for prefix, route in sorted(entries, key=lambda entry: -len(entry[0])):
-                memset(&location, 0, sizeof(location))
-                location.prefix = self.add_text(prefix)
-                location.route = route
-                locations.append(record(&location, sizeof(location)))
-            if name == "":
-                any_host = <uint32_t>len(hosts)
-            else:
-                names.append((host.hash, len(hosts)))
-                wildcards = wildcards or wildcard
-            hosts.append(record(&host, sizeof(host)))
-        slots = []
-        if names:
-            size = 4
-            while size < 2 * len(hosts) + 2:    # at most half full, and never full
-                size *= 2
-            slots = [0] * size
-            for hash_value, number in names:
-                at = hash_value & (size - 1)
-                while slots[at]:
-                    at = (at + 1) & (size - 1)
-                slots[at] = number + 1
-        packed = b""
-        for number in slots:
-            index = number
-            packed += record(&index, sizeof(index))
-        return any_host, wildcards, packed, hosts, locations
-
     def finish(self):
         """The image as a sealed memfd, read-only for whoever maps it. The caller closes the descriptor."""
         cdef:
@@ -617,7 +583,6 @@ cdef class SnapshotWriter:
             ImageSticky* sticky
         memset(&header, 0, sizeof(header))
         self.pack_request_edits()
-        any_host, wildcards, slots, hosts, locations = self.pack_hosts()
         pools, backends, groups, stickies = [], [], [], []
         for number, (packed, entries, names, starts) in enumerate(zip(self.pools, self.pool_backends, self.table_names, self.pool_groups,
                                                                       strict=True)):
@@ -645,9 +610,7 @@ cdef class SnapshotWriter:
         header.operations.offset, header.operations.count = place(b"".join(self.operations)), len(self.operations)
         header.networks.offset, header.networks.count = place(b"".join(self.networks)), len(self.networks)
         header.listeners.offset, header.listeners.count = place(b"".join(self.listeners)), len(self.listeners)
-        header.host_slots.offset, header.host_slots.count = place(slots), len(slots) // sizeof(uint32_t)
-        header.hosts.offset, header.hosts.count = place(b"".join(hosts)), len(hosts)
-        header.locations.offset, header.locations.count = place(b"".join(locations)), len(locations)
+        header.route_table.offset, header.route_table.count = place(self.route_table), len(self.route_table)
         header.routes.offset, header.routes.count = place(b"".join(self.routes)), len(self.routes)
         header.pools.offset, header.pools.count = place(b"".join(pools)), len(pools)
         header.backends.offset, header.backends.count = place(b"".join(backends)), len(backends)
@@ -665,10 +628,244 @@ cdef class SnapshotWriter:
         header.size = <uint32_t>(sizeof(ImageHeader) + len(body))
         header.generation = self.generation
         header.reason_header = self.reason_header
-        header.any_host = any_host
-        header.has_wildcards = wildcards
         header.max_connections = self.max_connections
         return seal(record(&header, sizeof(header)) + bytes(body))
+
+
+# How conditions and their values are named, and the methods that have a bit.
+CONDITIONS = {"method": types.CONDITION_METHOD, "client": types.CONDITION_CLIENT, "header": types.CONDITION_HEADER,
+              "cookie": types.CONDITION_COOKIE, "query": types.CONDITION_QUERY}
+VALUES = {"exact": types.VALUE_EXACT, "prefix": types.VALUE_PREFIX, "suffix": types.VALUE_SUFFIX, "part": types.VALUE_PART,
+          "regex": types.VALUE_REGEX, "regex_caseless": types.VALUE_REGEX}
+METHODS = {"GET": types.METHOD_GET, "HEAD": types.METHOD_HEAD, "POST": types.METHOD_POST, "PUT": types.METHOD_PUT,
+           "DELETE": types.METHOD_DELETE, "OPTIONS": types.METHOD_OPTIONS, "TRACE": types.METHOD_TRACE}
+MATCH_LIMITS = {"path_bytes": types.MAX_LOCATION_BYTES, "groups": types.MAX_MATCH_GROUPS - 1}
+
+
+class _Location:
+    """An exact path or a prefix of a host, while its table is written: packed rules, and the route where none holds."""
+
+    __slots__ = ("route", "rules")
+
+    def __init__(self):
+        self.route, self.rules = None, []
+
+
+cdef class RouteTableWriter:
+    """Builds the route table of a snapshot (data_plane/route_table.pyx reads it).
+
+    Args:
+        n_host_sets: how many sets of hosts listeners may choose from; at least one.
+    """
+    cdef:
+        bytearray texts
+        list sets, conditions, values, networks, regexes
+        dict conditions_written, regexes_written
+
+    def __init__(self, n_host_sets=1):
+        self.texts = bytearray()
+        self.sets = [{} for _ in range(n_host_sets)]
+        self.conditions, self.values, self.networks, self.regexes = [], [], [], []
+        self.conditions_written, self.regexes_written = {}, {}
+
+    cdef ImageText add_text(self, bytes text):
+        # Texts stand right behind the header, so that their final offset is known at once.
+        cdef ImageText result
+        result.offset = <uint32_t>(sizeof(ImageRouteTable) + len(self.texts))
+        result.size = <uint32_t>len(text)
+        self.texts += text
+        return result
+
+    def add_rule(self, route, *, host="", path="/", exact=False, regex=None, conditions=(), host_sets=(0,)):
+        """Leads requests to a route. Rules of one host and path are tried in the order in which they are added, those without regex and
+        conditions last.
+
+        Args:
+            route: from SnapshotWriter.add_route.
+            host: "" or "*" = any, "*.example.com" = any longer name ending so, else exact.
+            path: prefix of the normalised path, or all of it where `exact`.
+            regex: what the path has to match besides: a pattern (bytes) and whether case makes no difference.
+            conditions: each a key of CONDITIONS, whether it is negated, a name ("" for methods and clients) and its values, of which one has
+                to match. Methods are texts, clients are networks (ipaddress), other values pairs of a key of VALUES and bytes; without
+                values it is enough that there is such a field, cookie or parameter.
+            host_sets: where the rule belongs to.
+        """
+        cdef ImageRule rule
+        raw = path.encode() if isinstance(path, str) else path
+        if not raw.startswith(b"/") or len(raw) > MAX_LOCATION_BYTES:
+            raise ValueError(f"path {path!r} does not begin with '/', or is too long")
+        host = "" if host == "*" else host.lower()
+        memset(&rule, 0, sizeof(rule))
+        rule.route = route
+        rule.regex = <uint32_t>NO_INDEX if regex is None else self.add_regex(regex[0], regex[1])
+        rule.conditions = self.add_conditions(sorted(conditions, key=lambda condition: CONDITIONS[condition[0]]))
+        for number in host_sets:
+            locations = self.sets[number].setdefault(host, {})
+            location = locations.setdefault((raw, bool(exact)), _Location())
+            if regex is not None or conditions:
+                location.rules.append(record(&rule, sizeof(rule)))
+            elif location.route is None:
+                location.route = route
+
+    cdef uint32_t add_regex(self, bytes pattern, bint caseless):
+        cdef ImageRegex entry
+        if (pattern, caseless) not in self.regexes_written:
+            memset(&entry, 0, sizeof(entry))
+            entry.pattern = self.add_text(pattern)
+            entry.flags = REGEX_CASELESS if caseless else 0
+            self.regexes_written[pattern, caseless] = len(self.regexes)
+            self.regexes.append(record(&entry, sizeof(entry)))
+        return self.regexes_written[pattern, caseless]
+
+    cdef ImageSection add_conditions(self, list conditions):
+        # The conditions of a rule, once for all rules that have the same.
+        cdef ImageSection section
+        key = repr(conditions)
+        if key not in self.conditions_written:
+            self.conditions_written[key] = len(self.conditions)
+            for kind, negated, name, values in conditions:
+                self.add_condition(kind, negated, name, values)
+        section.offset, section.count = self.conditions_written[key], <uint32_t>len(conditions)
+        return section
+
+    cdef int add_condition(self, kind, negated, name, values) except -1:
+        cdef:
+            ImageCondition entry
+            ImageValue value
+        memset(&entry, 0, sizeof(entry))
+        entry.kind = CONDITIONS[kind]
+        entry.negated = negated
+        entry.name = self.add_text(name.lower().encode() if kind == "header" else name.encode())
+        if kind == "client":
+            entry.values.offset, entry.values.count = <uint32_t>len(self.networks), <uint32_t>len(values)
+            self.networks += [pack_network(network) for network in values]
+        else:
+            if kind == "method":
+                for method in values:
+                    entry.methods |= <uint32_t>1 << METHODS.get(method, types.METHOD_OTHER)
+                values = [("exact", method.encode()) for method in values if method not in METHODS]
+            entry.values.offset, entry.values.count = <uint32_t>len(self.values), <uint32_t>len(values)
+            for how, text in values:
+                memset(&value, 0, sizeof(value))
+                value.kind = VALUES[how]
+                if value.kind == types.VALUE_REGEX:
+                    value.regex = self.add_regex(text, how == "regex_caseless")
+                else:
+                    value.text = self.add_text(text)
+                self.values.append(record(&value, sizeof(value)))
+        self.conditions.append(record(&entry, sizeof(entry)))
+        return 0
+
+    cdef list pack_host(self, ImageHost* host, dict locations, list lengths, list slots, list packed, list rules):
+        # The locations of one host, the shortest first, so that `shorter` leads backwards.
+        cdef:
+            ImagePathLength length
+            ImageLocationSlot slot
+            ImageLocation entry
+            uint32_t hash_value
+        ordered = sorted(locations, key=lambda key: (len(key[0]), key[1]))
+        kinds = {}
+        for path, exact in ordered:
+            kinds[len(path)] = kinds.get(len(path), 0) | <int>(types.PATH_EXACT if exact else types.PATH_PREFIX)
+        host.path_lengths.offset, host.path_lengths.count = <uint32_t>len(lengths), <uint32_t>len(kinds)
+        for size, kind in kinds.items():
+            length.size, length.kinds = size, kind
+            lengths.append(record(&length, sizeof(length)))
+        n_slots = table_size(len(ordered))
+        table = [None] * n_slots
+        indexes = {}
+        for path, exact in ordered:
+            location = locations[path, exact]
+            memset(&entry, 0, sizeof(entry))
+            entry.route = <uint32_t>NO_INDEX if location.route is None else location.route
+            entry.shorter = <uint32_t>NO_INDEX
+            for size in kinds:
+                if size < len(path) + exact and path[:size] in indexes:
+                    entry.shorter = indexes[path[:size]]
+            entry.rules.offset, entry.rules.count = <uint32_t>len(rules), <uint32_t>len(location.rules)
+            rules += location.rules
+            if not exact:
+                indexes[path] = len(packed)
+            memset(&slot, 0, sizeof(slot))
+            slot.kind = <int>(types.PATH_EXACT if exact else types.PATH_PREFIX)
+            slot.hash = hash_location(path, <uint32_t>len(path), slot.kind)
+            slot.size = <uint32_t>len(path)
+            slot.path = self.add_text(path).offset
+            packed.append(record(&entry, sizeof(entry)))
+            slot.location = <uint32_t>len(packed)
+            hash_value = slot.hash
+            put_slot(table, hash_value, record(&slot, sizeof(slot)))
+        host.slots.offset, host.slots.count = <uint32_t>len(slots), n_slots
+        memset(&slot, 0, sizeof(slot))
+        empty = record(&slot, sizeof(slot))
+        slots += [filled or empty for filled in table]
+
+    def finish(self):
+        """The table, for SnapshotWriter.set_route_table."""
+        cdef:
+            ImageRouteTable header
+            ImageHostSet entry
+            ImageHostSlot slot
+            ImageHost host
+        memset(&header, 0, sizeof(header))
+        sets, host_slots, hosts, lengths, slots, locations, rules = [], [], [], [], [], [], []
+        for names in self.sets:
+            memset(&entry, 0, sizeof(entry))
+            entry.any_host = <uint32_t>NO_INDEX
+            n_names = len(names) - ("" in names)
+            table = [None] * (table_size(n_names) if n_names else 0)
+            for name, of_host in names.items():
+                memset(&host, 0, sizeof(host))
+                host.wildcard = name.startswith("*.")
+                raw = name.removeprefix("*").encode("idna" if not name.isascii() else "ascii")
+                host.name = self.add_text(raw)
+                self.pack_host(&host, of_host, lengths, slots, locations, rules)
+                hosts.append(record(&host, sizeof(host)))
+                if not name:
+                    entry.any_host = <uint32_t>len(hosts) - 1
+                    continue
+                entry.has_wildcards |= host.wildcard
+                slot.hash, slot.host = hash_host(raw, <uint32_t>len(raw)), <uint32_t>len(hosts)
+                put_slot(table, slot.hash, record(&slot, sizeof(slot)))
+            memset(&slot, 0, sizeof(slot))
+            empty = record(&slot, sizeof(slot))
+            entry.slots.offset, entry.slots.count = <uint32_t>len(host_slots), <uint32_t>len(table)
+            host_slots += [filled or empty for filled in table]
+            sets.append(record(&entry, sizeof(entry)))
+        body = bytearray(self.texts)
+
+        def place(records):
+            body.extend(bytes(-(sizeof(ImageRouteTable) + len(body)) % 8))
+            offset = sizeof(ImageRouteTable) + len(body)
+            body.extend(b"".join(records))
+            return offset, len(records)
+
+        header.host_sets.offset, header.host_sets.count = place(sets)
+        header.host_slots.offset, header.host_slots.count = place(host_slots)
+        header.hosts.offset, header.hosts.count = place(hosts)
+        header.path_lengths.offset, header.path_lengths.count = place(lengths)
+        header.location_slots.offset, header.location_slots.count = place(slots)
+        header.locations.offset, header.locations.count = place(locations)
+        header.rules.offset, header.rules.count = place(rules)
+        header.conditions.offset, header.conditions.count = place(self.conditions)
+        header.values.offset, header.values.count = place(self.values)
+        header.networks.offset, header.networks.count = place(self.networks)
+        header.regexes.offset, header.regexes.count = place(self.regexes)
+        header.size = <uint32_t>(sizeof(ImageRouteTable) + len(body))
+        return record(&header, sizeof(header)) + bytes(body)
+
+
+def table_size(count):
+    """Slots of an open-addressing table: a power of two, at most half full."""
+    return 1 << (2 * count - 1).bit_length()
+
+
+def put_slot(table, hash_value, slot):
+    """Puts a slot where a look-up finds it: at its hash, or behind what is there already."""
+    at = hash_value & len(table) - 1
+    while table[at] is not None:
+        at = (at + 1) & len(table) - 1
+    table[at] = slot
 
 
 # Names of the log plan's numbers. A field is named as formats and conditions name it; "literal" and "capture" are for compilers only.
@@ -1240,6 +1437,8 @@ cdef class Engine:
         error = engine_prepare(engine, mapped.data, mapped.size)
         if error == NO_SHARED_ROW:
             raise ValueError("a backend of this snapshot has no row in shared memory")
+        if error == EINVAL:
+            raise ValueError("a regular expression of this snapshot cannot be compiled")
         if error != 0:
             raise MemoryError
         mapped.data = NULL

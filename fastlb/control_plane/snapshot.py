@@ -9,6 +9,7 @@ from fastlb import _core
 from fastlb.control_plane.config.schema import Backend, Config
 from fastlb.control_plane.groups import Row, order_rows
 from fastlb.control_plane.log_plan import build_log_plan
+from fastlb.control_plane.route_plan import build_route_table
 from fastlb.control_plane.sticky_plan import make_cookie_value, set_sticky
 
 # The engine keeps a head together with its buffer's own record in 64 KiB.
@@ -87,11 +88,13 @@ def build_image(config: Config, addresses: Mapping[str, Sequence[str]], generati
                     table_name=row.table_name,
                     cookie=make_cookie_value(sticky_key, row.identity) if pool.sticky.cookie and sticky_key else "",
                 )
+    routes = []
     for route in config.routes:
-        for host in route.hosts:
-            index = writer.add_route(host=host, path_prefix=route.path, pool=pool_indexes[route.pool], priority=route.priority)
-            if route.mirror.pool:
-                writer.set_mirror(index, pool=pool_indexes[route.mirror.pool], share=route.mirror.share)
+        index = writer.add_route(pool=pool_indexes[route.pool], priority=route.priority)
+        if route.mirror.pool:
+            writer.set_mirror(index, pool=pool_indexes[route.mirror.pool], share=route.mirror.share)
+        routes.append(index)
+    writer.set_route_table(build_route_table(config.routes, routes))
     return writer.finish()
 
 

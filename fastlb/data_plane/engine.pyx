@@ -411,6 +411,7 @@ cdef void settle_sockets(Engine* engine, const Socket* sockets, uint32_t n_socke
     while listener != NULL:
         if take_queues:
             listener.removed = True
+            listener.host_set = 0               # of the snapshot before; what all listeners know stays for its clients
         listener.wanted = False
         listener = listener.next
     for i in range(n_sockets):
@@ -418,6 +419,7 @@ cdef void settle_sockets(Engine* engine, const Socket* sockets, uint32_t n_socke
         listener.settings = listeners[sockets[i].listener].settings
         listener.name_size = listeners[sockets[i].listener].name.size
         memcpy(listener.name, image_text(engine.snapshot, &listeners[sockets[i].listener].name), listener.name_size)
+        listener.host_set = listeners[sockets[i].listener].host_set
         set_listener_log(engine, listener, engine.snapshot, listeners[sockets[i].listener].log_set)
         listener.removed = False
         listener.wanted = True

@@ -20,6 +20,7 @@ cdef extern from *:
         FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_CLIENT_WRITE_TIMEOUT,
         FAILURE_QUEUE_FULL, FAILURE_QUEUE_TIMEOUT,
         FAILURE_BAD_STATUS, FAILURE_NO_STICKY_BACKEND,
+        FAILURE_REGEX_LIMIT, FAILURE_TOO_MANY_PARAMETERS,
         FAILURE_END
     };
     enum fastlb_side { SIDE_SELF = 0, SIDE_CLIENT = 1, SIDE_BACKEND = 2 };
@@ -80,6 +81,8 @@ cdef extern from *:
         [FAILURE_QUEUE_TIMEOUT] = {"queue_timeout", "No backend of this pool came free in time.", 503, SIDE_SELF, RETRY_NO},
         [FAILURE_BAD_STATUS] = {"backend:bad_status", "The backend answered with an error, and no other one could be asked.", 502, SIDE_BACKEND, RETRY_NO},
         [FAILURE_NO_STICKY_BACKEND] = {"no_sticky_backend", "The backend that this client belongs to cannot be used now.", 503, SIDE_SELF, RETRY_NO},
+        [FAILURE_REGEX_LIMIT] = {"regex_limit", "A regular expression took too long to decide about this request.", 500, SIDE_SELF, RETRY_NO},
+        [FAILURE_TOO_MANY_PARAMETERS] = {"client:too_many_parameters", "The query or the cookies have more parts than are looked at.", 400, SIDE_CLIENT, RETRY_NO},
     };
     """
     ctypedef struct FailureInfo:
@@ -100,6 +103,7 @@ cdef extern from *:
         FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_CLIENT_WRITE_TIMEOUT
         FAILURE_QUEUE_FULL, FAILURE_QUEUE_TIMEOUT
         FAILURE_BAD_STATUS, FAILURE_NO_STICKY_BACKEND
+        FAILURE_REGEX_LIMIT, FAILURE_TOO_MANY_PARAMETERS
         FAILURE_END
         SIDE_SELF, SIDE_CLIENT, SIDE_BACKEND
         RETRY_NO
@@ -124,6 +128,8 @@ cdef inline const char* status_phrase(uint32_t status) noexcept nogil:
         return "URI Too Long"
     if status == 431:
         return "Request Header Fields Too Large"
+    if status == 500:
+        return "Internal Server Error"
     if status == 501:
         return "Not Implemented"
     if status == 502:

@@ -5,7 +5,7 @@ of them together.
 """
 from libc.stdint cimport uint8_t, uint32_t
 
-from fastlb.data_plane.failure cimport FAILURE_BAD_TARGET, FAILURE_NO_ROUTE
+from fastlb.data_plane.failure cimport FAILURE_BAD_TARGET
 from fastlb.data_plane.header_edits cimport check_edits
 from fastlb.data_plane.image cimport text_fits
 from fastlb.data_plane.mirror cimport choose_mirror
@@ -14,7 +14,7 @@ from fastlb.data_plane.select.key cimport hash_key
 from fastlb.data_plane.system cimport unlikely
 from fastlb.data_plane.target cimport request_path
 from fastlb.data_plane.template cimport check_template
-from fastlb.data_plane.types cimport (NO_INDEX, POOL_NEEDS_KEY, QUEUE_PRIORITIES, ROUTE_MIRROR, Engine, Exchange, Head, ImageHeader, ImagePool,
+from fastlb.data_plane.types cimport (POOL_NEEDS_KEY, QUEUE_PRIORITIES, ROUTE_MIRROR, Engine, Exchange, Head, ImageHeader, ImagePool,
                                       ImageRoute, Snapshot)
 
 
@@ -50,13 +50,13 @@ cdef uint32_t run_program(Engine* engine, Exchange* exchange, Head* head) noexce
         Snapshot* snapshot = exchange.snapshot
         int path_size = 0
         const char* path = request_path(head, engine.path, &path_size)
-        uint32_t index
+        uint32_t failure
     if unlikely(path == NULL):
         return FAILURE_BAD_TARGET
-    index = find_route(snapshot, head.data + head.host, head.host_size, path, <uint32_t>path_size)
-    if index == <uint32_t>NO_INDEX:
-        return FAILURE_NO_ROUTE
-    exchange.route = <const ImageRoute*>(snapshot.image + snapshot.header.routes.offset) + index
+    failure = find_route(engine, exchange, head, path, <uint32_t>path_size)
+    if failure:
+        return failure
+    exchange.route = <const ImageRoute*>(snapshot.image + snapshot.header.routes.offset) + engine.match.route
     enter_pool(engine, exchange, exchange.route.pool)
     if unlikely(exchange.route.features):
         run_features(engine, exchange, head)

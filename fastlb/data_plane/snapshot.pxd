@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t, uint32_t
 
-from fastlb.data_plane.types cimport Engine, ImageHost, ImageRoute, ImageText, Snapshot
+from fastlb.data_plane.types cimport Engine, ImageRoute, ImageText, Snapshot
 
 cdef enum:
     IMAGE_MAGIC = 0x00626C7473616600      # "fastlb" between zero bytes

@@ -16,12 +16,13 @@ from fastlb.data_plane.pool cimport check_pool, drop_group, load_pool
 from fastlb.data_plane.queue cimport QUEUE_MARK
 from fastlb.data_plane.retry_budget cimport MAX_RETRY_FLOOR, RETRY_TOKENS, open_budget
 from fastlb.data_plane.request_program cimport check_route
+from fastlb.data_plane.route_table cimport check_route_table, drop_regexes, load_regexes
 from fastlb.data_plane.sticky cimport check_sticky
 from fastlb.data_plane.system cimport ENOMEM, MAP_FAILED, MAP_SHARED, PROT_READ, SEEK_END, errno, lseek, mmap, munmap
 from fastlb.data_plane.template cimport check_segments
 from fastlb.data_plane.types cimport (MAX_HEAD_BYTES, MAX_HEADERS, MAX_IDENTITY_BYTES, NO_INDEX, Backend, Engine, Group,
-                                      ImageBackend, ImageGroup, ImageHeader, ImageHeaderOperation, ImageHost, ImageListener, ImageLogPlan, ImageNetwork,
-                                      ImageLocation, ImagePool, ImageRoute, ImageSticky, Pool, PoolBackend, Snapshot)
+                                      ImageBackend, ImageGroup, ImageHeader, ImageHeaderOperation, ImageListener, ImageLogPlan, ImageNetwork,
+                                      ImagePool, ImageRoute, ImageRouteTable, ImageSticky, Pool, PoolBackend, Snapshot)
 from fastlb.data_plane.types cimport MAX_LISTENER_NAME_BYTES, ImageSegment
 
 
@@ -30,32 +31,27 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
     # no later code has to.
     cdef:
         const ImageHeader* header = <const ImageHeader*>image
-        const ImageHost* hosts
-        const ImageLocation* locations
         const ImageRoute* routes
         const ImagePool* pools
         const ImageBackend* backends
         const ImageListener* listeners
         const ImageNetwork* networks
-        const uint32_t* numbers
-        uint32_t i, empty = 0, n_log_sets = 0
+        uint32_t i, n_log_sets = 0, n_host_sets
     if size < sizeof(ImageHeader) or header.magic != <uint64_t>IMAGE_MAGIC or header.layout_version != IMAGE_LAYOUT:
         return -1
     if header.size != size or size > 0x7FFFFFFF:
         return -1
     if not (fits(size, &header.operations, sizeof(ImageHeaderOperation)) and fits(size, &header.networks, sizeof(ImageNetwork))
             and fits(size, &header.listeners, sizeof(ImageListener))
-            and fits(size, &header.host_slots, sizeof(uint32_t)) and fits(size, &header.hosts, sizeof(ImageHost))
-            and fits(size, &header.locations, sizeof(ImageLocation)) and fits(size, &header.routes, sizeof(ImageRoute)) and fits(size, &header.pools, sizeof(ImagePool))
+            and fits(size, &header.route_table, 1) and fits(size, &header.routes, sizeof(ImageRoute)) and fits(size, &header.pools, sizeof(ImagePool))
             and fits(size, &header.backends, sizeof(ImageBackend)) and fits(size, &header.groups, sizeof(ImageGroup)) and fits(size, &header.log_plan, 1) and fits(size, &header.segments, sizeof(ImageSegment))
             and fits(size, &header.stickies, sizeof(ImageSticky)) and text_fits(size, &header.reason_header)):
         return -1
     if header.reason_header.size > 128:
         return -1
-    if header.host_slots.count & (header.host_slots.count - 1) or (header.host_slots.count and header.host_slots.count <= header.hosts.count):
+    if not check_route_table(image + header.route_table.offset, header.route_table.count, header.routes.count):
         return -1
-    if header.any_host != <uint32_t>NO_INDEX and header.any_host >= header.hosts.count:
-        return -1
+    n_host_sets = (<const ImageRouteTable*>(image + header.route_table.offset)).host_sets.count
     if not check_segments(image, header) or not check_operations(image, header):
         return -1
     if header.log_plan.count != 0:
@@ -64,7 +60,7 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
         n_log_sets = (<const ImageLogPlan*>(image + header.log_plan.offset)).sets.count
     listeners = <const ImageListener*>(image + header.listeners.offset)
     for i in range(header.listeners.count):
-        if listeners[i].log_set != <uint32_t>NO_INDEX and listeners[i].log_set >= n_log_sets:
+        if (listeners[i].log_set != <uint32_t>NO_INDEX and listeners[i].log_set >= n_log_sets) or listeners[i].host_set >= n_host_sets:
             return -1
         if (not text_fits(size, &listeners[i].name) or listeners[i].name.size > MAX_LISTENER_NAME_BYTES or listeners[i].settings.head.max_fields - 1 >= <uint32_t>MAX_HEADERS
                 or listeners[i].settings.head.max_bytes > <uint32_t>MAX_HEAD_BYTES):
@@ -72,21 +68,6 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
     networks = <const ImageNetwork*>(image + header.networks.offset)
     for i in range(header.networks.count):
         if networks[i].prefix_bits > 128:
-            return -1
-    numbers = <const uint32_t*>(image + header.host_slots.offset)
-    for i in range(header.host_slots.count):
-        if numbers[i] > header.hosts.count:
-            return -1
-        empty += numbers[i] == 0
-    if header.host_slots.count and empty == 0:
-        return -1                               # a look-up ends at an empty slot
-    hosts = <const ImageHost*>(image + header.hosts.offset)
-    for i in range(header.hosts.count):
-        if not text_fits(size, &hosts[i].name) or not range_fits(&hosts[i].locations, &header.locations):
-            return -1
-    locations = <const ImageLocation*>(image + header.locations.offset)
-    for i in range(header.locations.count):
-        if not text_fits(size, &locations[i].prefix) or locations[i].route >= header.routes.count:
             return -1
     routes = <const ImageRoute*>(image + header.routes.offset)
     for i in range(header.routes.count):
@@ -134,8 +115,8 @@ cdef const char* map_image(int image_fd, size_t* size, int* error) noexcept nogi
 
 
 cdef Snapshot* load_snapshot(Engine* engine, const char* image, size_t size, int* error) noexcept nogil:
-    # Takes over a mapped image and builds its running arrays: one reference, the caller's. NULL: *error is ENOMEM or
-    # NO_SHARED_ROW, with the image still the caller's. Does not change what the engine uses now.
+    # Takes over a mapped image and builds its running arrays: one reference, the caller's. NULL: *error is ENOMEM, EINVAL (a
+    # regular expression) or NO_SHARED_ROW, with the image still the caller's. Does not change what the engine uses now.
     cdef:
         Snapshot* snapshot
         const ImageHeader* header
@@ -165,6 +146,11 @@ cdef Snapshot* load_snapshot(Engine* engine, const char* image, size_t size, int
     snapshot.n_pools = header.pools.count
     snapshot.n_groups = header.groups.count
     engine.counters.snapshots_opened += 1
+    error[0] = load_regexes(engine, snapshot)
+    if error[0]:
+        snapshot.image_size = 0                 # stays the caller's
+        drop_snapshot(engine, snapshot)
+        return NULL
     if header.log_plan.count != 0:
         snapshot.log_plan = load_log_plan(image + header.log_plan.offset)
         if snapshot.log_plan == NULL:
@@ -221,6 +207,7 @@ cdef void drop_snapshot(Engine* engine, Snapshot* snapshot) noexcept nogil:
             drop_backend(&engine.backends, snapshot.pools[i].queue.row)
             snapshot.pools[i].queue = NULL
     drop_log_plan(engine, snapshot.log_plan)
+    drop_regexes(snapshot)
     if snapshot.image_size != 0:
         munmap(<void*>snapshot.image, snapshot.image_size)
     for i in range(snapshot.n_groups):

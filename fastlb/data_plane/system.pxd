@@ -170,6 +170,7 @@ cdef extern from "<string.h>" nogil:
     void* memset(void* target, int value, size_t size)
     int memcmp(const void* a, const void* b, size_t size)
     void* memchr(const void* data, int value, size_t size)
+    void* memmem(const void* data, size_t size, const void* part, size_t part_size)
     size_t strlen(const char* text)
 
 cdef extern from *:

@@ -134,18 +134,24 @@ cdef void unwatch(Engine* engine, Connection* connection) noexcept nogil:
 
 
 cdef void note_peer(Connection* connection, const sockaddr_storage* address) noexcept nogil:
-    # Keeps the client's address as text, once; IPv4 clients of an IPv6 socket are written as IPv4. Unix sockets have none: "unix:".
+    # Keeps the client's address, once, as bytes and as text; IPv4 clients of an IPv6 socket are written as IPv4. Unix sockets have none: "unix:".
     cdef:
         const sockaddr_in* v4
         const sockaddr_in6* v6
         const char* text = NULL
     if address.ss_family == AF_INET:
         v4 = <const sockaddr_in*>address
+        connection.ip[10] = connection.ip[11] = 0xFF
+        memcpy(connection.ip + 12, &v4.sin_addr, 4)
+        connection.ip_version = 4
         text = inet_ntop(AF_INET, &v4.sin_addr, connection.address, ADDRESS_TEXT_BYTES)
         connection.peer_port = (v4.sin_port >> 8) | <uint16_t>((v4.sin_port & 255) << 8)
     elif address.ss_family == AF_INET6:
         v6 = <const sockaddr_in6*>address
+        memcpy(connection.ip, &v6.sin6_addr, 16)
+        connection.ip_version = 6
         if memcmp(&v6.sin6_addr, b"\0\0\0\0\0\0\0\0\0\0\xff\xff", 12) == 0:
+            connection.ip_version = 4
             text = inet_ntop(AF_INET, <const char*>&v6.sin6_addr + 12, connection.address, ADDRESS_TEXT_BYTES)
         else:
             text = inet_ntop(AF_INET6, &v6.sin6_addr, connection.address, ADDRESS_TEXT_BYTES)

@@ -40,6 +40,10 @@ cdef enum:
     LINGER_MS = 2000                # a connection closed with unread input: how long we drain it, so that a reset does not eat the answer
     LINGER_BYTES = 1048576
     ADDRESS_TEXT_BYTES = 46         # INET6_ADDRSTRLEN
+    MAX_HOST_BYTES = 254            # a longer name is no DNS name (RFC 1035 section 2.3.4) and matches only "any"
+    MAX_LOCATION_BYTES = 4096       # of the path of a location
+    MAX_MATCH_GROUPS = 16           # of a path's regular expression: what a route can use of it, with group 0
+    MAX_PARAMETERS = 1000           # that are looked at, of a query, and of all cookies; PHP and Express have the same limit
     REQUEST_ID_BYTES = 32           # 16 random bytes in hexadecimal, nginx's $request_id
     MAX_MIRRORS = 1000              # mirrored requests under way in a worker; each takes two slots of the connection table
     MAX_MIRROR_BYTES = 67108864     # of all their heads and bodies in a worker: 1000 of the largest would take 316 MB
@@ -228,6 +232,26 @@ ctypedef enum StickyFlags:
     STICKY_SECURE_AUTO = 16         # ... if the client speaks it
     STICKY_NOCACHE = 32             # a response with the cookie says that it is private
 
+ctypedef enum PathKind:             # bits
+    PATH_PREFIX = 1
+    PATH_EXACT = 2
+
+ctypedef enum ConditionKind:        # in the order of what they cost
+    CONDITION_METHOD = 0
+    CONDITION_CLIENT = 1
+    CONDITION_HEADER = 2
+    CONDITION_COOKIE = 3
+    CONDITION_QUERY = 4
+    CONDITION_KINDS = 5
+
+ctypedef enum ValueKind:            # how a text is compared
+    VALUE_EXACT = 0
+    VALUE_PREFIX = 1
+    VALUE_SUFFIX = 2
+    VALUE_PART = 3
+    VALUE_REGEX = 4
+    VALUE_KINDS = 5
+
 ctypedef enum RouteFeature:         # bits of ImageRoute.features: what a route does besides forwarding to its pool
     ROUTE_PLAIN = 0
     ROUTE_DROPS_NAMES = 1           # an edit of the request replaces fields that have no HeaderId
@@ -405,6 +429,8 @@ cdef struct Connection:
     bint trusted                    # client's address lies in a trusted network (of the snapshot of its generation below)
     uint32_t number                 # client: counts up from 1 in each worker; names the connection in logs
     uint64_t trusted_generation
+    uint8_t ip[16]                  # client: its address again, IPv4 as ::ffff:a.b.c.d
+    uint8_t ip_version              # 4 or 6; 0 = none (a unix socket)
     char address[ADDRESS_TEXT_BYTES]
 
 cdef struct ConnectionTable:
@@ -452,6 +478,19 @@ cdef struct Head:
 
 cdef struct HeadLimits:
     uint32_t max_bytes, max_target_bytes, max_fields
+
+cdef struct NamedPart:              # a parameter of a query, or a cookie, as received: borrowed from the head
+    const char* name
+    const char* value
+    uint32_t name_size, value_size
+
+cdef struct Match:
+    # What find_route has found. `groups` are those of the rule's regular expression, in `path`; both are borrowed until the next request.
+    uint32_t route                  # index
+    uint32_t n_groups               # 0 = the rule has none
+    const char* path                # normalised
+    uint32_t path_size
+    uint32_t groups[2 * MAX_MATCH_GROUPS]   # start and end; NO_INDEX twice for a group that took no part
 
 
 # ---------------------------------------------------------------------------------------------------------------- relay
@@ -921,6 +960,7 @@ cdef struct Listener:
     int64_t references
     bint removed                    # its clients are told Connection: close
     bint wanted                     # scratch of settle_sockets
+    uint32_t host_set               # of the current snapshot's route table
     LogPlan* log_plan               # counted; NULL where nothing is logged
     const ImageLogSet* log_set      # borrowed from log_plan
     char name[MAX_LISTENER_NAME_BYTES]      # copied from the current snapshot at each commit
@@ -959,17 +999,76 @@ cdef struct ImageNetwork:           # IPv4 as ::ffff:a.b.c.d
 cdef struct ImageListener:
     ImageText name
     uint32_t log_set                # index in the log plan, NO_INDEX = nothing is logged
+    uint32_t host_set               # index in the route table
     ListenerSettings settings
+
+# The route table (route_table.pyx): which route a request takes. Offsets count from its own start; the sections inside a record, and every
+# index, count records.
+cdef struct ImageRouteTable:
+    uint32_t size                   # in bytes, with all that follows
+    ImageSection host_sets          # at least one; the first is for listeners that are removed as well
+    ImageSection host_slots
+    ImageSection hosts
+    ImageSection path_lengths
+    ImageSection location_slots
+    ImageSection locations
+    ImageSection rules
+    ImageSection conditions
+    ImageSection values
+    ImageSection networks
+    ImageSection regexes
+
+cdef struct ImageHostSet:           # the hosts that a listener knows
+    ImageSection slots              # of the hosts with a name: open addressing, a power of two with an empty one; none: no names
+    uint32_t any_host               # where no name matches, NO_INDEX
+    uint32_t has_wildcards
+
+cdef struct ImageHostSlot:
+    uint32_t hash
+    uint32_t host                   # index + 1; 0 = empty
 
 cdef struct ImageHost:
     ImageText name                  # lower case; a wildcard without its "*"
-    uint32_t hash
     uint32_t wildcard
-    ImageSection locations          # longest prefix first
+    ImageSection path_lengths       # of its locations, ascending, each once
+    ImageSection slots              # of its locations: as those of a host set
 
-cdef struct ImageLocation:          # a path of a host, and the route behind it
-    ImageText prefix
+cdef struct ImagePathLength:
+    uint16_t size
+    uint16_t kinds                  # PathKind bits: which kinds of location have a path of this size
+
+cdef struct ImageLocationSlot:      # with what a comparison needs, so that it does not wait for the location's own memory
+    uint32_t hash
+    uint16_t size
+    uint16_t kind                   # PathKind
+    uint32_t path                   # offset
+    uint32_t location               # index + 1; 0 = empty
+
+cdef struct ImageLocation:          # an exact path or a prefix of a host
+    uint32_t route                  # taken when no rule is, NO_INDEX = none
+    uint32_t shorter                # then: the longest other location that matches whatever this one does; below this index, or NO_INDEX
+    ImageSection rules              # tried first, in this order
+
+cdef struct ImageRule:              # all of it has to hold
     uint32_t route
+    uint32_t regex                  # what the path has to match, NO_INDEX = anything
+    ImageSection conditions
+
+cdef struct ImageCondition:         # holds when one of the values matches
+    uint32_t kind                   # ConditionKind
+    uint32_t negated                # holds when none matches
+    uint32_t methods                # CONDITION_METHOD: bit per Method; METHOD_OTHER: those of the values
+    ImageText name                  # of the header field (lower case), the parameter or the cookie
+    ImageSection values             # CONDITION_CLIENT: of networks. None: it is enough to be there
+
+cdef struct ImageValue:
+    uint32_t kind                   # ValueKind
+    uint32_t regex                  # VALUE_REGEX
+    ImageText text
+
+cdef struct ImageRegex:
+    ImageText pattern
+    uint32_t flags                  # RegexFlags
 
 cdef struct ImageRoute:             # what happens to a request: its program (request_program.pyx)
     uint32_t features               # RouteFeature; none: it is forwarded to `pool` as it is
@@ -1044,9 +1143,7 @@ cdef struct ImageHeader:
     ImageSection operations         # of header edits
     ImageSection networks
     ImageSection listeners
-    ImageSection host_slots         # power-of-two open-addressing table of uint32 host index + 1
-    ImageSection hosts
-    ImageSection locations
+    ImageSection route_table        # an ImageRouteTable and what belongs to it: `count` bytes
     ImageSection routes
     ImageSection pools
     ImageSection backends
@@ -1054,8 +1151,6 @@ cdef struct ImageHeader:
     ImageSection log_plan           # an ImageLogPlan and what belongs to it: `count` bytes, 0 = none
     ImageSection segments           # of templates
     ImageSection stickies
-    uint32_t any_host               # host index for no match, NO_INDEX
-    uint32_t has_wildcards
     uint32_t max_connections        # client connections of the node; 0 = no cap
     uint32_t padding
 
@@ -1137,6 +1232,8 @@ cdef struct Snapshot:
     Group* groups                   # owned, with what it owns
     uint32_t n_pools
     uint32_t n_groups
+    Regex** regexes                 # owned, and each of them: those of the route table
+    uint32_t n_regexes
 
 
 # ---------------------------------------------------------------------------------------------------------------- regex
@@ -1241,6 +1338,7 @@ cdef struct Engine:
     Head request                    # scratch of the request being parsed
     Head response                   # scratch of the response being parsed
     char* path                      # owned scratch: the normalised path
+    Match match                     # scratch of the request being routed
     uint64_t random[4]              # xoshiro256**; request ids
     uint64_t date_s                 # wall-clock second of `date`
     char date[DATE_BYTES + 3]

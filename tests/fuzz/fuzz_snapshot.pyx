@@ -9,7 +9,7 @@ from libc.string cimport memcpy, memset, strlen
 
 from fastlb.data_plane.access_log cimport log_request_head, log_response_head, open_log, write_log
 from fastlb.data_plane.engine cimport engine_commit, engine_prepare
-from fastlb.data_plane.failure cimport FAILURE_NO_ROUTE
+from fastlb.data_plane.failure cimport FAILURE_NO_ROUTE, FAILURE_REGEX_LIMIT
 from fastlb.data_plane.header_operations cimport is_trusted
 from fastlb.data_plane.http1_head cimport parse_request, parse_response
 from fastlb.data_plane.http1_serialise cimport write_local, write_request, write_response
@@ -19,7 +19,7 @@ from fastlb.data_plane.select.dispatch cimport pick
 from fastlb.data_plane.shared_table cimport add_image_rows, sweep_rows
 from fastlb.data_plane.snapshot cimport IMAGE_LAYOUT, IMAGE_MAGIC, check_image, map_image
 from fastlb.data_plane.types cimport (MAX_HEAD_BYTES, MAX_HEADERS, METHOD_GET, NO_BACKEND, NO_INDEX, Backend, Connection, Engine, Exchange, Head,
-                                      HeadLimits, ImageHeader, ImagePool, ImageRoute, Listener, Snapshot, Socket)
+                                      HeadLimits, ImageHeader, ImagePool, ImageRoute, ImageRouteTable, Listener, Snapshot, Socket)
 from tests.fuzz.expect cimport expect
 from tests.fuzz.plane cimport begin, open_plane
 
@@ -36,15 +36,34 @@ cdef int input_image                # a memfd that is written anew for each inpu
 cdef Socket sockets[MAX_LISTENERS]
 cdef const char* REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: b\r\nX-Request-Id: c\r\nConnection: d\r\n\r\n"
 cdef const char* RESPONSE = b"HTTP/1.1 200 OK\r\nServer: a\r\nContent-Length: 0\r\n\r\n"
+cdef const char* ROUTED[4]          # what the seeds' routes look at
+ROUTED[0] = b"GET /api/v2/x.php?beta=%31&q=a+b HTTP/1.1\r\nHost: shop.Example.com:80\r\nX-Canary: true\r\nCookie: group=b; id=\"7\"\r\n\r\n"
+ROUTED[1] = b"PURGE /api/ HTTP/1.1\r\nHost: [::1]\r\n\r\n"
+ROUTED[2] = b"POST /exact?beta HTTP/1.0\r\n\r\n"
+ROUTED[3] = b"GET / HTTP/1.1\r\nHost: a.b.example.com.\r\nCookie: group=\r\nCookie: =\r\n\r\n"
 
 
-cdef void route(const Snapshot* snapshot, const char* host, uint32_t host_size) noexcept nogil:
+cdef void route(Engine* engine, Exchange* exchange, const char* text) noexcept nogil:
     cdef:
-        uint32_t pool = find_route(snapshot, host, host_size, b"/api/x", 6)
+        const Snapshot* snapshot = engine.snapshot
+        const ImageRoute* routes = <const ImageRoute*>(snapshot.image + snapshot.header.routes.offset)
+        Head head
+        HeadLimits limits
         int32_t tried[2]
         int32_t number
-    if pool == <uint32_t>NO_INDEX:
+        uint32_t pool, failure
+    limits.max_bytes = limits.max_target_bytes = 4096
+    limits.max_fields = 10
+    expect(parse_request(&head, text, <uint32_t>strlen(text), &limits) > 0, b"the requests of this target are whole")
+    failure = find_route(engine, exchange, &head, head.data + head.origin, head.path_size)
+    if failure != 0:
+        expect(failure == FAILURE_NO_ROUTE or failure == FAILURE_REGEX_LIMIT, b"these requests have few parameters")
         return
+    expect(engine.match.route < snapshot.header.routes.count, b"a match is a route of the image")
+    for pool in range(engine.match.n_groups):
+        expect(engine.match.groups[2 * pool] == <uint32_t>NO_INDEX or
+               engine.match.groups[2 * pool] <= engine.match.groups[2 * pool + 1] <= head.path_size, b"groups lie in the path")
+    pool = routes[engine.match.route].pool
     expect(pool < snapshot.n_pools, b"a route leads to a pool of the image")
     number = pick(&snapshot.pools[pool], 0, tried, 0)
     if number == NO_BACKEND:
@@ -76,15 +95,15 @@ cdef void use(Engine* engine) noexcept nogil:
         Listener* listener = engine.listeners
     limits.max_bytes = limits.max_target_bytes = 4096
     limits.max_fields = 10
-    route(engine.snapshot, b"shop.Example.com:80", 19)
-    route(engine.snapshot, b"[::1]", 5)
-    route(engine.snapshot, b"", 0)
     begin(engine, &exchange, &client)
     is_trusted(engine, &exchange)
     memset(&backend, 0, sizeof(backend))
     memset(&named, 0, sizeof(named))
     expect(parse_request(&head, REQUEST, <uint32_t>strlen(REQUEST), &limits) > 0, b"the request of this target is whole")
     client.listener = &named
+    for named.host_set in range((<const ImageRouteTable*>(engine.snapshot.image + engine.snapshot.header.route_table.offset)).host_sets.count):
+        for i in range(4):
+            route(engine, &exchange, ROUTED[i])
     parse_response(&response, RESPONSE, <uint32_t>strlen(RESPONSE), &limits, METHOD_GET)
     for i in range(engine.snapshot.header.routes.count):
         exchange.route = <const ImageRoute*>(engine.snapshot.image + engine.snapshot.header.routes.offset) + i
@@ -137,7 +156,10 @@ cdef int fuzz_one(const uint8_t* data, size_t size) noexcept nogil:
     n_listeners = header.listeners.count
     if result == 0 and n_listeners <= MAX_LISTENERS:
         expect(ftruncate(input_image, 0) == 0 and pwrite(input_image, image, size, 0) == <ssize_t>size, b"the image is written")
-        expect(take(input_image, n_listeners, removed, &n_removed), b"an image that passes is taken")
+        if not take(input_image, n_listeners, removed, &n_removed):
+            expect((<const ImageRouteTable*>(image + header.route_table.offset)).regexes.count != 0, b"an image that passes is taken")
+            free(image)
+            return 0
         mapping = engine.snapshot.image
         read_from(engine.snapshot, mapping, image)
         use(engine)
@@ -173,7 +195,9 @@ prepare()
 
 
 def make_seeds():
-    cdef ImageHeader header
+    cdef:
+        ImageHeader header
+        ImageRouteTable table
     import struct
 
     from tests.fuzz.images import make_image, read_image
@@ -182,9 +206,15 @@ def make_seeds():
         for listeners in (0, 1, 3):
             image = read_image(make_image(hosts=hosts, networks=["10.0.0.0/8", "192.0.2.0/23", "2001:db8::/32"], listeners=listeners))
             yield image
-        # A table without an empty slot is several words away from a good one: too far to be found by chance.
-        full = bytearray(image)
+        # Tables without an empty slot are several words away from good ones: too far to be found by chance.
         memcpy(&header, <const char*><bytes>image, sizeof(header))
-        struct.pack_into(f"<{header.host_slots.count}I", full, header.host_slots.offset, *[1] * header.host_slots.count)
+        memcpy(&table, <const char*><bytes>image + header.route_table.offset, sizeof(table))
+        full = bytearray(image)
+        for slot in range(table.host_slots.count):
+            struct.pack_into("<I", full, header.route_table.offset + table.host_slots.offset + 8 * slot + 4, 1)
+        yield bytes(full)
+        full = bytearray(image)
+        for slot in range(table.location_slots.count):
+            struct.pack_into("<I", full, header.route_table.offset + table.location_slots.offset + 16 * slot + 12, 1)
         yield bytes(full)
     yield read_image(make_image(operations=False))

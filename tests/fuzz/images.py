@@ -13,6 +13,16 @@ LIMITS = {"max_head_bytes": 32768, "max_target_bytes": 8192, "max_headers": 100,
 VALUES = tuple((kind, "controls", "server") for kind in _core.SEGMENTS)
 
 
+CONDITIONS: "list[_core.RuleCondition]" = [
+    ("method", False, "", ["GET", "PURGE"]),
+    ("client", True, "", [ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("2001:db8::/32")]),
+    ("header", False, "X-Canary", [("prefix", b"t"), ("suffix", b"e"), ("part", b"ru"), ("exact", b"true")]),
+    ("cookie", False, "group", [("regex", b"^[a-c]$"), ("regex_caseless", b"X")]),
+    ("cookie", True, "gone", []),
+    ("query", False, "beta", [("exact", b"1"), ("exact", b"")]),
+]
+
+
 def make_image(*, hosts: Sequence[str] = ("",), networks: Sequence[str] = (), listeners: int = 0, operations: bool = True) -> int:
     """The descriptor of a sealed image with two pools; each host has two routes."""
     writer = _core.SnapshotWriter(1)
@@ -32,11 +42,16 @@ def make_image(*, hosts: Sequence[str] = ("",), networks: Sequence[str] = (), li
             backend = f"127.0.0.1:{port}"
             address = _core.pack_address("127.0.0.1", port)
             writer.add_backend(pool, identity=f"{name}|{backend}", display=backend, address=address, weight=1, max_in_flight=port - 80)
+    table = _core.RouteTableWriter()
+    routes = [writer.add_route(pool=pool) for pool in (0, 1)]
     for host in hosts:
-        writer.add_route(host=host, path_prefix="/", pool=0)
-        route = writer.add_route(host=host, path_prefix="/api/", pool=1)
-        writer.edit_request(route, [("set", "Host", (b"app",)), ("set", "X-Seen", VALUES), ("remove", "Accept", ())])
-        writer.edit_response(route, [("set", "Server", (b"x",)), ("remove", "Date", ()), ("add", "X-Seen", VALUES)])
+        table.add_rule(routes[0], host=host)
+        table.add_rule(routes[1], host=host, path="/api/")
+        table.add_rule(routes[1], host=host, path="/exact", exact=True, conditions=CONDITIONS[-1:])
+        table.add_rule(routes[0], host=host, path="/api/v", regex=(rb"^/api/v(\d+)/(?<name>.*)\.php$", False), conditions=CONDITIONS)
+    writer.edit_request(routes[1], [("set", "Host", (b"app",)), ("set", "X-Seen", VALUES), ("remove", "Accept", ())])
+    writer.edit_response(routes[1], [("set", "Server", (b"x",)), ("remove", "Date", ()), ("add", "X-Seen", VALUES)])
+    writer.set_route_table(table.finish())
     return writer.finish()
 
 

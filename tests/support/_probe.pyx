@@ -17,7 +17,8 @@ from fastlb.data_plane.buffer cimport append_bytes, buffer_pool_close, buffer_po
 from fastlb.data_plane.connection_table cimport (bury_connection, connection_handle, connection_table_close, connection_table_open,
                                                  empty_graveyard, find_connection, open_connection)
 from fastlb.data_plane.engine cimport engine_close, engine_open
-from fastlb.data_plane.failure cimport FAILURE_BAD_REQUEST_LINE, FAILURE_END, RETRY_BITS, RETRY_UNSAFE, SIDE_BACKEND, SIDE_CLIENT
+from fastlb.data_plane.failure cimport (FAILURE_BAD_REQUEST_LINE, FAILURE_END, FAILURE_NO_ROUTE, RETRY_BITS, RETRY_UNSAFE, SIDE_BACKEND,
+                                        SIDE_CLIENT)
 from fastlb.data_plane.failure cimport failures
 from fastlb.data_plane.failure cimport status_phrase as plane_status_phrase
 from fastlb.data_plane.header_operations cimport is_trusted
@@ -68,7 +69,7 @@ from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, ATTEMPT_CONNECTING, ATTE
                                       METHOD_TRACE, NO_BACKEND, NO_INDEX, NO_PIPE, NO_SHARED_ROW, X_HEAD_SENT, X_HTTP_1_0, X_IDEMPOTENT, X_IS_HEAD,
                                       X_REPLAYABLE, Attempt, Backend, BackendTable, Buffer, BufferPool, ChunkDecoder, Connection,
                                       Column, ConnectionTable, Counters, Engine, Exchange, Head, HeaderField, HeadLimits, ImageBackend, ImageHeader,
-                                      ImageHeaderOperation, ImageHost, ImageListener, ImageLocation, ImagePool, ImageRoute, LogWriter, PipePool,
+                                      ImageHeaderOperation, ImageListener, ImagePool, ImageRoute, Listener, LogWriter, Match, PipePool,
                                       Group, PoolBackend, RetryBudget, SharedRow, SharedTable, Snapshot, Timer, TimerWheel, WorkerBlock)
 from fastlb.data_plane.types cimport ImageSegment, Listener
 from fastlb.data_plane.types cimport ImageSticky
@@ -95,6 +96,10 @@ cdef extern from "<sys/mman.h>" nogil:
 
 cdef extern from "<sys/timerfd.h>" nogil:
     int timerfd_gettime(int fd, itimerspec* value)
+
+cdef extern from "<arpa/inet.h>" nogil:
+    int AF_INET, AF_INET6
+    int inet_pton(int family, const char* text, void* address)
 
 cdef enum:
     PAGE = 4096
@@ -147,8 +152,8 @@ def read_past_the_end(bytes data):
 # ---------------------------------------------------------------------------------------------------------------- images
 # Where things lie in the records of an image: "size" of a record, and offsets of fields.
 LAYOUT = {
-    "header": {"size": sizeof(ImageHeader), "any_host": <size_t>&(<ImageHeader*>NULL).any_host,
-               "reason_header": <size_t>&(<ImageHeader*>NULL).reason_header, "operations": <size_t>&(<ImageHeader*>NULL).operations},
+    "header": {"size": sizeof(ImageHeader), "reason_header": <size_t>&(<ImageHeader*>NULL).reason_header,
+               "operations": <size_t>&(<ImageHeader*>NULL).operations},
     "operations": {"size": sizeof(ImageHeaderOperation), "name": <size_t>&(<ImageHeaderOperation*>NULL).name,
                    "kind": <size_t>&(<ImageHeaderOperation*>NULL).kind, "header_id": <size_t>&(<ImageHeaderOperation*>NULL).header_id,
                    "value": <size_t>&(<ImageHeaderOperation*>NULL).value},
@@ -156,10 +161,6 @@ LAYOUT = {
                  "encoding": <size_t>&(<ImageSegment*>NULL).encoding, "text": <size_t>&(<ImageSegment*>NULL).text},
     "listeners": {"size": sizeof(ImageListener), "name": <size_t>&(<ImageListener*>NULL).name,
                   "settings": <size_t>&(<ImageListener*>NULL).settings},
-    "hosts": {"size": sizeof(ImageHost), "name": <size_t>&(<ImageHost*>NULL).name,
-              "locations": <size_t>&(<ImageHost*>NULL).locations},
-    "locations": {"size": sizeof(ImageLocation), "prefix": <size_t>&(<ImageLocation*>NULL).prefix,
-                  "route": <size_t>&(<ImageLocation*>NULL).route},
     "routes": {"size": sizeof(ImageRoute), "name": <size_t>&(<ImageRoute*>NULL).name, "pool": <size_t>&(<ImageRoute*>NULL).pool,
                "mirror_pool": <size_t>&(<ImageRoute*>NULL).mirror_pool, "priority": <size_t>&(<ImageRoute*>NULL).priority,
                "request": <size_t>&(<ImageRoute*>NULL).request.operations, "response": <size_t>&(<ImageRoute*>NULL).response.operations,
@@ -1306,8 +1307,8 @@ cdef class Plane:
         Engine* engine
         SharedTable shared
         const char* mapping             # what map_image mapped and drop_snapshot unmaps
+        Listener listener               # of every client
         GuardedMemory copy
-        Listener listener
 
     def __cinit__(self, int image_fd):
         cdef:
@@ -1368,11 +1369,57 @@ cdef class Plane:
 
     def find_route(self, bytes host, bytes path):
         """Number of the pool, None = no route. Host and path are guarded."""
-        cdef uint32_t route = find_route(self.engine.snapshot, INPUT.place(host), <uint32_t>len(host),
-                                         OUTPUT.place(path), <uint32_t>len(path))
-        if route == <uint32_t>NO_INDEX:
-            return None
-        return (<const ImageRoute*>(self.engine.snapshot.image + self.engine.snapshot.header.routes.offset))[route].pool
+        cdef:
+            Head head
+            Exchange exchange
+            Connection client
+            uint32_t failure
+        memset(&head, 0, sizeof(head))
+        head.data = INPUT.place(host)
+        head.host_size = <uint32_t>len(host)
+        self.fill(&exchange, &client, b"192.0.2.7", 0)
+        failure = find_route(self.engine, &exchange, &head, OUTPUT.place(path), <uint32_t>len(path))
+        if failure != FAILURE_NO_ROUTE:
+            return self.matched(failure)
+        return None
+
+    def route(self, bytes head, *, bytes client=b"192.0.2.7", uint32_t host_set=0):
+        """Number of the pool that this request is for, or the reason id of its answer. The head is guarded."""
+        return self.matched(self.search(head, client, host_set))
+
+    def groups(self, bytes head):
+        """What the groups of the regular expression that decided about this request hold, None for one that took no part."""
+        cdef Match* match = &self.engine.match
+        if self.search(head, b"192.0.2.7", 0):
+            raise AssertionError("no route")
+        return [None if match.groups[2 * i] == <uint32_t>NO_INDEX
+                else PyBytes_FromStringAndSize(match.path + match.groups[2 * i], match.groups[2 * i + 1] - match.groups[2 * i])
+                for i in range(match.n_groups)]
+
+    cdef object matched(self, uint32_t failure):
+        if failure:
+            return failures[failure].id.decode()
+        return (<const ImageRoute*>(self.engine.snapshot.image + self.engine.snapshot.header.routes.offset))[self.engine.match.route].pool
+
+    cdef uint32_t search(self, bytes head, bytes client, uint32_t host_set) except 0xFFFFFFFF:
+        cdef:
+            Head parsed
+            HeadLimits limits = make_limits(65472, 65472, 256)
+            Exchange exchange
+            Connection connection
+            const char* path
+            int size
+        if plane_parse_request(&parsed, INPUT.place(head), <uint32_t>len(head), &limits) != len(head):
+            raise ValueError("not one whole request head")
+        self.fill(&exchange, &connection, client, 0)
+        self.listener.host_set = host_set
+        path, size = parsed.data + parsed.origin, <int>parsed.path_size
+        if not parsed.flags & HEAD_PATH_IS_RAW:
+            size = plane_normalise_path(path, parsed.path_size, self.engine.path)
+            path = self.engine.path
+            if size < 0:
+                raise ValueError("not a path")
+        return find_route(self.engine, &exchange, &parsed, path, <uint32_t>size)
 
     def pools(self):
         """Of each pool: algorithm number and its backends as (identity, weight, max_in_flight, eligible)."""
@@ -1412,6 +1459,12 @@ cdef class Plane:
         memcpy(client.address, <const char*>address, <size_t>len(address))
         client.address_size = <uint8_t>len(address)
         client.peer_port = 4711
+        if inet_pton(AF_INET, client.address, client.ip + 12) == 1:
+            client.ip[10] = client.ip[11] = 0xFF
+            client.ip_version = 4
+        elif inet_pton(AF_INET6, client.address, client.ip) == 1:
+            client.ip_version = 6
+        self.listener.host_set = 0
         memcpy(self.listener.name, b"web", 3)
         self.listener.name_size = 3
         client.listener = &self.listener

@@ -2,6 +2,8 @@
 
 import os
 import struct
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from fastlb import _core
@@ -34,9 +36,7 @@ SECTIONS = (
     "operations",
     "networks",
     "listeners",
-    "host_slots",
-    "hosts",
-    "locations",
+    "route_table",
     "routes",
     "pools",
     "backends",
@@ -62,19 +62,16 @@ def log_plan() -> bytes:
 
 
 class Writer(_core.SnapshotWriter):
-    """As SnapshotWriter, with defaults; a backend is named by its port."""
+    """As SnapshotWriter, with defaults; a backend is named by its port. Routes come with the rule that leads to them."""
 
-    def __init__(self, generation: int = 1) -> None:
+    def __init__(self, generation: int = 1, n_host_sets: int = 1) -> None:
         super().__init__(generation)
+        self.table = _core.RouteTableWriter(n_host_sets)
         self._has_route = False
-
-    def add_route(self, **options: Any) -> int:
-        self._has_route = True
-        return super().add_route(**options)
 
     def route(self) -> int:
         """A route for everything, to a pool of its own."""
-        return self.add_route(host="", path_prefix="/", pool=self.pool(), name="all")
+        return self.add_route(pool=self.pool(), name="all")
 
     def listener(self, name: str = "web", **changes: Any) -> int:
         return self.add_listener(name, **{**LISTENER, **changes})
@@ -92,6 +89,17 @@ class Writer(_core.SnapshotWriter):
         return self.add_backend(
             pool, identity=f"{pool}|{name}", display=name, address=address, weight=weight, max_in_flight=max_in_flight, cookie=cookie
         )
+
+    def add_route(self, *, host: str = "", path_prefix: str = "/", rule: Mapping[str, Any] = MappingProxyType({}), **route: Any) -> int:
+        """A route with one rule that leads to it; `rule`: what else RouteTableWriter.add_rule is given."""
+        self._has_route = True
+        index = super().add_route(**route)
+        self.table.add_rule(index, host=host, path=path_prefix, **rule)
+        return index
+
+    def finish(self) -> int:
+        self.set_route_table(self.table.finish())
+        return super().finish()
 
     def image(self) -> bytes:
         fd = self.finish()

@@ -120,11 +120,10 @@ def test_a_reason_header_that_is_off_is_none(writer: type[RecordingWriter]) -> N
     assert RecordingWriter.last.of("set_reason_header") == [((None,), {})]
 
 
-def test_routes_name_pools_by_index_and_any_host_by_nothing(writer: type[RecordingWriter]) -> None:
+def test_each_route_names_its_pool_by_index_whatever_its_hosts(writer: type[RecordingWriter]) -> None:
     assert [options for _, options in build().of("add_route")] == [
-        {"host": "a.example", "path_prefix": "/api/", "pool": 1, "priority": 4},
-        {"host": "*.b.example", "path_prefix": "/api/", "pool": 1, "priority": 4},
-        {"host": "", "path_prefix": "/", "pool": 0, "priority": 4},
+        {"pool": 1, "priority": 4},
+        {"pool": 0, "priority": 4},
     ]
 
 
@@ -235,7 +234,7 @@ def test_cap_of_the_node_is_written_where_one_is_configured(writer: type[Recordi
     assert RecordingWriter.last.of("set_max_connections") == [((cap,), {})]
 
 
-def test_a_mirror_is_set_for_each_host_of_its_route(writer: type[RecordingWriter]) -> None:
+def test_a_mirror_is_set_for_its_route(writer: type[RecordingWriter]) -> None:
     text = TEXT.replace('pool = "two"\n[[', 'pool = "two"\nmirror = { pool = "one", share = 0.5 }\n[[')
     snapshot.build_image(load_text(text, "f").config, {}, 1)
-    assert RecordingWriter.last.of("set_mirror") == [((0,), {"pool": 0, "share": 0.5}), ((1,), {"pool": 0, "share": 0.5})]
+    assert RecordingWriter.last.of("set_mirror") == [((0,), {"pool": 0, "share": 0.5})]

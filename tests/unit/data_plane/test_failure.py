@@ -44,6 +44,8 @@ STATUS = {
     "queue_timeout": 503,
     "backend:bad_status": 502,
     "no_sticky_backend": 503,
+    "regex_limit": 500,
+    "client:too_many_parameters": 400,
 }
 
 

@@ -48,7 +48,7 @@ def refused(offset: int, value: int, form: str = "<I") -> bool:
 def test_image_of_the_writer_passes() -> None:
     assert check_image(IMAGE)
     assert (COUNT["listeners"], COUNT["networks"]) == (2, 2)
-    assert (COUNT["hosts"], COUNT["locations"], COUNT["pools"], COUNT["backends"]) == (4, 8, 2, 3)
+    assert (COUNT["routes"], COUNT["pools"], COUNT["backends"]) == (8, 2, 3)
 
 
 def test_smallest_image_passes() -> None:
@@ -126,8 +126,6 @@ TEXTS = {
     "operations": ["name"],
     "segments": ["text"],
     "listeners": ["name"],
-    "hosts": ["name"],
-    "locations": ["prefix"],
     "routes": ["name"],
     "pools": ["name"],
     "backends": ["identity", "display"],
@@ -162,20 +160,14 @@ def test_reason_header_outside_the_image_or_too_long_is_refused() -> None:
 
 
 def test_indices_outside_their_section_are_refused() -> None:
-    for number in range(COUNT["host_slots"]):
-        assert refused(AT["host_slots"] + 4 * number, COUNT["hosts"] + 1)
-    for number in range(COUNT["locations"]):
-        assert refused(field_at("locations", number, "route"), COUNT["routes"])
     for number in range(COUNT["routes"]):
         assert refused(field_at("routes", number, "pool"), COUNT["pools"])
     assert refused(field_at("routes", 0, "mirror_pool"), COUNT["pools"])
-    assert refused(LAYOUT["header"]["any_host"], COUNT["hosts"])
 
 
 @pytest.mark.parametrize(
     ("section", "field", "outer"),
     [
-        ("hosts", "locations", "locations"),
         ("pools", "backends", "backends"),
         ("routes", "request", "operations"),
         ("routes", "response", "operations"),
@@ -191,19 +183,6 @@ def test_range_outside_its_section_is_refused(section: str, field: str, outer: s
         assert refused(at, 2**32 - 1)
         assert refused(at + 4, COUNT[outer] - first + 1)
         assert refused(at + 4, 2**32 - 1)
-
-
-def test_host_table_without_an_empty_slot_is_refused() -> None:
-    # A look-up ends at an empty slot.
-    damaged = IMAGE
-    for number in range(COUNT["host_slots"]):
-        damaged = patch(damaged, AT["host_slots"] + 4 * number, 1)
-    assert not check_image(damaged)
-
-
-@pytest.mark.parametrize("count", [3, 5, 7, 1])
-def test_host_table_of_a_size_that_is_no_power_of_two_or_too_small_is_refused(count: int) -> None:
-    assert refused(32 + 8 * list(AT).index("host_slots") + 4, count)
 
 
 def test_sticky_that_leads_outside_is_refused() -> None:
