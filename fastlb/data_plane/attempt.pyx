@@ -13,7 +13,8 @@ from fastlb.data_plane.connection_table cimport open_connection
 from fastlb.data_plane.failure cimport (FAILURE_CONNECT_FAILED, FAILURE_CONNECT_REFUSED, FAILURE_CONNECT_TIMEOUT, FAILURE_NO_BACKEND,
                                         FAILURE_OUT_OF_MEMORY, FAILURE_POOL_FULL)
 from fastlb.data_plane.idle_cache cimport cache_take
-from fastlb.data_plane.select.candidates cimport is_eligible, was_tried
+from fastlb.data_plane.retry cimport has_untried
+from fastlb.data_plane.select.candidates cimport is_eligible
 from fastlb.data_plane.select.dispatch cimport pick
 from fastlb.data_plane.select.latency cimport note_row_latency
 from fastlb.data_plane.sticky cimport pick_sticky
@@ -72,20 +73,11 @@ cdef void note_answer(Engine* engine, Attempt* attempt) noexcept nogil:
     attempt.started_us = 0
 
 
-cdef bint is_any_left(const Exchange* exchange) noexcept nogil:
-    # Whether a backend is eligible and was not tried.
-    cdef uint32_t i
-    for i in range(exchange.pool.n_backends):
-        if is_eligible(&exchange.pool.backends[i]) and not was_tried(i, exchange.tried, exchange.n_tried):
-            return True
-    return False
-
-
 cdef uint32_t none_left(const Exchange* exchange) noexcept nogil:
     # Why no backend could be picked: one that was not tried is full and may be waited for; else the last failure where some were tried, else
     # full, else none eligible.
     cdef uint32_t i
-    if exchange.pool.queue != NULL and is_any_left(exchange):
+    if exchange.pool.queue != NULL and has_untried(exchange):
         return FAILURE_POOL_FULL
     if exchange.n_tried and exchange.failure:
         return exchange.failure

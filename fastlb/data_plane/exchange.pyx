@@ -26,7 +26,7 @@ from fastlb.data_plane.failure cimport (FAILURE_BAD_FRAMING, FAILURE_BAD_RESPONS
                                         FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_OUT_OF_MEMORY, FAILURE_POOL_FULL,
                                         FAILURE_TRUNCATED, RETRY_NO)
 from fastlb.data_plane.mirror cimport open_mirror
-from fastlb.data_plane.queue cimport enter_queue, give_way, leave_queue, must_wait, wake_siblings
+from fastlb.data_plane.queue cimport enter_queue, give_way, is_full, leave_queue, must_wait, wake_siblings
 from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.relay cimport relay_close, relay_flush, relay_open, relay_run
 from fastlb.data_plane.request_program cimport run_program
@@ -43,7 +43,8 @@ from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, FRAME_CHUNKED, FRAME_LEN
                                       WAIT_FIRST_BYTE, WAIT_TUNNEL, WAIT_UNSET, WAIT_WRITE, X_BODY_DONE, X_EXPECT, X_FRESH, X_HEAD_SENT,
                                       X_HTTP_1_0, X_IDEMPOTENT, X_IS_HEAD, X_KEEP_ALIVE, X_MIRROR, X_REPLAYABLE, X_RESEND, X_REUSABLE, X_STICKY, X_TUNNEL,
                                       X_UPGRADE, Attempt, Connection, Engine, Exchange, Head, Relay)
-from fastlb.data_plane.types cimport (QUEUE_LOOK, QUEUE_LOOK_PAST, QUEUE_PRIORITIES, QUEUE_WAKE, X_QUEUED, Backend, Pool, Queue)
+from fastlb.data_plane.types cimport (QUEUE_LOOK, QUEUE_LOOK_PAST, QUEUE_PRIORITIES, QUEUE_WAKE, X_QUEUED, Backend, ImagePool, Pool,
+                                      Queue)
 
 cdef enum:                          # which way bytes have moved since a deadline was last set
     UP_TAKEN = 1                    # the client sent some of its body
@@ -220,17 +221,21 @@ cdef void request_sent(Engine* engine, Exchange* exchange) noexcept nogil:
 # ---------------------------------------------------------------------------------------------------------- waiting
 cdef void wait_in_queue(Engine* engine, Exchange* exchange) noexcept nogil:
     # Until a backend is free, for as long as the queue allows and the exchange has. Of the request nothing more is read meanwhile.
-    cdef uint64_t until = engine.now_ms + exchange.pool.image.queue_timeout_ms
-    cdef uint32_t failure = enter_queue(engine, exchange)
+    cdef:
+        const ImagePool* image = exchange.pool.image
+        uint64_t until = engine.now_ms + image.queue_timeout_ms
+        uint32_t failure = enter_queue(engine, exchange)
     if failure:
         refuse(engine, exchange, exchange.failure if exchange.n_tried and exchange.failure else failure)
         return
+    if exchange.n_attempts != 0 and exchange.started_ms + image.retry_within_ms < until:
+        until = exchange.started_ms + image.retry_within_ms      # later it could not begin another attempt
     set_deadline(engine, exchange.client, until if until < exchange.deadline_ms else exchange.deadline_ms)
 
 
 cdef bint serve_queue(Engine* engine, Queue* queue) noexcept nogil:
     # Starts who waits here and has a backend now, first ones first. False: others had their turn before all were looked at.
-    # One that finds no backend usually speaks for all behind it; not so if it has tried some, or came with an older snapshot.
+    # One that finds no backend speaks for all of its snapshot, unless there are some that it has tried or does not belong to.
     cdef:
         Exchange* exchange
         Exchange* following
@@ -241,7 +246,7 @@ cdef bint serve_queue(Engine* engine, Queue* queue) noexcept nogil:
         while exchange != NULL:
             following = exchange.next
             failure = FAILURE_POOL_FULL
-            if exchange.pool != full or exchange.n_tried != 0:
+            if exchange.pool != full:
                 if n_started == STARTED_PER_TURN:
                     return False
                 if give_way(engine, exchange):
@@ -251,7 +256,7 @@ cdef bint serve_queue(Engine* engine, Queue* queue) noexcept nogil:
                 n_started += 1
                 leave_queue(engine, exchange)
                 started(engine, exchange, failure)
-            elif exchange.n_tried == 0:
+            elif exchange.n_tried == 0 and not exchange.flags & X_STICKY or is_full(exchange.pool):
                 full = exchange.pool
                 if exchange.snapshot == engine.snapshot:
                     break                       # as have all behind it

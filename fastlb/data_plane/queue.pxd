@@ -10,6 +10,7 @@ cdef enum:
 cdef uint32_t enter_queue(Engine* engine, Exchange* exchange) noexcept nogil
 cdef void leave_queue(Engine* engine, Exchange* exchange) noexcept nogil
 cdef bint must_wait(Engine* engine, const Exchange* exchange) noexcept nogil
+cdef bint is_full(const Pool* pool) noexcept nogil
 cdef bint give_way(Engine* engine, const Exchange* exchange) noexcept nogil
 cdef void tell_waiting(Engine* engine, const Backend* row) noexcept nogil
 cdef void look_again(Engine* engine) noexcept nogil

@@ -1,7 +1,7 @@
 """Queues of full pools: exchanges that wait until a backend of their pool is below its cap again, whichever worker brings that about.
 
-State: Queue, one per pool and worker, which outlives snapshots as backends' rows do; Engine.queues, those in which somebody waits; and a row
-of shared memory for each pool that has a queue:
+State: Queue, one per pool and worker, which outlives snapshots as backends' rows do; Engine.queues, those in which somebody waits; and for
+each pool that has a queue a row of shared memory:
 
 - `in_flight`: how many wait in all workers. A place is claimed and released as a backend's are, so `max` is the node's, holds at every
   instant, and settlement takes back the places of a dead worker.
@@ -14,9 +14,9 @@ here starts an exchange: exchange.pyx does (serve_queues), at the end of a batch
 **No wake-up is lost.** Who begins to wait sets its worker's bit and only then looks for a backend once more; who releases takes one off
 in_flight and only then reads the bits. All four are in one order that every processor sees (the additions, the bits and their reading are
 sequentially consistent, a full fence stands before the second look). If the reader missed the bit, its release stands before the bit in
-that order, and the second look saw it. If it saw the bit, it tells: itself, by QUEUE_LOOK; or the sibling whose first has waited longest, by
-its eventfd. One is enough: whoever is told and cannot use all that is free passes the rest on (leave_queue when its queue is empty, give_way
-when a sibling has waited longer).
+that order, and the second look saw it. If it saw the bit, it tells: itself, by QUEUE_LOOK; or the sibling whose first comes first, by its
+eventfd. One is enough: whoever is told and cannot use all that is free passes the rest on (end_waiting when nobody waits any more,
+give_way when a sibling has waited longer). tests/property/queue_model.py is this step by step: change both or neither.
 
 **The longest wait is first, over all workers.** A worker whose first one is younger than a sibling's leaves a free backend to that sibling
 and wakes it, and so does whoever arrives while somebody waits elsewhere. Differences below FAIR_MS are not worth a wake-up. A sibling that
@@ -28,13 +28,15 @@ somebody waits; that look does not give way, so nothing stays idle longer.
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from fastlb.data_plane.failure cimport FAILURE_QUEUE_FULL
-from fastlb.data_plane.select.candidates cimport is_candidate
+from fastlb.data_plane.retry cimport has_candidate
+from fastlb.data_plane.select.candidates cimport find_candidate
 from fastlb.data_plane.shared_table cimport claim_row, column_at, count_rows, details_at, release_row, row_at, worker_at
 from fastlb.data_plane.system cimport (F_DUPFD_CLOEXEC, close, fcntl, full_fence, keep_bits, load_long, load_ordered, lowest_bit, set_bits,
                                        store_long, write)
 from fastlb.data_plane.timer_wheel cimport set_timer
-from fastlb.data_plane.types cimport (IO_HALF_CLOSED, MAX_WORKERS, QUEUE_LOOK, QUEUE_LOOK_PAST, QUEUE_PRIORITIES, QUEUE_WAKE, ROW_FREE, WAIT_QUEUE, WAIT_UNSET,
-                                      X_QUEUED, Backend,                                      Engine, Exchange, Group, Pool, Queue, SharedRow, SharedTable, WaitList)
+from fastlb.data_plane.types cimport (IO_HALF_CLOSED, MAX_WORKERS, NO_BACKEND, QUEUE_LOOK, QUEUE_LOOK_PAST, QUEUE_PRIORITIES, QUEUE_WAKE,
+                                      ROW_FREE, WAIT_QUEUE, WAIT_UNSET, X_QUEUED, Backend, Engine, Exchange, Pool, Queue, SharedRow,
+                                      SharedTable, WaitList)
 
 cdef enum:
     LOOK_MS = 16                    # one tick of the timer wheel
@@ -129,19 +131,6 @@ cdef void wake_siblings(Engine* engine) noexcept nogil:
                 write(engine.siblings[slot], &one, sizeof(one))
 
 
-cdef bint has_room(const Exchange* exchange) noexcept nogil:
-    # Whether a backend could be picked now; picks nothing.
-    cdef:
-        const Group* group
-        uint32_t i, at
-    for i in range(exchange.pool.n_groups):
-        group = &exchange.pool.groups[i]
-        for at in range(group.n_backends):
-            if is_candidate(group, at, exchange.tried, exchange.n_tried):
-                return True
-    return False
-
-
 # ---------------------------------------------------------------------------------------------------------- waiting
 cdef inline uint64_t order_of(const Engine* engine, const Exchange* exchange) noexcept nogil:
     return <uint64_t>exchange.route.priority << ORDER_SHIFT | engine.now_ms
@@ -157,13 +146,22 @@ cdef bint must_wait(Engine* engine, const Exchange* exchange) noexcept nogil:
     return find_older(engine, queue.row, order_of(engine, exchange)) >= 0
 
 
+cdef bint is_full(const Pool* pool) noexcept nogil:
+    # Whether no backend would be picked now, for anybody.
+    cdef uint32_t i
+    for i in range(pool.n_groups):
+        if find_candidate(&pool.groups[i], 0, NULL, 0) != NO_BACKEND:
+            return False
+    return True
+
+
 cdef bint give_way(Engine* engine, const Exchange* exchange) noexcept nogil:
     # Whether a backend that is free now is left to a sibling in which somebody comes before this waiting exchange; the sibling is woken.
     cdef int32_t slot
     if engine.queue_work & QUEUE_LOOK_PAST:
         return False
     slot = find_older(engine, exchange.pool.queue.row, exchange.queue_order)
-    if slot < 0 or not has_room(exchange):
+    if slot < 0 or not has_candidate(exchange):
         return False
     wake(engine, <uint32_t>slot)
     return True
@@ -213,7 +211,7 @@ cdef void end_waiting(Engine* engine, Queue* queue, const Exchange* exchange) no
     keep_bits(&row.waiting[slot >> 6], ~(<uint64_t>1 << (slot & 63)))
     if load_ordered(&row.waiting[0]) | load_ordered(&row.waiting[1]):
         full_fence()                            # whoever releases and still saw our bit tells nobody else: that release is seen here
-        if has_room(exchange):
+        if has_candidate(exchange):
             wake_first(engine, queue.row)
 
 

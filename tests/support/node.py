@@ -142,8 +142,12 @@ class Node:
         assert self.shared.waiting_workers() == []
         assert self.shared.verify() == []
 
-    def image(self, *caps: int, priorities: bool = False, **pool: Any) -> bytes:
-        """A pool with a backend for each cap; "/0/", "/1/", ... lead to it with these priorities where `priorities` says so."""
+    def image(self, *caps: int, priorities: bool = False, sticky: int | None = None, **pool: Any) -> bytes:
+        """A pool with a backend for each cap; "/0/", "/1/", ... lead to it with these priorities where `priorities` says so.
+
+        Args:
+            sticky: a sum of STICKY_FLAGS; the cookie is "ID", its value the number of the backend in 22 digits.
+        """
         self.generation += 1
         writer = Writer(self.generation)
         writer.set_reason_header("X-Fastlb-Reason")
@@ -151,17 +155,19 @@ class Node:
         number = writer.pool(**{"queue_max": 100, "queue_timeout_ms": 60_000, "attempts": 3, **pool})
         while len(self.backends) < len(caps):
             self.backends.append(PlayedBackend())
-        for backend, cap in zip(self.backends, caps, strict=False):
+        if sticky is not None:
+            writer.set_sticky_cookie(number, name="ID", attributes="", flags=sticky)
+        for index, (backend, cap) in enumerate(zip(self.backends, caps, strict=False)):
             if cap >= 0:
-                writer.backend(number, backend.port, max_in_flight=cap)
+                writer.backend(number, backend.port, max_in_flight=cap, cookie=f"{index:022}")
         writer.add_route(host="", path_prefix="/", pool=number)
         for priority in range(8 if priorities else 0):
             writer.add_route(host="", path_prefix=f"/{priority}/", pool=number, priority=priority)
         return writer.image()
 
-    def apply(self, *caps: int, priorities: bool = False, **pool: Any) -> None:
-        """A snapshot for all engines; a cap of -1 leaves that backend out."""
-        self.last_image = self.image(*caps, priorities=priorities, **pool)
+    def apply(self, *caps: int, **settings: Any) -> None:
+        """A snapshot for all engines; a cap of -1 leaves that backend out. `settings` as of image()."""
+        self.last_image = self.image(*caps, **settings)
         fd = _core.seal(self.last_image)
         try:
             self.shared.add_rows(fd)

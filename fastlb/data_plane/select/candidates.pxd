@@ -10,23 +10,19 @@ cdef inline bint is_eligible(const PoolBackend* backend) noexcept nogil:
     return backend.eligible and load_now(&backend.shared.state) == 0
 
 
-cdef inline bint was_tried(uint32_t index, const int32_t* tried, uint32_t n_tried) noexcept nogil:
-    # By an exchange that remembers it; `index` counts in the pool.
-    cdef uint32_t i
-    for i in range(n_tried):
-        if tried[i] == <int32_t>index:
-            return True
-    return False
-
-
 cdef inline bint is_candidate(const Group* group, uint32_t at, const int32_t* tried, uint32_t n_tried) noexcept nogil:
     # Eligible, below its cap, and not tried by this exchange already (`tried` counts in the pool).
-    cdef const PoolBackend* backend = &group.backends[at]
+    cdef:
+        const PoolBackend* backend = &group.backends[at]
+        uint32_t i
     if not is_eligible(backend):
         return False
     if unlikely(backend.max_in_flight != 0) and load_relaxed(&backend.shared.in_flight) >= <int64_t>backend.max_in_flight:
         return False
-    return not was_tried(group.first + at, tried, n_tried)
+    for i in range(n_tried):
+        if tried[i] == <int32_t>(group.first + at):
+            return False
+    return True
 
 
 cdef inline int32_t find_candidate(const Group* group, uint32_t start, const int32_t* tried, uint32_t n_tried) noexcept nogil:

@@ -214,6 +214,23 @@ def test_one_that_joins_again_after_a_failed_attempt_is_still_bounded_by_its_att
     node.backends[0].begin()
 
 
+def test_who_waits_for_the_one_backend_it_belongs_to_holds_up_nobody_else(node: Node) -> None:
+    node.apply(1, 1, sticky=_core.STICKY_FLAGS["reject"])
+    first, second = node.backends
+    belongs = f"Cookie: ID={0:022}\r\n"
+    node.send("/held", fields=belongs)
+    node.until(lambda: first.arrived == ["/held"])
+    node.send("/back", fields=belongs)
+    node.until(lambda: node.waiting() == 1)
+    node.send("/new")
+    node.until(lambda: second.arrived == ["/new"])
+    assert node.waiting() == 1
+    second.answer("/new")
+    node.let_time_pass(50)
+    first.answer("/held")
+    node.until(lambda: first.arrived == ["/held", "/back"])
+
+
 def test_one_whose_kept_connection_was_stale_keeps_its_turn(node: Node) -> None:
     node.apply(1)
     node.fill()
