@@ -100,6 +100,7 @@ def make_extension(path: pathlib.Path) -> Extension:
     return Extension(
         name=name,
         sources=[str(path)],
+        include_dirs=["."],  # fastlb/picker.h
         define_macros=[*MACROS, *hook],
         py_limited_api=LIMITED,
         extra_compile_args=[*C_FLAGS, *shlex.split(os.environ.get("CFLAGS", ""))],

@@ -10,7 +10,7 @@ import time
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cython cimport binding, no_gc
-from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc
 
 from fastlb.data_plane.access_log cimport check_log_plan, set_log
@@ -50,6 +50,8 @@ from fastlb.data_plane.types cimport (MAX_LOCATION_BYTES, ImageCondition, ImageH
                                       ImageLocationSlot, ImagePathLength, ImageRegex, ImageRouteTable, ImageRule, ImageValue)
 from fastlb.data_plane.types cimport QUEUE_PRIORITIES, ImageAlias, ImageGroup, ImageRingPoint, Regex, RowDetails
 from fastlb.data_plane.types cimport ImageSticky
+
+from fastlb.data_plane.types cimport PickFunction
 
 from fastlb._build import BUILD_ID
 
@@ -256,7 +258,7 @@ cdef class SnapshotWriter:
         list segments, operations
         dict stickies, request_edits
         uint64_t generation
-        ImageText reason_header
+        ImageText reason_header, python_path
         bint forwarded_headers, request_id
         bytes log_plan, route_table
         uint32_t max_connections
@@ -272,6 +274,7 @@ cdef class SnapshotWriter:
         self.generation = generation
         self.reason_header.offset = sizeof(ImageHeader)
         self.reason_header.size = 0
+        self.python_path = self.reason_header
         self.forwarded_headers = self.request_id = True
         self.log_plan = b""
         self.route_table = RouteTableWriter().finish()
@@ -296,6 +299,10 @@ cdef class SnapshotWriter:
     def set_max_connections(self, count):
         """Client connections that all workers together hold at most; 0 = no cap."""
         self.max_connections = count
+
+    def set_python_path(self, directories):
+        """Where pickers of the user's own are looked for, behind the directories of Python itself."""
+        self.python_path = self.add_text(b"".join(os.fsencode(directory) + b"\0" for directory in directories))
 
     def set_request_id(self, enabled):
         """Whether X-Request-Id is written."""
@@ -344,17 +351,19 @@ cdef class SnapshotWriter:
     def add_pool(self, name, *, algorithm, attempts, replay_limit_bytes, max_idle, idle_timeout_ms, connect_timeout_ms,
                  first_byte_timeout_ms, between_bytes_timeout_ms, exchange_timeout_ms, tunnel_timeout_ms, queue_max=0, queue_timeout_ms=0,
                  balance_permille=0, slow_start_ms=0):
-        """A pool; times in milliseconds. `algorithm` is a key of ALGORITHMS, `attempts` 1 to 255; `queue_max`: how many may wait while all its
+        """A pool; times in milliseconds. `algorithm` is a key of ALGORITHMS or "module:name", `attempts` 1 to 255; `queue_max`: how many may wait while all its
         backends are at their caps, over all workers, 0 = nobody; `balance_permille`: for consistent_hash, the most load of a backend in
         thousandths of its share, over 1000, 0 = no bound. Returns its index."""
         cdef ImagePool entry
-        if algorithm not in ALGORITHMS:
+        if algorithm not in ALGORITHMS and ":" not in algorithm:
             raise ValueError(f"unknown algorithm {algorithm!r}")
         if not 1 <= attempts <= 255:
             raise ValueError("attempts must be 1 to 255")
         memset(&entry, 0, sizeof(entry))
         entry.name = self.add_text(name.encode())
-        entry.algorithm = ALGORITHMS[algorithm]
+        entry.algorithm = ALGORITHMS.get(algorithm, types.ALGORITHM_USER)
+        if entry.algorithm == types.ALGORITHM_USER:
+            entry.picker = self.add_text(algorithm.encode())
         entry.attempts = attempts
         entry.replay_limit_bytes = min(replay_limit_bytes, MAX_REPLAY_BYTES)
         entry.max_idle = max_idle
@@ -629,6 +638,7 @@ cdef class SnapshotWriter:
         header.generation = self.generation
         header.reason_header = self.reason_header
         header.max_connections = self.max_connections
+        header.python_path = self.python_path
         return seal(record(&header, sizeof(header)) + bytes(body))
 
 
@@ -1049,6 +1059,26 @@ cdef class Image:
             munmap(<void*>self.data, self.size)
             self.data = NULL
 
+    def pickers(self):
+        """The pools that pick with a function of the user's own, as pairs of their index and "module:name"."""
+        cdef:
+            const ImageHeader* header = <const ImageHeader*>self.data
+            const ImagePool* pools
+            uint32_t i
+        if header == NULL:
+            raise ValueError("this image is used up")
+        pools = <const ImagePool*>(self.data + header.pools.offset)
+        return [(i, self.data[pools[i].picker.offset:pools[i].picker.offset + pools[i].picker.size].decode())
+                for i in range(header.pools.count) if pools[i].algorithm == types.ALGORITHM_USER]
+
+    def python_path(self):
+        """As SnapshotWriter.set_python_path was told."""
+        cdef const ImageHeader* header = <const ImageHeader*>self.data
+        if header == NULL:
+            raise ValueError("this image is used up")
+        written = self.data[header.python_path.offset:header.python_path.offset + header.python_path.size]
+        return [os.fsdecode(directory) for directory in written.split(b"\0")[:-1]]
+
 
 cdef dict describe_counters(const Counters* counters, const WorkerGauges* gauges):
     # As Engine.counters and SharedMemory.counters give them.
@@ -1416,14 +1446,17 @@ cdef class Engine:
             handled = engine_pump(engine, budget)
         return handled
 
-    def prepare(self, image):
+    def prepare(self, image, pickers=None):
         """Makes an image the one that the next commit() swaps in, in place of an earlier one.
 
         Args:
             image: an Image, which is used up, or the descriptor of one, which stays the caller's.
+            pickers: by index of each of Image.pickers() the address of a function as fastlb/picker.h says, which stays where it is as long as
+                the engine.
 
         Raises:
-            ValueError: the image is damaged or of another build, or has a backend without a row (SharedMemory.add_rows comes first).
+            ValueError: the image is damaged or of another build, or has a backend without a row (SharedMemory.add_rows comes first), or a
+                pool that picks with a function of the user's own and was given none.
             OSError. MemoryError.
         """
         cdef:
@@ -1434,6 +1467,10 @@ cdef class Engine:
             raise ValueError("this image is used up")
         if self.alone:
             self.shared.add_rows(mapped)
+        addresses = {index: (pickers or {}).get(index) for index, _ in mapped.pickers()}
+        for index, address in addresses.items():
+            if not address:
+                raise ValueError(f"pool {index} picks with a function of the user's own, and was given none")
         error = engine_prepare(engine, mapped.data, mapped.size)
         if error == NO_SHARED_ROW:
             raise ValueError("a backend of this snapshot has no row in shared memory")
@@ -1442,6 +1479,8 @@ cdef class Engine:
         if error != 0:
             raise MemoryError
         mapped.data = NULL
+        for index, address in addresses.items():
+            engine.prepared.pools[<uint32_t>index].user_picker.pick = <PickFunction><void*><uintptr_t>address
 
     def abort(self):
         """Lets go of what prepare() was given last, if anything."""

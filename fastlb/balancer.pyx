@@ -8,7 +8,7 @@ import math
 import os
 import time
 
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc
 
 from fastlb.data_plane.backend_table cimport backend_table_close, backend_table_open, claim, drop_backend, hold_backend, release_claim
@@ -20,11 +20,12 @@ from fastlb.data_plane.select.tables cimport TableBackend, build_ring, build_rin
 from fastlb.data_plane.shared_table cimport add_image_rows, close_shared, create_shared, open_worker, set_state, sweep_rows, worker_at
 from fastlb.data_plane.snapshot cimport drop_snapshot, load_snapshot, map_image
 from fastlb.data_plane.system cimport munmap
-from fastlb.data_plane.types cimport (ALGORITHM_PEAK_EWMA, MAX_IDENTITY_BYTES, NO_BACKEND, POOL_NEEDS_KEY, ROW_DOWN, Backend, Engine, Group, ImageRingPoint, Pool,
+from fastlb.data_plane.types cimport (ALGORITHM_PEAK_EWMA, MAX_IDENTITY_BYTES, NO_BACKEND, POOL_NEEDS_KEY, ROW_DOWN, Backend, Engine, Group, ImageRingPoint, PickFunction, Pool,
                                       PoolBackend, SharedTable, Snapshot)
 
 from fastlb._core import ALGORITHMS, SnapshotWriter, pack_address
 from fastlb._build import BUILD_ID
+from fastlb.picker import address_of, load_picker
 
 cdef enum:
     MAX_WEIGHT = 65535              # sums of the weights of all rows of a node stay below 2^32
@@ -75,7 +76,8 @@ cdef class Balancer:
         backends: names, or a mapping of each name to its weight or to the keyword arguments of add(). For the algorithms that hash, names
             such as "10.0.0.1:8080" lead to the same backends as a pool with these addresses.
         algorithm: as in a configuration: round_robin, weighted_round_robin, least_connections, weighted_least_connections, ip_hash, hash,
-            consistent_hash, maglev, random_two_choices, peak_ewma, least_time.
+            consistent_hash, maglev, random_two_choices, peak_ewma, least_time; or a picker of your own, as "module:name" or as what that
+            name would lead to (fastlb.picker).
         slow_start: seconds in which a backend that is added later, or comes up, gets to its whole weight; 0 = at once.
         balance_factor: for consistent_hash: a backend gets at most this many times its share of what is in flight, over 1; None = no bound.
         seed: of random choices, 0 to 2^64 - 1; None = another one each time.
@@ -83,7 +85,7 @@ cdef class Balancer:
             balance_factor look at it.
 
     Raises:
-        TypeError, ValueError: an argument is out of range. OSError: out of descriptors. MemoryError.
+        TypeError, ValueError: an argument is out of range. PickerError: there is no such picker. OSError: out of descriptors. MemoryError.
 
     Threads may share one. It belongs to the process that made it: after a fork each process makes its own.
 
@@ -101,15 +103,22 @@ cdef class Balancer:
         dict indexes
         uint64_t generation
         object clock
+        object picker               # of the user's own: kept as long as its address is used
+        uintptr_t picker_address
         readonly str algorithm
         readonly double slow_start
         readonly object balance_factor
 
-    def __cinit__(self, backends=(), str algorithm="weighted_least_connections", *, slow_start=0.0, balance_factor=None, seed=None, clock=None):
+    def __cinit__(self, backends=(), algorithm="weighted_least_connections", *, slow_start=0.0, balance_factor=None, seed=None, clock=None):
         cdef:
             bytes build = BUILD_ID.encode()
             int error
-        if algorithm not in ALGORITHMS:
+        if not isinstance(algorithm, str):
+            self.picker, algorithm = algorithm, f"{type(algorithm).__module__}:{type(algorithm).__name__}"
+            self.picker_address = address_of(self.picker, algorithm)
+        elif ":" in algorithm:
+            self.picker_address = load_picker(algorithm)
+        elif algorithm not in ALGORITHMS:
             raise ValueError(f"unknown algorithm {algorithm!r}; there are {', '.join(ALGORITHMS)}")
         if not 0 <= slow_start <= 86400 * 30:
             raise ValueError(f"slow_start {slow_start!r} is not between 0 and 2592000 seconds")
@@ -198,6 +207,8 @@ cdef class Balancer:
             munmap(<void*>image, size)
             raise MemoryError
         pool = &new.pools[0]
+        if pool.user_picker != NULL:
+            pool.user_picker.pick = <PickFunction><void*>self.picker_address
         if self.snapshot != NULL:
             pool.random = self.snapshot.pools[0].random
             drop_snapshot(self.engine, self.snapshot)
@@ -216,6 +227,11 @@ cdef class Balancer:
     def backends(self):
         """The names, in the order of adding."""
         return tuple(self.options)
+
+    @property
+    def picks_rejected(self):
+        """Answers of a picker of your own that named no backend which could be picked."""
+        return self.engine.counters.picks_rejected
 
     def add(self, name, *, weight=1, max_in_flight=0, priority=0):
         """Adds a backend. Costs what building the tables of all of them costs, as do remove() and set_weight().

@@ -28,7 +28,7 @@ SYSTEM_LIBRARIES = {
     *("libc.so.6", "libm.so.6", "libpthread.so.0", "libdl.so.2", "librt.so.1"),
     *("ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"),
 }
-PACKAGE_FILES = re.compile(r"fastlb/(?:[a-z0-9_]+/)*(?:[a-z0-9_]+\.(?:py|pyi|abi3\.so)|py\.typed)")
+PACKAGE_FILES = re.compile(r"fastlb/(?:[a-z0-9_]+/)*(?:[a-z0-9_]+\.(?:py|pyi|abi3\.so)|py\.typed|picker\.h)")
 METADATA_FILES = re.compile(r"fastlb-[^/]+\.dist-info/(?:METADATA|WHEEL|RECORD|entry_points\.txt|top_level\.txt|licenses/LICENSE)")
 
 
@@ -46,7 +46,7 @@ def find_faults(wheel: str, content: bytes, modules: Iterable[str]) -> Iterator[
         names = [name for name in archive.namelist() if not name.endswith("/")]
         for name in names:
             if not PACKAGE_FILES.fullmatch(name) and not METADATA_FILES.fullmatch(name):
-                yield f"{name}: only Python files, type stubs and modules belong into a wheel"
+                yield f"{name}: only Python files, type stubs, modules and picker.h belong into a wheel"
         missing = {f"{module}.abi3.so" for module in modules} | {"fastlb/_build.py", "fastlb/py.typed", "fastlb/_core.pyi"}
         for name in sorted(missing - set(names)):
             yield f"{name}: missing"

@@ -3,15 +3,16 @@
 A group is a run of a pool's backends, tried before those of the next; its tables are the image's, shared by all workers, and what picks
 move (cursors, schedules) is this worker's own. Nothing here is called per request.
 """
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
-from fastlb.data_plane.image cimport fits, range_fits
+from fastlb.data_plane.image cimport fits, range_fits, text_fits
 from fastlb.data_plane.select.weighted_round_robin cimport NO_CLASSES
 from fastlb.data_plane.types cimport (ALGORITHM_CONSISTENT_HASH, ALGORITHM_END, ALGORITHM_HASH, ALGORITHM_IP_HASH, ALGORITHM_LEAST_TIME,
-                                      ALGORITHM_MAGLEV, ALGORITHM_PEAK_EWMA, ALGORITHM_RANDOM_TWO_CHOICES, ALGORITHM_WEIGHTED_ROUND_ROBIN,
+                                      ALGORITHM_MAGLEV, ALGORITHM_PEAK_EWMA, ALGORITHM_RANDOM_TWO_CHOICES, ALGORITHM_USER,
+                                      ALGORITHM_WEIGHTED_ROUND_ROBIN, FASTLB_PICKER_VERSION,
                                       MAX_ROWS, POOL_NEEDS_KEY, POOL_NOTES_LATENCY, POOL_SLOW_START, Engine, Group, ImageAlias,
-                                      ImageGroup, ImageHeader, ImagePool, ImageRingPoint, ImageSection, Pool, WeightClass)
+                                      ImageGroup, ImageHeader, ImagePool, ImageRingPoint, ImageSection, Pool, UserPicker, WeightClass)
 from fastlb.data_plane.types cimport NO_INDEX, POOL_STICKY
 
 
@@ -72,6 +73,8 @@ cdef bint check_pool(const char* image, size_t size, const ImagePool* pool) noex
         n_backends += groups[i].n_backends
         if n_backends > pool.backends.count or not check_tables(image, size, pool.algorithm, &groups[i]):
             return False
+    if not text_fits(size, &pool.picker) or (pool.algorithm == ALGORITHM_USER and pool.picker.size == 0):
+        return False
     return n_backends == pool.backends.count and n_backends <= MAX_ROWS  # so that a uint16 names each
 
 
@@ -127,6 +130,41 @@ cdef void drop_group(Group* group) noexcept nogil:
     group.costs = NULL
 
 
+cdef bint open_user_picker(Engine* engine, Pool* pool) noexcept nogil:
+    # Its function is set before the snapshot can be committed. False: out of memory, with what was made left for drop_pool.
+    cdef:
+        UserPicker* picker = <UserPicker*>calloc(1, sizeof(UserPicker))
+        size_t n = pool.n_backends + 1
+        uint32_t i
+    pool.user_picker = picker
+    if picker == NULL:
+        return False
+    picker.weights = <uint32_t*>calloc(n, sizeof(uint32_t))
+    picker.eligible = <uint8_t*>calloc(n, sizeof(uint8_t))
+    picker.in_flight = <int64_t*>calloc(n, sizeof(int64_t))
+    if picker.weights == NULL or picker.eligible == NULL or picker.in_flight == NULL:
+        return False
+    for i in range(pool.n_backends):
+        picker.weights[i] = pool.backends[i].weight
+    picker.context.version = FASTLB_PICKER_VERSION
+    picker.context.eligible = picker.eligible
+    picker.context.in_flight = picker.in_flight
+    picker.rejected = &engine.counters.picks_rejected
+    return True
+
+
+cdef void drop_pool(Pool* pool) noexcept nogil:
+    # What it owns besides its groups.
+    cdef UserPicker* picker = pool.user_picker
+    if picker == NULL:
+        return
+    pool.user_picker = NULL
+    free(picker.weights)
+    free(picker.eligible)
+    free(picker.in_flight)
+    free(picker)
+
+
 cdef bint load_pool(Engine* engine, const char* image, Pool* pool) noexcept nogil:
     # Its image, backends and room for its groups are there. False: out of memory.
     cdef:
@@ -138,7 +176,7 @@ cdef bint load_pool(Engine* engine, const char* image, Pool* pool) noexcept nogi
     pool.slow_start_ms = pool.image.slow_start_ms
     pool.balance_permille = pool.image.balance_permille
     pool.flags = POOL_SLOW_START if pool.slow_start_ms != 0 else 0
-    if ALGORITHM_IP_HASH <= pool.algorithm <= ALGORITHM_MAGLEV:
+    if ALGORITHM_IP_HASH <= pool.algorithm <= ALGORITHM_MAGLEV or pool.algorithm == ALGORITHM_USER:
         pool.flags |= POOL_NEEDS_KEY
     if pool.algorithm == ALGORITHM_PEAK_EWMA or pool.algorithm == ALGORITHM_LEAST_TIME:
         pool.flags |= POOL_NOTES_LATENCY
@@ -147,6 +185,8 @@ cdef bint load_pool(Engine* engine, const char* image, Pool* pool) noexcept nogi
     pool.random = engine.random[0]              # each worker its own; pools need not differ
     pool.now_ms = &engine.now_ms
     pool.state_changes = &engine.shared.header.state_changes
+    if pool.algorithm == ALGORITHM_USER and not open_user_picker(engine, pool):
+        return False
     for i in range(pool.n_groups):
         pool.groups[i].first = first
         pool.groups[i].backends = pool.backends + first

@@ -12,7 +12,7 @@ from fastlb.data_plane.backend_table cimport drop_backend, hold_backend, hold_qu
 from fastlb.data_plane.failure cimport RETRY_BITS
 from fastlb.data_plane.header_edits cimport check_operations
 from fastlb.data_plane.image cimport fits, range_fits, text_fits
-from fastlb.data_plane.pool cimport check_pool, drop_group, load_pool
+from fastlb.data_plane.pool cimport check_pool, drop_group, drop_pool, load_pool
 from fastlb.data_plane.queue cimport QUEUE_MARK
 from fastlb.data_plane.retry_budget cimport MAX_RETRY_FLOOR, RETRY_TOKENS, open_budget
 from fastlb.data_plane.request_program cimport check_route
@@ -45,7 +45,8 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
             and fits(size, &header.listeners, sizeof(ImageListener))
             and fits(size, &header.route_table, 1) and fits(size, &header.routes, sizeof(ImageRoute)) and fits(size, &header.pools, sizeof(ImagePool))
             and fits(size, &header.backends, sizeof(ImageBackend)) and fits(size, &header.groups, sizeof(ImageGroup)) and fits(size, &header.log_plan, 1) and fits(size, &header.segments, sizeof(ImageSegment))
-            and fits(size, &header.stickies, sizeof(ImageSticky)) and text_fits(size, &header.reason_header)):
+            and fits(size, &header.stickies, sizeof(ImageSticky)) and text_fits(size, &header.reason_header)
+            and text_fits(size, &header.python_path)):
         return -1
     if header.reason_header.size > 128:
         return -1
@@ -212,6 +213,8 @@ cdef void drop_snapshot(Engine* engine, Snapshot* snapshot) noexcept nogil:
         munmap(<void*>snapshot.image, snapshot.image_size)
     for i in range(snapshot.n_groups):
         drop_group(&snapshot.groups[i])
+    for i in range(snapshot.n_pools):
+        drop_pool(&snapshot.pools[i])
     free(snapshot.pools)
     free(snapshot.backends)
     free(snapshot.groups)

@@ -210,7 +210,8 @@ ctypedef enum Algorithm:
     ALGORITHM_RANDOM_TWO_CHOICES = 8
     ALGORITHM_PEAK_EWMA = 9
     ALGORITHM_LEAST_TIME = 10
-    ALGORITHM_END = 11
+    ALGORITHM_USER = 11             # a function of the user's own (select/user_picker.pxd)
+    ALGORITHM_END = 12
 
 ctypedef enum PoolFlags:            # what of the rare a pool uses
     POOL_NEEDS_KEY = 1              # its algorithm looks at the key
@@ -1101,6 +1102,7 @@ cdef struct ImagePool:
     uint32_t queue_max, queue_timeout_ms
     uint32_t sticky                 # index in the stickies, NO_INDEX = none
     uint32_t padding
+    ImageText picker                # ALGORITHM_USER: "module:name"
 
 cdef struct ImageRingPoint:         # of a ketama ring
     uint32_t hash
@@ -1153,6 +1155,7 @@ cdef struct ImageHeader:
     ImageSection stickies
     uint32_t max_connections        # client connections of the node; 0 = no cap
     uint32_t padding
+    ImageText python_path           # where pickers of the user's own are looked for: directories, each ended by a zero byte
 
 cdef struct PoolBackend:            # dense: what a pick looks at
     SharedRow* shared               # borrowed: of `row`
@@ -1204,6 +1207,27 @@ cdef struct RetryBudget:            # what a pool may ask of its backends beyond
     uint64_t counted                # Pool.n_exchanges as of `filled_ms`
     uint64_t filled_ms
 
+cdef extern from "fastlb/picker.h":
+    enum:
+        FASTLB_PICKER_VERSION
+    ctypedef struct PickContext "fastlb_pick_context":
+        uint32_t version, n_backends, n_eligible, attempt
+        uint64_t key, random, now_ms
+        const uint8_t* eligible
+        const uint32_t* weights
+        const int64_t* in_flight
+
+ctypedef int32_t (*PickFunction)(const PickContext* context) noexcept nogil
+
+cdef struct UserPicker:
+    # What a pool with ALGORITHM_USER picks with.
+    PickFunction pick               # borrowed: what was loaded stays as long as the process. Set before the snapshot can be committed
+    PickContext context
+    uint32_t* weights               # owned: of all backends of the pool
+    uint8_t* eligible               # owned, as in_flight: of the group that is picked from
+    int64_t* in_flight
+    uint64_t* rejected              # borrowed: Counters.picks_rejected
+
 cdef struct Pool:
     const ImagePool* image          # borrowed from the snapshot
     PoolBackend* backends           # borrowed from the snapshot's block
@@ -1220,6 +1244,7 @@ cdef struct Pool:
     Queue* queue                    # counted through its row; NULL = none
     uint64_t n_exchanges            # that entered it in this worker, since its first snapshot
     RetryBudget budget
+    UserPicker* user_picker         # owned by the snapshot; NULL but for ALGORITHM_USER
 
 cdef struct Snapshot:
     const char* image               # owned mapping
@@ -1280,6 +1305,7 @@ cdef struct Counters:
     uint64_t accept_pauses, accept_refused
     uint64_t pumps, batches, events, ready_turns
     uint64_t timers_fired, timers_refiled
+    uint64_t picks_rejected         # answers of pickers of the user's own that named nothing that can be picked
     uint64_t mirrors_opened, mirrors_closed
     # not made: too many or too large, or the body was not kept; and made, but without a whole answer
     uint64_t mirrors_skipped, mirrors_failed

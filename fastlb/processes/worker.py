@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import uvloop
 
-from fastlb import BUILD_ID, _core
+from fastlb import BUILD_ID, FastlbError, _core
 from fastlb.processes.channel import Channel
 from fastlb.processes.messages import (
     Abort,
@@ -32,6 +32,7 @@ from fastlb.processes.messages import (
     ToWorker,
 )
 from fastlb.processes.output import report
+from fastlb.processes.pickers import load_pickers
 
 # How often a drain looks whether the last connection is gone.
 DRAIN_POLL_SECONDS = 0.02
@@ -71,6 +72,12 @@ def run_worker(slot: int, channel: Channel[ToWorker], shared: _core.SharedMemory
         loop.run_until_complete(Worker(loop, engine, channel, options).serve())
     finally:
         engine.close()  # every pair of its counters is equal now
+
+
+def map_image(image_fd: int) -> tuple[_core.Image, dict[int, int]]:
+    """An image, checked, and the pickers of the user's own that it names, loaded."""
+    image = _core.Image(image_fd)
+    return image, load_pickers(image.pickers(), image.python_path())
 
 
 class Worker:
@@ -149,12 +156,12 @@ class Worker:
         """Maps and checks an image; not on the loop's thread where there are clients, who do not wait meanwhile."""
         try:
             async with self._preparing:  # in the order in which they were asked for: the last one is what is committed
-                image = await self._map(image_fd)
+                image, pickers = await self._map(image_fd)
                 if n_aborted == self._n_aborted:
-                    self._engine.prepare(image)
+                    self._engine.prepare(image, pickers)
                     self._prepared = generation
                     self._send(Prepared(generation))
-        except (ValueError, OSError, MemoryError) as error:
+        except (FastlbError, ValueError, OSError, MemoryError) as error:
             self._send(Refused(generation, str(error) or "out of memory"))
         finally:
             os.close(image_fd)
@@ -168,13 +175,13 @@ class Worker:
         finally:
             os.close(descriptor)  # the engine has its own
 
-    async def _map(self, image_fd: int) -> _core.Image:
+    async def _map(self, image_fd: int) -> tuple[_core.Image, dict[int, int]]:
         if self._engine.generation():
             try:
-                return await asyncio.to_thread(_core.Image, image_fd)
+                return await asyncio.to_thread(map_image, image_fd)
             except RuntimeError:  # no thread can be had: clients wait for a moment
                 pass
-        return _core.Image(image_fd)
+        return map_image(image_fd)
 
     def _drain(self) -> None:
         """Accepts nothing any more; what waits in the queues is taken in first."""

@@ -5,7 +5,7 @@ page without access begins (or, with before=True, starts behind one), so that a 
 """
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport errno
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
@@ -61,6 +61,7 @@ from fastlb.data_plane.snapshot cimport check_image as plane_check_image
 from fastlb.data_plane.snapshot cimport drop_snapshot, load_snapshot, map_image
 from fastlb.data_plane.target cimport normalise_path as plane_normalise_path
 from fastlb.data_plane.timer_wheel cimport arm_wheel, cancel_timer, set_timer, take_expired, timer_wheel_close, timer_wheel_open
+from fastlb.data_plane.types cimport FASTLB_PICKER_VERSION, PickContext
 from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, ATTEMPT_CONNECTING, ATTEMPT_SENT,
                                       CHUNK_BAD, CHUNK_DONE, FIELD_DROPPED, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE,
                                       FRAME_UNTIL_CLOSE, HEAD_ABSOLUTE_TARGET, HEAD_CLOSE, HEAD_DROP_LISTED, HEAD_EXPECT_CONTINUE,
@@ -1589,3 +1590,47 @@ cdef class Regex:
         for _ in range(times):
             found = match_regex(self.regex, self.scratch, text, size, groups, MAX_REGEX_GROUPS)
         return {REGEX_NO_MATCH: "no match", REGEX_LIMIT: "limit", REGEX_FAILED: "failed"}.get(found, "match")
+
+
+# ---------------------------------------------------------------------------------------------------------------- pickers
+cdef PickContext seen               # what the picker that was called last was given
+
+
+cdef int32_t pick_last(const PickContext* context) noexcept nogil:
+    # The last one that may be picked.
+    cdef int32_t index = <int32_t>context.n_backends - 1
+    global seen
+    seen = context[0]
+    while not context.eligible[index]:
+        index -= 1
+    return index
+
+
+cdef int32_t pick_outside(const PickContext* context) noexcept nogil:
+    return <int32_t>context.n_backends
+
+
+cdef int32_t pick_none(const PickContext* context) noexcept nogil:
+    return -1
+
+
+cdef int32_t pick_first(const PickContext* context) noexcept nogil:
+    # Whether it may be or not.
+    return 0
+
+
+PICKERS = {"last": <uintptr_t><void*>&pick_last, "outside": <uintptr_t><void*>&pick_outside, "none": <uintptr_t><void*>&pick_none,
+           "first": <uintptr_t><void*>&pick_first}
+PICKER_VERSION = FASTLB_PICKER_VERSION
+PICKER_LAYOUT = {"size": sizeof(PickContext), "version": <size_t>&(<PickContext*>NULL).version,
+                 "n_backends": <size_t>&(<PickContext*>NULL).n_backends, "n_eligible": <size_t>&(<PickContext*>NULL).n_eligible,
+                 "attempt": <size_t>&(<PickContext*>NULL).attempt, "key": <size_t>&(<PickContext*>NULL).key,
+                 "random": <size_t>&(<PickContext*>NULL).random, "now_ms": <size_t>&(<PickContext*>NULL).now_ms,
+                 "eligible": <size_t>&(<PickContext*>NULL).eligible, "weights": <size_t>&(<PickContext*>NULL).weights,
+                 "in_flight": <size_t>&(<PickContext*>NULL).in_flight}
+
+
+def seen_by_picker():
+    """What the picker "last" was given last, but for its arrays, which are borrowed."""
+    return {"version": seen.version, "n_backends": seen.n_backends, "n_eligible": seen.n_eligible, "attempt": seen.attempt, "key": seen.key,
+            "random": seen.random, "now_ms": seen.now_ms}

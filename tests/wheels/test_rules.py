@@ -124,7 +124,7 @@ def test_fault_of_a_module_names_its_file(tmp_path: Path) -> None:
 )
 def test_file_that_nobody_needs_is_refused(tmp_path: Path, path: str) -> None:
     faults = wheel_faults({**FILES, path: compile_module(tmp_path, MODULE)})
-    assert f"{path}: only Python files, type stubs and modules belong into a wheel" in faults
+    assert f"{path}: only Python files, type stubs, modules and picker.h belong into a wheel" in faults
 
 
 def test_missing_module_is_refused() -> None:

@@ -13,12 +13,14 @@ from fastlb.data_plane.select.maglev cimport pick_maglev
 from fastlb.data_plane.select.peak_ewma cimport pick_peak_ewma
 from fastlb.data_plane.select.random_two_choices cimport pick_random_two_choices
 from fastlb.data_plane.select.round_robin cimport pick_round_robin
+from fastlb.data_plane.select.user_picker cimport pick_by_user
 from fastlb.data_plane.select.weighted_least_connections cimport pick_weighted_least_connections
 from fastlb.data_plane.select.weighted_round_robin cimport pick_weighted_round_robin
 from fastlb.data_plane.system cimport likely
 from fastlb.data_plane.types cimport (ALGORITHM_CONSISTENT_HASH, ALGORITHM_HASH, ALGORITHM_IP_HASH, ALGORITHM_LEAST_CONNECTIONS,
                                       ALGORITHM_LEAST_TIME, ALGORITHM_MAGLEV, ALGORITHM_PEAK_EWMA, ALGORITHM_RANDOM_TWO_CHOICES,
-                                      ALGORITHM_ROUND_ROBIN, ALGORITHM_WEIGHTED_LEAST_CONNECTIONS, ALGORITHM_WEIGHTED_ROUND_ROBIN,
+                                      ALGORITHM_ROUND_ROBIN, ALGORITHM_USER, ALGORITHM_WEIGHTED_LEAST_CONNECTIONS,
+                                      ALGORITHM_WEIGHTED_ROUND_ROBIN,
                                       NO_BACKEND, POOL_SLOW_START, Group, Pool)
 
 
@@ -48,6 +50,8 @@ cdef inline int32_t pick_in(Pool* pool, Group* group, uint64_t key, const int32_
         return pick_peak_ewma(pool, group, tried, n_tried)
     elif pool.algorithm == ALGORITHM_LEAST_TIME:
         return pick_least_time(pool, group, tried, n_tried)
+    elif pool.algorithm == ALGORITHM_USER:
+        return pick_by_user(pool, group, key, tried, n_tried)
     return NO_BACKEND                           # check_pool lets no other pass
 
 

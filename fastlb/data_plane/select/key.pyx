@@ -9,7 +9,7 @@ Sources: nginx/nginx src/http/modules/ngx_http_upstream_hash_module.c and _ip_ha
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from fastlb.data_plane.system cimport AF_INET, AF_INET6, inet_pton, memcpy
-from fastlb.data_plane.types cimport (ADDRESS_TEXT_BYTES, ALGORITHM_CONSISTENT_HASH, ALGORITHM_HASH, ALGORITHM_IP_HASH, ALGORITHM_MAGLEV)
+from fastlb.data_plane.types cimport (ADDRESS_TEXT_BYTES, ALGORITHM_CONSISTENT_HASH, ALGORITHM_HASH, ALGORITHM_IP_HASH, ALGORITHM_MAGLEV, ALGORITHM_USER)
 
 cdef enum:
     CRC_POLYNOMIAL = 0xEDB88320     # CRC-32 of IEEE 802.3, reflected
@@ -168,7 +168,7 @@ cdef uint64_t hash_key(uint32_t algorithm, const char* data, uint32_t size) noex
         return hash_address(data, size)
     if algorithm == ALGORITHM_HASH or algorithm == ALGORITHM_CONSISTENT_HASH:
         return crc32(0, data, size) | <uint64_t>size << 32
-    if algorithm == ALGORITHM_MAGLEV:
+    if algorithm == ALGORITHM_MAGLEV or algorithm == ALGORITHM_USER:
         hash = hash_bytes(data, size, 0)
         return hash if hash != 0 else 1
     return 0

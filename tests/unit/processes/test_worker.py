@@ -5,7 +5,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import uvloop
@@ -32,6 +32,7 @@ from fastlb.processes.messages import (
     ToWorker,
 )
 from fastlb.processes.worker import Worker, WorkerOptions
+from tests.support.pickers import LAST
 
 
 class FakeEngine:
@@ -57,8 +58,9 @@ class FakeEngine:
     def generation(self) -> int:
         return self.current
 
-    def prepare(self, image: Any) -> None:
+    def prepare(self, image: Any, pickers: dict[int, int]) -> None:
         self.prepared = image
+        self.pickers = pickers
 
     def abort(self) -> None:
         self.prepared = None
@@ -87,6 +89,21 @@ class FakeEngine:
     def close(self) -> None:
         os.close(self.readable)
         os.close(self.writable)
+
+
+class FakeImage:
+    """Stands for _core.Image, with the pickers that a test wants it to name."""
+
+    named: ClassVar[list[tuple[int, str]]] = []
+
+    def __init__(self, fd: int) -> None:
+        os.fstat(fd)
+
+    def pickers(self) -> list[tuple[int, str]]:
+        return self.named
+
+    def python_path(self) -> list[str]:
+        return []
 
 
 class Case:
@@ -145,11 +162,7 @@ def descriptors() -> int:
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Test], None]]:
     """Runs a worker while a test talks to it; in the end it has ended, and every descriptor is closed."""
 
-    def make_image(fd: int) -> str:
-        os.fstat(fd)
-        return "image"
-
-    monkeypatch.setattr(worker._core, "Image", make_image)
+    monkeypatch.setattr(worker._core, "Image", FakeImage)
 
     uvloop.new_event_loop().close()  # the first one opens what stays
 
@@ -247,6 +260,32 @@ def test_an_image_that_cannot_be_used_is_refused(serve: Callable[[Test], None], 
         monkeypatch.setattr(worker._core, "Image", refuse)
         case.send_image(2)
         assert await case.hear() == Refused(2, "the snapshot image is damaged")
+        assert case.engine.current == 1
+
+    serve(test)
+
+
+def test_pickers_are_loaded_before_the_engine_prepares(serve: Callable[[Test], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(case: Case) -> None:
+        await case.begin()
+        assert case.engine.pickers == {}
+        monkeypatch.setattr(FakeImage, "named", [(3, "tests.support.pickers:LAST")])
+        case.send_image(2)
+        assert await case.hear() == Prepared(2)
+        assert case.engine.pickers == {3: LAST.address}
+
+    serve(test)
+
+
+def test_a_picker_that_cannot_be_loaded_refuses_its_snapshot(serve: Callable[[Test], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(case: Case) -> None:
+        await case.begin()
+        monkeypatch.setattr(FakeImage, "named", [(0, "not_there_at_all:pick")])
+        case.send_image(2)
+        refused = await case.hear()
+        assert refused == Refused(
+            2, "the picker not_there_at_all:pick cannot be imported: ModuleNotFoundError: No module named 'not_there_at_all'"
+        )
         assert case.engine.current == 1
 
     serve(test)
