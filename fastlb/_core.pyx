@@ -1290,7 +1290,7 @@ cdef class SharedMemory:
                 failed += column.failures
             rows.append({"identity": describe_identity(details),
                          "display": details.display[:min(details.display_size, <uint32_t>ROW_DISPLAY_BYTES)].decode(errors="replace"),
-                         "state": row.state, "in_flight": row.in_flight, "idle": idle, "requests": requests, "failures": failed})
+                         "state": row.state, "up_since_ms": row.up_since_ms, "latency_us": row.latency >> 32, "in_flight": row.in_flight, "idle": idle, "requests": requests, "failures": failed})
         rows.sort(key=lambda row: row["identity"])
         return rows
 

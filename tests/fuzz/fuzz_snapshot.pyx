@@ -65,12 +65,12 @@ cdef void route(Engine* engine, Exchange* exchange, const char* text) noexcept n
                engine.match.groups[2 * pool] <= engine.match.groups[2 * pool + 1] <= head.path_size, b"groups lie in the path")
     pool = routes[engine.match.route].pool
     expect(pool < snapshot.n_pools, b"a route leads to a pool of the image")
-    number = pick(&snapshot.pools[pool], 0, tried, 0)
+    number = pick(&snapshot.pools[pool], <uint64_t>0x9E3779B97F4A7C15, tried, 0)
     if number == NO_BACKEND:
         return
     expect(<uint32_t>number < snapshot.pools[pool].n_backends, b"a pick is a backend of its pool")
     tried[0] = number
-    number = pick(&snapshot.pools[pool], 0, tried, 1)
+    number = pick(&snapshot.pools[pool], <uint64_t>0x9E3779B97F4A7C15, tried, 1)
     expect(number != tried[0], b"what was tried is not picked again")
 
 
@@ -218,3 +218,6 @@ def make_seeds():
             struct.pack_into("<I", full, header.route_table.offset + table.location_slots.offset + 16 * slot + 12, 1)
         yield bytes(full)
     yield read_image(make_image(operations=False))
+    for algorithms in (("weighted_round_robin", "consistent_hash"), ("ip_hash", "hash"), ("random_two_choices", "peak_ewma"),
+                       ("least_time", "least_connections")):     # a table of maglev is larger than an input may be
+        yield read_image(make_image(algorithms=algorithms))

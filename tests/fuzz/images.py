@@ -23,8 +23,18 @@ CONDITIONS: "list[_core.RuleCondition]" = [
 ]
 
 
-def make_image(*, hosts: Sequence[str] = ("",), networks: Sequence[str] = (), listeners: int = 0, operations: bool = True) -> int:
-    """The descriptor of a sealed image with two pools; each host has two routes."""
+ALGORITHMS = ("round_robin", "weighted_least_connections")
+
+
+def make_image(
+    *,
+    hosts: Sequence[str] = ("",),
+    networks: Sequence[str] = (),
+    listeners: int = 0,
+    operations: bool = True,
+    algorithms: Sequence[str] = ALGORITHMS,
+) -> int:
+    """The descriptor of a sealed image with two pools, of one or two groups; each host has two routes."""
     writer = _core.SnapshotWriter(1)
     writer.set_reason_header("X-Fastlb-Reason")
     writer.set_forwarded_headers(operations)
@@ -35,10 +45,12 @@ def make_image(*, hosts: Sequence[str] = ("",), networks: Sequence[str] = (), li
         writer.set_log_plan(make_log_plan())
     for number in range(listeners):
         writer.add_listener(f"web{number}", **WAITS, **LIMITS, log_set=number % 2)
-    for name in ("round_robin", "weighted_least_connections"):
+    for name in algorithms:
         pool = writer.add_pool(name, algorithm=name, attempts=3, replay_limit_bytes=65536, max_idle=8, **TIMES)
         writer.set_retry(pool, on=("connect", "503"), unsafe=True, within_ms=1000, share=0.2, floor=10)
         for port in (80, 81):
+            if algorithms != ALGORITHMS:
+                writer.begin_group(pool)
             backend = f"127.0.0.1:{port}"
             address = _core.pack_address("127.0.0.1", port)
             writer.add_backend(pool, identity=f"{name}|{backend}", display=backend, address=address, weight=1, max_in_flight=port - 80)

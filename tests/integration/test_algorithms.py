@@ -1,6 +1,9 @@
-"""Round robin and weighted least connections, as seen from outside under concurrency."""
+"""How backends are picked, as seen from outside under concurrency."""
 
+import socket
 from collections import Counter
+
+import pytest
 
 from tests.support.message import request, response
 
@@ -106,3 +109,39 @@ def test_pool_whose_backends_are_all_at_their_cap_is_full(fastlb, instant):
     assert first.read_response().body == b"ok"
     assert second.ask(request()).body == b"ok"  # the same connection, once there is room again
     assert lb.reasons() == {"pool_full": 1}
+
+
+@pytest.mark.parametrize("algorithm", ["ip_hash", "hash", "consistent_hash", "maglev"])
+def test_client_comes_to_the_same_backend_whatever_the_worker(fastlb, instant, algorithm):
+    lb = fastlb(named(instant, 5), workers=2, pool={"algorithm": algorithm})
+    clients = [lb.connect() for _ in range(10)]
+    assert len({client.ask(request()).body for client in clients for _ in range(3)}) == 1
+
+
+@pytest.mark.parametrize("algorithm", ["round_robin", "random_two_choices", "peak_ewma", "maglev"])
+def test_backup_takes_over_while_the_others_are_full(fastlb, instant, algorithm):
+    first, backup = named(instant, 2)
+    backends = [{"address": backup, "backup": True}, {"address": first, "max_connections": 1}]
+    lb = fastlb(backends, pool={"algorithm": algorithm})
+    client = lb.connect()
+    assert [client.ask(request()).body for _ in range(3)] == [b"0"] * 3
+    first.hold()
+    busy = lb.connect()
+    busy.send(request())
+    first.wait_for_held(1)
+    assert [client.ask(request()).body for _ in range(3)] == [b"1"] * 3
+    first.release()
+    assert busy.read_response().body == b"0"
+    assert client.ask(request()).body == b"0"
+
+
+def test_next_priority_is_asked_when_the_first_refuses(fastlb, instant):
+    refusing = socket.socket()  # bound and not listening: nobody else gets the port
+    refusing.bind(("127.0.0.1", 0))
+    first = f"127.0.0.1:{refusing.getsockname()[1]}"
+    second, third = named(instant, 2)
+    lb = fastlb([{"address": third, "priority": 7}, {"address": second, "priority": 3}, first])
+    client = lb.connect()
+    assert [client.ask(request()).body for _ in range(3)] == [b"0"] * 3
+    assert lb.counters()["retries"] == 3
+    refusing.close()
