@@ -402,6 +402,12 @@ cdef class SnapshotWriter:
         entry.retry_floor = floor
         self.pools[pool] = bytes(packed)
 
+    def set_hedge(self, pool, *, after_ms):
+        """After how long a second backend is asked beside the first; never without it."""
+        packed = bytearray(self.pools[pool])
+        (<ImagePool*><char*>packed).hedge_after_ms = after_ms
+        self.pools[pool] = bytes(packed)
+
     def begin_group(self, pool):
         """Backends that are added from now on are picked only when none of those added to this pool before can be."""
         starts, n = self.pool_groups[pool], len(self.pool_backends[pool])

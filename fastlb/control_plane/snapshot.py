@@ -74,6 +74,8 @@ def build_image(config: Config, addresses: Mapping[str, Sequence[str]], generati
             pool_index, on=retry.on, unsafe=retry.unsafe, within_ms=retry.within_ms, share=retry.budget, floor=retry.budget_floor
         )
         set_sticky(writer, pool_index, pool.sticky)
+        if pool.hedge.after_ms:
+            writer.set_hedge(pool_index, after_ms=pool.hedge.after_ms)
         rows = [row for backend in pool.backends for row in _list_rows(pool.name, backend, addresses)]
         for group in order_rows(rows, pool, settings):
             writer.begin_group(pool_index)

@@ -13,7 +13,7 @@ from fastlb.data_plane.connection_table cimport open_connection
 from fastlb.data_plane.failure cimport (FAILURE_CONNECT_FAILED, FAILURE_CONNECT_REFUSED, FAILURE_CONNECT_TIMEOUT, FAILURE_NO_BACKEND,
                                         FAILURE_OUT_OF_MEMORY, FAILURE_POOL_FULL)
 from fastlb.data_plane.idle_cache cimport cache_take
-from fastlb.data_plane.retry cimport has_untried
+from fastlb.data_plane.retry cimport can_be_hedged, has_untried
 from fastlb.data_plane.select.candidates cimport is_eligible
 from fastlb.data_plane.select.dispatch cimport pick
 from fastlb.data_plane.select.latency cimport note_row_latency
@@ -21,6 +21,7 @@ from fastlb.data_plane.sticky cimport pick_sticky
 from fastlb.data_plane.system cimport (CLOCK_MONOTONIC, ECONNREFUSED, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, ETIMEDOUT, clock_gettime,
                                        close, likely, memset, timespec, unlikely)
 from fastlb.data_plane.transport cimport start_connect, still_open, watch
+from fastlb.data_plane.types cimport WAIT_HEDGE, X_BODY_DONE, X_HEDGE
 from fastlb.data_plane.types cimport (ALGORITHM_PEAK_EWMA, ATTEMPT_CONNECTING, IO_READABLE, IO_WRITABLE, KIND_BACKEND, NO_BACKEND,
                                       POOL_NOTES_LATENCY, STATE_CONNECTING, STATE_EXCHANGE, WAIT_CONNECT, WAIT_UNSET, X_FRESH, X_IDEMPOTENT,
                                       Attempt, Backend, Connection, Engine, Exchange, PoolBackend)
@@ -198,6 +199,9 @@ cdef uint32_t start_attempt(Engine* engine, Exchange* exchange) noexcept nogil:
         attempt.state = ATTEMPT_CONNECTING
         connection.wait = WAIT_CONNECT
         set_deadline(engine, connection, engine.now_ms + exchange.connect_timeout_ms)
+        if unlikely(exchange.flags & X_HEDGE) and exchange.flags & X_BODY_DONE and can_be_hedged(exchange, exchange.connect_timeout_ms):
+            connection.wait = WAIT_HEDGE
+            set_deadline(engine, connection, engine.now_ms + exchange.pool.image.hedge_after_ms)
         return 0
     return connection.codec.send_request(engine, attempt)
 

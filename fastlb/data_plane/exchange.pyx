@@ -6,6 +6,8 @@
                        |        v
                        +-- wait_in_queue, where the pool is full and has a queue
 
+A slow attempt may get a second one beside it (hedge.pyx): between `hedge` and the first byte of an answer there are two.
+
 An exchange owns its attempt, its two relays, the raw request head and the replayed body bytes while a retry is possible. It
 knows codecs only through their table. It holds its snapshot until its response head is sent; what follows (bodies, tunnels)
 lives on copied time-outs, so that a tunnel open for days pins no configuration.
@@ -25,15 +27,16 @@ from fastlb.data_plane.exchange_pool cimport take_exchange
 from fastlb.data_plane.failure cimport (FAILURE_BAD_FRAMING, FAILURE_BAD_RESPONSE, FAILURE_BAD_STATUS, FAILURE_BODY_TOO_LARGE,
                                         FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_OUT_OF_MEMORY, FAILURE_POOL_FULL,
                                         FAILURE_TRUNCATED, RETRY_NO)
+from fastlb.data_plane.hedge cimport begin_hedge, clear_way, end_rival, lose_race
 from fastlb.data_plane.mirror cimport open_mirror
 from fastlb.data_plane.queue cimport enter_queue, give_way, is_full, leave_queue, must_wait, wake_siblings
 from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.relay cimport relay_close, relay_flush, relay_open, relay_run
 from fastlb.data_plane.request_program cimport run_program
-from fastlb.data_plane.retry cimport (can_send_again, end_condition, has_candidate, has_untried, is_stale_reuse, may_retry, note_tried,
+from fastlb.data_plane.retry cimport (can_be_hedged, can_send_again, end_condition, has_candidate, has_untried, is_stale_reuse, may_retry, note_tried,
                                       status_condition)
 from fastlb.data_plane.snapshot cimport drop_snapshot
-from fastlb.data_plane.sticky cimport begin_sticky, note_sticky_answer
+from fastlb.data_plane.sticky cimport is_bound, begin_sticky, note_sticky_answer
 from fastlb.data_plane.system cimport likely, unlikely
 from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE, HEAD_CLOSE, HEAD_EXPECT_CONTINUE,
                                       HEAD_KEEP_ALIVE, HEAD_UPGRADE, HEADER_UPGRADE, IO_ERROR, IO_READABLE,
@@ -43,6 +46,7 @@ from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, FRAME_CHUNKED, FRAME_LEN
                                       WAIT_FIRST_BYTE, WAIT_TUNNEL, WAIT_UNSET, WAIT_WRITE, X_BODY_DONE, X_EXPECT, X_FRESH, X_HEAD_SENT,
                                       X_HTTP_1_0, X_IDEMPOTENT, X_IS_HEAD, X_KEEP_ALIVE, X_MIRROR, X_REPLAYABLE, X_RESEND, X_REUSABLE, X_STICKY, X_TUNNEL,
                                       X_UPGRADE, Attempt, Connection, Engine, Exchange, Head, Relay)
+from fastlb.data_plane.types cimport STATE_CONNECTING, WAIT_CONNECT, WAIT_HEDGE, X_HEDGE
 from fastlb.data_plane.types cimport (QUEUE_LOOK, QUEUE_LOOK_PAST, QUEUE_PRIORITIES, QUEUE_WAKE, X_QUEUED, Backend, ImagePool, Pool,
                                       Queue)
 
@@ -95,6 +99,8 @@ cdef void drop_retry(Engine* engine, Exchange* exchange) noexcept nogil:
 
 cdef void close_exchange(Engine* engine, Exchange* exchange) noexcept nogil:
     # Gives everything back and lets go of the client, which the caller then closes or keeps.
+    if unlikely(exchange.hedge != NULL):
+        end_rival(engine, exchange)
     end_attempt(engine, exchange, False)
     if unlikely(exchange.log != NULL):
         write_log(engine, exchange)
@@ -202,6 +208,8 @@ cdef void connected(Engine* engine, Exchange* exchange) noexcept nogil:
     exchange.attempt.connection.wait = WAIT_UNSET
     if unlikely(exchange.log != NULL):
         log_connected(engine, exchange)
+    if unlikely(exchange.hedge != NULL):
+        clear_way(engine, exchange)
     failure = exchange.attempt.connection.codec.send_request(engine, exchange.attempt)
     if failure:
         fail_attempt(engine, exchange, failure)
@@ -216,6 +224,21 @@ cdef void request_sent(Engine* engine, Exchange* exchange) noexcept nogil:
     elif settle_up(engine, exchange):
         await_client(engine, exchange, 0)
         await_backend(engine, exchange, 0)
+
+
+cdef void hedge_attempt(Engine* engine, Exchange* exchange) noexcept nogil:
+    # The current attempt has taken as long as the pool waits before it asks another backend. Its own time-out goes on.
+    cdef:
+        Connection* slow = exchange.attempt.connection
+        uint32_t after_ms = exchange.pool.image.hedge_after_ms
+    if slow.state == STATE_CONNECTING:
+        slow.wait = WAIT_CONNECT
+        set_deadline(engine, slow, engine.now_ms + exchange.connect_timeout_ms - after_ms)
+    else:
+        slow.wait = WAIT_FIRST_BYTE
+        set_deadline(engine, slow, engine.now_ms + exchange.first_byte_timeout_ms - after_ms)
+    if begin_hedge(engine, exchange) and exchange.attempt.connection.state == STATE_EXCHANGE:
+        request_sent(engine, exchange)
 
 
 # ---------------------------------------------------------------------------------------------------------- waiting
@@ -307,7 +330,7 @@ cdef bint end_failed_attempt(Engine* engine, Exchange* exchange, uint32_t failur
     else:
         attempt.backend.column.failures += 1
         note_tried(exchange, attempt.pick)
-        again = (has_untried(exchange)
+        again = (has_untried(exchange) and not (exchange.flags & X_STICKY and is_bound(exchange))
                  and may_retry(engine, exchange, attempt, end_condition(exchange, attempt, failure)))
         if again:
             engine.counters.retries += 1
@@ -338,6 +361,8 @@ cdef void fail_attempt(Engine* engine, Exchange* exchange, uint32_t failure) noe
         count_reason(engine, exchange, FAILURE_TRUNCATED)
         note_reason(exchange, failure)
         exchange.client.codec.reset(engine, exchange)
+    elif unlikely(exchange.hedge != NULL):
+        lose_race(engine, exchange, failure)
     elif end_failed_attempt(engine, exchange, failure):
         started(engine, exchange, start_attempt(engine, exchange))      # it had its turn: it goes before those who wait for theirs
     else:
@@ -346,6 +371,8 @@ cdef void fail_attempt(Engine* engine, Exchange* exchange, uint32_t failure) noe
 
 cdef void refuse(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil:
     # Answers locally. What is left of the request is not read.
+    if unlikely(exchange.hedge != NULL):
+        end_rival(engine, exchange)
     end_attempt(engine, exchange, False)
     relay_close(engine, &exchange.up)
     drop_retry(engine, exchange)
@@ -428,7 +455,8 @@ cdef bint drop_answer(Engine* engine, Exchange* exchange, const Head* head, uint
     if condition == RETRY_NO or not exchange.pool.image.retry_on & condition:
         return False
     note_tried(exchange, attempt.pick)
-    if not has_candidate(exchange) or (exchange.pool.queue != NULL and must_wait(engine, exchange)):
+    if not has_candidate(exchange) or (exchange.pool.queue != NULL and must_wait(engine, exchange)) \
+            or (exchange.flags & X_STICKY and is_bound(exchange)):
         return False
     if not may_retry(engine, exchange, attempt, condition):
         return False
@@ -461,9 +489,9 @@ cdef bint settle_up(Engine* engine, Exchange* exchange) noexcept nogil:
         return True
     if up.state == RELAY_SINK_FAILED:
         # The backend takes no more. It may have answered before it closed: its side is read to the end.
-        if exchange.attempt != NULL:
-            exchange.attempt.connection.io |= IO_READABLE
-            list_ready(engine, exchange.attempt.connection)
+        if up.sink != NULL:
+            up.sink.io |= IO_READABLE
+            list_ready(engine, up.sink)
         return True
     if up.state == RELAY_SOURCE_FAILED:
         abandon(engine, exchange, FAILURE_CLIENT_CLOSED)
@@ -604,11 +632,12 @@ cdef void await_backend(Engine* engine, Exchange* exchange, uint32_t moved) noex
         uint64_t when = exchange.deadline_ms
         uint32_t counts = 0
         uint8_t kind
+        bint sending = exchange.up.state == RELAY_RUNNING and exchange.up.sink == backend
     if exchange.flags & X_TUNNEL:
         kind = WAIT_TUNNEL
         counts = MOVED_ALL
         when = engine.now_ms + exchange.tunnel_timeout_ms
-    elif exchange.up.state == RELAY_RUNNING and is_blocked(engine, &exchange.up):
+    elif sending and is_blocked(engine, &exchange.up):
         kind = WAIT_WRITE
         counts = UP_SENT
         when = engine.now_ms + (exchange.between_bytes_timeout_ms if exchange.flags & X_HEAD_SENT else exchange.first_byte_timeout_ms)
@@ -619,7 +648,7 @@ cdef void await_backend(Engine* engine, Exchange* exchange, uint32_t moved) noex
             when = engine.now_ms + exchange.between_bytes_timeout_ms
         else:
             kind = WAIT_EXCHANGE                # the client reads slowly, or still sends
-    elif exchange.up.state == RELAY_RUNNING and not awaits_continue(exchange):
+    elif sending and not awaits_continue(exchange):
         kind = WAIT_EXCHANGE                    # the client still sends
     elif exchange.attempt.state == ATTEMPT_ANSWERED:
         kind = WAIT_BETWEEN_BYTES               # part of a head, or an interim one
@@ -627,6 +656,9 @@ cdef void await_backend(Engine* engine, Exchange* exchange, uint32_t moved) noex
     else:
         kind = WAIT_FIRST_BYTE
         when = engine.now_ms + exchange.first_byte_timeout_ms
+        if unlikely(exchange.flags & X_HEDGE) and exchange.up.state == RELAY_DONE and can_be_hedged(exchange, exchange.first_byte_timeout_ms):
+            kind = WAIT_HEDGE
+            when = engine.now_ms + exchange.pool.image.hedge_after_ms
     if kind == backend.wait and not moved & counts:
         return
     backend.wait = kind

@@ -16,6 +16,8 @@ from fastlb.data_plane.failure cimport (FAILURE_BACKEND_CLOSED, FAILURE_BACKEND_
                                         FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_CLIENT_WRITE_TIMEOUT, FAILURE_CONNECT_TIMEOUT,
                                         FAILURE_EXCHANGE_TIMEOUT, FAILURE_FIRST_BYTE_TIMEOUT, FAILURE_HEAD_TIMEOUT, FAILURE_HEAD_TOO_LARGE,
                                         FAILURE_OUT_OF_MEMORY, FAILURE_QUEUE_TIMEOUT, FAILURE_RESPONSE_HEAD_TOO_LARGE, SIDE_CLIENT, failures)
+from fastlb.data_plane.exchange cimport hedge_attempt
+from fastlb.data_plane.hedge cimport face_attempt, win_race
 from fastlb.data_plane.http1_head cimport HEAD_INCOMPLETE, kept_request, parse_request, parse_response
 from fastlb.data_plane.http1_serialise cimport local_body_bytes, write_informational, write_local, write_request, write_response
 from fastlb.data_plane.ready_list cimport list_ready
@@ -26,7 +28,7 @@ from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, ATTEMPT_SENT, FIRST_READ
                                       FRAME_TUNNEL, FRAME_UNTIL_CLOSE, IO_AGAIN, IO_EOF, IO_ERROR, IO_HALF_CLOSED, IO_READABLE, IO_WRITABLE, LINGER_BYTES,
                                       LINGER_MS, MAX_HEAD_BYTES, MAX_HEADERS, RELAY_RUNNING, RELAY_SINK_FAILED, STATE_CONNECTING,
                                       STATE_EXCHANGE, STATE_HEAD, STATE_IDLE, STATE_LINGER, WAIT_BETWEEN_BYTES, WAIT_BODY, WAIT_FIRST_BYTE,
-                                      WAIT_QUEUE, WAIT_UNSET, WAIT_WRITE, X_BODY_DONE, X_CLOSE_DELIMITED, X_EXPECT, X_HEAD_SENT, X_HTTP_1_0,
+                                      WAIT_HEDGE, WAIT_QUEUE, WAIT_UNSET, WAIT_WRITE, X_BODY_DONE, X_CLOSE_DELIMITED, X_EXPECT, X_HEAD_SENT, X_HTTP_1_0,
                                       X_IS_HEAD, X_KEEP_ALIVE, X_RESEND, X_REUSABLE, X_TUNNEL, Attempt, Buffer, Codec, Connection, Engine, Exchange,
                                       Head, HeadLimits, ListenerSettings, Relay)
 
@@ -435,6 +437,7 @@ cdef void backend_ready(Engine* engine, Connection* connection) noexcept nogil:
         int error
         Exchange* exchange = connection.exchange
     if connection.state == STATE_EXCHANGE:
+        face_attempt(exchange, connection.attempt)
         if not exchange.flags & X_HEAD_SENT and connection.io & IO_READABLE:
             if not read_response(engine, connection, exchange):
                 return
@@ -446,6 +449,7 @@ cdef void backend_ready(Engine* engine, Connection* connection) noexcept nogil:
             close_connection(engine, connection, False)
     elif connection.state == STATE_CONNECTING:
         if connection.io & (IO_WRITABLE | IO_ERROR):
+            face_attempt(exchange, connection.attempt)
             error = connect_result(connection)
             if error:
                 fail_attempt(engine, exchange, connect_failure(error))
@@ -478,6 +482,8 @@ cdef bint read_response(Engine* engine, Connection* connection, Exchange* exchan
         size = <uint32_t>n
         engine.counters.backend_bytes_in += size
         exchange.attempt.state = ATTEMPT_ANSWERED
+        if unlikely(exchange.hedge != NULL):
+            win_race(engine, exchange)
         if unlikely(connection.input != NULL):
             if not append_bytes(&engine.buffers, &connection.input, data, size):
                 fail_attempt(engine, exchange, FAILURE_RESPONSE_HEAD_TOO_LARGE)
@@ -524,6 +530,10 @@ cdef void backend_timed_out(Engine* engine, Connection* connection) noexcept nog
     cdef Exchange* exchange = connection.exchange
     if exchange == NULL:
         close_connection(engine, connection, False)     # idle for too long
+        return
+    face_attempt(exchange, connection.attempt)
+    if unlikely(connection.wait == WAIT_HEDGE):
+        hedge_attempt(engine, exchange)
     elif connection.state == STATE_CONNECTING:
         fail_attempt(engine, exchange, FAILURE_CONNECT_TIMEOUT)
     elif connection.wait == WAIT_FIRST_BYTE:

@@ -14,6 +14,7 @@ from fastlb.data_plane.select.key cimport hash_key
 from fastlb.data_plane.system cimport unlikely
 from fastlb.data_plane.target cimport request_path
 from fastlb.data_plane.template cimport check_template
+from fastlb.data_plane.types cimport X_HEDGE, X_IDEMPOTENT
 from fastlb.data_plane.types cimport (POOL_NEEDS_KEY, QUEUE_PRIORITIES, ROUTE_MIRROR, Engine, Exchange, Head, ImageHeader, ImagePool,
                                       ImageRoute, Snapshot)
 
@@ -42,6 +43,8 @@ cdef void enter_pool(Engine* engine, Exchange* exchange, uint32_t pool) noexcept
     exchange.deadline_ms = engine.now_ms + image.exchange_timeout_ms
     exchange.started_ms = engine.now_ms
     exchange.pool.n_exchanges += 1
+    if unlikely(image.hedge_after_ms != 0) and exchange.flags & X_IDEMPOTENT:
+        exchange.flags |= X_HEDGE
 
 
 cdef uint32_t run_program(Engine* engine, Exchange* exchange, Head* head) noexcept nogil:

@@ -91,6 +91,11 @@ cdef inline bint may_retry(Engine* engine, Exchange* exchange, const Attempt* at
     return not was_sent(exchange, attempt) or take_from_budget(engine, exchange)
 
 
+cdef inline bint can_be_hedged(const Exchange* exchange, uint32_t timeout_ms) noexcept nogil:
+    # X_HEDGE, and its body is complete: whether it is kept, and there is time before the wait that has this time-out ends.
+    return exchange.flags & X_REPLAYABLE and exchange.pool.image.hedge_after_ms < timeout_ms
+
+
 cdef inline bint was_tried(const Exchange* exchange, int32_t pick) noexcept nogil:
     cdef uint32_t i
     for i in range(exchange.n_tried):

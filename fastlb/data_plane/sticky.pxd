@@ -6,6 +6,7 @@ from fastlb.data_plane.writer cimport Writer
 
 cdef bint check_sticky(const char* image, size_t size, const ImagePool* pool) noexcept nogil
 cdef void begin_sticky(Engine* engine, Exchange* exchange, Head* head) noexcept nogil
+cdef bint is_bound(const Exchange* exchange) noexcept nogil
 cdef int32_t pick_sticky(const Exchange* exchange, uint32_t* failure) noexcept nogil
 cdef void note_sticky_answer(Engine* engine, Exchange* exchange, const Head* head) noexcept nogil
 cdef void put_sticky_cookie(Engine* engine, const Exchange* exchange, Writer* out) noexcept nogil

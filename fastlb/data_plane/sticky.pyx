@@ -256,6 +256,11 @@ cdef int32_t pick_sticky(const Exchange* exchange, uint32_t* failure) noexcept n
     return NO_BACKEND
 
 
+cdef bint is_bound(const Exchange* exchange) noexcept nogil:
+    # Of X_STICKY: whether no other backend may be asked than where the client belongs.
+    return exchange.sticky != NO_BACKEND and sticky_of(exchange).flags & STICKY_REJECT
+
+
 # ---------------------------------------------------------------------------------------------------------- the response
 cdef void note_sticky_answer(Engine* engine, Exchange* exchange, const Head* head) noexcept nogil:
     # The final response head of the backend that the client belongs to from now on.

@@ -111,6 +111,7 @@ ctypedef enum WaitKind:             # what a connection's timer stands for while
     WAIT_BETWEEN_BYTES = 6          # backend
     WAIT_TUNNEL = 7
     WAIT_QUEUE = 8                  # client: a backend of its pool (queue.pyx)
+    WAIT_HEDGE = 9                  # backend: its connection or its answer; then another one is asked beside it
 
 ctypedef enum Framing:
     FRAME_NONE = 0                  # no body
@@ -181,6 +182,7 @@ ctypedef enum ExchangeFlags:
     X_REUSABLE = 4096               # the backend's connection may serve another exchange after this response
     X_CLOSE_DELIMITED = 8192        # the client sees the end of the body by our closing: a cut must be a reset
     X_QUEUED = 65536                # waits in the queue of its pool
+    X_HEDGE = 262144                # a second attempt may be begun beside the first, when that takes long
     X_MIRROR = 1048576              # to be mirrored as soon as its body is here
     X_STICKY = 16777216              # its pool brings clients back to their backends (sticky.pyx)
     X_SET_COOKIE = 33554432          # the response head gets the sticky cookie
@@ -798,6 +800,7 @@ cdef struct Attempt:
     int32_t pick                    # index in the pool of the exchange's snapshot
     uint8_t state                   # AttemptState
     uint8_t log_try                 # index in LogRecord.tries
+    bint is_hedge                   # begun beside another one
     bint reused                     # connection came from the idle cache
     bint claimed
     bint peak                       # how its latency counts: see select/latency.pxd
@@ -807,6 +810,7 @@ cdef struct Exchange:
     Exchange* next                  # free list, graveyard; X_QUEUED: who is behind us
     Connection* client              # borrowed: owns us; NULL once it is gone
     Attempt* attempt                # owned: the current one
+    Attempt* hedge                  # owned: the other one, while there are two (hedge.pyx)
     Snapshot* snapshot              # counted, until no retry is possible; then NULL
     const ImageRoute* route         # borrowed from snapshot
     Pool* pool                      # borrowed from snapshot
@@ -1094,6 +1098,7 @@ cdef struct ImagePool:
     uint32_t max_idle, idle_timeout_ms
     uint32_t connect_timeout_ms, first_byte_timeout_ms, between_bytes_timeout_ms, tunnel_timeout_ms
     uint64_t exchange_timeout_ms
+    uint32_t hedge_after_ms         # 0 = no hedges
     uint32_t balance_permille       # consistent_hash: most load of a backend, in thousandths of the mean; 0 = no bound
     uint32_t slow_start_ms          # 0 = off
     ImageSection backends           # those of its first group, then those of the next
@@ -1296,7 +1301,8 @@ cdef struct Counters:
     uint64_t snapshots_opened, snapshots_closed
     uint64_t responses_1xx, responses_2xx, responses_3xx, responses_4xx, responses_5xx
     uint64_t backend_reused, retries, replays
-    uint64_t retries_refused        # the pool's budget was used up
+    uint64_t retries_refused        # hedges too; the pool's budget was used up
+    uint64_t hedges_started, hedges_won     # won: the first byte came from it, or the other attempt failed before
     uint64_t client_bytes_in, client_bytes_out, backend_bytes_in, backend_bytes_out
     uint64_t spliced_bytes
     uint64_t tunnels_opened, tunnels_closed

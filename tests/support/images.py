@@ -76,9 +76,11 @@ class Writer(_core.SnapshotWriter):
     def listener(self, name: str = "web", **changes: Any) -> int:
         return self.add_listener(name, **{**LISTENER, **changes})
 
-    def pool(self, name: str = "api", *, retry: dict[str, Any] | None = None, **changes: Any) -> int:
+    def pool(self, name: str = "api", *, retry: dict[str, Any] | None = None, hedge_after_ms: int = 0, **changes: Any) -> int:
         number = self.add_pool(name, **{**POOL, **changes})
         self.set_retry(number, **{**RETRY, **(retry or {})})
+        if hedge_after_ms:
+            self.set_hedge(number, after_ms=hedge_after_ms)
         return number
 
     def backend(

@@ -112,6 +112,21 @@ class Pair(LogWorld):
                 return received
             received += data
 
+    def fill_backlog(self, number: int) -> list[socket.socket]:
+        """This backend lets nobody in any more; the connections that wait for it."""
+        listening = self.backends[number]
+        listening.listen(0)
+        fillers = []
+        while True:
+            filler = self.stack.enter_context(socket.socket())
+            filler.settimeout(0.05)  # loopback takes microseconds
+            try:
+                filler.connect(listening.getsockname())
+            except TimeoutError:
+                filler.close()
+                return fillers
+            fillers.append(filler)
+
     def saw_nothing(self, number: int) -> bool:
         """Whether no connection waits at this backend."""
         try:
@@ -131,11 +146,9 @@ class Pair(LogWorld):
 
     def __exit__(self, *error: object) -> None:
         at_rest = error == (None, None, None)
-        in_flight = [row["in_flight"] for row in self.engine.backends()]
         super().__exit__(*error)
         if at_rest:
             assert not unequal(self.counters()), self.counters()
-            assert not any(in_flight), in_flight
 
 
 def reset(peer: socket.socket) -> None:

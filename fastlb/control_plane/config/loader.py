@@ -12,6 +12,7 @@ from pathlib import Path
 from fastlb.control_plane.config.address import BindAddress
 from fastlb.control_plane.config.errors import ConfigError, Place, Problem, nearest, quote, quote_all
 from fastlb.control_plane.config.option import read_table
+from fastlb.control_plane.config.quantity import format_duration
 from fastlb.control_plane.config.reader import Reader, Source
 from fastlb.control_plane.config.route_pattern import ANY_HOST
 from fastlb.control_plane.config.schema import (
@@ -199,9 +200,21 @@ def _check_pools(reader: Reader) -> None:
     for path, pool in pools.items():
         _check_algorithm(reader, path, pool)
     for path, pool in pools.items():
+        if pool.hedge.after_ms:
+            _check_hedge(reader, (*path, "hedge"), pool)
         if pool.queue.max and not all(backend.max_in_flight for backend in pool.backends):
             found = f"the pool {quote(pool.name)} has a queue, and a backend without max_connections"
             reader.warn((*path, "queue"), found, "it is never full: nobody ever waits")
+
+
+def _check_hedge(reader: Reader, path: KeyPath, pool: Pool) -> None:
+    """A hedge is an attempt, and begins while the first one is waited for."""
+    if pool.retry.attempts == 1:
+        reader.reject_key(path, "a hedge is a second attempt, and retry.attempts is 1", "retry.attempts is at least 2 then")
+    for key, limit_ms in (("timeouts.first_byte", pool.timeouts.first_byte_ms), ("retry.within", pool.retry.within_ms)):
+        if pool.hedge.after_ms >= limit_ms:
+            found = f"hedge.after, {format_duration(pool.hedge.after_ms)}, is not below {key}, {format_duration(limit_ms)}"
+            reader.reject_key(path, found, "no hedge would ever begin")
 
 
 def _check_sticky_key(reader: Reader) -> None:

@@ -388,6 +388,13 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Hedge:
+    """When a second backend is asked although the first one may still answer."""
+
+    after_ms: int = option("after", duration("1ms", "1h", "off"), 0, ("delay", "hedge_after", "timeout"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PoolTimeouts:
     """How long an exchange waits for its backend."""
 
@@ -431,6 +438,7 @@ class Pool:
         inner=Backend,
     )
     retry: Retry = table("retry", Retry, ("retries", "proxy_next_upstream", "retry_policy", "redispatch"))
+    hedge: Hedge = table("hedge", Hedge, ("hedging", "hedge_policy"))
     # What is kept has to fit a buffer of the largest class, 256 KiB with its record.
     replay_limit_bytes: int = option("replay_limit", size("0B", "252KiB"), "64KiB")
     keepalive: Keepalive = table("keepalive", Keepalive, ("keep_alive",))

@@ -151,6 +151,13 @@ def test_pools_are_written_in_their_units(writer: type[RecordingWriter]) -> None
     assert second[1]["algorithm"] == "round_robin"
 
 
+def test_hedges_are_written_only_where_there_are_some(writer: type[RecordingWriter]) -> None:
+    assert build().of("set_hedge") == []
+    hedge = '[pools.two]\nhedge = { after = "200ms" }'
+    snapshot.build_image(load_text(TEXT.replace("[pools.two]", hedge), "f").config, {}, 1)
+    assert RecordingWriter.last.of("set_hedge") == [((1,), {"after_ms": 200})]
+
+
 def test_retries_of_each_pool_are_written_in_their_units(writer: type[RecordingWriter]) -> None:
     assert [arguments for arguments, _ in build().of("set_retry")] == [(0,), (1,)]
     retry = '[pools.one]\nretry = { on = ["5xx"], unsafe = true, within = "2s", budget = 0.5, budget_floor = 7 }'

@@ -171,7 +171,7 @@ timeouts = { connect = "1s", first_byte = "2s", between_bytes = "3s", exchange =
         (
             "backends =",
             "servers =",
-            '5:1: unknown key "servers"; known here: algorithm, backends, retry, replay_limit, keepalive, timeouts',
+            '5:1: unknown key "servers"; known here: algorithm, backends, retry, hedge, replay_limit, keepalive, timeouts',
         ),
         (
             "[[listeners]]",
@@ -245,6 +245,21 @@ timeouts = { connect = "1s", first_byte = "2s", between_bytes = "3s", exchange =
         ),
         ("backends", "retry = { attempts = 0 }\nbackends", "5:22: 0 is out of range; 1 … 8"),
         ("backends", "attempts = 2\nbackends", '5:1: "attempts" does not belong here; it belongs into pools.retry; known here: '),
+        (
+            "backends",
+            'retry = { attempts = 1 }\nhedge = { after = "1s" }\nbackends',
+            "6:1: a hedge is a second attempt, and retry.attempts is 1; ",
+        ),
+        (
+            "backends",
+            'hedge = { after = "60s" }\nretry = { within = "2m" }\nbackends',
+            "5:1: hedge.after, 1m, is not below timeouts.first_byte, 1m; no hedge would ever begin",
+        ),
+        (
+            "backends",
+            'hedge = { after = "10s" }\nbackends',
+            "5:1: hedge.after, 10s, is not below retry.within, 10s; no hedge would ever begin",
+        ),
         ("backends", 'retry = { on = ["http_503"] }\nbackends', '5:17: unknown on "http_503"; on is "connect", '),
         ("backends", 'retry = { on = ["reset", "reset"] }\nbackends', "5:26: reset is listed a second time; list it once"),
         ('"web"', '"web site"', '2:8: "web site" is not a name; a name is 1 to 64 letters, digits, _, . and -; did you mean "web-site"?'),
