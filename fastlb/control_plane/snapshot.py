@@ -33,6 +33,7 @@ def build_image(config: Config, addresses: Mapping[str, Sequence[str]], generati
     writer.set_max_connections(settings.max_connections)
     writer.set_forwarded_headers(settings.forwarded_headers)
     writer.set_request_id(settings.request_id)
+    writer.set_python_path(settings.python_path)
     for network in settings.trusted_networks:
         writer.add_trusted_network(network)
     log_plan, log_sets = build_log_plan(config)

@@ -65,6 +65,8 @@ cdef Connection* open_nobody(Engine* engine, const Connection* client, uint32_t 
     connection.trusted_generation = client.trusted_generation
     connection.address_size = client.address_size
     memcpy(connection.address, client.address, sizeof(client.address))
+    connection.ip_version = client.ip_version
+    memcpy(connection.ip, client.ip, sizeof(client.ip))
     connection.drained_bytes = size
     engine.n_mirrors += 1
     engine.mirror_bytes += size

@@ -280,6 +280,24 @@ class Text(Generic[T]):
         return value
 
 
+class ChoiceOr(Choice):
+    """One of a few words, or another text, told from them by a character that no word has."""
+
+    def __init__(self, words: Sequence[str], mark: str, text: Text[str], also_called: Mapping[str, str] | None = None) -> None:
+        super().__init__(words, also_called=also_called)
+        self.mark = mark
+        self.text = text
+        self.unit = f"{Choice.unit} or {text.unit}"
+
+    def range_text(self) -> str:
+        return f"{super().range_text()}; or {self.text.unit} {self.text.range_text()}"
+
+    def read(self, written: object, path: KeyPath, reader: Reader) -> str | None:
+        if isinstance(written, str) and self.mark in written:
+            return self.text.read(written, path, reader)
+        return super().read(written, path, reader)
+
+
 class ListOf(Generic[T]):
     """An array; one value alone stands for an array of one.
 

@@ -21,6 +21,7 @@ from fastlb.control_plane.config.schema import (
     IP_HASH,
     MOST_LOG_DESTINATIONS,
     MOST_LOGGED_HEADERS,
+    PICKER_MARK,
     ROUND_ROBIN,
     WEIGHTED_LEAST_CONNECTIONS,
     WEIGHTED_ROUND_ROBIN,
@@ -231,7 +232,8 @@ def _read_zone(reader: Reader) -> str:
 def _check_algorithm(reader: Reader, path: KeyPath, pool: Pool) -> None:
     """No setting of a pool that its algorithm would not look at."""
     algorithm = quote(pool.algorithm)
-    if pool.hash_key != CLIENT_KEY and pool.algorithm not in WITH_KEY:
+    is_picker = PICKER_MARK in pool.algorithm
+    if pool.hash_key != CLIENT_KEY and pool.algorithm not in WITH_KEY and not is_picker:
         right = "it hashes the address of the client" if pool.algorithm == IP_HASH else f"{quote_all(sorted(WITH_KEY))} have keys"
         reader.reject((*path, "hash_key"), f"algorithm {algorithm} has no key that could be chosen", right)
     if pool.balance_factor and pool.algorithm != CONSISTENT_HASH:
@@ -240,6 +242,8 @@ def _check_algorithm(reader: Reader, path: KeyPath, pool: Pool) -> None:
     if pool.slow_start_ms and pool.algorithm not in WITH_SLOW_START:
         if pool.algorithm == ROUND_ROBIN:
             right = f"it knows no weights that could grow; {quote(WEIGHTED_ROUND_ROBIN)} does"
+        elif is_picker:
+            right = "a picker of your own gets the whole weights; leave slow_start out"
         else:
             right = "each step would move keys to another backend; leave slow_start out"
         reader.reject((*path, "slow_start"), f"algorithm {algorithm} has no slow start", right)

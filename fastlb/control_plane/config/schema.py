@@ -16,7 +16,7 @@ from fastlb.control_plane.config.address import (
     parse_network,
 )
 from fastlb.control_plane.config.errors import Rejected, describe, quote
-from fastlb.control_plane.config.kind import Choice, Count, CountOrWord, Factor, Flag, ListOf, Share, Text, duration, size
+from fastlb.control_plane.config.kind import Choice, ChoiceOr, Count, CountOrWord, Factor, Flag, ListOf, Share, Text, duration, size
 from fastlb.control_plane.config.log_condition import LogCondition, parse_condition
 from fastlb.control_plane.config.log_destination import LogDestination, parse_destination
 from fastlb.control_plane.config.log_format import JSON_FIELDS, Field, LogFormat, Piece, make_json_format, parse_field, parse_format
@@ -46,6 +46,8 @@ WITH_SLOW_START = frozenset(
 )
 
 CLIENT_KEY = "{client}"
+# What a picker of the user's own has in its name, and no algorithm.
+PICKER_MARK = ":"
 
 # What others call them.
 _ALGORITHMS_ELSEWHERE = {
@@ -177,6 +179,21 @@ def parse_secret(text: str) -> str:
     return text
 
 
+def parse_picker(text: str) -> str:
+    """Where a picker of the user's own is found in Python: "module:name"."""
+    module, _, name = text.partition(PICKER_MARK)
+    if all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
+        return text
+    raise Rejected(f"{quote(text)} is not the name of a picker", 'it is the name of a Python module and of a function in it: "module:name"')
+
+
+def parse_module_directory(text: str) -> str:
+    """An absolute path."""
+    if text.startswith("/") and "\0" not in text:
+        return text
+    raise Rejected(f"{quote(text)} is not an absolute path", "workers run in a directory of their own: begin with /")
+
+
 _NAME_TEXT = Text("a name", parse_name, "web")
 
 
@@ -213,6 +230,12 @@ class GlobalSettings:
     state_dir: str = option("state_dir", Text("a path", parse_directory, "/var/lib/fastlb"), "", ("state_directory",))
     zone: str = option("zone", Text("a zone", parse_place, "eu-west-1a"), "", ("locality", "az", "availability_zone"))
     node: str = option("node", Text("a name", parse_place, "lb-3"), "", ("node_name", "hostname"))
+    python_path: tuple[str, ...] = option(
+        "python_path",
+        ListOf(Text("a directory", parse_module_directory, "/etc/fastlb/pickers")),
+        [],
+        ("pythonpath", "module_path", "lua_package_path", "plugins"),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -412,7 +435,7 @@ class Pool:
     name: str
     algorithm: str = option(
         "algorithm",
-        Choice(
+        ChoiceOr(
             (
                 WEIGHTED_LEAST_CONNECTIONS,
                 LEAST_CONNECTIONS,
@@ -426,6 +449,8 @@ class Pool:
                 CONSISTENT_HASH,
                 MAGLEV,
             ),
+            PICKER_MARK,
+            Text("a picker", parse_picker, "module:name"),
             also_called=_ALGORITHMS_ELSEWHERE,
         ),
         WEIGHTED_LEAST_CONNECTIONS,

@@ -4,6 +4,7 @@ import contextlib
 import socket
 import struct
 from collections.abc import Iterator
+from ipaddress import IPv4Network
 
 import pytest
 
@@ -18,17 +19,22 @@ class Mirrored(World):
 
     def __init__(self) -> None:
         super().__init__()
+        self.trusted: IPv4Network | None = None
         self.shadow = self.listen()
         self.web = self.listen()
         self.apply_mirror()
 
-    def apply_mirror(self, share: float = 1.0, shadow_port: int = 0, shadow_pool: dict[str, int] | None = None, **pool: int) -> None:
+    def apply_mirror(
+        self, share: float = 1.0, shadow_port: int = 0, shadow_pool: dict[str, int] | None = None, max_in_flight: int = 0, **pool: int
+    ) -> None:
         self.generation += 1
         writer = Writer(self.generation)
         writer.set_reason_header("X-Fastlb-Reason")
+        if self.trusted:
+            writer.add_trusted_network(self.trusted)
         writer.listener()
         main = writer.pool("main", **pool)
-        writer.backend(main, self.backend.getsockname()[1])
+        writer.backend(main, self.backend.getsockname()[1], max_in_flight=max_in_flight)
         shadow = writer.pool("shadow", **(shadow_pool or {}))
         writer.backend(shadow, shadow_port or self.shadow.getsockname()[1])
         writer.set_mirror(writer.add_route(host="", path_prefix="/", pool=main), pool=shadow, share=share)
@@ -91,6 +97,41 @@ def test_a_request_reaches_both_pools_and_the_client_gets_one_answer(world: Mirr
     peer.send(RESPONSE)
     assert world.read(client) == RESPONSE
     assert world.mirrors() == (1, 0, 0)
+
+
+def test_a_mirror_is_trusted_as_its_client_is(world: Mirrored) -> None:
+    """Trust is worked out while the head is written, and that may be for the mirror first."""
+    world.trusted = IPv4Network("127.0.0.0/8")
+    world.apply_mirror()
+    client = world.connect(world.web)
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.1\r\nX-Request-Id: mine\r\n\r\n")
+    head = world.read(world.accept())
+    assert b"X-Forwarded-For: 192.0.2.1, 127.0.0.1\r\n" in head
+    assert b"X-Request-Id: mine\r\n" in head
+    assert world.read(world.accept_shadow()) == head
+    world.apply_mirror()  # another generation: worked out anew, for a request that waits for its body
+    client = world.connect(world.web)
+    client.send(POST + b"X-Forwarded-For: 192.0.2.1\r\nContent-Length: 2\r\n\r\na")
+    head = world.read(world.accept())
+    client.send(b"b")
+    assert world.read(world.accept_shadow()) == head + b"b"
+
+
+def test_a_mirror_whose_request_waits_is_trusted_as_well(world: Mirrored) -> None:
+    """Its backend's pool is full, so the mirror's head is the first one to be written."""
+    world.trusted = IPv4Network("127.0.0.0/8")
+    world.apply_mirror(queue_max=10, queue_timeout_ms=10_000, max_in_flight=1)
+    first, second = world.connect(world.web), world.connect(world.web)
+    first.send(REQUEST)
+    peer = world.accept()
+    world.read(peer)
+    world.read(world.accept_shadow())
+    second.send(b"GET /2 HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.1\r\n\r\n")
+    mirrored = world.read(world.accept_shadow())
+    assert b"X-Forwarded-For: 192.0.2.1, 127.0.0.1\r\n" in mirrored
+    peer.send(RESPONSE)
+    world.read(first)
+    assert world.read(peer) == mirrored
 
 
 def test_what_a_mirror_is_answered_is_not_counted_as_an_answer(world: Mirrored) -> None:
