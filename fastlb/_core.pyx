@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import time
+import time
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cython cimport binding, no_gc
@@ -32,7 +33,9 @@ from fastlb.data_plane.shared_table cimport (COLUMN_BYTES, ROW_BYTES, WORKER_BYT
                                              DETAILS_BYTES, count_workers, create_shared, details_at, has_fault_hook, map_shared,
                                              open_worker, row_at, set_state, sweep_rows, worker_at)
 from fastlb.data_plane.snapshot cimport IMAGE_LAYOUT, IMAGE_MAGIC, map_image
+from fastlb.data_plane.shared_table cimport STICKY_BUCKETS, hash_identity
 from fastlb.data_plane.sticky cimport hash_sticky_value
+from fastlb.data_plane.sticky_table cimport MAX_STICKY_TICKS, STICKY_TICK_MS, count_sticky
 from fastlb.data_plane.system cimport EINVAL, ENOSPC, errno, memcpy, memset, munmap
 from fastlb.data_plane cimport types
 from fastlb.data_plane.types cimport (FAILURE_COUNT, HEADER_OTHER, MAX_HEAD_BYTES, MAX_HEADERS, MAX_IDENTITY_BYTES, MAX_ROWS, MAX_WORKERS,
@@ -434,6 +437,35 @@ cdef class SnapshotWriter:
         entry.lifetime_s = lifetime_s
         self.stickies[pool] = record(&entry, sizeof(entry))
 
+    def set_sticky_table(self, pool, *, learn="", size, expires_ms, v4_bits=32, v6_bits=128, flags=0):
+        """Has clients of a pool come back to their backends by a cookie of the application, `learn`, or without one by their address.
+
+        Args:
+            learn: name of the cookie, at most 128 bytes; "" = none.
+            size: records of the node's table that the pool may use, 8 to 2^20; rounded up to a power of two.
+            expires_ms: how long a record lasts after it was last wanted, up to 30 days.
+            v4_bits, v6_bits: how much of an address counts.
+            flags: a sum of STICKY_FLAGS.
+        """
+        cdef:
+            ImageSticky entry
+            const ImagePool* owner = <const ImagePool*><const char*><bytes>self.pools[pool]
+            const char* texts = self.texts      # until the next text is added
+        if len(learn) > types.MAX_COOKIE_NAME_BYTES:
+            raise ValueError("the name of a cookie is too long")
+        memset(&entry, 0, sizeof(entry))
+        entry.pool_hash = hash_identity(texts + owner.name.offset - sizeof(ImageHeader), owner.name.size)
+        entry.kind = types.STICKY_LEARN if learn else types.STICKY_SOURCE
+        entry.flags = flags
+        entry.cookie = self.add_text(learn.encode("ascii"))
+        entry.attributes = self.add_text(b"")
+        entry.ticks = min(max(-(-expires_ms // STICKY_TICK_MS), 1), MAX_STICKY_TICKS)
+        entry.first = <uint32_t>(entry.pool_hash >> 32) % STICKY_BUCKETS
+        while 8 * (entry.mask + 1) < min(size, 8 * STICKY_BUCKETS):
+            entry.mask = 2 * entry.mask + 1
+        entry.v4_bits, entry.v6_bits = v4_bits, v6_bits
+        self.stickies[pool] = record(&entry, sizeof(entry))
+
     def add_backend(self, pool, *, identity, display, address, weight, max_in_flight, table_name=None, cookie=""):
         """A backend of a pool. `address`: from pack_address or pack_unix, None = not resolved (never picked). `identity`: the text
         that running counts follow from snapshot to snapshot, at most 424 bytes. `table_name`: what its places in hash tables follow; None =
@@ -605,7 +637,9 @@ cdef class SnapshotWriter:
             pool = <ImagePool*><char*>packed
             if number in self.stickies:
                 pool.sticky = <uint32_t>len(stickies)
-                stickies.append((bytearray(self.stickies[number]), self.pack_sticky_slots(entries)))
+                sticky = <ImageSticky*><char*><bytes>self.stickies[number]
+                values = self.pack_sticky_slots(entries) if sticky.kind == types.STICKY_COOKIE else b""
+                stickies.append((bytearray(self.stickies[number]), values))
             pool.backends.offset = <uint32_t>len(backends)
             pool.backends.count = <uint32_t>len(entries)
             pool.groups.offset = <uint32_t>len(groups)
@@ -1322,6 +1356,10 @@ cdef class SharedMemory:
         cdef uint64_t slots[2]
         list_waiting(self.opened(), slots)
         return [slot for slot in range(MAX_WORKERS) if slots[slot >> 6] >> (slot & 63) & 1]
+
+    def sticky_records(self):
+        """How many records of the sticky table have not expired. Reads all of it, and so gives all of it memory, 8 MiB: for tests."""
+        return count_sticky(self.opened(), time.monotonic_ns() // 1000000)
 
     def verify(self):
         """Compares every row with the columns of the living workers, while they go on. Returns the rows that differ: dicts of "row"

@@ -29,8 +29,6 @@ def make_cookie_attributes(sticky: Sticky) -> str:
 
 def set_sticky(writer: _core.SnapshotWriter, pool: int, sticky: Sticky) -> None:
     """Compiles the table of a pool; nothing where it is off."""
-    if not sticky.cookie:
-        return
     wanted = {
         "reject": sticky.fallback == "reject",
         "drain": sticky.drain,
@@ -40,5 +38,16 @@ def set_sticky(writer: _core.SnapshotWriter, pool: int, sticky: Sticky) -> None:
         "nocache": sticky.nocache,
     }
     flags = sum(_core.STICKY_FLAGS[name] for name, is_on in wanted.items() if is_on)
-    attributes = make_cookie_attributes(sticky)
-    writer.set_sticky_cookie(pool, name=sticky.cookie, attributes=attributes, lifetime_s=sticky.lifetime_ms // 1000, flags=flags)
+    if sticky.cookie:
+        attributes = make_cookie_attributes(sticky)
+        writer.set_sticky_cookie(pool, name=sticky.cookie, attributes=attributes, lifetime_s=sticky.lifetime_ms // 1000, flags=flags)
+    elif sticky.learn or sticky.source:
+        writer.set_sticky_table(
+            pool,
+            learn=sticky.learn,
+            size=sticky.size,
+            expires_ms=sticky.expires_ms,
+            v4_bits=sticky.v4_prefix,
+            v6_bits=sticky.v6_prefix,
+            flags=flags,
+        )

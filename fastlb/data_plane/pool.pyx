@@ -8,6 +8,7 @@ from libc.stdlib cimport calloc, free
 
 from fastlb.data_plane.image cimport fits, range_fits, text_fits
 from fastlb.data_plane.select.weighted_round_robin cimport NO_CLASSES
+from fastlb.data_plane.sticky cimport load_sticky
 from fastlb.data_plane.types cimport (ALGORITHM_CONSISTENT_HASH, ALGORITHM_END, ALGORITHM_HASH, ALGORITHM_IP_HASH, ALGORITHM_LEAST_TIME,
                                       ALGORITHM_MAGLEV, ALGORITHM_PEAK_EWMA, ALGORITHM_RANDOM_TWO_CHOICES, ALGORITHM_USER,
                                       ALGORITHM_WEIGHTED_ROUND_ROBIN, FASTLB_PICKER_VERSION,
@@ -182,6 +183,8 @@ cdef bint load_pool(Engine* engine, const char* image, Pool* pool) noexcept nogi
         pool.flags |= POOL_NOTES_LATENCY
     if pool.image.sticky != <uint32_t>NO_INDEX:
         pool.flags |= POOL_STICKY
+        if not load_sticky(image, pool):
+            return False
     pool.random = engine.random[0]              # each worker its own; pools need not differ
     pool.now_ms = &engine.now_ms
     pool.state_changes = &engine.shared.header.state_changes

@@ -10,12 +10,14 @@ from fastlb.data_plane.types cimport (INDEX_CHAINS, MAX_ROWS, MAX_WORKERS, ROWS_
                                       WorkerBlock)
 
 cdef enum:
-    SHARED_LAYOUT = 2
-    # Offsets: the header's page, a page per worker, the index, then blocks of rows. Only what is used takes memory.
+    SHARED_LAYOUT = 3
+    # Offsets: the header's page, a page per worker, the index, the sticky table, then blocks of rows. Only what is used takes memory.
     WORKERS_AT = 4096
     WORKER_BYTES = 4096
     INDEX_AT = WORKERS_AT + MAX_WORKERS * WORKER_BYTES
-    BLOCKS_AT = INDEX_AT + INDEX_CHAINS * 4
+    STICKY_AT = INDEX_AT + INDEX_CHAINS * 4
+    STICKY_BUCKETS = 131072         # a power of two; eight records of eight bytes each (sticky_table.pyx)
+    BLOCKS_AT = STICKY_AT + STICKY_BUCKETS * 64
     # A block: its rows, a cache line each and side by side, because a pick may read those of a whole pool; their details; then per worker
     # one page with the columns of these rows, so that no two workers write to one cache line.
     ROW_BYTES = 64
@@ -26,7 +28,7 @@ cdef enum:
     WORKER_COLUMNS_BYTES = ROWS_PER_BLOCK * COLUMN_BYTES
     BLOCK_BYTES = COLUMNS_AT + MAX_WORKERS * WORKER_COLUMNS_BYTES
     MAX_BLOCKS = 512                # MAX_ROWS rows
-    SHARED_BYTES = BLOCKS_AT + MAX_BLOCKS * BLOCK_BYTES     # the largest size: 297 MiB of address space
+    SHARED_BYTES = BLOCKS_AT + MAX_BLOCKS * BLOCK_BYTES     # the largest size: 305 MiB of address space
 
 # Where a process may be told to end itself, for the tests of settlement (fault_point below).
 cdef enum FaultPoint:

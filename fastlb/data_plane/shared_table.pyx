@@ -20,7 +20,7 @@ from libc.stdlib cimport calloc, free
 
 from fastlb.data_plane.system cimport (EINVAL, ENOMEM, ENOSPC, F_ADD_SEALS, F_DUPFD_CLOEXEC, F_GET_SEALS, F_SEAL_SEAL, F_SEAL_SHRINK,
                                        MAP_FAILED, MAP_NORESERVE, MAP_SHARED, MFD_ALLOW_SEALING, MFD_CLOEXEC, PROT_READ, PROT_WRITE,
-                                       SEEK_END, close, errno, exchange_word_if, fcntl, ftruncate, full_fence, load_count, load_long, load_word,
+                                       SEEK_END, close, errno, exchange_word_if, fcntl, ftruncate, full_fence, getrandom, load_count, load_long, load_word,
                                        lseek, memcmp, memcpy, memfd_create, memset, mmap, munmap, sched_yield, store_long, store_word, strlen)
 from fastlb.data_plane.types cimport (INDEX_CHAINS, MAX_IDENTITY_BYTES, MAX_ROWS, MAX_WORKERS, NODE_ROW, ROW_DISPLAY_BYTES, ROW_FREE,
                                       ROW_LEAVING, ROW_USED, ROWS_PER_BLOCK, WORKER_FREE, WORKER_LIVE, Column, ImageBackend, ImageHeader,
@@ -89,6 +89,10 @@ cdef int create_shared(SharedTable* table, const char* build) noexcept nogil:
     node.display_size = 8
     memcpy(node.display, b"the node", 8)
     table.header.n_rows = 1
+    if getrandom(table.header.sticky_key, sizeof(table.header.sticky_key), 0) != <ssize_t>sizeof(table.header.sticky_key):
+        error = errno
+        close_shared(table)
+        return error
     table.header.layout_version = SHARED_LAYOUT
     memcpy(table.header.build, build, min(strlen(build), sizeof(table.header.build) - 1))
     store_long(&table.header.magic, SHARED_MAGIC)

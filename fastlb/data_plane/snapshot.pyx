@@ -207,6 +207,8 @@ cdef void drop_snapshot(Engine* engine, Snapshot* snapshot) noexcept nogil:
         if snapshot.pools[i].queue != NULL:
             drop_backend(&engine.backends, snapshot.pools[i].queue.row)
             snapshot.pools[i].queue = NULL
+        free(snapshot.pools[i].sticky_rows)
+        snapshot.pools[i].sticky_rows = NULL
     drop_log_plan(engine, snapshot.log_plan)
     drop_regexes(snapshot)
     if snapshot.image_size != 0:

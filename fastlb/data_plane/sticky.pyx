@@ -9,21 +9,31 @@ to a backend of this pool only. The control plane computes it once for each back
 also says since when the client has it, so that it is renewed when half of that is over and not with every response; whoever changes that
 date shortens or lengthens their own.
 
-Owns no state: reads the snapshot's image and changes the exchange. Requests to pools without `sticky` never come here.
+A cookie of the application (STICKY_LEARN) and the client's address (STICKY_SOURCE) are looked up in the node's table (sticky_table.pyx), where
+an answer notes them. A cookie gets there when a backend has set it, never because a client sent it: nobody fills the table with what they made
+up. The table gives the number of a row, which is looked for among the rows of this pool (Pool.sticky_rows): no other backend can come of it,
+whatever the table says.
+
+Owns Pool.sticky_rows; else it reads the snapshot's image and changes the exchange. Requests to pools without `sticky` never come here.
 """
-from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc
 
 from fastlb.data_plane.cookie cimport Cookie, find_cookie, is_blank, is_named, next_cookie
 from fastlb.data_plane.failure cimport FAILURE_NO_STICKY_BACKEND, FAILURE_POOL_FULL
 from fastlb.data_plane.header_operations cimport is_trusted
 from fastlb.data_plane.http1_head cimport kept_request
 from fastlb.data_plane.image cimport fits, text_fits
-from fastlb.data_plane.system cimport likely, load_now, load_relaxed, memchr, memcmp, memmove
-from fastlb.data_plane.types cimport (HEADER_COOKIE, HEADER_X_FORWARDED_PROTO, MAX_COOKIE_ATTRIBUTES_BYTES, MAX_COOKIE_NAME_BYTES, NO_BACKEND,
-                                      NO_INDEX, ROW_DRAIN, STICKY_COOKIE, STICKY_DRAIN, STICKY_INDIRECT, STICKY_KINDS, STICKY_NOCACHE, STICKY_REJECT,
-                                      STICKY_SECURE, STICKY_SECURE_AUTO, STICKY_VALUE_BYTES, X_CAME_BY_TLS, X_COOKIE_OLD, X_SET_COOKIE,
-                                      X_STICKY, Buffer, Engine, Exchange, Head, HeaderField, ImageBackend, ImageHeader, ImagePool,
-                                      ImageSticky, PoolBackend)
+from fastlb.data_plane.shared_table cimport STICKY_BUCKETS
+from fastlb.data_plane.siphash cimport siphash
+from fastlb.data_plane.sticky_table cimport MAX_STICKY_TICKS, NOTED_INSTEAD, NOTED_NEW, StickyNoted, StickyPart, note_sticky
+from fastlb.data_plane.sticky_table cimport find_sticky as look_up
+from fastlb.data_plane.system cimport likely, load_now, load_relaxed, memchr, memcmp, memcpy, memmove
+from fastlb.data_plane.types cimport (HEADER_COOKIE, HEADER_SET_COOKIE, HEADER_X_FORWARDED_PROTO, MAX_COOKIE_ATTRIBUTES_BYTES, MAX_COOKIE_NAME_BYTES, NO_BACKEND,
+                                      NO_INDEX, ROW_DRAIN, STICKY_COOKIE, STICKY_DRAIN, STICKY_INDIRECT, STICKY_KINDS, STICKY_LEARN, STICKY_NOCACHE, STICKY_REJECT,
+                                      STICKY_SECURE, STICKY_SECURE_AUTO, STICKY_SOURCE, STICKY_VALUE_BYTES, X_CAME_BY_TLS, X_COOKIE_OLD, X_SET_COOKIE,
+                                      X_STICKY, Buffer, Connection, Engine, Exchange, Head, HeaderField, ImageBackend, ImageHeader, ImagePool,
+                                      ImageSticky, Pool, PoolBackend)
 from fastlb.data_plane.writer cimport Writer, put
 
 cdef enum:
@@ -36,6 +46,13 @@ cdef const char* HEX = b"0123456789abcdef"
 cdef inline const ImageSticky* sticky_of(const Exchange* exchange) noexcept nogil:
     # For an exchange whose pool has one, while it holds its snapshot.
     return (<const ImageSticky*>(exchange.snapshot.image + exchange.snapshot.header.stickies.offset)) + exchange.pool.image.sticky
+
+
+cdef inline StickyPart part_of(const ImageSticky* sticky) noexcept nogil:
+    cdef StickyPart part
+    part.first = sticky.first
+    part.mask = sticky.mask
+    return part
 
 
 cdef inline const ImageBackend* backends_of(const Exchange* exchange) noexcept nogil:
@@ -56,7 +73,8 @@ cdef bint check_sticky(const char* image, size_t size, const ImagePool* pool) no
             or sticky.attributes.size > MAX_COOKIE_ATTRIBUTES_BYTES or not fits(size, &sticky.slots, sizeof(uint32_t)):
         return False
     if sticky.kind != STICKY_COOKIE:
-        return True
+        return sticky.first < STICKY_BUCKETS and sticky.mask < STICKY_BUCKETS and sticky.mask & (sticky.mask + 1) == 0 \
+            and sticky.ticks - 1 < <uint32_t>MAX_STICKY_TICKS and sticky.v4_bits <= 32 and sticky.v6_bits <= 128
     slots = <const uint32_t*>(image + sticky.slots.offset)
     n = sticky.slots.count
     if sticky.cookie.size == 0 or n == 0 or n & (n - 1):
@@ -66,6 +84,31 @@ cdef bint check_sticky(const char* image, size_t size, const ImagePool* pool) no
             return False
         empty += slots[i] == 0
     return empty != 0                           # a look-up ends at an empty slot
+
+
+cdef inline uint32_t row_slot(uint32_t row, uint32_t mask) noexcept nogil:
+    return (row * <uint32_t>0x9E3779B1 >> 16) & mask
+
+
+cdef bint load_sticky(const char* image, Pool* pool) noexcept nogil:
+    # Makes the table of a pool's rows, where it needs one; its backends are there. False: out of memory.
+    cdef:
+        const ImageSticky* sticky = <const ImageSticky*>(image + (<const ImageHeader*>image).stickies.offset) + pool.image.sticky
+        uint32_t i, at, mask = 3
+    if sticky.kind == STICKY_COOKIE:
+        return True
+    while mask < 2 * pool.n_backends:
+        mask = mask * 2 + 1
+    pool.sticky_rows = <uint32_t*>calloc(<size_t>mask + 1, sizeof(uint32_t))
+    if pool.sticky_rows == NULL:
+        return False
+    pool.sticky_row_mask = mask
+    for i in range(pool.n_backends):
+        at = row_slot(pool.backends[i].row.number, mask)
+        while pool.sticky_rows[at] != 0:
+            at = (at + 1) & mask
+        pool.sticky_rows[at] = i + 1
+    return True
 
 
 # ---------------------------------------------------------------------------------------------------------- the request
@@ -178,6 +221,37 @@ cdef void hide_cookie(Engine* engine, Exchange* exchange, const char* name, uint
     kept_request(engine, exchange)
 
 
+cdef int32_t find_noted(Engine* engine, Exchange* exchange, const ImageSticky* sticky, const char* key, size_t size) noexcept nogil:
+    # Where the node's table says that this client belongs, or NO_BACKEND. Leaves its hash for the answer: 0 where a learned cookie is not there.
+    cdef:
+        const Pool* pool = exchange.pool
+        const uint64_t* secret = engine.shared.header.sticky_key
+        uint64_t hash = siphash(secret[0] ^ sticky.pool_hash, secret[1] ^ sticky.kind, key, size)
+        uint32_t row = look_up(engine.shared, part_of(sticky), hash, engine.now_ms), at = row_slot(row, pool.sticky_row_mask)
+    exchange.sticky_hash = hash if row != 0 or sticky.kind == STICKY_SOURCE else 0
+    while row != 0 and pool.sticky_rows[at] != 0:
+        if pool.backends[pool.sticky_rows[at] - 1].row.number == row:
+            return <int32_t>(pool.sticky_rows[at] - 1)
+        at = (at + 1) & pool.sticky_row_mask
+    return NO_BACKEND
+
+
+cdef bint mask_address(const Connection* client, const ImageSticky* sticky, uint8_t* address) noexcept nogil:
+    # The part of the client's address that counts, in 16 bytes, the rest of which is zero. False: it has none (a unix socket).
+    cdef:
+        uint32_t i, bits = 96 + sticky.v4_bits if client.ip_version == 4 else sticky.v6_bits
+    if client.ip_version == 0:
+        return False
+    memcpy(address, client.ip, 16)
+    for i in range(16):
+        if bits < 8:
+            address[i] &= <uint8_t>(0xFF00 >> bits)
+            bits = 0
+        else:
+            bits -= 8
+    return True
+
+
 cdef bint came_by_tls(Engine* engine, Exchange* exchange, const Head* head) noexcept nogil:
     # As far as the nearest proxy before us says, if it is trusted. (We do not speak TLS ourselves.)
     cdef:
@@ -201,8 +275,17 @@ cdef void begin_sticky(Engine* engine, Exchange* exchange, Head* head) noexcept 
         const ImageSticky* sticky = sticky_of(exchange)
         const char* name = exchange.snapshot.image + sticky.cookie.offset
         Cookie cookie
+        uint8_t address[16]
     exchange.flags |= X_STICKY
     exchange.sticky = NO_BACKEND
+    if sticky.kind == STICKY_LEARN:
+        if find_cookie(head, name, sticky.cookie.size, &cookie) and cookie.value_size != 0:
+            exchange.sticky = find_noted(engine, exchange, sticky, cookie.value, cookie.value_size)
+        return
+    if sticky.kind == STICKY_SOURCE:
+        if mask_address(exchange.client, sticky, address):
+            exchange.sticky = find_noted(engine, exchange, sticky, <const char*>address, 16)
+        return
     if sticky.flags & STICKY_SECURE_AUTO and came_by_tls(engine, exchange, head):
         exchange.flags |= X_CAME_BY_TLS
     if find_cookie(head, name, sticky.cookie.size, &cookie):
@@ -262,15 +345,50 @@ cdef bint is_bound(const Exchange* exchange) noexcept nogil:
 
 
 # ---------------------------------------------------------------------------------------------------------- the response
+cdef bint find_set_cookie(const Head* head, const char* name, uint32_t size, Cookie* cookie) noexcept nogil:
+    # The cookie that a response sets under this name, the last where it does so more than once; False: none, or one without a value.
+    cdef:
+        const HeaderField* field = &head.fields[0]
+        Cookie each
+        bint found = False
+        uint32_t _i
+    if not (head.seen >> HEADER_SET_COOKIE) & 1:
+        return False
+    for _i in range(head.n_fields):
+        if field.id == HEADER_SET_COOKIE and next_cookie(head.data + field.value, head.data + field.value + field.value_size, &each) \
+                and each.name == head.data + field.value and is_named(&each, name, size):       # not one of its attributes
+            cookie[0] = each
+            found = each.value_size != 0
+        field += 1
+    return found
+
+
+cdef void note_row(Engine* engine, const ImageSticky* sticky, uint64_t hash, uint32_t row) noexcept nogil:
+    cdef StickyNoted noted = note_sticky(engine.shared, part_of(sticky), hash, row, sticky.ticks, engine.now_ms)
+    if noted == NOTED_NEW or noted == NOTED_INSTEAD:
+        engine.counters.sticky_noted += 1
+    if noted == NOTED_INSTEAD:
+        engine.counters.sticky_forgotten += 1
+
+
 cdef void note_sticky_answer(Engine* engine, Exchange* exchange, const Head* head) noexcept nogil:
     # The final response head of the backend that the client belongs to from now on.
+    cdef:
+        const ImageSticky* sticky = sticky_of(exchange)
+        const uint64_t* secret = engine.shared.header.sticky_key
+        Cookie cookie
     if exchange.attempt.pick == exchange.sticky:
         engine.counters.sticky_kept += 1
-        if not exchange.flags & X_COOKIE_OLD:
-            return
     elif exchange.sticky != NO_BACKEND:
         engine.counters.sticky_moved += 1
-    exchange.flags |= X_SET_COOKIE
+    if sticky.kind == STICKY_COOKIE:
+        if exchange.attempt.pick != exchange.sticky or exchange.flags & X_COOKIE_OLD:
+            exchange.flags |= X_SET_COOKIE
+        return
+    if sticky.kind == STICKY_LEARN and find_set_cookie(head, exchange.snapshot.image + sticky.cookie.offset, sticky.cookie.size, &cookie):
+        exchange.sticky_hash = siphash(secret[0] ^ sticky.pool_hash, secret[1] ^ sticky.kind, cookie.value, cookie.value_size)
+    if exchange.sticky_hash != 0:
+        note_row(engine, sticky, exchange.sticky_hash, exchange.attempt.backend.number)
 
 
 cdef void put_sticky_cookie(Engine* engine, const Exchange* exchange, Writer* out) noexcept nogil:

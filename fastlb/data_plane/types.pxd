@@ -815,6 +815,7 @@ cdef struct Exchange:
     const ImageRoute* route         # borrowed from snapshot
     Pool* pool                      # borrowed from snapshot
     int32_t sticky                  # X_STICKY: where the client belongs, in the pool; NO_BACKEND = nowhere yet
+    uint64_t sticky_hash            # X_STICKY: by which the node's table knows the client; 0 = by nothing
     uint32_t flags                  # ExchangeFlags
     uint16_t status                 # of the final head
     uint8_t failure                 # of the last attempt that failed
@@ -895,6 +896,7 @@ cdef struct SharedHeader:
     uint64_t workers_died, exchanges_lost
     uint64_t state_changes          # counted up behind each change of a row's state: what is built of eligible rows is built anew
     char build[128]
+    uint64_t sticky_key[2]          # random: what the hashes of the sticky table are keyed with
 
 cdef struct SharedTable:
     # One process's mapping of it.
@@ -1130,8 +1132,11 @@ cdef struct ImageSticky:            # how the clients of one pool come back to t
     ImageText cookie                # its name
     ImageText attributes            # STICKY_COOKIE: what stands behind its value in Set-Cookie, but for Secure
     uint32_t lifetime_s             # STICKY_COOKIE: 0 = until the browser ends
-    uint32_t padding
+    uint32_t ticks                  # the others: how long a record lasts after it was last wanted (sticky_table.pxd)
     ImageSection slots              # STICKY_COOKIE: by ImageBackend.cookie: power-of-two open-addressing table of index in the pool + 1
+    uint64_t pool_hash              # the others: of the pool's name, as a part of the hash of what is looked up
+    uint32_t first, mask            # the others: its part of the node's table
+    uint32_t v4_bits, v6_bits       # STICKY_SOURCE: how much of an address counts
 
 cdef struct ImageBackend:
     ImageText identity, display
@@ -1250,6 +1255,8 @@ cdef struct Pool:
     uint64_t n_exchanges            # that entered it in this worker, since its first snapshot
     RetryBudget budget
     UserPicker* user_picker         # owned by the snapshot; NULL but for ALGORITHM_USER
+    uint32_t* sticky_rows           # owned: open-addressing table from row numbers to index in the pool + 1; NULL = it needs none
+    uint32_t sticky_row_mask
 
 cdef struct Snapshot:
     const char* image               # owned mapping
@@ -1308,6 +1315,7 @@ cdef struct Counters:
     uint64_t tunnels_opened, tunnels_closed
     uint64_t waits_opened, waits_closed     # in queues of full pools
     uint64_t sticky_kept, sticky_moved      # clients that went where they belong; that could not
+    uint64_t sticky_noted, sticky_forgotten     # records made in the node's table; others that were in the way
     uint64_t accept_pauses, accept_refused
     uint64_t pumps, batches, events, ready_turns
     uint64_t timers_fired, timers_refiled

@@ -229,6 +229,20 @@ def test_client_of_a_full_backend_is_refused_where_that_is_wanted(fastlb, instan
     slow.read_response()
 
 
+def test_backend_of_weight_0_keeps_its_clients_and_gets_no_others(fastlb, named):
+    backends = named(2)
+    lb = fastlb(backends, pool={"sticky": STICKY}, settings=settings())
+    values = {}
+    while len(values) < 2:
+        answer = lb.get()
+        values[answer.body] = set_cookie(answer)
+    resting = [{"address": backends[0], "weight": 0}, backends[1]]
+    for drain, wanted in ((True, b"0"), (False, b"1")):
+        lb.apply_ok(configuration(resting, pool={"sticky": {**STICKY, "drain": drain}}, settings=settings()))
+        assert lb.get("/", f"Cookie: SERVERID={values[b'0']}").body == wanted
+        assert {lb.get().body for _ in range(4)} == {b"1"}
+
+
 def test_websocket_client_gets_the_cookie_with_its_upgrade(fastlb, backend):
     lb = fastlb([backend], pool=pool(), settings=settings())
     client = lb.connect()

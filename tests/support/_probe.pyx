@@ -14,6 +14,7 @@ from fastlb.data_plane.attempt cimport connect_failure as plane_connect_failure
 from fastlb.data_plane.backend_table cimport (backend_table_close, backend_table_open, claim, drop_backend, hold_backend,
                                               release_claim, set_queue)
 from fastlb.data_plane.buffer cimport append_bytes, buffer_pool_close, buffer_pool_open, return_buffer, take_buffer
+from fastlb.data_plane.cookie cimport Cookie, next_cookie
 from fastlb.data_plane.connection_table cimport (bury_connection, connection_handle, connection_table_close, connection_table_open,
                                                  empty_graveyard, find_connection, open_connection)
 from fastlb.data_plane.engine cimport engine_close, engine_open
@@ -59,6 +60,10 @@ from fastlb.data_plane.shared_table cimport (BLOCK_BYTES, BLOCKS_AT, COLUMNS_AT,
                                              release_row, row_at, set_state, worker_at)
 from fastlb.data_plane.snapshot cimport check_image as plane_check_image
 from fastlb.data_plane.snapshot cimport drop_snapshot, load_snapshot, map_image
+from fastlb.data_plane.shared_table cimport STICKY_AT, STICKY_BUCKETS
+from fastlb.data_plane.siphash cimport siphash
+from fastlb.data_plane.sticky_table cimport (MAX_STICKY_TICKS, NOTED_AGAIN, NOTED_ALREADY, NOTED_INSTEAD, NOTED_NEW, NOTED_NOT, STICKY_TICK_MS,
+                                             StickyPart, find_sticky, note_sticky)
 from fastlb.data_plane.target cimport normalise_path as plane_normalise_path
 from fastlb.data_plane.timer_wheel cimport arm_wheel, cancel_timer, set_timer, take_expired, timer_wheel_close, timer_wheel_open
 from fastlb.data_plane.types cimport FASTLB_PICKER_VERSION, PickContext
@@ -1634,3 +1639,81 @@ def seen_by_picker():
     """What the picker "last" was given last, but for its arrays, which are borrowed."""
     return {"version": seen.version, "n_backends": seen.n_backends, "n_eligible": seen.n_eligible, "attempt": seen.attempt, "key": seen.key,
             "random": seen.random, "now_ms": seen.now_ms}
+
+
+# ---------------------------------------------------------------------------------------------------------------- sticky sessions
+def siphash_of(uint64_t key_0, uint64_t key_1, bytes data):
+    return siphash(key_0, key_1, INPUT.place(data), <size_t>len(data))
+
+
+def find_cookies(bytes field):
+    """Name and value of each cookie in a Cookie field."""
+    cdef:
+        Cookie cookie
+        const char* at = INPUT.place(field)
+        const char* end = at + len(field)
+    found = []
+    while next_cookie(at, end, &cookie):
+        found.append((cookie.name[:cookie.name_size], cookie.value[:cookie.value_size]))
+        at = cookie.end + 1
+    return found
+
+
+NOTED = {"already": NOTED_ALREADY, "again": NOTED_AGAIN, "new": NOTED_NEW, "instead": NOTED_INSTEAD, "not": NOTED_NOT}
+STICKY_TICK = STICKY_TICK_MS
+STICKY_TICKS = MAX_STICKY_TICKS
+
+
+cdef class StickyTable:
+    """The sticky table of some shared memory: `first` and `mask` say which part of it. Times in milliseconds."""
+    cdef:
+        SharedTable table
+        StickyPart part
+
+    def __cinit__(self, int fd, uint32_t first=0, uint32_t mask=STICKY_BUCKETS - 1):
+        self.table.fd = -1
+        error = map_shared(&self.table, fd, <bytes>BUILD_ID.encode())
+        if error:
+            raise OSError(error, "map_shared")
+        self.part.first, self.part.mask = first, mask
+
+    def __dealloc__(self):
+        close_shared(&self.table)
+
+    def find(self, uint64_t hash, uint64_t now_ms=0):
+        """The row, 0 = none."""
+        return find_sticky(&self.table, self.part, hash, now_ms)
+
+    def note(self, uint64_t hash, uint32_t row, uint32_t ticks=900, uint64_t now_ms=0):
+        """A key of NOTED."""
+        cdef int noted = note_sticky(&self.table, self.part, hash, row, ticks, now_ms)
+        return next(name for name, number in NOTED.items() if number == noted)
+
+    def note_many(self, uint64_t seed, uint32_t n, uint32_t rows, uint32_t keys):
+        """Notes and looks up `n` times among `keys` hashes, each for row 1 + hash % `rows`, without the GIL. How often something was found that
+        had not been noted so."""
+        cdef:
+            uint32_t wrong = 0, _i, row, found
+            uint64_t hash
+        with nogil:
+            for _i in range(n):
+                seed = seed * <uint64_t>6364136223846793005 + <uint64_t>1442695040888963407
+                hash = ((seed >> 33) % keys) * <uint64_t>0x9E3779B97F4A7C15
+                row = 1 + <uint32_t>(hash % rows)
+                note_sticky(&self.table, self.part, hash, row, 900, 0)
+                found = find_sticky(&self.table, self.part, hash, 0)
+                wrong += found != 0 and found != row
+        return wrong
+
+    def words(self, uint32_t bucket):
+        cdef uint64_t* words = <uint64_t*>(self.table.base + STICKY_AT) + <size_t>bucket * 8
+        return [words[i] for i in range(8)]
+
+    def set_word(self, uint32_t bucket, uint32_t place, uint64_t word):
+        (<uint64_t*>(self.table.base + STICKY_AT))[<size_t>bucket * 8 + place] = word
+
+    def fill(self, bytes pattern):
+        """Every record, as a worker that has been taken over may leave them."""
+        cdef uint32_t i
+        for i in range(STICKY_BUCKETS):
+            memcpy(self.table.base + STICKY_AT + <size_t>i * 64, <const char*>pattern, 64)

@@ -3,9 +3,9 @@
 import re
 from dataclasses import dataclass
 
-from fastlb.control_plane.config.errors import Rejected, quote
-from fastlb.control_plane.config.kind import Choice, Flag, FlagOrWord, Text, duration
-from fastlb.control_plane.config.option import option, options_of
+from fastlb.control_plane.config.errors import Rejected, quote, quote_all
+from fastlb.control_plane.config.kind import Choice, Count, Flag, FlagOrWord, Text, duration
+from fastlb.control_plane.config.option import option
 from fastlb.control_plane.config.reader import Reader
 
 _COOKIE_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}"  # RFC 6265 section 4.1.1: a token
@@ -41,7 +41,7 @@ def parse_cookie_domain(text: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sticky:
-    """`sticky` of a pool. Off where no cookie is named."""
+    """`sticky` of a pool. Off where neither a cookie is named nor `source` is true."""
 
     cookie: str = option("cookie", Text("a cookie's name", parse_cookie_name, "SERVERID"), "", ("insert", "name"))
     path: str = option("path", Text("a path", parse_cookie_path, "/shop"), "/")
@@ -49,13 +49,25 @@ class Sticky:
     secure: bool | str = option("secure", FlagOrWord("auto"), "auto")
     http_only: bool = option("http_only", Flag(), True, ("httponly",))
     same_site: str = option("same_site", Choice(("lax", "strict", "none", "off")), "lax", ("samesite",))
-    lifetime_ms: int = option(
-        "lifetime", duration("1m", LONGEST_LIFETIME, "until the browser ends"), 0, ("max_age", "maxlife", "maxidle", "expires")
-    )
+    lifetime_ms: int = option("lifetime", duration("1m", LONGEST_LIFETIME, "until the browser ends"), 0, ("max_age", "maxlife", "maxidle"))
     indirect: bool = option("indirect", Flag(), True)
     nocache: bool = option("nocache", Flag(), False, ("no_cache",))
+    learn: str = option("learn", Text("a cookie's name", parse_cookie_name, "JSESSIONID"), "", ("appsession",))
+    source: bool = option("source", Flag(), False, ("src", "ip_hash", "source_address", "client_ip"))
+    v4_prefix: int = option("v4_prefix", Count(1, 32), 32, ("mask",))
+    v6_prefix: int = option("v6_prefix", Count(1, 128), 64)
+    size: int = option("size", Count(8, 1 << 20), 131072)
+    expires_ms: int = option("expires", duration("10s", "30d"), "30m", ("expire", "timeout"))
     fallback: str = option("fallback", Choice(("pick", "reject")), "pick", ("redispatch",))
     drain: bool = option("drain", Flag(), True)
+
+
+# Which keys belong to which way of being known again; the others belong to all.
+_KEYS = {
+    "cookie": ("path", "domain", "secure", "http_only", "same_site", "lifetime", "indirect", "nocache"),
+    "learn": ("size", "expires"),
+    "source": ("size", "expires", "v4_prefix", "v6_prefix"),
+}
 
 
 def check_stickies(reader: Reader) -> None:
@@ -64,9 +76,21 @@ def check_stickies(reader: Reader) -> None:
     for path, sticky in reader.all_read(Sticky):
         pool = str(path[1])
         written = reader.source.values["pools"][pool]["sticky"]
+        ways = [key for key, is_used in (("cookie", sticky.cookie), ("learn", sticky.learn), ("source", sticky.source)) if is_used]
+        if len(ways) > 1:
+            reader.reject_key(
+                (*path, ways[1]), f"{ways[1]} beside {ways[0]}", "a pool knows its clients again in one way: keep one of them"
+            )
+            continue
+        if not ways:
+            if not written.keys() & _KEYS.keys():
+                right = 'name a cookie (cookie = "SERVERID"), one of the application (learn = "JSESSIONID"), or say source = true'
+                reader.reject_key(path, "sticky does not say by what", right)
+            continue
+        for key in written.keys() & {key for keys in _KEYS.values() for key in keys} - set(_KEYS[ways[0]]):
+            right = quote_all(way for way, keys in _KEYS.items() if key in keys)
+            reader.reject_key((*path, key), f"{key} has no meaning beside {ways[0]}", f"it belongs to {right}")
         if not sticky.cookie:
-            for key in written.keys() & options_of(Sticky).keys() if "cookie" not in written else ():
-                reader.reject_key((*path, key), f"{key} without a cookie", 'the cookie is named by the key "cookie"')
             continue
         _check_cookie(reader, (*path, "cookie"), sticky)
         where = (sticky.cookie, sticky.path, sticky.domain)
