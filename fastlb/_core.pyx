@@ -44,6 +44,8 @@ from fastlb.data_plane.types cimport (FAILURE_COUNT, HEADER_OTHER, MAX_HEAD_BYTE
 from fastlb.data_plane.types cimport (MAX_HEADER_NAME_BYTES, MAX_HEADER_OPERATIONS, MAX_LISTENER_NAME_BYTES, MAX_TEMPLATE_LITERAL_BYTES,
                                       MAX_TEMPLATE_SEGMENTS, OPERATION_ADD, ROUTE_DROPS_NAMES, ROUTE_EDITS_RESPONSE, ROUTE_MIRROR, ROUTE_SETS_HOST,
                                       ImageHeaderEdits, ImageSegment)
+from fastlb.data_plane.types cimport (MAX_SHARES, ROUTE_CLOSES, ROUTE_HAS_LIMITS, ROUTE_HAS_TIMEOUTS, ROUTE_NEEDS_HOST, ROUTE_REDIRECTS,
+                                      ROUTE_REPLACES_PREFIX, ROUTE_RESPONDS, ROUTE_REWRITES, ROUTE_SPLITS, ImageShare)
 from fastlb.data_plane.types cimport Engine as EngineStruct
 from fastlb.data_plane.types cimport (Exchange, ImageBackend, ImageHeader, ImageHeaderOperation, ImageListener, ImageNetwork,
                                       ImageLog, ImageLogCapture, ImageLogDestination, ImageLogOperation, ImageLogPlan, ImageLogSet,
@@ -258,7 +260,7 @@ cdef class SnapshotWriter:
     cdef:
         bytearray texts
         list networks, listeners, routes, pools, pool_backends, pool_groups, table_names
-        list segments, operations
+        list segments, operations, shares
         dict stickies, request_edits
         uint64_t generation
         ImageText reason_header, python_path
@@ -272,7 +274,7 @@ cdef class SnapshotWriter:
         self.texts = bytearray()
         self.networks, self.listeners, self.routes, self.pools, self.pool_backends, self.pool_groups = [], [], [], [], [], []
         self.table_names = []
-        self.segments, self.operations = [], []
+        self.segments, self.operations, self.shares = [], [], []
         self.stickies, self.request_edits = {}, {}
         self.generation = generation
         self.reason_header.offset = sizeof(ImageHeader)
@@ -497,13 +499,13 @@ cdef class SnapshotWriter:
         """What happens to the requests of a route; the route table says which they are. `priority`: in the queue of the pool, 0 (first)
         to 7. Returns its index."""
         cdef ImageRoute entry
-        if not 0 <= pool < len(self.pools):
+        if pool is not None and not 0 <= pool < len(self.pools):
             raise ValueError(f"no pool {pool}")
         if not 0 <= priority < QUEUE_PRIORITIES:
             raise ValueError(f"priorities are 0 to {QUEUE_PRIORITIES - 1}")
         memset(&entry, 0, sizeof(entry))
         entry.name = self.add_text(name.encode())
-        entry.pool = pool
+        entry.pool = <uint32_t>NO_INDEX if pool is None else pool
         entry.priority = priority
         self.routes.append(bytearray(record(&entry, sizeof(entry))))
         return len(self.routes) - 1
@@ -586,6 +588,77 @@ cdef class SnapshotWriter:
         cdef ImageHeaderEdits edits = self.add_edits(list(operations))
         self.route(route).response = edits
         self.route(route).features |= ROUTE_EDITS_RESPONSE
+
+    def set_split(self, route, shares, *, key=()):
+        """Splits the requests of a route. `shares`: of (pool, weight), at most 64, with a sum above 0; `key`: a template; requests of the same
+        key go to the same pool. Without a key they are spread at random."""
+        cdef ImageShare entry
+        shares = [(pool, weight) for pool, weight in shares if weight]
+        total = sum(weight for _, weight in shares)
+        if not 0 < len(shares) <= MAX_SHARES or min(weight for _, weight in shares) < 0:
+            raise ValueError(f"a route splits between at most {MAX_SHARES} pools")
+        self.route(route).shares.offset = <uint32_t>len(self.shares)
+        self.route(route).shares.count = <uint32_t>len(shares)
+        self.route(route).split_by = self.add_template(key)
+        self.route(route).features |= ROUTE_SPLITS
+        below = 0
+        for pool, weight in shares:
+            if not 0 <= pool < len(self.pools):
+                raise ValueError(f"no pool {pool}")
+            below += weight
+            memset(&entry, 0, sizeof(entry))
+            entry.bound = (below << 32) // total - 1
+            entry.pool = pool
+            self.shares.append(record(&entry, sizeof(entry)))
+
+    cdef int set_status(self, route, status, phrase) except -1:
+        if not 200 <= status <= 599:
+            raise ValueError(f"{status} is no status of a final response")
+        self.route(route).status = status
+        self.route(route).phrase = self.add_text(phrase.encode("ascii"))
+        return 0
+
+    def set_redirect(self, route, status, phrase, to, *, needs_host):
+        """Has a route redirect. `to`: a template; `needs_host`: whether it has the client's Host in it, which then must be there."""
+        self.set_status(route, status, phrase)
+        self.route(route).target = self.add_template(to)
+        self.route(route).features |= ROUTE_REDIRECTS | (ROUTE_NEEDS_HOST if needs_host else 0)
+
+    def set_response(self, route, status, phrase, *, content_type, body):
+        """Has a route answer by itself. `body`: a template."""
+        self.set_status(route, status, phrase)
+        self.route(route).content_type = self.add_text(content_type.encode("ascii"))
+        self.route(route).body = self.add_template(body)
+        self.route(route).features |= ROUTE_RESPONDS
+
+    def set_close(self, route):
+        """Has a route close the client's connection without an answer."""
+        self.route(route).features |= ROUTE_CLOSES
+
+    def set_target(self, route, target):
+        """What the backends of a route get instead of the target; a template."""
+        self.route(route).target = self.add_template(target)
+        self.route(route).features |= ROUTE_REWRITES
+
+    def set_prefix(self, route, size, prefix):
+        """Takes `size` bytes off the normalised path of each request and puts `prefix` in their place."""
+        self.route(route).prefix_size = size
+        self.route(route).prefix = self.add_text(prefix.encode())
+        self.route(route).features |= ROUTE_REPLACES_PREFIX
+
+    def set_route_timeouts(self, route, *, connect_ms, first_byte_ms, between_bytes_ms, exchange_ms, tunnel_ms):
+        """Time-outs of a route in milliseconds; 0 where they are its pool's."""
+        self.route(route).connect_timeout_ms = connect_ms
+        self.route(route).first_byte_timeout_ms = first_byte_ms
+        self.route(route).between_bytes_timeout_ms = between_bytes_ms
+        self.route(route).exchange_timeout_ms = exchange_ms
+        self.route(route).tunnel_timeout_ms = tunnel_ms
+        self.route(route).features |= ROUTE_HAS_TIMEOUTS
+
+    def set_body_limit(self, route, size):
+        """The largest request body of a route in bytes, whatever its listener says; 0 = no limit."""
+        self.route(route).max_body_bytes = size
+        self.route(route).features |= ROUTE_HAS_LIMITS
 
     cdef int pack_request_edits(self) except -1:
         # The usual operations once for all routes without edits of their own, and once more in front of those of each other route.
@@ -671,6 +744,7 @@ cdef class SnapshotWriter:
             sticky = <ImageSticky*><char*>packed
             sticky.slots.offset, sticky.slots.count = place(slots), len(slots) // sizeof(uint32_t)
         header.stickies.offset, header.stickies.count = place(b"".join([bytes(packed) for packed, _ in stickies])), len(stickies)
+        header.shares.offset, header.shares.count = place(b"".join(self.shares)), len(self.shares)
         place(b"")                              # ends at a multiple of 8, as its records do
         header.magic = <uint64_t>IMAGE_MAGIC
         header.layout_version = IMAGE_LAYOUT

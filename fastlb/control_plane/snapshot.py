@@ -10,6 +10,7 @@ from fastlb.control_plane.config.schema import Backend, Config
 from fastlb.control_plane.groups import Row, order_rows
 from fastlb.control_plane.log_plan import build_log_plan
 from fastlb.control_plane.route_plan import build_route_table
+from fastlb.control_plane.route_program import add_program, name_of, pool_of
 from fastlb.control_plane.sticky_plan import make_cookie_value, set_sticky
 
 # The engine keeps a head together with its buffer's own record in 64 KiB.
@@ -93,7 +94,8 @@ def build_image(config: Config, addresses: Mapping[str, Sequence[str]], generati
                 )
     routes = []
     for route in config.routes:
-        index = writer.add_route(pool=pool_indexes[route.pool], priority=route.priority)
+        index = writer.add_route(pool=pool_of(route, pool_indexes), name=name_of(route), priority=route.priority)
+        add_program(writer, index, route, pool_indexes)
         if route.mirror.pool:
             writer.set_mirror(index, pool=pool_indexes[route.mirror.pool], share=route.mirror.share)
         routes.append(index)

@@ -12,6 +12,7 @@ cdef void abandon(Engine* engine, Exchange* exchange, uint32_t failure) noexcept
 cdef void fail_attempt(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil
 cdef void hedge_attempt(Engine* engine, Exchange* exchange) noexcept nogil
 cdef void connected(Engine* engine, Exchange* exchange) noexcept nogil
+cdef void drop_retry(Engine* engine, Exchange* exchange) noexcept nogil
 cdef void take_response_head(Engine* engine, Exchange* exchange, Head* head, char* body, uint32_t body_size) noexcept nogil
 cdef void progress(Engine* engine, Exchange* exchange) noexcept nogil
 cdef void serve_queues(Engine* engine) noexcept nogil

@@ -15,7 +15,7 @@ lives on copied time-outs, so that a tunnel open for days pins no configuration.
 After `refuse`, `abandon`, `fail_attempt`, `take_response_head` or `progress` the exchange may be over: callers do not touch
 it again in the same event. Ended ones are freed when the batch ends.
 """
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 
 from fastlb.data_plane.access_log cimport log_answer, log_connected, log_pool, log_response_head, open_log, write_log
@@ -25,14 +25,14 @@ from fastlb.data_plane.buffer cimport return_buffer
 from fastlb.data_plane.connection cimport close_connection, set_deadline
 from fastlb.data_plane.exchange_pool cimport take_exchange
 from fastlb.data_plane.failure cimport (FAILURE_BAD_FRAMING, FAILURE_BAD_RESPONSE, FAILURE_BAD_STATUS, FAILURE_BODY_TOO_LARGE,
-                                        FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_OUT_OF_MEMORY, FAILURE_POOL_FULL,
-                                        FAILURE_TRUNCATED, RETRY_NO)
+                                        FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_CLOSED_BY_ROUTE, FAILURE_OUT_OF_MEMORY,
+                                        FAILURE_POOL_FULL, FAILURE_TRUNCATED, RETRY_NO)
 from fastlb.data_plane.hedge cimport begin_hedge, clear_way, end_rival, lose_race
 from fastlb.data_plane.mirror cimport open_mirror
 from fastlb.data_plane.queue cimport enter_queue, give_way, is_full, leave_queue, must_wait, wake_siblings
 from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.relay cimport relay_close, relay_flush, relay_open, relay_run
-from fastlb.data_plane.request_program cimport run_program
+from fastlb.data_plane.request_program cimport OWN_ANSWER, run_program
 from fastlb.data_plane.retry cimport (can_be_hedged, can_send_again, end_condition, has_candidate, has_untried, is_stale_reuse, may_retry, note_tried,
                                       status_condition)
 from fastlb.data_plane.snapshot cimport drop_snapshot
@@ -49,6 +49,7 @@ from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, FRAME_CHUNKED, FRAME_LEN
 from fastlb.data_plane.types cimport STATE_CONNECTING, WAIT_CONNECT, WAIT_HEDGE, X_HEDGE
 from fastlb.data_plane.types cimport (QUEUE_LOOK, QUEUE_LOOK_PAST, QUEUE_PRIORITIES, QUEUE_WAKE, X_QUEUED, Backend, ImagePool, Pool,
                                       Queue)
+from fastlb.data_plane.types cimport ROUTE_CLOSES
 
 cdef enum:                          # which way bytes have moved since a deadline was last set
     UP_TAKEN = 1                    # the client sent some of its body
@@ -59,6 +60,7 @@ cdef enum:                          # which way bytes have moved since a deadlin
 
 cdef enum:
     FREE_EXCHANGES_KEPT = 1024
+    CLOSED_STATUS = 444             # nginx's, for the log: closed without an answer
     STARTED_PER_TURN = 64           # out of one queue; then others have their turn
     IDEMPOTENT = (1 << METHOD_GET | 1 << METHOD_HEAD | 1 << METHOD_OPTIONS | 1 << METHOD_TRACE | 1 << METHOD_PUT
                   | 1 << METHOD_DELETE)         # RFC 9110 section 9.2.2
@@ -89,6 +91,8 @@ cdef void drop_retry(Engine* engine, Exchange* exchange) noexcept nogil:
     exchange.request_head = NULL
     return_buffer(&engine.buffers, exchange.replay)
     exchange.replay = NULL
+    return_buffer(&engine.buffers, exchange.target)
+    exchange.target = NULL
     exchange.up.keep = False
     if exchange.snapshot != NULL:
         drop_snapshot(engine, exchange.snapshot)
@@ -135,7 +139,6 @@ cdef void begin_exchange(Engine* engine, Exchange* exchange, Head* head) noexcep
     # A request head has been parsed (its bytes are exchange.request_head). Routes it and starts the first attempt.
     cdef:
         uint32_t failure, flags = X_REPLAYABLE
-        uint64_t limit = exchange.client.listener.settings.max_body_bytes
     if unlikely(exchange.client.io & IO_ERROR):
         abandon(engine, exchange, FAILURE_CLIENT_RESET)     # reset behind its request: nobody waits for the answer
         return
@@ -157,12 +160,12 @@ cdef void begin_exchange(Engine* engine, Exchange* exchange, Head* head) noexcep
     elif head.flags & HEAD_EXPECT_CONTINUE:
         flags |= X_EXPECT
     exchange.flags = flags
-    if unlikely(limit != 0 and head.framing == FRAME_LENGTH and <uint64_t>head.content_length > limit):
-        refuse(engine, exchange, FAILURE_BODY_TOO_LARGE)
-        return
     failure = run_program(engine, exchange, head)
     if unlikely(failure != 0):
-        refuse(engine, exchange, failure)
+        if failure == <uint32_t>OWN_ANSWER:
+            answer(engine, exchange, head)
+        else:
+            refuse(engine, exchange, failure)
         return
     if unlikely(exchange.pool.flags & POOL_STICKY):
         begin_sticky(engine, exchange, head)
@@ -173,7 +176,7 @@ cdef void begin_exchange(Engine* engine, Exchange* exchange, Head* head) noexcep
     if head.framing != FRAME_NONE:
         exchange.up.keep = True
         if head.framing == FRAME_CHUNKED:
-            exchange.up.limit = limit
+            exchange.up.limit = exchange.max_body_bytes
     start(engine, exchange)
 
 
@@ -379,6 +382,21 @@ cdef void refuse(Engine* engine, Exchange* exchange, uint32_t failure) noexcept 
     count_reason(engine, exchange, failure)
     note_reason(exchange, failure)
     exchange.client.codec.send_local(engine, exchange, failure)
+
+
+cdef void answer(Engine* engine, Exchange* exchange, const Head* head) noexcept nogil:
+    # What its route answers by itself, or nothing.
+    cdef Connection* client = exchange.client
+    if exchange.route.features & ROUTE_CLOSES:
+        count_reason(engine, exchange, FAILURE_CLOSED_BY_ROUTE)
+        note_reason(exchange, FAILURE_CLOSED_BY_ROUTE)
+        exchange.status = CLOSED_STATUS
+        close_exchange(engine, exchange)
+        close_connection(engine, client, False)
+        return
+    exchange.status = <uint16_t>exchange.route.status
+    exchange.max_attempts = 1                   # the head was understood: what follows it is known
+    client.codec.send_answer(engine, exchange, head)
 
 
 cdef void abandon(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil:

@@ -21,6 +21,7 @@ cdef extern from *:
         FAILURE_QUEUE_FULL, FAILURE_QUEUE_TIMEOUT,
         FAILURE_BAD_STATUS, FAILURE_NO_STICKY_BACKEND,
         FAILURE_REGEX_LIMIT, FAILURE_TOO_MANY_PARAMETERS,
+        FAILURE_CLOSED_BY_ROUTE,
         FAILURE_END
     };
     enum fastlb_side { SIDE_SELF = 0, SIDE_CLIENT = 1, SIDE_BACKEND = 2 };
@@ -53,7 +54,7 @@ cdef extern from *:
         [FAILURE_BAD_TARGET] = {"client:bad_target", "The request target is malformed or leaves the root.", 400, SIDE_CLIENT, RETRY_NO},
         [FAILURE_HEAD_TIMEOUT] = {"client:head_timeout", "The request head did not arrive in time.", 408, SIDE_CLIENT, RETRY_NO},
         [FAILURE_BODY_TIMEOUT] = {"client:body_timeout", "The request body did not arrive in time.", 408, SIDE_CLIENT, RETRY_NO},
-        [FAILURE_BODY_TOO_LARGE] = {"client:body_too_large", "The request body is larger than this listener allows.", 413, SIDE_CLIENT, RETRY_NO},
+        [FAILURE_BODY_TOO_LARGE] = {"client:body_too_large", "The request body is larger than is allowed here.", 413, SIDE_CLIENT, RETRY_NO},
         [FAILURE_TARGET_TOO_LONG] = {"client:target_too_long", "The request target is longer than this listener allows.", 414, SIDE_CLIENT, RETRY_NO},
         [FAILURE_HEAD_TOO_LARGE] = {"client:head_too_large", "The request head is larger, or has more fields, than this listener allows.", 431, SIDE_CLIENT, RETRY_NO},
         [FAILURE_UNKNOWN_TRANSFER_CODING] = {"client:unknown_transfer_coding", "The only transfer coding understood is chunked.", 501, SIDE_CLIENT, RETRY_NO},
@@ -83,6 +84,7 @@ cdef extern from *:
         [FAILURE_NO_STICKY_BACKEND] = {"no_sticky_backend", "The backend that this client belongs to cannot be used now.", 503, SIDE_SELF, RETRY_NO},
         [FAILURE_REGEX_LIMIT] = {"regex_limit", "A regular expression took too long to decide about this request.", 500, SIDE_SELF, RETRY_NO},
         [FAILURE_TOO_MANY_PARAMETERS] = {"client:too_many_parameters", "The query or the cookies have more parts than are looked at.", 400, SIDE_CLIENT, RETRY_NO},
+        [FAILURE_CLOSED_BY_ROUTE] = {"closed_by_route", "This route closes the connection without an answer.", 0, SIDE_SELF, RETRY_NO},
     };
     """
     ctypedef struct FailureInfo:
@@ -104,6 +106,7 @@ cdef extern from *:
         FAILURE_QUEUE_FULL, FAILURE_QUEUE_TIMEOUT
         FAILURE_BAD_STATUS, FAILURE_NO_STICKY_BACKEND
         FAILURE_REGEX_LIMIT, FAILURE_TOO_MANY_PARAMETERS
+        FAILURE_CLOSED_BY_ROUTE
         FAILURE_END
         SIDE_SELF, SIDE_CLIENT, SIDE_BACKEND
         RETRY_NO

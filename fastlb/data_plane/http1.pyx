@@ -10,6 +10,7 @@ from fastlb.data_plane.access_log cimport log_partial_head, log_request_head
 from fastlb.data_plane.attempt cimport connect_failure
 from fastlb.data_plane.buffer cimport append_bytes, return_buffer, take_buffer
 from fastlb.data_plane.connection cimport close_connection, set_deadline
+from fastlb.data_plane.exchange cimport drop_retry
 from fastlb.data_plane.exchange cimport (abandon, begin_exchange, close_exchange, connected, count_reason, fail_attempt, open_exchange, progress, refuse,
                                          take_response_head)
 from fastlb.data_plane.failure cimport (FAILURE_BACKEND_CLOSED, FAILURE_BACKEND_RESET, FAILURE_BETWEEN_BYTES_TIMEOUT, FAILURE_BODY_TIMEOUT,
@@ -19,7 +20,7 @@ from fastlb.data_plane.failure cimport (FAILURE_BACKEND_CLOSED, FAILURE_BACKEND_
 from fastlb.data_plane.exchange cimport hedge_attempt
 from fastlb.data_plane.hedge cimport face_attempt, win_race
 from fastlb.data_plane.http1_head cimport HEAD_INCOMPLETE, kept_request, parse_request, parse_response
-from fastlb.data_plane.http1_serialise cimport local_body_bytes, write_informational, write_local, write_request, write_response
+from fastlb.data_plane.http1_serialise cimport local_body_bytes, write_answer, write_informational, write_local, write_request, write_response
 from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.relay cimport relay_close, relay_interject, relay_offer, relay_open, relay_redirect, relay_replay, relay_run
 from fastlb.data_plane.system cimport likely, memchr, memcpy, unlikely
@@ -253,29 +254,49 @@ cdef void count_status(Engine* engine, uint32_t status) noexcept nogil:
         engine.counters.responses_5xx += 1
 
 
-cdef void send_local(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil:
-    # An answer of our own. The connection goes on only where the request was understood and is wholly read.
+cdef bint settle_keep_alive(Engine* engine, Exchange* exchange) noexcept nogil:
+    # Whether the connection goes on behind an answer of our own: only where the request is wholly read.
+    cdef Connection* client = exchange.client
+    if not exchange.flags & X_BODY_DONE or engine.draining or client.close_after_idle or client.listener.removed:
+        exchange.flags &= ~<uint32_t>X_KEEP_ALIVE
+    return exchange.flags & X_KEEP_ALIVE != 0
+
+
+cdef void send_own(Engine* engine, Exchange* exchange, uint32_t size, uint32_t body_size) noexcept nogil:
+    # Sends an answer of our own, which stands in engine.write_buffer: `size` bytes, the last `body_size` of them its body.
     cdef:
-        uint32_t size
         Relay* down = &exchange.down
         Connection* client = exchange.client
-    if (failures[failure].side == SIDE_CLIENT or not exchange.flags & X_BODY_DONE or engine.draining or client.close_after_idle
-            or client.listener.removed):
-        exchange.flags &= ~<uint32_t>X_KEEP_ALIVE
-    exchange.status = failures[failure].status
     exchange.flags |= X_HEAD_SENT
-    if failures[failure].status < 500:
-        engine.counters.responses_4xx += 1
-    else:
-        engine.counters.responses_5xx += 1
-    size = write_local(engine, exchange, failure, not exchange.flags & X_KEEP_ALIVE)
     if unlikely(exchange.log != NULL):
-        exchange.log.head_bytes = size - (0 if exchange.flags & X_IS_HEAD else local_body_bytes(failure))
+        exchange.log.head_bytes = size - body_size
     relay_open(down, exchange, NULL, client, FRAME_NONE, FRAME_LENGTH, 0)
     if exchange.deadline_ms == 0:
         exchange.deadline_ms = engine.now_ms + client.listener.settings.write_timeout_ms
     relay_offer(engine, down, size, NULL, 0)
     progress(engine, exchange)
+
+
+cdef void send_local(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil:
+    # An answer of our own where something failed. The connection goes on only where the request was understood as well.
+    cdef uint32_t size
+    if failures[failure].side == SIDE_CLIENT:
+        exchange.flags &= ~<uint32_t>X_KEEP_ALIVE
+    exchange.status = failures[failure].status
+    count_status(engine, exchange.status)
+    size = write_local(engine, exchange, failure, not settle_keep_alive(engine, exchange))
+    send_own(engine, exchange, size, 0 if exchange.flags & X_IS_HEAD else local_body_bytes(failure))
+
+
+cdef void send_answer(Engine* engine, Exchange* exchange, const Head* request) noexcept nogil:
+    # A redirect, or what its route responds.
+    cdef uint32_t body_size = 0, size = write_answer(engine, exchange, request, not settle_keep_alive(engine, exchange), &body_size)
+    if unlikely(size == 0):
+        refuse(engine, exchange, FAILURE_HEAD_TOO_LARGE)    # values of the request made it so
+        return
+    count_status(engine, exchange.status)
+    drop_retry(engine, exchange)
+    send_own(engine, exchange, size, body_size)
 
 
 cdef void end_client(Engine* engine, Exchange* exchange) noexcept nogil:
@@ -554,6 +575,7 @@ CLIENT.timed_out = client_timed_out
 CLIENT.send_informational = send_informational
 CLIENT.send_head = send_head
 CLIENT.send_local = send_local
+CLIENT.send_answer = send_answer
 CLIENT.end = end_client
 CLIENT.reset = reset_client
 CLIENT.switch_to_tunnel = switch_to_tunnel
@@ -565,6 +587,7 @@ BACKEND.timed_out = backend_timed_out
 BACKEND.send_informational = NULL
 BACKEND.send_head = NULL
 BACKEND.send_local = NULL
+BACKEND.send_answer = NULL
 BACKEND.end = NULL
 BACKEND.reset = NULL
 BACKEND.switch_to_tunnel = NULL

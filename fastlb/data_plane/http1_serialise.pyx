@@ -4,20 +4,21 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastlb.data_plane.failure cimport failures, status_phrase
-from fastlb.data_plane.header_edits cimport apply_edits, copy_fields, copy_fields_but_edited
+from fastlb.data_plane.header_edits cimport apply_edits, copy_fields, copy_fields_but_edited, is_edited
 from fastlb.data_plane.http1_head cimport kept_request
 from fastlb.data_plane.sticky cimport put_sticky_cookie
-from fastlb.data_plane.system cimport (AF_INET, AF_INET6, gmtime_r, htons, inet_ntop, likely, memcpy, sockaddr, sockaddr_in, sockaddr_in6,
-                                       strlen, time_t, tm, unlikely)
+from fastlb.data_plane.system cimport (AF_INET, AF_INET6, gmtime_r, htons, inet_ntop, likely, memcpy, memmove, sockaddr, sockaddr_in,
+                                       sockaddr_in6, strlen, time_t, tm, unlikely)
 from fastlb.data_plane.template cimport put_template
 from fastlb.data_plane.types cimport (ADDRESS_TEXT_BYTES, DATE_BYTES, FRAME_CHUNKED, HEAD_ABSOLUTE_TARGET, HEAD_UPGRADE,
-                                      HEADER_CONTENT_LENGTH, HEADER_DATE, HEADER_EXPECT, HEADER_HOST, METHOD_OPTIONS, ROUTE_CHANGES_HEAD,
-                                      ROUTE_EDITS_RESPONSE, ROUTE_SETS_HOST, SMALL_BODY_BYTES, WRITE_BUFFER_BYTES, X_HTTP_1_0, X_IS_HEAD,
+                                      HEADER_CONTENT_LENGTH, HEADER_DATE, HEADER_EXPECT, HEADER_HOST, MAX_BODY_TEMPLATE_BYTES, METHOD_OPTIONS,
+                                      ROUTE_CHANGES_HEAD, ROUTE_EDITS_RESPONSE, ROUTE_REDIRECTS, ROUTE_RESPONDS, ROUTE_SETS_HOST,
+                                      WRITE_BUFFER_BYTES, X_HTTP_1_0, X_IS_HEAD,
                                       X_SET_COOKIE, Backend, Engine, Exchange, Head, HeaderField, ImageHeader, ImageRoute)
 from fastlb.data_plane.writer cimport Writer, put, put_number
 
 cdef enum:
-    HEAD_ROOM = WRITE_BUFFER_BYTES - 16384 - SMALL_BODY_BYTES   # the rest is for a small body and chunk framing behind the head
+    HEAD_ROOM = WRITE_BUFFER_BYTES - MAX_BODY_TEMPLATE_BYTES    # the rest is for a small body and chunk framing, or an answer's body
 
 cdef const char* DAYS = b"SunMonTueWedThuFriSat"
 cdef const char* MONTHS = b"JanFebMarAprMayJunJulAugSepOctNovDec"
@@ -89,6 +90,14 @@ cdef void put_authority(const Backend* backend, Writer* out) noexcept nogil:
         put(out, b"localhost", 9)               # a unix socket
 
 
+cdef inline void put_origin(const Head* head, Writer* out) noexcept nogil:
+    # The target as it came, in origin form.
+    if unlikely(head.flags & HEAD_ABSOLUTE_TARGET and (head.origin_size == 0 or head.data[head.origin] == c"?")):
+        # "http://host" and "http://host?q" have an empty path (RFC 9112 section 3.2.1; "*" for OPTIONS, section 3.2.4)
+        put(out, b"*" if head.method == METHOD_OPTIONS and head.origin_size == 0 else b"/", 1)
+    put(out, head.data + head.origin, head.origin_size)
+
+
 cdef inline void put_host(const Head* head, const Backend* backend, Writer* out) noexcept nogil:
     # Where the client's own Host field is not copied or missing.
     if unlikely(head.flags & HEAD_ABSOLUTE_TARGET):
@@ -125,16 +134,17 @@ cdef uint32_t write_request(Engine* engine, Exchange* exchange, const Head* head
     cdef:
         Writer out
         uint64_t except_ids = exchange.route.request.replaced_ids
+        bint changes = exchange.route.features & ROUTE_CHANGES_HEAD != 0
     open_writer(engine, &out)
     put(&out, head.data, head.method_size + 1)
-    if unlikely(head.flags & HEAD_ABSOLUTE_TARGET and (head.origin_size == 0 or head.data[head.origin] == c"?")):
-        # "http://host" and "http://host?q" have an empty path (RFC 9112 section 3.2.1; "*" for OPTIONS, section 3.2.4)
-        put(&out, b"*" if head.method == METHOD_OPTIONS and head.origin_size == 0 else b"/", 1)
-    put(&out, head.data + head.origin, head.origin_size)
+    if unlikely(changes and exchange.target != NULL):
+        put(&out, exchange.target.data + exchange.target.start, exchange.target.end - exchange.target.start)
+    else:
+        put_origin(head, &out)
     put(&out, b" HTTP/1.1\r\n", 11)
     if unlikely(head.version == 0):
         except_ids |= <uint64_t>1 << HEADER_EXPECT      # means nothing in HTTP/1.0 (RFC 9110 section 10.1.1)
-    if likely(not exchange.route.features & ROUTE_CHANGES_HEAD):
+    if likely(not changes):
         put_host(head, backend, &out)
         copy_fields(&out, head, except_ids)
     else:
@@ -242,3 +252,78 @@ cdef uint32_t write_local(Engine* engine, Exchange* exchange, uint32_t failure, 
         put(&out, sentence, sentence_size)
         put(&out, b"\n", 1)
     return written(engine, &out)
+
+
+cdef void put_location(Engine* engine, Exchange* exchange, const Head* request, Writer* out) noexcept nogil:
+    # Where a redirect leads. A path that begins with two slashes would be taken for a host ("//evil.example"), and browsers read "\\" as
+    # "/": the second one goes, whatever a client has put there.
+    cdef:
+        char* start
+        uint32_t extra = 0
+    put(out, b"Location: ", 10)
+    start = out.at
+    put_template(engine, exchange, request, NULL, &exchange.route.target, out)
+    while out.at - start > extra + 1 and start[0] == c"/" and (start[extra + 1] == c"/" or start[extra + 1] == c"\\"):
+        extra += 1
+    if extra:
+        memmove(start + 1, start + 1 + extra, <size_t>(out.at - start) - 1 - extra)
+        out.at -= extra
+    put(out, b"\r\n", 2)
+
+
+cdef void put_answer_fields(Engine* engine, Exchange* exchange, const Head* request, bint has_body, uint32_t size, Writer* out) noexcept nogil:
+    # The fields of a route's own answer, but for those that its edits take the place of.
+    cdef:
+        const ImageRoute* route = exchange.route
+        const char* image = exchange.snapshot.image
+        bint edits = route.features & ROUTE_EDITS_RESPONSE != 0
+    if not edits or not (route.response.replaced_ids >> HEADER_DATE) & 1:
+        put_date(engine, out)
+    if route.features & ROUTE_REDIRECTS and not (edits and is_edited(b"Location", 8, exchange, &route.response)):
+        put_location(engine, exchange, request, out)
+    if size and not (edits and is_edited(b"Content-Type", 12, exchange, &route.response)):
+        put(out, b"Content-Type: ", 14)
+        put(out, image + route.content_type.offset, route.content_type.size)
+        put(out, b"\r\n", 2)
+    if has_body:
+        put(out, b"Content-Length: ", 16)
+        put_number(out, size)
+        put(out, b"\r\n", 2)
+    if edits:
+        apply_edits(engine, exchange, request, NULL, &route.response, out)
+
+
+cdef uint32_t write_answer(Engine* engine, Exchange* exchange, const Head* request, bint close, uint32_t* body_size) noexcept nogil:
+    # What a route answers by itself, a redirect or a response. *body_size: of these bytes the body, which HEAD does not get.
+    cdef:
+        Writer out, body
+        const ImageRoute* route = exchange.route
+        const char* image = exchange.snapshot.image
+        const char* body_start = engine.write_buffer + WRITE_BUFFER_BYTES - MAX_BODY_TEMPLATE_BYTES
+        uint32_t size
+        bint has_body = route.status != 204 and route.status != 304     # RFC 9110 section 6.4.1
+    body.at = engine.write_buffer + WRITE_BUFFER_BYTES - MAX_BODY_TEMPLATE_BYTES
+    body.end = engine.write_buffer + WRITE_BUFFER_BYTES
+    body.overflow = False
+    if route.features & ROUTE_RESPONDS and has_body:
+        put_template(engine, exchange, request, NULL, &route.body, &body)
+    if body.overflow:
+        return 0
+    size = <uint32_t>(body.at - body_start)
+    open_writer(engine, &out)
+    put(&out, b"HTTP/1.1 ", 9)
+    put_number(&out, route.status)
+    put(&out, b" ", 1)
+    put(&out, image + route.phrase.offset, route.phrase.size)
+    put(&out, b"\r\n", 2)
+    put_answer_fields(engine, exchange, request, has_body, size, &out)
+    if close:
+        put(&out, b"Connection: close\r\n", 19)
+    elif exchange.flags & X_HTTP_1_0:
+        put(&out, b"Connection: keep-alive\r\n", 24)
+    put(&out, b"\r\n", 2)
+    if out.overflow:
+        return 0
+    body_size[0] = 0 if exchange.flags & X_IS_HEAD else size
+    memmove(out.at, body_start, body_size[0])   # the head ends before the body's place
+    return written(engine, &out) + body_size[0]

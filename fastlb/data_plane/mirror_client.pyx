@@ -78,6 +78,7 @@ MIRROR.timed_out = mirror_timed_out
 MIRROR.send_informational = drop_informational
 MIRROR.send_head = drop_head
 MIRROR.send_local = drop_local
+MIRROR.send_answer = NULL              # a route that answers by itself has no mirror
 MIRROR.end = end_mirror
 MIRROR.reset = fail_mirror
 MIRROR.switch_to_tunnel = refuse_tunnel

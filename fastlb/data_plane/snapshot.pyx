@@ -23,7 +23,7 @@ from fastlb.data_plane.template cimport check_segments
 from fastlb.data_plane.types cimport (MAX_HEAD_BYTES, MAX_HEADERS, MAX_IDENTITY_BYTES, NO_INDEX, Backend, Engine, Group,
                                       ImageBackend, ImageGroup, ImageHeader, ImageHeaderOperation, ImageListener, ImageLogPlan, ImageNetwork,
                                       ImagePool, ImageRoute, ImageRouteTable, ImageSticky, Pool, PoolBackend, Snapshot)
-from fastlb.data_plane.types cimport MAX_LISTENER_NAME_BYTES, ImageSegment
+from fastlb.data_plane.types cimport MAX_LISTENER_NAME_BYTES, ImageSegment, ImageShare
 
 
 cdef int check_image(const char* image, size_t size) noexcept nogil:
@@ -45,6 +45,7 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
             and fits(size, &header.listeners, sizeof(ImageListener))
             and fits(size, &header.route_table, 1) and fits(size, &header.routes, sizeof(ImageRoute)) and fits(size, &header.pools, sizeof(ImagePool))
             and fits(size, &header.backends, sizeof(ImageBackend)) and fits(size, &header.groups, sizeof(ImageGroup)) and fits(size, &header.log_plan, 1) and fits(size, &header.segments, sizeof(ImageSegment))
+            and fits(size, &header.shares, sizeof(ImageShare))
             and fits(size, &header.stickies, sizeof(ImageSticky)) and text_fits(size, &header.reason_header)
             and text_fits(size, &header.python_path)):
         return -1
@@ -72,7 +73,7 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
             return -1
     routes = <const ImageRoute*>(image + header.routes.offset)
     for i in range(header.routes.count):
-        if not check_route(header, &routes[i]):
+        if not check_route(image, header, &routes[i]):
             return -1
     pools = <const ImagePool*>(image + header.pools.offset)
     for i in range(header.pools.count):

@@ -78,3 +78,25 @@ cdef inline const char* request_path(const Head* head, char* scratch, int* size)
         size[0] = normalise_path(path, head.path_size, scratch)
         return NULL if size[0] < 0 else scratch
     return path
+
+
+cdef inline bint has_dot_segment(const char* path, uint32_t size) noexcept nogil:
+    # Whether a segment of a raw path is "." or "..", spelled plainly or not: a backend may resolve it, and so leave what it stands behind.
+    cdef uint32_t at = 0, dots = 0
+    cdef bint other = False
+    while True:
+        if at == size or path[at] == c"/":
+            if not other and 0 < dots <= 2:
+                return True
+            if at == size:
+                return False
+            dots = 0
+            other = False
+        elif path[at] == c".":
+            dots += 1
+        elif path[at] == c"%" and at + 2 < size and path[at + 1] == c"2" and path[at + 2] | 0x20 == c"e":
+            dots += 1
+            at += 2
+        else:
+            other = True
+        at += 1

@@ -260,8 +260,19 @@ ctypedef enum RouteFeature:         # bits of ImageRoute.features: what a route 
     ROUTE_DROPS_NAMES = 1           # an edit of the request replaces fields that have no HeaderId
     ROUTE_SETS_HOST = 2
     ROUTE_EDITS_RESPONSE = 4
+    ROUTE_SPLITS = 8                # among several pools
+    ROUTE_REWRITES = 16
+    ROUTE_REPLACES_PREFIX = 32
+    ROUTE_REDIRECTS = 64
+    ROUTE_RESPONDS = 128
+    ROUTE_CLOSES = 256              # without an answer
+    ROUTE_NEEDS_HOST = 512          # its redirect names the host that the client named
+    ROUTE_HAS_TIMEOUTS = 1024
+    ROUTE_HAS_LIMITS = 2048
     ROUTE_MIRROR = 1048576          # a share of its requests goes to `mirror_pool` as well
-    ROUTE_CHANGES_HEAD = 3          # of these, what changes how a request head is written
+    ROUTE_CHANGES_HEAD = 51         # of these, what changes how a request head is written
+    ROUTE_CHANGES_TARGET = 48
+    ROUTE_ANSWERS = 448             # no backend is asked
 
 ctypedef enum HeaderOperationKind:
     OPERATION_SET = 0               # drop what was received, add ours
@@ -275,6 +286,8 @@ cdef enum:
     MAX_HEADER_OPERATIONS = 64      # of one direction of a route
     MAX_HEADER_NAME_BYTES = 128     # of an operation
     MAX_TEMPLATE_SEGMENTS = 64
+    MAX_SHARES = 64                 # pools that a route splits its requests among
+    MAX_BODY_TEMPLATE_BYTES = 24576     # of an answer that a route makes itself, with the values in it
     MAX_TEMPLATE_LITERAL_BYTES = 16384
 
 ctypedef enum SegmentKind:          # what a part of a template writes
@@ -392,11 +405,12 @@ cdef struct Codec:
     void (*ready)(Engine* engine, Connection* connection) noexcept nogil
     # Its deadline passed; what it was waiting for follows from its state.
     void (*timed_out)(Engine* engine, Connection* connection) noexcept nogil
-    # Client side: an interim (1xx) head; the final head, with the body bytes that came with it; a local answer; the end of a
+    # Client side: an interim (1xx) head; the final head, with the body bytes that came with it; a local answer; its route's own; the end of a
     # complete exchange; a cut, where the client must see that its answer is not whole; the switch to a tunnel after a 101.
     void (*send_informational)(Engine* engine, Exchange* exchange, Head* head) noexcept nogil
     bint (*send_head)(Engine* engine, Exchange* exchange, Head* head, char* body, uint32_t body_size) noexcept nogil
     void (*send_local)(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil
+    void (*send_answer)(Engine* engine, Exchange* exchange, const Head* request) noexcept nogil
     void (*end)(Engine* engine, Exchange* exchange) noexcept nogil
     void (*reset)(Engine* engine, Exchange* exchange) noexcept nogil
     bint (*switch_to_tunnel)(Engine* engine, Exchange* exchange, Head* head, char* body, uint32_t body_size) noexcept nogil
@@ -826,6 +840,8 @@ cdef struct Exchange:
     uint64_t key                    # what its pool's algorithm hashes, hashed (select/key.pxd); 0 where it hashes nothing
     Buffer* request_head            # owned: raw bytes, kept until no retry is possible
     Buffer* replay                  # owned: body bytes sent so far, while X_REPLAYABLE
+    Buffer* target                  # owned: what backends get instead of the target (ROUTE_CHANGES_TARGET)
+    uint64_t max_body_bytes         # 0 = no limit
     uint32_t replay_limit
     # copied from the pool, so that a tunnel open for days pins no snapshot
     uint32_t connect_timeout_ms, first_byte_timeout_ms, between_bytes_timeout_ms, tunnel_timeout_ms
@@ -1084,9 +1100,25 @@ cdef struct ImageRoute:             # what happens to a request: its program (re
     ImageText name                  # for messages and logs
     ImageHeaderEdits response       # ROUTE_EDITS_RESPONSE
     ImageSection host               # ROUTE_SETS_HOST: template
+    ImageSection target             # ROUTE_REWRITES: what the backend gets; ROUTE_REDIRECTS: where the client goes; template
+    ImageText prefix                # ROUTE_REPLACES_PREFIX: what comes in place of so many bytes of the path
+    uint32_t prefix_size
+    uint32_t status                 # ROUTE_REDIRECTS, ROUTE_RESPONDS
+    ImageText phrase                # its reason phrase
+    ImageText content_type          # ROUTE_RESPONDS
+    ImageSection body               # template
+    ImageSection shares             # ROUTE_SPLITS
+    ImageSection split_by           # template of its key; empty: at random
+    uint64_t max_body_bytes         # ROUTE_HAS_LIMITS: 0 = none
+    uint64_t exchange_timeout_ms    # ROUTE_HAS_TIMEOUTS: 0 = as the pool says, as are the next four
+    uint32_t connect_timeout_ms, first_byte_timeout_ms, between_bytes_timeout_ms, tunnel_timeout_ms
     uint32_t mirror_pool            # ROUTE_MIRROR
     uint32_t mirror_share           # 0 to MIRROR_ALL: how many requests of that many
     uint32_t priority               # in the queue of the pool, below QUEUE_PRIORITIES
+
+cdef struct ImageShare:             # of a route's requests
+    uint32_t bound                  # a draw up to here, and above the bound of the one before, goes to
+    uint32_t pool
 
 cdef struct ImagePool:
     ImageText name
@@ -1163,6 +1195,7 @@ cdef struct ImageHeader:
     ImageSection log_plan           # an ImageLogPlan and what belongs to it: `count` bytes, 0 = none
     ImageSection segments           # of templates
     ImageSection stickies
+    ImageSection shares
     uint32_t max_connections        # client connections of the node; 0 = no cap
     uint32_t padding
     ImageText python_path           # where pickers of the user's own are looked for: directories, each ended by a zero byte

@@ -8,12 +8,14 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset, strlen
 
 from fastlb.data_plane.access_log cimport log_request_head, log_response_head, open_log, write_log
+from fastlb.data_plane.buffer cimport return_buffer
 from fastlb.data_plane.engine cimport engine_commit, engine_prepare
 from fastlb.data_plane.failure cimport FAILURE_NO_ROUTE, FAILURE_REGEX_LIMIT
 from fastlb.data_plane.header_operations cimport is_trusted
 from fastlb.data_plane.http1_head cimport parse_request, parse_response
-from fastlb.data_plane.http1_serialise cimport write_local, write_request, write_response
+from fastlb.data_plane.http1_serialise cimport write_answer, write_local, write_request, write_response
 from fastlb.data_plane.log_writer cimport wake_log_writer
+from fastlb.data_plane.request_program cimport OWN_ANSWER, run_features
 from fastlb.data_plane.route_table cimport find_route
 from fastlb.data_plane.select.dispatch cimport pick
 from fastlb.data_plane.shared_table cimport add_image_rows, sweep_rows
@@ -91,7 +93,7 @@ cdef void use(Engine* engine) noexcept nogil:
         Head head, response
         HeadLimits limits
         Listener named
-        uint32_t i
+        uint32_t i, body_size = 0
         Listener* listener = engine.listeners
     limits.max_bytes = limits.max_target_bytes = 4096
     limits.max_fields = 10
@@ -107,7 +109,12 @@ cdef void use(Engine* engine) noexcept nogil:
     parse_response(&response, RESPONSE, <uint32_t>strlen(RESPONSE), &limits, METHOD_GET)
     for i in range(engine.snapshot.header.routes.count):
         exchange.route = <const ImageRoute*>(engine.snapshot.image + engine.snapshot.header.routes.offset) + i
-        exchange.pool = &engine.snapshot.pools[exchange.route.pool]
+        exchange.pool = NULL
+        exchange.max_attempts = 0
+        if run_features(engine, &exchange, &head) == <uint32_t>OWN_ANSWER:
+            write_answer(engine, &exchange, &head, False, &body_size)
+        return_buffer(&engine.buffers, exchange.target)
+        exchange.target = NULL
         write_request(engine, &exchange, &head, &backend)
         write_response(engine, &exchange, &response, False, False)
     write_local(engine, &exchange, FAILURE_NO_ROUTE, False)

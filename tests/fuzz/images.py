@@ -63,6 +63,13 @@ def make_image(
         table.add_rule(routes[0], host=host, path="/api/v", regex=(rb"^/api/v(\d+)/(?<name>.*)\.php$", False), conditions=CONDITIONS)
     writer.edit_request(routes[1], [("set", "Host", (b"app",)), ("set", "X-Seen", VALUES), ("remove", "Accept", ())])
     writer.edit_response(routes[1], [("set", "Server", (b"x",)), ("remove", "Date", ()), ("add", "X-Seen", VALUES)])
+    writer.set_split(routes[1], [(0, 1), (1, 2)], key=VALUES)
+    writer.set_prefix(routes[1], 4, "/v2")
+    writer.set_redirect(writer.add_route(pool=None), 301, "Moved", VALUES, needs_host=True)
+    own = writer.add_route(pool=None)
+    writer.set_response(own, 200, "OK", content_type="text/plain", body=VALUES)
+    writer.edit_response(own, [("set", "Content-Type", (b"x",))])
+    writer.set_target(writer.add_route(pool=1), (b"/", *VALUES))
     writer.set_route_table(table.finish())
     return writer.finish()
 

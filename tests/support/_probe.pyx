@@ -1480,7 +1480,8 @@ cdef class Plane:
             if route >= self.engine.snapshot.header.routes.count:
                 raise IndexError(route)
             exchange.route = <const ImageRoute*>(self.engine.snapshot.image + self.engine.snapshot.header.routes.offset) + route
-            exchange.pool = &self.engine.snapshot.pools[exchange.route.pool]
+            if exchange.route.pool < self.engine.snapshot.n_pools:
+                exchange.pool = &self.engine.snapshot.pools[exchange.route.pool]
         return 0
 
     cdef bytes written(self, uint32_t size):

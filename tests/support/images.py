@@ -44,6 +44,7 @@ SECTIONS = (
     "log_plan",
     "segments",
     "stickies",
+    "shares",
 )
 FIRST_SECTION = 32  # behind magic, layout, size, generation and the name of the reason header
 

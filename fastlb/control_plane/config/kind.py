@@ -188,6 +188,41 @@ class CountOrWord:
         return None
 
 
+class OrWord(Generic[T]):
+    """A value of another kind, or the one word that stands for `held`."""
+
+    def __init__(self, kind: Kind[T], word: str, held: T) -> None:
+        self.kind = kind
+        self.word = word
+        self.held = held
+        self.unit = f"{kind.unit}, or a word"
+
+    def range_text(self) -> str:
+        return f"{quote(self.word)} or {self.kind.range_text()}"
+
+    def read(self, written: object, path: KeyPath, reader: Reader) -> T | None:
+        return self.held if written == self.word else self.kind.read(written, path, reader)
+
+
+class WholeNumbers:
+    """One of a few numbers."""
+
+    unit = "number"
+
+    def __init__(self, numbers: Sequence[int]) -> None:
+        self.numbers = numbers
+
+    def range_text(self) -> str:
+        *most, last = map(str, self.numbers)
+        return f"{', '.join(most)} or {last}"
+
+    def read(self, written: object, path: KeyPath, reader: Reader) -> int | None:
+        if type(written) is int and written in self.numbers:
+            return written
+        reader.reject(path, f"found {describe(written)}", f"a number without quotes, {self.range_text()}")
+        return None
+
+
 class Flag:
     """true or false."""
 

@@ -14,6 +14,8 @@ from fastlb.control_plane.config.errors import ConfigError, Place, Problem, near
 from fastlb.control_plane.config.option import read_table
 from fastlb.control_plane.config.quantity import format_duration
 from fastlb.control_plane.config.reader import Reader, Source
+from fastlb.control_plane.config.route_actions import check_actions
+from fastlb.control_plane.config.route_options import PoolShares
 from fastlb.control_plane.config.route_pattern import ANY_HOST
 from fastlb.control_plane.config.schema import (
     CLIENT_KEY,
@@ -93,6 +95,7 @@ def read_config(source: Source, problems: Iterable[Problem] = ()) -> Loaded:
     _check_listeners(reader)
     _check_binds(reader)
     _check_routes(reader)
+    check_actions(reader)
     _check_pools(reader)
     check_stickies(reader)
     _check_sticky_key(reader)
@@ -176,14 +179,15 @@ def _check_routes(reader: Reader) -> None:
                 found = f"a second route for host {quote(host or '*')} and path {quote(route.path)}"
                 reader.reject_key(path, found, f"the first is {_at(seen[host, route.path])}: keep one of them")
             seen.setdefault((host, route.path), place)
-        if route.pool not in known and reader.source.complete:
-            right = f"the pools are {quote_all(known)}" if known else "there are no pools: each has a header such as [pools.api]"
-            reader.reject((*path, "pool"), f"there is no pool {quote(route.pool)}", right, nearest(route.pool, known))
+        for name in route.pool.names():
+            if name not in known and reader.source.complete:
+                right = f"the pools are {quote_all(known)}" if known else "there are no pools: each has a header such as [pools.api]"
+                reader.reject((*path, "pool"), f"there is no pool {quote(name)}", right, nearest(name, known))
         mirror = route.mirror.pool
         if mirror and mirror not in known and reader.source.complete:
             right = f"the pools are {quote_all(known)}" if known else "there are no pools: each has a header such as [pools.shadow]"
             reader.reject((*path, "mirror", "pool"), f"there is no pool {quote(mirror)}", right, nearest(mirror, known))
-        elif mirror and mirror == route.pool:
+        elif mirror and mirror in route.pool.names():
             reader.warn((*path, "mirror"), f"the route mirrors into its own pool {quote(mirror)}", "that gets each of these requests twice")
 
 
@@ -280,7 +284,7 @@ def _check_parts(reader: Reader) -> None:
     if not isinstance(pools, dict) or not isinstance(routes, list | None):
         return
     if routes:
-        used = {route.get("pool") for route in routes if isinstance(route, dict) and isinstance(route.get("pool"), str)}
+        used = {name for route in routes if isinstance(route, dict) for name in _named_pools(route.get("pool"))}
         used |= {route.mirror.pool for _, route in reader.all_read(Route)}
         for name in pools.keys() - used:
             reader.warn(("pools", name), f"no route leads to the pool {quote(name)}", "it gets no requests")
@@ -289,11 +293,15 @@ def _check_parts(reader: Reader) -> None:
         reader.reject_key(("pools",), found, 'say which requests go where: [[routes]] with pool = "NAME", host and path')
 
 
+def _named_pools(written: object) -> Iterable[str]:
+    return (written,) if isinstance(written, str) else written if isinstance(written, dict) else ()
+
+
 def _add_implied_route(config: Config) -> Config:
     """Without any route the only pool gets every request."""
     if config.routes:
         return config
-    return replace(config, routes=(Route(hosts=(ANY_HOST,), pool=config.pools[0].name),))
+    return replace(config, routes=(Route(hosts=(ANY_HOST,), pool=PoolShares(((config.pools[0].name, 1),))),))
 
 
 def _at(place: Place) -> str:

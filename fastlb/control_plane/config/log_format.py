@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fastlb.control_plane.config.braces import Name, split_braces
 from fastlb.control_plane.config.errors import Rejected, nearest, quote
 
 # Every field, in the order of the documentation. Besides these: request.NAME and response.NAME, header fields of either head.
@@ -163,29 +164,9 @@ def _parse_text(text: str) -> tuple[Piece, ...]:
     bad = re.search(r"[\x00-\x08\x0a-\x1f\x7f]", text)
     if bad:
         raise Rejected(f"character {bad.start() + 1} of the format is a control character", "a line is one line of text")
-    pieces: list[Piece] = []
-    literal = ""
-    at = 0
-    while at < len(text):
-        if text[at : at + 2] in ("{{", "}}"):
-            literal += text[at]
-            at += 2
-        elif text[at] == "{":
-            end = text.find("}", at)
-            if end < 0:
-                raise Rejected(f"the {{ at character {at + 1} of the format is not closed", "a field is {NAME}; {{ stands for a brace")
-            if literal:
-                pieces.append(literal)
-                literal = ""
-            pieces.append(Field(parse_field(text[at + 1 : end]), "text"))
-            at = end + 1
-        elif text[at] == "}":
-            raise Rejected(f"the }} at character {at + 1} of the format closes nothing", "}} stands for a brace")
-        else:
-            literal += text[at]
-            at += 1
-    if literal:
-        pieces.append(literal)
+    pieces: list[Piece] = [
+        Field(parse_field(part.name), "text") if isinstance(part, Name) else part for part in split_braces(text, "format", "field")
+    ]
     n_fields = sum(isinstance(piece, Field) for piece in pieces)
     if n_fields == 0:
         raise Rejected("the format has no field", "a field is {NAME}, such as {status}")

@@ -22,8 +22,21 @@ from fastlb.control_plane.config.log_destination import LogDestination, parse_de
 from fastlb.control_plane.config.log_format import JSON_FIELDS, Field, LogFormat, Piece, make_json_format, parse_field, parse_format
 from fastlb.control_plane.config.option import NamedTables, TableArray, TextOrTable, option, options_of, table
 from fastlb.control_plane.config.reader import Reader
+from fastlb.control_plane.config.route_options import (
+    PoolChoice,
+    PoolShares,
+    Redirect,
+    RequestHeaders,
+    Respond,
+    ResponseHeaders,
+    RouteLimits,
+    RouteTimeouts,
+    parse_prefix,
+    parse_route_name,
+)
 from fastlb.control_plane.config.route_pattern import parse_host, parse_path
 from fastlb.control_plane.config.sticky import Sticky
+from fastlb.control_plane.config.template import Template, parse_key, parse_target
 from fastlb.control_plane.config.toml import KeyPath
 
 ROUND_ROBIN = "round_robin"
@@ -346,11 +359,24 @@ class Mirror:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """[[routes]]: which requests go to which pool."""
+    """[[routes]]: which requests go to which pool, or what is answered."""
 
     hosts: tuple[str, ...] = option("host", ListOf(Text("a host", parse_host, "shop.example.com"), least=1), "*", ("hosts", "server_name"))
     path: str = option("path", Text("a path prefix", parse_path, "/api/"), "/", ("prefix", "location", "paths", "path_prefix"))
-    pool: str = option("pool", Text("a pool's name", str, "api"), also_called=("backend", "upstream", "proxy_pass", "target", "to"))
+    name: str = option("name", Text("a text", parse_route_name, "api"), "", ("id", "title"))
+    pool: PoolShares = option("pool", PoolChoice(), "", ("backend", "upstream", "proxy_pass", "target", "to", "pools", "split"))
+    split_by: Template = option("split_by", Text("a key", parse_key, "{cookie.uid}"), "", ("split_key", "split_clients"))
+    redirect: Redirect = option("redirect", TextOrTable(Redirect, "to"), "", ("redirection",), Redirect)
+    respond: Respond = table("respond", Respond, ("return", "answer", "fixed_response", "static_response"))
+    strip_prefix: str = option("strip_prefix", Text("a path prefix", parse_prefix, "/api"), "", ("strip", "stripprefix", "prefix_strip"))
+    replace_prefix: str = option("replace_prefix", Text("a path prefix", parse_prefix, "/v2"), "", ("prefix_rewrite", "replace"))
+    rewrite: Template = option(
+        "rewrite", Text("a target", parse_target, "/new{path}?{query}"), "", ("rewrite_uri", "set-uri", "url_rewrite")
+    )
+    request_headers: RequestHeaders = table("request_headers", RequestHeaders, ("proxy_set_header", "header_up"))
+    response_headers: ResponseHeaders = table("response_headers", ResponseHeaders, ("add_header", "header_down"))
+    timeouts: RouteTimeouts = table("timeouts", RouteTimeouts)
+    limits: RouteLimits = table("limits", RouteLimits)
     mirror: Mirror = option("mirror", TextOrTable(Mirror, "pool"), "", ("shadow", "mirroring", "request_mirror_policies"), Mirror)
     # The engine keeps a list for each.
     priority: int = option("priority", Count(0, 7), 4, ("set-priority-class", "set_priority_class"))

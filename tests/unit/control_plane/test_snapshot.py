@@ -122,8 +122,8 @@ def test_a_reason_header_that_is_off_is_none(writer: type[RecordingWriter]) -> N
 
 def test_each_route_names_its_pool_by_index_whatever_its_hosts(writer: type[RecordingWriter]) -> None:
     assert [options for _, options in build().of("add_route")] == [
-        {"pool": 1, "priority": 4},
-        {"pool": 0, "priority": 4},
+        {"pool": 1, "name": "a.example/api/", "priority": 4},
+        {"pool": 0, "name": "*/", "priority": 4},
     ]
 
 

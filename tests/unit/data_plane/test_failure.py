@@ -46,6 +46,7 @@ STATUS = {
     "no_sticky_backend": 503,
     "regex_limit": 500,
     "client:too_many_parameters": 400,
+    "closed_by_route": 0,
 }
 
 

@@ -32,6 +32,7 @@ def make_image() -> bytes:
         writer.set_mirror(writer.add_route(host=host, path_prefix="/", pool=site), pool=api, share=0.5)
         route = writer.add_route(host=host, path_prefix="/api/", pool=api)
     writer.edit_request(route, [("set", "Host", [b"app"]), ("remove", "X-Tag", []), ("add", "X-Tag", [("header", "controls", "a")])])
+    writer.set_split(route, [(api, 1), (site, 2)], key=[("client", "nothing", "")])
     writer.edit_response(route, [("set", "Server", [b"x", ("client", "nothing", "")])])
     return writer.image()
 
@@ -163,6 +164,8 @@ def test_indices_outside_their_section_are_refused() -> None:
     for number in range(COUNT["routes"]):
         assert refused(field_at("routes", number, "pool"), COUNT["pools"])
     assert refused(field_at("routes", 0, "mirror_pool"), COUNT["pools"])
+    for number in range(COUNT["shares"]):
+        assert refused(AT["shares"] + 8 * number + 4, COUNT["pools"])
 
 
 @pytest.mark.parametrize(

@@ -90,5 +90,5 @@ def test_the_example_with_every_option_has_them_all_at_their_defaults() -> None:
         at: Any = values
         for key in name.replace("pools", "pools.app").split("."):
             at = at[0][key] if isinstance(at, list) else at[key]
-        if option.default:
+        if option.default and name != "routes.pool":  # one of three that has to be given
             assert at == tomllib.loads(f"x = {option.default}")["x"], name

@@ -54,7 +54,7 @@ def test_a_minimal_file_gets_every_default() -> None:
 
 def test_without_a_route_the_only_pool_serves_everything() -> None:
     (route,) = load(MINIMAL).routes
-    assert (route.hosts, route.path, route.pool) == (("",), "/", "api")
+    assert (route.hosts, route.path, route.pool.names()) == (("",), "/", ["api"])
 
 
 def test_two_pools_need_routes() -> None:
@@ -300,7 +300,7 @@ timeouts = { connect = "1s", first_byte = "2s", between_bytes = "3s", exchange =
             '5:41: weight 2 in a pool with algorithm "round_robin", which knows no weights',
         ),
         ('["10.0.0.1:80"]', '"a:1"\n[[routes]]\npool = "apo"', '7:8: there is no pool "apo"; the pools are "api"; did you mean "api"?'),
-        ('["10.0.0.1:80"]', '"a:1"\n[[routes]]\npath = "/"', '6:1: "pool" is missing; pool is a pool\'s name, such as "api"'),
+        ('["10.0.0.1:80"]', '"a:1"\n[[routes]]\npath = "/"', '6:1: "pool" is missing; a route has a pool, or redirect'),
         ('["10.0.0.1:80"]', '"a:1"\n[[routes]]\npool = "api"\nhost = []', "8:8: found an empty array; at least one is needed"),
         (
             '["10.0.0.1:80"]',
