@@ -456,3 +456,86 @@ def test_log_line_names_both_and_tells_of_the_winner(tmp_path: Path, hedge_wins:
         first, second = (f"127.0.0.1:{backend.getsockname()[1]}" for backend in world.backends)
         winner, statuses = (second, "-, 200") if hedge_wins else (first, "200, -")
         assert world.lines(1) == [f"200 2 {winner} 200 {first}, {second} {statuses}"]
+
+
+# ------------------------------------------------------------------------------------------------------------ one relay for two
+LARGE = b"x" * 250_000 + b"the end"
+KEEPS = {"replay_limit_bytes": 252 * 1024}
+
+
+def ask_with_blocked_hedge(world: Pair) -> tuple[socket.socket, socket.socket, socket.socket]:
+    client = world.client()
+    data = sized("PUT", LARGE)
+    while data:  # the client's own buffers are not that large
+        data = data[client.send(data) :] if data else data
+        world.engine.pump()
+    slow = world.accept_at(0)
+    world.read_until(slow, b"the end")
+    blocked = world.accept_at(1)
+    assert world.counts("hedges_started") == (1,)
+    return client, slow, blocked
+
+
+def test_hedge_that_does_not_read_does_not_disturb_the_other() -> None:
+    with hedged(unix=[1], **KEEPS) as world:
+        client, slow, blocked = ask_with_blocked_hedge(world)
+        slow.send(SLOW)
+        world.read_until(client, b"slow")
+        assert b"the end" not in world.read_all(blocked)
+        assert world.counts("hedges_won", "attempts_closed") == (0, 2)
+
+
+@pytest.mark.parametrize("end", [closed, reset])
+def test_hedge_that_fails_before_it_has_read_the_request_leaves_the_other_alone(end: Callable[[socket.socket], None]) -> None:
+    with hedged(unix=[1], **KEEPS) as world:
+        client, slow, blocked = ask_with_blocked_hedge(world)
+        end(blocked)
+        world.pump_until(lambda: world.counts("attempts_closed") == (1,))
+        slow.send(SLOW)
+        world.read_until(client, b"slow")
+        assert world.failures() == [0, 1]
+
+
+def test_hedge_that_has_not_read_the_request_takes_over_and_gets_the_rest() -> None:
+    with hedged(unix=[1], **KEEPS) as world:
+        client, slow, blocked = ask_with_blocked_hedge(world)
+        slow.close()
+        world.pump_until(lambda: world.counts("attempts_closed") == (1,))
+        assert world.read_until(blocked, b"the end").endswith(LARGE)
+        blocked.send(OK)
+        world.read_until(client, b"ok")
+        assert world.counts("hedges_won") == (1,)
+
+
+def test_hedge_that_does_not_read_has_its_own_time_for_that() -> None:
+    with hedged(unix=[1], first_byte_timeout_ms=300, **KEEPS) as world:
+        client, slow, blocked = ask_with_blocked_hedge(world)
+        world.pump_until(lambda: world.counts("attempts_closed") == (2,))
+        assert world.failures() == [1, 1]
+        world.read_until(client, b" 504 ")
+
+
+def test_connection_that_comes_late_takes_over_from_one_that_does_not_read() -> None:
+    """Both are to be sent the same large body; the one that does not even read it gives way."""
+    with hedged(n=3, unix=[2], connect_timeout_ms=10_000, **KEEPS) as world:
+        fillers = world.fill_backlog(1)
+        client = world.client()
+        data = sized("PUT", LARGE)
+        while data:
+            data = data[client.send(data) :]
+            world.engine.pump()
+        first = world.accept_at(0)
+        world.read_until(first, b"the end")
+        world.load(hedge_after_ms=0)  # whatever comes later; this one keeps its snapshot
+        first.close()
+        # the retry waits for backend 1, its hedge is with backend 2
+        blocked = world.accept_at(2)
+        world.backends[1].listen(128)
+        for _ in fillers:
+            world.accept_at(1)
+        late = world.accept_at(1)
+        assert world.read_until(late, b"the end").endswith(LARGE)
+        assert b"the end" not in world.read_all(blocked)
+        late.send(SLOW)
+        world.read_until(client, b"slow")
+        assert world.counts("retries", "hedges_started", "hedges_won") == (1, 1, 0)

@@ -3,9 +3,12 @@
 import contextlib
 import socket
 import struct
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fastlb import _core
 from tests.support.images import Writer
 from tests.support.logs import LogWorld, compile_logs, wait_for_lines
 from tests.support.process import unequal
@@ -18,14 +21,17 @@ class Pair(LogWorld):
 
     Args:
         n: how many backends.
+        unix: which of them have a unix socket, which holds about 200 KB that nobody has read, and not megabytes.
         cap: requests that each of them takes at a time; 0 = no cap.
         pool: settings of the pool, as Writer.pool has them.
     """
 
-    def __init__(self, n: int = 2, cap: int = 0, **pool: Any) -> None:
+    def __init__(self, n: int = 2, cap: int = 0, unix: Sequence[int] = (), **pool: Any) -> None:
         super().__init__()
         self.pool: dict[str, Any] = {"algorithm": "round_robin", **pool}
         self.backends = [self.backend, *(self.listen() for _ in range(n - 1))]
+        for number in unix:
+            self.backends[number] = self.listen_unix()
         self.front = self.listen()
         self.cap = cap
         self.log_format = ""
@@ -45,7 +51,12 @@ class Pair(LogWorld):
             writer.listener()
         number = writer.pool(**self.pool)
         for backend in self.backends:
-            writer.backend(number, backend.getsockname()[1], max_in_flight=self.cap)
+            if backend.family == socket.AF_UNIX:
+                path = backend.getsockname()
+                packed = _core.pack_unix(path)
+                writer.add_backend(number, identity=path, display=path, address=packed, weight=1, max_in_flight=self.cap)
+            else:
+                writer.backend(number, backend.getsockname()[1], max_in_flight=self.cap)
         writer.add_route(host="", path_prefix="/", pool=number)
         self.apply_image(writer.image(), self.front)
         if self.log_format:
@@ -60,6 +71,14 @@ class Pair(LogWorld):
         """The log, once it has so many lines."""
         self.rest()
         return wait_for_lines(self.log_path, count)
+
+    def listen_unix(self) -> socket.socket:
+        directory = self.stack.enter_context(tempfile.TemporaryDirectory(prefix="fastlb-"))
+        listening = self.stack.enter_context(socket.socket(socket.AF_UNIX))
+        listening.bind(f"{directory}/socket")
+        listening.listen()
+        listening.setblocking(False)
+        return listening
 
     def client(self) -> socket.socket:
         return self.connect(self.front)
@@ -142,7 +161,8 @@ class Pair(LogWorld):
     def failures(self) -> list[int]:
         """Of each backend, in their order."""
         rows = {row["display"]: row["failures"] for row in self.engine.backends()}
-        return [rows[f"127.0.0.1:{backend.getsockname()[1]}"] for backend in self.backends]
+        names = (backend.getsockname() for backend in self.backends)
+        return [rows[name if isinstance(name, str) else f"127.0.0.1:{name[1]}"] for name in names]
 
     def __exit__(self, *error: object) -> None:
         at_rest = error == (None, None, None)
