@@ -928,6 +928,7 @@ cdef class Pool:
         PoolStruct* pool
         Engine* engine
         SharedTable shared
+        uint64_t last_key
         readonly list identities
 
     def __cinit__(self, str algorithm, backends, *, groups=None, names=None, **settings):
@@ -1082,7 +1083,6 @@ cdef class Pool:
         cdef:
             timespec before, after
             uint32_t i
-            uint64_t key = 0
             int32_t number
             int32_t held[64]
         for i in range(64):
@@ -1090,8 +1090,8 @@ cdef class Pool:
         with nogil:
             clock_gettime(CLOCK_MONOTONIC, &before)
             for i in range(n):
-                key += <uint64_t>0x9E3779B97F4A7C15
-                number = pick(self.pool, mix(key), NULL, 0)
+                self.last_key += <uint64_t>0x9E3779B97F4A7C15   # no key comes a second time, so tables are not in the cache for it
+                number = pick(self.pool, mix(self.last_key), NULL, 0)
                 if held[i & 63] != NO_BACKEND:
                     add_count(&self.pool.backends[held[i & 63]].shared.in_flight, -1)
                 held[i & 63] = number
