@@ -1,12 +1,16 @@
 """Requests that wait for a backend of a full pool, over several workers: none is lost or refused, and no backend has more than its cap."""
 
+import contextlib
+import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
-from tests.support.load import Load, PacedBackend, client_ports, kill_worker, wait_for_restart
+from tests.support.configuration import configuration
+from tests.support.load import Load, PacedBackend, client_ports, kill_worker, wait_for_restart, wait_for_workers
 from tests.support.message import request
 from tests.support.waiting import SANITIZED, wait_until
 
@@ -100,3 +104,23 @@ def test_a_worker_that_was_started_again_is_woken_by_its_siblings_and_wakes_them
     assert set(load.answers) == {200}
     assert [backend.most for backend in backends] == [CAP, CAP]
     lb.rest()
+
+
+def test_workers_that_join_later_and_those_that_were_there_can_wake_each_other(fastlb, backends):
+    def text(count):
+        return configuration(capped(backends), pool=QUEUE, settings={"workers": count})
+
+    lb = fastlb(text(1), workers=0)
+    alone = count_eventfds(lb.worker_pid(0))
+    lb.apply_ok(text(3))
+    wait_for_workers(lb, 3, lambda row: row["state"] == "ready")
+    # One more for each sibling; the first worker is told of both others in one message.
+    wait_until(lambda: {count_eventfds(pid) for pid in lb.worker_pids()} == {alone + 2}, "each has the eventfds of the others")
+
+
+def count_eventfds(pid):
+    found = 0
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found += os.readlink(entry) == "anon_inode:[eventfd]"
+    return found
