@@ -50,7 +50,7 @@ def add_program(writer: _core.SnapshotWriter, index: int, route: Route, pool_ind
     if route.rewrite:
         writer.set_target(index, compile_template(route.rewrite))
     elif route.strip_prefix or route.replace_prefix:
-        writer.set_prefix(index, len((route.strip_prefix or route.path).encode()), route.replace_prefix)
+        writer.set_prefix(index, len((route.strip_prefix or route.path.literal).encode()), route.replace_prefix)
     if route.timeouts != RouteTimeouts():
         writer.set_route_timeouts(
             index,

@@ -9,7 +9,7 @@ from fastlb import _core
 from fastlb.control_plane.config.schema import Backend, Config
 from fastlb.control_plane.groups import Row, order_rows
 from fastlb.control_plane.log_plan import build_log_plan
-from fastlb.control_plane.route_plan import build_route_table
+from fastlb.control_plane.route_plan import build_route_table, choose_host_sets
 from fastlb.control_plane.route_program import add_program, name_of, pool_of
 from fastlb.control_plane.sticky_plan import make_cookie_value, set_sticky
 
@@ -39,7 +39,7 @@ def build_image(config: Config, addresses: Mapping[str, Sequence[str]], generati
         writer.add_trusted_network(network)
     log_plan, log_sets = build_log_plan(config)
     writer.set_log_plan(log_plan)
-    for listener, log_set in zip(config.listeners, log_sets, strict=True):
+    for listener, log_set, host_set in zip(config.listeners, log_sets, choose_host_sets(config), strict=True):
         writer.add_listener(
             listener.name,
             head_timeout_ms=listener.timeouts.head_ms,
@@ -51,6 +51,7 @@ def build_image(config: Config, addresses: Mapping[str, Sequence[str]], generati
             max_headers=listener.limits.headers,
             max_body_bytes=listener.limits.body_bytes,
             log_set=log_set,
+            host_set=host_set,
         )
     pool_indexes = {}
     for pool in config.pools:
@@ -99,7 +100,7 @@ def build_image(config: Config, addresses: Mapping[str, Sequence[str]], generati
         if route.mirror.pool:
             writer.set_mirror(index, pool=pool_indexes[route.mirror.pool], share=route.mirror.share)
         routes.append(index)
-    writer.set_route_table(build_route_table(config.routes, routes))
+    writer.set_route_table(build_route_table(config, routes))
     return writer.finish()
 
 

@@ -107,3 +107,53 @@ def test_paths_that_leave_the_root_or_cannot_be_decoded_are_refused(fastlb, back
     answer = lb.get(target)
     assert (answer.status, answer.reason, answer.closes) == (400, "client:bad_target", True)
     assert backend.saw_nothing()
+
+
+TWO_LISTENERS = [{"name": "web"}, {"name": "other"}]
+CONDITIONS = [
+    {"path": "=/api/login", "pool": "exact"},
+    {"path": r"~^/api/v[0-9]+/", "pool": "exact_deep"},
+    {"path": "/api/", "headers": {"X-Canary": ["true", "!false"]}, "cookies": {"group": "b*"}, "pool": "wild"},
+    {"path": "/api/", "method": ["POST", "PURGE"], "query": {"q": "a b"}, "pool": "wild_api"},
+    {"path": "/api/", "clients": ["192.0.2.0/24", "!127.0.0.0/8"], "pool": "far"},
+    {"path": "/api/", "clients": "127.0.0.0/8", "headers": {"X-Local": "*"}, "pool": "far"},
+    {"path": "/", "pool": "any"},
+    {"path": "/x/", "listener": "other", "pool": "any_api"},
+]
+
+ASKED = [
+    ("GET", "/api/login?x", (), "exact"),
+    ("GET", "/api/login/", (), "any"),
+    ("GET", "/api/v12/x", (), "exact_deep"),
+    ("GET", "/api/%7612/x", (), "exact_deep"),
+    ("GET", "/api/v/x", (), "any"),
+    ("GET", "/api/", ("X-Canary: true", "Cookie: group=beta"), "wild"),
+    ("GET", "/api/", ("X-Canary: true", "X-Canary: false", "Cookie: group=beta"), "any"),
+    ("GET", "/api/", ("X-Canary: true", "Cookie: group=a"), "any"),
+    ("POST", "/api/?q=a+b", ("Content-Length: 0",), "wild_api"),
+    ("PURGE", "/api/?p&%71=a%20b", (), "wild_api"),
+    ("GET", "/api/?q=a+b", (), "any"),
+    ("GET", "/api/", ("X-Local:",), "far"),
+    ("GET", "/x/", (), "any"),
+]
+
+
+def test_conditions_choose_among_routes_of_one_path(fastlb, instant):
+    pools = {name: {"backends": [instant(echo_pool(name))]} for name in POOLS}
+    lb = fastlb(pools=pools, routes=CONDITIONS, listeners=TWO_LISTENERS)
+    client = lb.connect(0)
+    for method, target, lines, pool in ASKED:
+        answer = client.ask(request(target, *lines, host="shop.example", method=method))
+        assert answer.get("X-Pool") == pool, (method, target, lines)
+    assert lb.connect(1).ask(request("/x/")).get("X-Pool") == "any_api"
+
+
+def test_what_takes_too_long_is_answered_with_the_reason(fastlb, instant):
+    routes = [{"path": "~(a+)+$", "pool": "main"}, {"query": {"q": "1"}, "pool": "main"}, {"pool": "main"}]
+    lb = fastlb(pools={"main": {"backends": [instant()]}}, routes=routes)
+    client = lb.connect()
+    answer = client.ask(request("/" + "a" * 3000 + "!"))
+    assert (answer.status, answer.reason, answer.closes) == (500, "regex_limit", False)
+    answer = client.ask(request("/?" + "p&" * 1001))
+    assert (answer.status, answer.reason, answer.closes) == (400, "client:too_many_parameters", True)
+    assert lb.reasons() == {"regex_limit": 1, "client:too_many_parameters": 1}

@@ -16,6 +16,7 @@ from fastlb.control_plane.config.quantity import format_duration
 from fastlb.control_plane.config.reader import Reader, Source
 from fastlb.control_plane.config.route_actions import check_actions
 from fastlb.control_plane.config.route_options import PoolShares
+from fastlb.control_plane.config.route_overlaps import check_overlaps
 from fastlb.control_plane.config.route_pattern import ANY_HOST
 from fastlb.control_plane.config.schema import (
     CLIENT_KEY,
@@ -96,6 +97,7 @@ def read_config(source: Source, problems: Iterable[Problem] = ()) -> Loaded:
     _check_binds(reader)
     _check_routes(reader)
     check_actions(reader)
+    check_overlaps(reader)
     _check_pools(reader)
     check_stickies(reader)
     _check_sticky_key(reader)
@@ -171,14 +173,13 @@ def _check_binds(reader: Reader) -> None:
 def _check_routes(reader: Reader) -> None:
     pools = reader.source.values.get("pools")
     known = list(pools) if isinstance(pools, dict) else []
-    seen: dict[tuple[str, str], Place] = {}
+    listeners = [listener.name for _, listener in reader.all_read(Listener)]
     for path, route in reader.all_read(Route):
-        place = reader.source.key_place(path)
-        for host in route.hosts:
-            if (host, route.path) in seen:
-                found = f"a second route for host {quote(host or '*')} and path {quote(route.path)}"
-                reader.reject_key(path, found, f"the first is {_at(seen[host, route.path])}: keep one of them")
-            seen.setdefault((host, route.path), place)
+        for number, name in enumerate(route.listeners):
+            if name not in listeners and reader.source.complete:
+                right = f"the listeners are {quote_all(listeners)}"
+                where = _element(reader, (*path, "listener"), number)
+                reader.reject(where, f"there is no listener {quote(name)}", right, nearest(name, listeners))
         for name in route.pool.names():
             if name not in known and reader.source.complete:
                 right = f"the pools are {quote_all(known)}" if known else "there are no pools: each has a header such as [pools.api]"
@@ -189,6 +190,12 @@ def _check_routes(reader: Reader) -> None:
             reader.reject((*path, "mirror", "pool"), f"there is no pool {quote(mirror)}", right, nearest(mirror, known))
         elif mirror and mirror in route.pool.names():
             reader.warn((*path, "mirror"), f"the route mirrors into its own pool {quote(mirror)}", "that gets each of these requests twice")
+
+
+def _element(reader: Reader, path: KeyPath, number: int) -> KeyPath:
+    """Where an element of a list was written, which may be a value alone."""
+    written = reader.source.values["routes"][path[1]][path[-1]]
+    return (*path, number) if isinstance(written, list) else path
 
 
 def _check_pools(reader: Reader) -> None:

@@ -3,7 +3,6 @@
 import re
 from dataclasses import dataclass
 
-from fastlb import _core
 from fastlb.control_plane.config.errors import Rejected, quote
 
 # What the literal prefix is not looked for behind: quoting, comments, verbs, white space that may not count, control escapes, and sets of
@@ -46,6 +45,8 @@ def parse_regex(text: str) -> RegexPattern:
         Rejected: no such pattern; what PCRE2 has against it, and where in the text.
     """
     right = 'a regular expression is "~" and PCRE2 syntax, such as "~^/users/[0-9]+$"; "~*" for any case'
+    from fastlb import _core  # only a regular expression needs the data plane
+
     if not is_regex(text):
         raise Rejected(f"{quote(text)} does not start with a tilde", right, f"~{text}")
     caseless = text.startswith("~*")

@@ -65,9 +65,9 @@ def _check_target(reader: Reader, path: KeyPath, route: Route) -> None:
     if route.rewrite and (route.strip_prefix or route.replace_prefix):
         key = "strip_prefix" if route.strip_prefix else "replace_prefix"
         reader.reject_key((*path, key), f"the route has rewrite and {key}", "rewrite says the whole target: keep one of them")
-    elif route.strip_prefix and not route.path.startswith(route.strip_prefix):
-        found = f"strip_prefix {quote(route.strip_prefix)} is no prefix of the path {quote(route.path)}"
-        reader.reject((*path, "strip_prefix"), found, "it is taken off each request of this route", route.path.rstrip("/") or None)
+    elif route.strip_prefix and not route.path.literal.startswith(route.strip_prefix):
+        found = f"strip_prefix {quote(route.strip_prefix)} is no prefix of the path {quote(route.path.text)}"
+        reader.reject((*path, "strip_prefix"), found, "it is taken off each request of this route", route.path.literal.rstrip("/") or None)
 
 
 def _check_captures(reader: Reader, path: KeyPath, template: Template) -> None:

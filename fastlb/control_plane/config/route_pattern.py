@@ -1,16 +1,39 @@
-"""What a route matches: hosts ("shop.example.com", "*.example.com") and prefixes of the normalised path ("/api/")."""
+"""Which hosts and paths a route matches: "shop.example.com", "*.example.com"; "/prefix", "=/exact" and "~regex" of the normalised path."""
 
 import posixpath
 import re
+from dataclasses import dataclass
 
 from fastlb.control_plane.config.errors import Rejected, quote
+from fastlb.control_plane.config.regex_pattern import RegexPattern, is_regex, parse_regex
 
 ANY_HOST = ""
 # A request's Host is compared as long as it is a possible DNS name (RFC 1035 section 2.3.4).
 MAX_HOST_BYTES = 254
+# The data plane's MATCH_LIMITS.
 MAX_PATH_BYTES = 4096
+MAX_GROUPS = 15
 
 _LABELS = r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*"  # compiled by the first host
+
+
+@dataclass(frozen=True, slots=True)
+class RoutePath:
+    """What a path has to be.
+
+    Args:
+        text: as it was written.
+        literal: the whole path where `exact`, else what it begins with; of a regular expression what is known of that.
+        regex: what it has to match besides.
+    """
+
+    text: str
+    literal: str
+    exact: bool = False
+    regex: RegexPattern | None = None
+
+    def __str__(self) -> str:
+        return self.text
 
 
 def parse_host(text: str) -> str:
@@ -44,19 +67,42 @@ def parse_host(text: str) -> str:
     return host
 
 
-def parse_path(text: str) -> str:
-    """A prefix of normalised paths.
+def parse_path(text: str) -> RoutePath:
+    """A path as routes have it: "/prefix", "=/exact", "~regex", "~*regex".
 
     Raises:
-        Rejected: no leading slash, or something that no normalised path contains.
+        Rejected: no leading slash, something that no normalised path contains, or no regular expression.
     """
-    right = 'a path is a prefix such as "/" or "/api/"'
-    if text.startswith(("=", "~")):
-        raise Rejected(f"{quote(text)} is not a prefix", f"exact paths and regular expressions are not in this version; {right}")
+    if is_regex(text):
+        return _parse_regex(text)
+    exact = text.startswith("=")
+    literal = text.removeprefix("=")
+    try:
+        _check_literal(literal)
+    except Rejected as rejected:
+        meant = None if rejected.suggestion is None else f"{'=' if exact else ''}{rejected.suggestion}"
+        raise Rejected(rejected.found, rejected.right, meant) from None
+    return RoutePath(text, literal, exact)
+
+
+def _parse_regex(text: str) -> RoutePath:
+    regex = parse_regex(text)
+    if regex.groups > MAX_GROUPS:
+        found = f"{quote(text)} has {regex.groups} groups"
+        raise Rejected(found, f"at most {MAX_GROUPS}; (?:...) is a group that captures nothing")
+    literal = regex.literal_prefix
+    if literal and not literal.startswith("/"):
+        raise Rejected(f"{quote(text)} matches no path", "a path starts with a slash", text.replace("^", "^/", 1))
+    return RoutePath(text, literal or "/", False, regex)
+
+
+def _check_literal(text: str) -> None:
+    right = 'a path is a prefix such as "/api/", an exact one such as "=/login", or a regular expression such as "~^/u/[0-9]+$"'
     if not text.startswith("/"):
         raise Rejected(f"{quote(text)} does not start with a slash", right, f"/{text}" if text else "/")
     if "?" in text or "#" in text:
-        raise Rejected(f"{quote(text)} is more than a path", "routes match the path alone", re.split("[?#]", text)[0])
+        more = 'a path ends before them; parameters are matched by query = { name = "value" }'
+        raise Rejected(f"{quote(text)} is more than a path", more, re.split("[?#]", text)[0])
     if not text.isprintable():
         raise Rejected(f"{quote(text)} has a control character", right)
     if "%" in text and re.search("%[0-9A-Fa-f]{2}", text):
@@ -71,7 +117,6 @@ def parse_path(text: str) -> str:
         raise Rejected(f"{quote(text)} is not normal", "routes match paths without //, /./ and /../", meant)
     if len(text.encode("utf-8", "surrogateescape")) > MAX_PATH_BYTES:
         raise Rejected(f"{quote(text)} is too long", f"at most {MAX_PATH_BYTES} bytes")
-    return text
 
 
 def _in_ascii(host: str) -> str | None:

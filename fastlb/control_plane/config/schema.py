@@ -22,6 +22,16 @@ from fastlb.control_plane.config.log_destination import LogDestination, parse_de
 from fastlb.control_plane.config.log_format import JSON_FIELDS, Field, LogFormat, Piece, make_json_format, parse_field, parse_format
 from fastlb.control_plane.config.option import NamedTables, TableArray, TextOrTable, option, options_of, table
 from fastlb.control_plane.config.reader import Reader
+from fastlb.control_plane.config.request_condition import (
+    NamedCondition,
+    NamedConditions,
+    Wanted,
+    parse_client,
+    parse_cookie,
+    parse_header,
+    parse_method,
+    parse_parameter,
+)
 from fastlb.control_plane.config.route_options import (
     PoolChoice,
     PoolShares,
@@ -34,7 +44,7 @@ from fastlb.control_plane.config.route_options import (
     parse_prefix,
     parse_route_name,
 )
-from fastlb.control_plane.config.route_pattern import parse_host, parse_path
+from fastlb.control_plane.config.route_pattern import RoutePath, parse_host, parse_path
 from fastlb.control_plane.config.sticky import Sticky
 from fastlb.control_plane.config.template import Template, parse_key, parse_target
 from fastlb.control_plane.config.toml import KeyPath
@@ -361,8 +371,26 @@ class Mirror:
 class Route:
     """[[routes]]: which requests go to which pool, or what is answered."""
 
+    def is_unconditional(self) -> bool:
+        """Whether it takes every request of its hosts that the literal part of its path fits."""
+        return not (self.path.regex or self.methods or self.headers or self.query or self.cookies or self.clients)
+
     hosts: tuple[str, ...] = option("host", ListOf(Text("a host", parse_host, "shop.example.com"), least=1), "*", ("hosts", "server_name"))
-    path: str = option("path", Text("a path prefix", parse_path, "/api/"), "/", ("prefix", "location", "paths", "path_prefix"))
+    path: RoutePath = option("path", Text("a path", parse_path, "/api/"), "/", ("prefix", "location", "paths", "path_prefix"))
+    methods: tuple[Wanted[str], ...] = option("method", ListOf(Text("a method", parse_method, "GET")), [], ("methods", "verbs"))
+    headers: tuple[NamedCondition, ...] = option(
+        "headers", NamedConditions("header field", parse_header, 'X-Canary = "true"'), {}, ("header", "match_headers")
+    )
+    query: tuple[NamedCondition, ...] = option(
+        "query", NamedConditions("parameter", parse_parameter, 'beta = "1"'), {}, ("queries", "query_params", "params", "args")
+    )
+    cookies: tuple[NamedCondition, ...] = option("cookies", NamedConditions("cookie", parse_cookie, 'group = "b"'), {}, ("cookie",))
+    clients: tuple[Wanted[Network], ...] = option(
+        "clients", ListOf(Text("a network", parse_client, "10.0.0.0/8")), [], ("client", "client_ip", "remote_ip", "src", "networks")
+    )
+    listeners: tuple[str, ...] = option(
+        "listener", ListOf(Text("a listener's name", str, "web")), [], ("listeners", "entrypoints", "entry_points", "frontend")
+    )
     name: str = option("name", Text("a text", parse_route_name, "api"), "", ("id", "title"))
     pool: PoolShares = option("pool", PoolChoice(), "", ("backend", "upstream", "proxy_pass", "target", "to", "pools", "split"))
     split_by: Template = option("split_by", Text("a key", parse_key, "{cookie.uid}"), "", ("split_key", "split_clients"))

@@ -34,7 +34,7 @@ def test_arguments_become_one_listener_and_one_pool() -> None:
         ("10.0.0.2:80", 3, 10),
         ("app.example:80", 1, 0),
     ]
-    assert (route.hosts, route.path, route.pool.names()) == (("",), "/", [pool.name])
+    assert (route.hosts, str(route.path), route.pool.names()) == (("",), "/", [pool.name])
 
 
 def test_wrong_arguments_are_named_all_at_once_in_their_order() -> None:

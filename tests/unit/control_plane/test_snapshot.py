@@ -109,6 +109,7 @@ def test_settings_and_listeners_are_written_in_their_units(writer: type[Recordin
             "max_headers": 50,
             "max_body_bytes": 1 << 20,
             "log_set": None,
+            "host_set": 0,
         },
     )
     assert second[0] == ("other",)

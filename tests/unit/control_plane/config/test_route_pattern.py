@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastlb._core import MATCH_LIMITS
 from fastlb.control_plane.config.errors import Rejected
-from fastlb.control_plane.config.route_pattern import ANY_HOST, parse_host, parse_path
+from fastlb.control_plane.config.route_pattern import ANY_HOST, MAX_GROUPS, MAX_PATH_BYTES, RoutePath, parse_host, parse_path
 
 
 @pytest.mark.parametrize(
@@ -52,7 +53,30 @@ def test_a_wrong_host_is_rejected_with_what_was_meant(text: str, found: str, sug
 
 @pytest.mark.parametrize("text", ["/", "/api/", "/api", "/.well-known/", "/a b", "/ü", "/a.b", "/100%"])
 def test_paths_are_prefixes(text: str) -> None:
-    assert parse_path(text) == text
+    assert parse_path(text) == RoutePath(text, text)
+    assert parse_path(f"={text}") == RoutePath(f"={text}", text, exact=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "literal"),
+    [
+        (r"~^/api/v(?<v>\d+)/", "/api/v"),
+        (r"~\.php$", "/"),
+        ("~*^/API/", "/"),
+        ("~^(/a|/b)", "/"),
+        ("~^/a$", "/a"),
+        ("~^/", "/"),
+    ],
+)
+def test_regular_expression_belongs_to_what_its_matches_begin_with(text: str, literal: str) -> None:
+    path = parse_path(text)
+    assert (path.text, path.literal, path.exact) == (text, literal, False)
+    assert path.regex is not None
+    assert path.regex.caseless == text.startswith("~*")
+
+
+def test_limits_are_those_of_the_data_plane() -> None:
+    assert {"path_bytes": MAX_PATH_BYTES, "groups": MAX_GROUPS} == MATCH_LIMITS
 
 
 @pytest.mark.parametrize(
@@ -60,8 +84,13 @@ def test_paths_are_prefixes(text: str) -> None:
     [
         ("", "does not start with a slash", "/"),
         ("api/", "does not start with a slash", "/api/"),
-        ("=/exact", "is not a prefix", None),
-        ("~ ^/x", "is not a prefix", None),
+        ("=", "does not start with a slash", "=/"),
+        ("=exact", "does not start with a slash", "=/exact"),
+        ("=/a//b", "is not normal", "=/a/b"),
+        ("~ ^/x", "space behind the tilde", "~^/x"),
+        ("~^api", "matches no path", "~^/api"),
+        ("~(", "is no regular expression", None),
+        ("~^/" + "(a)" * 16, "has 16 groups", None),
         ("/a?b", "more than a path", "/a"),
         ("/a%20b", "has escapes", "/a b"),
         ("/a%00b", "has escapes", None),
