@@ -1191,7 +1191,7 @@ cdef class Image:
         if header == NULL:
             raise ValueError("this image is used up")
         written = self.data[header.python_path.offset:header.python_path.offset + header.python_path.size]
-        return [os.fsdecode(directory) for directory in written.split(b"\0")[:-1]]
+        return [os.fsdecode(directory) for directory in written.split(b"\0") if directory]
 
 
 cdef dict describe_counters(const Counters* counters, const WorkerGauges* gauges):

@@ -3,7 +3,7 @@
 A group is a run of a pool's backends, tried before those of the next; its tables are the image's, shared by all workers, and what picks
 move (cursors, schedules) is this worker's own. Nothing here is called per request.
 """
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from fastlb.data_plane.image cimport fits, range_fits, text_fits
@@ -12,8 +12,8 @@ from fastlb.data_plane.sticky cimport load_sticky
 from fastlb.data_plane.types cimport (ALGORITHM_CONSISTENT_HASH, ALGORITHM_END, ALGORITHM_HASH, ALGORITHM_IP_HASH, ALGORITHM_LEAST_TIME,
                                       ALGORITHM_MAGLEV, ALGORITHM_PEAK_EWMA, ALGORITHM_RANDOM_TWO_CHOICES, ALGORITHM_USER,
                                       ALGORITHM_WEIGHTED_ROUND_ROBIN, FASTLB_PICKER_VERSION,
-                                      MAX_ROWS, POOL_NEEDS_KEY, POOL_NOTES_LATENCY, POOL_SLOW_START, Engine, Group, ImageAlias,
-                                      ImageGroup, ImageHeader, ImagePool, ImageRingPoint, ImageSection, Pool, UserPicker, WeightClass)
+                                      MAX_ROWS, NO_BACKEND, POOL_NEEDS_KEY, POOL_NOTES_LATENCY, POOL_SLOW_START, Engine, Group, ImageAlias,
+                                      ImageGroup, ImageHeader, ImagePool, ImageRingPoint, ImageSection, PickContext, Pool, UserPicker, WeightClass)
 from fastlb.data_plane.types cimport NO_INDEX, POOL_STICKY
 
 
@@ -131,8 +131,12 @@ cdef void drop_group(Group* group) noexcept nogil:
     group.costs = NULL
 
 
+cdef int32_t pick_nobody(const PickContext* context) noexcept nogil:
+    return NO_BACKEND
+
+
 cdef bint open_user_picker(Engine* engine, Pool* pool) noexcept nogil:
-    # Its function is set before the snapshot can be committed. False: out of memory, with what was made left for drop_pool.
+    # Its function comes before the snapshot can be committed. False: out of memory, with what was made left for drop_pool.
     cdef:
         UserPicker* picker = <UserPicker*>calloc(1, sizeof(UserPicker))
         size_t n = pool.n_backends + 1
@@ -147,6 +151,7 @@ cdef bint open_user_picker(Engine* engine, Pool* pool) noexcept nogil:
         return False
     for i in range(pool.n_backends):
         picker.weights[i] = pool.backends[i].weight
+    picker.pick = pick_nobody
     picker.context.version = FASTLB_PICKER_VERSION
     picker.context.eligible = picker.eligible
     picker.context.in_flight = picker.in_flight

@@ -1264,7 +1264,7 @@ ctypedef int32_t (*PickFunction)(const PickContext* context) noexcept nogil
 
 cdef struct UserPicker:
     # What a pool with ALGORITHM_USER picks with.
-    PickFunction pick               # borrowed: what was loaded stays as long as the process. Set before the snapshot can be committed
+    PickFunction pick               # borrowed: what was loaded stays as long as the process
     PickContext context
     uint32_t* weights               # owned: of all backends of the pool
     uint8_t* eligible               # owned, as in_flight: of the group that is picked from

@@ -226,5 +226,5 @@ def make_seeds():
         yield bytes(full)
     yield read_image(make_image(operations=False))
     for algorithms in (("weighted_round_robin", "consistent_hash"), ("ip_hash", "hash"), ("random_two_choices", "peak_ewma"),
-                       ("least_time", "least_connections")):     # a table of maglev is larger than an input may be
+                       ("least_time", "least_connections"), ("module:name", "round_robin")):     # a table of maglev is larger than an input may be
         yield read_image(make_image(algorithms=algorithms))

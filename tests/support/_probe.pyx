@@ -159,6 +159,7 @@ def read_past_the_end(bytes data):
 # Where things lie in the records of an image: "size" of a record, and offsets of fields.
 LAYOUT = {
     "header": {"size": sizeof(ImageHeader), "reason_header": <size_t>&(<ImageHeader*>NULL).reason_header,
+               "python_path": <size_t>&(<ImageHeader*>NULL).python_path,
                "operations": <size_t>&(<ImageHeader*>NULL).operations},
     "operations": {"size": sizeof(ImageHeaderOperation), "name": <size_t>&(<ImageHeaderOperation*>NULL).name,
                    "kind": <size_t>&(<ImageHeaderOperation*>NULL).kind, "header_id": <size_t>&(<ImageHeaderOperation*>NULL).header_id,
@@ -174,7 +175,8 @@ LAYOUT = {
     "pools": {"size": sizeof(ImagePool), "name": <size_t>&(<ImagePool*>NULL).name,
               "attempts": <size_t>&(<ImagePool*>NULL).attempts, "algorithm": <size_t>&(<ImagePool*>NULL).algorithm,
               "backends": <size_t>&(<ImagePool*>NULL).backends, "queue": <size_t>&(<ImagePool*>NULL).queue,
-              "queue_max": <size_t>&(<ImagePool*>NULL).queue_max, "sticky": <size_t>&(<ImagePool*>NULL).sticky},
+              "queue_max": <size_t>&(<ImagePool*>NULL).queue_max, "sticky": <size_t>&(<ImagePool*>NULL).sticky,
+              "picker": <size_t>&(<ImagePool*>NULL).picker},
     "stickies": {"size": sizeof(ImageSticky), "kind": <size_t>&(<ImageSticky*>NULL).kind, "cookie": <size_t>&(<ImageSticky*>NULL).cookie,
                  "attributes": <size_t>&(<ImageSticky*>NULL).attributes, "slots": <size_t>&(<ImageSticky*>NULL).slots},
     "backends": {"size": sizeof(ImageBackend), "identity": <size_t>&(<ImageBackend*>NULL).identity,

@@ -275,6 +275,29 @@ def test_attempts_and_algorithm_out_of_range_are_refused() -> None:
     assert refused(AT["pools"] + 12, 256)
 
 
+def test_name_of_a_picker_outside_the_image_or_missing_is_refused() -> None:
+    writer = Writer()
+    writer.pool(algorithm="module:name")
+    writer.set_python_path(["/etc"])
+    image = writer.image()
+    assert check_image(image)
+    pool = find_sections(image)["pools"][0] + LAYOUT["pools"]["picker"]
+    for at in (pool, LAYOUT["header"]["python_path"]):
+        assert not check_image(patch(image, at, len(image)))
+        assert not check_image(patch(image, at + 4, 2**32 - 1))
+    assert not check_image(patch(image, pool + 4, 0))
+
+
+def test_a_pool_whose_picker_was_never_given_picks_by_load() -> None:
+    """An engine refuses to prepare it; whoever only reads an image comes to no harm."""
+    writer = Writer()
+    pool = writer.pool(algorithm="module:name")
+    for port in (1, 2):
+        writer.backend(pool, port)
+    plane = writer.plane()
+    assert [plane.pick(pool) for _ in range(4)] == [0, 1, 0, 1]
+
+
 def test_queue_whose_row_cannot_be_found_or_that_has_no_room_is_refused() -> None:
     at = field_at("pools", 0, "queue")
     offset, size = struct.unpack_from("<II", IMAGE, at)
