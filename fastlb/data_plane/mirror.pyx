@@ -85,7 +85,7 @@ cdef void open_mirror(Engine* engine, Exchange* exchange) noexcept nogil:
     if exchange.request_head == NULL or body_size != exchange.up.moved:
         engine.counters.mirrors_skipped += 1    # answered already, or larger than what its pool keeps
         return
-    connection = open_nobody(engine, exchange.client, held(exchange.request_head) + body_size)
+    connection = open_nobody(engine, exchange.client, held(exchange.request_head) + held(exchange.target) + body_size)
     if connection == NULL:
         engine.counters.mirrors_skipped += 1
         return

@@ -134,6 +134,45 @@ def test_a_mirror_whose_request_waits_is_trusted_as_well(world: Mirrored) -> Non
     assert world.read(peer) == mirrored
 
 
+def test_the_edits_and_the_target_of_the_route_hold_for_its_mirror(world: Mirrored) -> None:
+    writer = Writer(world.generation + 1)
+    writer.listener()
+    main, shadow = writer.pool("main"), writer.pool("shadow")
+    writer.backend(main, world.backend.getsockname()[1])
+    writer.backend(shadow, world.shadow.getsockname()[1])
+    route = writer.add_route(host="", path_prefix="/", pool=main)
+    writer.set_mirror(route, pool=shadow, share=1.0)
+    writer.edit_request(route, [("set", "X-From", [("client", "controls", "")]), ("remove", "X-Mine", [])])
+    writer.set_prefix(route, len("/form"), "/new")
+    world.apply_image(writer.image(), world.web)
+    client = world.connect(world.web)
+    client.send(POST + b"Content-Length: 2\r\n\r\n")
+    head = world.read(world.accept())
+    assert head.startswith(b"POST /new?q=1 HTTP/1.1\r\n")
+    assert b"X-From: 127.0.0.1\r\n" in head
+    assert b"X-Mine" not in head
+    client.send(b"hi")
+    assert world.read(world.accept_shadow()) == head + b"hi"
+
+
+def test_a_mirror_is_tried_once_whatever_its_pool_does_for_others(world: Mirrored) -> None:
+    writer = Writer(world.generation + 1)
+    writer.listener()
+    main, shadow = writer.pool("main"), writer.pool("shadow", first_byte_timeout_ms=100)
+    writer.backend(main, world.backend.getsockname()[1])
+    for listening in (world.shadow, world.listen()):
+        writer.backend(shadow, listening.getsockname()[1])
+    writer.set_retry(shadow, on=("connect",), unsafe=False, within_ms=10_000, share=1.0, floor=100)
+    writer.set_hedge(shadow, after_ms=10)
+    writer.set_mirror(writer.add_route(host="", path_prefix="/", pool=main), pool=shadow, share=1.0)
+    world.apply_image(writer.image(), world.web)
+    client = world.connect(world.web)
+    client.send(REQUEST)
+    world.pump_until(lambda: world.counters()["mirrors_closed"] == 1)  # after 100 ms of silence
+    assert world.counters()["hedges_started"] == 0
+    assert world.mirrors() == (1, 0, 1)
+
+
 def test_what_a_mirror_is_answered_is_not_counted_as_an_answer(world: Mirrored) -> None:
     client = world.connect(world.web)
     client.send(REQUEST)
