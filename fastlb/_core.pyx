@@ -44,7 +44,7 @@ from fastlb.data_plane.types cimport (FAILURE_COUNT, HEADER_OTHER, MAX_HEAD_BYTE
 from fastlb.data_plane.types cimport (MAX_HEADER_NAME_BYTES, MAX_HEADER_OPERATIONS, MAX_LISTENER_NAME_BYTES, MAX_TEMPLATE_LITERAL_BYTES,
                                       MAX_TEMPLATE_SEGMENTS, OPERATION_ADD, ROUTE_DROPS_NAMES, ROUTE_EDITS_RESPONSE, ROUTE_MIRROR, ROUTE_SETS_HOST,
                                       ImageHeaderEdits, ImageSegment)
-from fastlb.data_plane.types cimport (MAX_SHARES, ROUTE_CLOSES, ROUTE_HAS_LIMITS, ROUTE_HAS_TIMEOUTS, ROUTE_NEEDS_HOST, ROUTE_REDIRECTS,
+from fastlb.data_plane.types cimport (MAX_SHARES, ROUTE_CLOSES, ROUTE_HAS_LIMITS, ROUTE_HAS_TIMEOUTS, ROUTE_KEEPS_MATCH, ROUTE_NEEDS_HOST, ROUTE_REDIRECTS,
                                       ROUTE_REPLACES_PREFIX, ROUTE_RESPONDS, ROUTE_REWRITES, ROUTE_SPLITS, ImageShare)
 from fastlb.data_plane.types cimport Engine as EngineStruct
 from fastlb.data_plane.types cimport (Exchange, ImageBackend, ImageHeader, ImageHeaderOperation, ImageListener, ImageNetwork,
@@ -105,7 +105,8 @@ SEGMENTS = {"client": types.SEGMENT_CLIENT, "client_port": types.SEGMENT_CLIENT_
             "host": types.SEGMENT_HOST, "http_host": types.SEGMENT_HTTP_HOST, "method": types.SEGMENT_METHOD, "uri": types.SEGMENT_URI,
             "path": types.SEGMENT_PATH, "query": types.SEGMENT_QUERY, "request_id": types.SEGMENT_REQUEST_ID,
             "listener": types.SEGMENT_LISTENER, "route": types.SEGMENT_ROUTE, "pool": types.SEGMENT_POOL, "backend": types.SEGMENT_BACKEND,
-            "status": types.SEGMENT_STATUS, "header": types.SEGMENT_HEADER, "response": types.SEGMENT_RESPONSE_HEADER}
+            "status": types.SEGMENT_STATUS, "header": types.SEGMENT_HEADER, "response": types.SEGMENT_RESPONSE_HEADER,
+            "cookie": types.SEGMENT_COOKIE, "query_value": types.SEGMENT_QUERY_VALUE, "capture": types.SEGMENT_CAPTURE}
 ENCODINGS = {"nothing": types.ENCODE_NOTHING, "controls": types.ENCODE_CONTROLS, "path": types.ENCODE_PATH,
              "component": types.ENCODE_COMPONENT}
 HEADER_OPERATIONS = {"set": types.OPERATION_SET, "append": types.OPERATION_APPEND, "keep_or_set": types.OPERATION_KEEP_OR_SET,
@@ -539,7 +540,9 @@ cdef class SnapshotWriter:
                 kind, encoding, name = piece
                 entry.kind = SEGMENTS[kind]
                 entry.encoding = ENCODINGS[encoding]
-                entry.text = self.add_text((name.lower() if kind in ("header", "response") else name).encode("ascii"))
+                if kind == "capture":
+                    entry.argument = int(name)
+                entry.text = self.add_text((name.lower() if kind in ("header", "response") else name).encode())
             self.segments.append(record(&entry, sizeof(entry)))
         return result
 
@@ -610,6 +613,16 @@ cdef class SnapshotWriter:
             entry.bound = (below << 32) // total - 1
             entry.pool = pool
             self.shares.append(record(&entry, sizeof(entry)))
+
+    def keep_match(self, route):
+        """Keeps the groups of a route's path for its templates: to be called where one of them has a capture."""
+        self.route(route).features |= ROUTE_KEEPS_MATCH
+
+    def set_hash_key(self, pool, key):
+        """What the algorithm of a pool hashes; a template. The client's address where it is not called."""
+        cdef bytearray packed = bytearray(self.pools[pool])
+        (<ImagePool*><char*>packed).hash_key = self.add_template(key)
+        self.pools[pool] = bytes(packed)
 
     cdef int set_status(self, route, status, phrase) except -1:
         if not 200 <= status <= 599:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from types import MappingProxyType
 
 from fastlb import _core
 from fastlb.control_plane.config.route_options import CLOSE, INHERIT_BODY, NO_ANSWER, RequestHeaders, ResponseHeaders, RouteTimeouts
@@ -10,45 +11,55 @@ from fastlb.control_plane.config.template import Template
 
 TemplatePiece = bytes | tuple[str, str, str]
 HeaderOperation = tuple[str, str, Sequence[TemplatePiece]]
+NO_GROUPS: Mapping[str, int] = MappingProxyType({})
 
 
-def compile_template(template: Template) -> list[TemplatePiece]:
-    """The segments that write a template."""
+def compile_template(template: Template, groups: Mapping[str, int] = NO_GROUPS) -> list[TemplatePiece]:
+    """The segments that write a template.
+
+    Args:
+        groups: the named ones of the route's path, with their numbers.
+    """
     compiled: list[TemplatePiece] = []
     for piece in template.pieces:
         if isinstance(piece, str):
             compiled.append(piece.encode("utf-8", "surrogateescape"))
             continue
         kind, dot, name = piece.name.partition(".")
+        if kind == "capture":
+            name = str(groups.get(name, name))
         compiled.append((f"{kind}_value" if dot and kind == "query" else kind, piece.encoding, name))
     return compiled
 
 
-def compile_edits(edits: RequestHeaders | ResponseHeaders) -> list[HeaderOperation]:
+def compile_edits(edits: RequestHeaders | ResponseHeaders, groups: Mapping[str, int] = NO_GROUPS) -> list[HeaderOperation]:
     """In the order in which fields are written: those that are set, then those that are added."""
     operations: list[HeaderOperation] = [("remove", name, ()) for name in edits.remove]
-    operations += [("set", name, compile_template(value)) for name, value in edits.set]
-    operations += [("add", name, compile_template(value)) for name, value in edits.add]
+    operations += [("set", name, compile_template(value, groups)) for name, value in edits.set]
+    operations += [("add", name, compile_template(value, groups)) for name, value in edits.add]
     return operations
 
 
 def add_program(writer: _core.SnapshotWriter, index: int, route: Route, pool_indexes: Mapping[str, int]) -> None:
     """Tells the writer what route number `index` does besides forwarding to a pool."""
+    groups = groups_of(route)
+    if any(name.startswith("capture.") for template in route.templates() for name in template.names()):
+        writer.keep_match(index)
     if len(route.pool.shares) > 1:
         shares = [(pool_indexes[name], weight) for name, weight in route.pool.shares]
-        writer.set_split(index, shares, key=compile_template(route.split_by))
+        writer.set_split(index, shares, key=compile_template(route.split_by, groups))
     if route.redirect.to:
         needs_host = not {"host", "http_host"}.isdisjoint(route.redirect.to.names())
         status = route.redirect.status
-        writer.set_redirect(index, status, _phrase(status), compile_template(route.redirect.to), needs_host=needs_host)
+        writer.set_redirect(index, status, _phrase(status), compile_template(route.redirect.to, groups), needs_host=needs_host)
     elif route.respond.status == CLOSE:
         writer.set_close(index)
     elif route.respond.status != NO_ANSWER:
         status = route.respond.status
-        body = compile_template(route.respond.body)
+        body = compile_template(route.respond.body, groups)
         writer.set_response(index, status, _phrase(status), content_type=route.respond.content_type, body=body)
     if route.rewrite:
-        writer.set_target(index, compile_template(route.rewrite))
+        writer.set_target(index, compile_template(route.rewrite, groups))
     elif route.strip_prefix or route.replace_prefix:
         writer.set_prefix(index, len((route.strip_prefix or route.path.literal).encode()), route.replace_prefix)
     if route.timeouts != RouteTimeouts():
@@ -62,11 +73,16 @@ def add_program(writer: _core.SnapshotWriter, index: int, route: Route, pool_ind
         )
     if route.limits.body_bytes != INHERIT_BODY:
         writer.set_body_limit(index, route.limits.body_bytes)
-    request, response = compile_edits(route.request_headers), compile_edits(route.response_headers)
+    request, response = compile_edits(route.request_headers, groups), compile_edits(route.response_headers, groups)
     if request:
         writer.edit_request(index, request)
     if response:
         writer.edit_response(index, response)
+
+
+def groups_of(route: Route) -> Mapping[str, int]:
+    """The named groups of a route's path."""
+    return NO_GROUPS
 
 
 def name_of(route: Route) -> str:

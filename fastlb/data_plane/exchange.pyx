@@ -91,6 +91,8 @@ cdef void drop_retry(Engine* engine, Exchange* exchange) noexcept nogil:
     exchange.request_head = NULL
     return_buffer(&engine.buffers, exchange.replay)
     exchange.replay = NULL
+    return_buffer(&engine.buffers, exchange.matched)
+    exchange.matched = NULL
     return_buffer(&engine.buffers, exchange.target)
     exchange.target = NULL
     exchange.up.keep = False

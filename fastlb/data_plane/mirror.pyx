@@ -110,7 +110,7 @@ cdef void open_mirror(Engine* engine, Exchange* exchange) noexcept nogil:
     copy.up.source_ended = True
     copy.up.moved = body_size
     if not (copy_buffer(engine, &copy.request_head, exchange.request_head) and copy_buffer(engine, &copy.replay, exchange.replay)
-            and copy_buffer(engine, &copy.target, exchange.target)
+            and copy_buffer(engine, &copy.target, exchange.target) and copy_buffer(engine, &copy.matched, exchange.matched)
             and copy_buffer(engine, &copy.up.chunk.trailers, exchange.up.chunk.trailers)):
         copy.flags |= X_MIRROR                  # not whole: mirror_ready ends it
     list_ready(engine, connection)

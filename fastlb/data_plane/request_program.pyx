@@ -1,6 +1,6 @@
 """What happens to a request before its first attempt: it finds its route and does what that says, in the order in which it is written here.
 
-    target decoded -> route found -> body limit -> redirect, answer or close -> pool -> time-outs -> new target -> mirror
+    target decoded -> route found -> body limit -> redirect, answer or close -> pool, key -> time-outs -> new target -> mirror
 
 Reads the snapshot's image and changes the exchange only; Engine.write_buffer is scratch. Features that a route does not use are one test of
 ImageRoute.features for all of them together.
@@ -11,6 +11,7 @@ from fastlb.data_plane.buffer cimport append_bytes
 from fastlb.data_plane.failure cimport (FAILURE_BAD_HOST, FAILURE_BAD_TARGET, FAILURE_BODY_TOO_LARGE, FAILURE_OUT_OF_MEMORY,
                                         FAILURE_TARGET_TOO_LONG)
 from fastlb.data_plane.header_edits cimport check_edits
+from fastlb.data_plane.http1_head cimport kept_request
 from fastlb.data_plane.image cimport range_fits, text_fits
 from fastlb.data_plane.mirror cimport choose_mirror
 from fastlb.data_plane.random cimport next_random
@@ -18,15 +19,16 @@ from fastlb.data_plane.route_table cimport find_route
 from fastlb.data_plane.select.key cimport hash_bytes, hash_key
 from fastlb.data_plane.system cimport memchr, unlikely
 from fastlb.data_plane.target cimport has_dot_segment, request_path
-from fastlb.data_plane.template cimport check_template, put_encoded, put_template
+from fastlb.data_plane.template cimport check_template, keep_match, put_encoded, put_template
 from fastlb.data_plane.types cimport X_HEDGE, X_IDEMPOTENT
 from fastlb.data_plane.types cimport (ENCODE_NOTHING, ENCODE_PATH, FRAME_LENGTH, MAX_HEAD_BYTES, POOL_NEEDS_KEY, QUEUE_PRIORITIES, ROUTE_ANSWERS,
-                                      ROUTE_CHANGES_TARGET, ROUTE_HAS_LIMITS, ROUTE_HAS_TIMEOUTS, ROUTE_MIRROR, ROUTE_NEEDS_HOST,
+                                      ROUTE_CHANGES_TARGET, ROUTE_HAS_LIMITS, ROUTE_HAS_TIMEOUTS, ROUTE_KEEPS_MATCH, ROUTE_MIRROR, ROUTE_NEEDS_HOST,
                                       ROUTE_REPLACES_PREFIX, ROUTE_SPLITS, Engine, Exchange, Head, ImageHeader, ImagePool, ImageRoute,
-                                      ImageShare, Snapshot)
+                                      ImageSection, ImageShare, Snapshot)
 from fastlb.data_plane.writer cimport Writer, put
 
 cdef enum:
+    SPLIT_SEED = 1                  # another hash than that of maglev: the same key may choose a pool and a backend of it
     MAX_PHRASE_BYTES = 128          # of an answer's reason phrase and of its content type
 
 
@@ -64,13 +66,35 @@ cdef bint check_route(const char* image, const ImageHeader* header, const ImageR
 
 
 # ---------------------------------------------------------------------------------------------------------- the pool
+cdef uint32_t put_key(Engine* engine, Exchange* exchange, const ImageSection* template) noexcept nogil:
+    # A key into engine.write_buffer; returns its size, 0 where there is none.
+    cdef Writer out
+    out.at = engine.write_buffer
+    out.end = engine.write_buffer + MAX_HEAD_BYTES
+    out.overflow = False
+    put_template(engine, exchange, kept_request(engine, exchange), NULL, template, &out)
+    return <uint32_t>(out.at - engine.write_buffer)
+
+
+cdef void make_key(Engine* engine, Exchange* exchange) noexcept nogil:
+    # What the algorithm of its pool hashes, for all attempts. A request that has no key has its turn as in round robin.
+    cdef:
+        const ImageSection* template = &exchange.pool.image.hash_key
+        uint32_t size
+    if template.count == 0:
+        exchange.key = hash_key(exchange.pool.algorithm, exchange.client.address, exchange.client.address_size)
+        return
+    size = put_key(engine, exchange, template)
+    exchange.key = hash_key(exchange.pool.algorithm, engine.write_buffer, size) if size else 0
+
+
 cdef void enter_pool(Engine* engine, Exchange* exchange, uint32_t pool) noexcept nogil:
     # Copies what the exchange needs of its pool.
     cdef const ImagePool* image
     exchange.pool = &exchange.snapshot.pools[pool]
     image = exchange.pool.image
     if unlikely(exchange.pool.flags & POOL_NEEDS_KEY):
-        exchange.key = hash_key(exchange.pool.algorithm, exchange.client.address, exchange.client.address_size)
+        make_key(engine, exchange)
     exchange.max_attempts = <uint8_t>image.attempts
     exchange.replay_limit = image.replay_limit_bytes
     exchange.connect_timeout_ms = image.connect_timeout_ms
@@ -84,22 +108,14 @@ cdef void enter_pool(Engine* engine, Exchange* exchange, uint32_t pool) noexcept
         exchange.flags |= X_HEDGE
 
 
-cdef uint32_t choose_pool(Engine* engine, Exchange* exchange, const Head* head) noexcept nogil:
+cdef uint32_t choose_pool(Engine* engine, Exchange* exchange) noexcept nogil:
     # One of those among which the route splits: by its key, so that the same key leads to the same pool as long as the shares stay (and
     # few keys move when they change), or at random; also where there is no key, or all who have none would be in one pool.
     cdef:
         const ImageRoute* route = exchange.route
         const ImageShare* share = <const ImageShare*>(exchange.snapshot.image + exchange.snapshot.header.shares.offset) + route.shares.offset
-        uint32_t i, draw
-        Writer key
-    key.at = engine.write_buffer
-    key.end = engine.write_buffer + MAX_HEAD_BYTES
-    key.overflow = False
-    put_template(engine, exchange, head, NULL, &route.split_by, &key)
-    if key.at == engine.write_buffer:
-        draw = <uint32_t>(next_random(engine) >> 32)
-    else:
-        draw = <uint32_t>(hash_bytes(engine.write_buffer, <size_t>(key.at - engine.write_buffer), 0) >> 32)
+        uint32_t i, draw, size = put_key(engine, exchange, &route.split_by)
+    draw = <uint32_t>((hash_bytes(engine.write_buffer, size, SPLIT_SEED) if size else next_random(engine)) >> 32)
     for i in range(route.shares.count - 1):
         if draw <= share[i].bound:
             return share[i].pool
@@ -206,11 +222,13 @@ cdef uint32_t run_features(Engine* engine, Exchange* exchange, Head* head) noexc
         exchange.max_body_bytes = route.max_body_bytes
     if is_too_large(exchange, head):
         return FAILURE_BODY_TOO_LARGE
+    if features & ROUTE_KEEPS_MATCH and not keep_match(engine, exchange):
+        return FAILURE_OUT_OF_MEMORY
     if features & ROUTE_ANSWERS:
         if features & ROUTE_NEEDS_HOST and (head.host_size == 0 or head.data[head.host] == c":" or head.data[head.host] == c"."):
             return FAILURE_BAD_HOST             # it would lead to "https:///path"
         return OWN_ANSWER
-    enter_pool(engine, exchange, choose_pool(engine, exchange, head) if features & ROUTE_SPLITS else route.pool)
+    enter_pool(engine, exchange, choose_pool(engine, exchange) if features & ROUTE_SPLITS else route.pool)
     if features & ROUTE_HAS_TIMEOUTS:
         override_timeouts(engine, exchange)
     if features & ROUTE_CHANGES_TARGET:

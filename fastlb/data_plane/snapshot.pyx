@@ -19,7 +19,7 @@ from fastlb.data_plane.request_program cimport check_route
 from fastlb.data_plane.route_table cimport check_route_table, drop_regexes, load_regexes
 from fastlb.data_plane.sticky cimport check_sticky
 from fastlb.data_plane.system cimport ENOMEM, MAP_FAILED, MAP_SHARED, PROT_READ, SEEK_END, errno, lseek, mmap, munmap
-from fastlb.data_plane.template cimport check_segments
+from fastlb.data_plane.template cimport check_segments, check_template
 from fastlb.data_plane.types cimport (MAX_HEAD_BYTES, MAX_HEADERS, MAX_IDENTITY_BYTES, NO_INDEX, Backend, Engine, Group,
                                       ImageBackend, ImageGroup, ImageHeader, ImageHeaderOperation, ImageListener, ImageLogPlan, ImageNetwork,
                                       ImagePool, ImageRoute, ImageRouteTable, ImageSticky, Pool, PoolBackend, Snapshot)
@@ -80,7 +80,7 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
         if not text_fits(size, &pools[i].name) or not range_fits(&pools[i].backends, &header.backends) \
                 or not 0 < pools[i].attempts < 256 or pools[i].retry_on & ~<uint32_t>RETRY_BITS \
                 or pools[i].retry_share_ppm > RETRY_TOKENS or pools[i].retry_floor > MAX_RETRY_FLOOR \
-                or not check_pool(image, size, &pools[i]) or not check_sticky(image, size, &pools[i]):
+                or not check_template(header, &pools[i].hash_key) or not check_pool(image, size, &pools[i]) or not check_sticky(image, size, &pools[i]):
             return -1
         if pools[i].queue.size != 0 and (not text_fits(size, &pools[i].queue) or pools[i].queue.size > MAX_IDENTITY_BYTES
                                          or image[pools[i].queue.offset] != QUEUE_MARK or pools[i].queue_max == 0):

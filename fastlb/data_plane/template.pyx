@@ -3,21 +3,24 @@
 What is written is fit for where it goes, whatever a client sends: each segment says how its value is encoded, and the compiler
 (control_plane/config/template.py) has chosen that by the place where it stands. A value that there is none of writes nothing.
 
-Reads the exchange, its heads and the snapshot's image; changes Engine.path (scratch) and makes Exchange.request_id.
+Reads the exchange, its heads and the snapshot's image; changes Engine.path (scratch), makes Exchange.request_id and Exchange.matched.
 """
 from libc.stdint cimport uint8_t, uint32_t
 
+from fastlb.data_plane.buffer cimport append_bytes
+from fastlb.data_plane.cookie cimport find_cookie
 from fastlb.data_plane.header_operations cimport is_trusted, make_request_id, put_received
 from fastlb.data_plane.image cimport range_fits, text_fits
+from fastlb.data_plane.query cimport decode_query, find_parameter, is_plain
 from fastlb.data_plane.system cimport unlikely
 from fastlb.data_plane.target cimport request_path
 from fastlb.data_plane.types cimport (ENCODE_COMPONENT, ENCODE_CONTROLS, ENCODE_NOTHING, ENCODE_PATH, HEADER_X_REQUEST_ID,
-                                      MAX_TEMPLATE_LITERAL_BYTES, MAX_TEMPLATE_SEGMENTS, REQUEST_ID_BYTES, SEGMENT_BACKEND, SEGMENT_CLIENT,
-                                      SEGMENT_CLIENT_PORT, SEGMENT_ENCODINGS, SEGMENT_HEADER, SEGMENT_HOST, SEGMENT_HTTP_HOST,
+                                      MAX_TEMPLATE_LITERAL_BYTES, MAX_TEMPLATE_SEGMENTS, NO_INDEX, REQUEST_ID_BYTES, SEGMENT_BACKEND,
+                                      SEGMENT_CAPTURE, SEGMENT_CLIENT, SEGMENT_CLIENT_PORT, SEGMENT_COOKIE, SEGMENT_ENCODINGS, SEGMENT_HEADER, SEGMENT_HOST, SEGMENT_HTTP_HOST,
                                       SEGMENT_KINDS, SEGMENT_LISTENER, SEGMENT_LITERAL, SEGMENT_METHOD, SEGMENT_PATH, SEGMENT_POOL,
-                                      SEGMENT_QUERY, SEGMENT_REQUEST_ID, SEGMENT_RESPONSE_HEADER, SEGMENT_ROUTE, SEGMENT_SCHEME,
+                                      SEGMENT_QUERY, SEGMENT_QUERY_VALUE, SEGMENT_REQUEST_ID, SEGMENT_RESPONSE_HEADER, SEGMENT_ROUTE, SEGMENT_SCHEME,
                                       SEGMENT_STATUS, SEGMENT_URI, Engine, Exchange, Head, HeaderField, ImageHeader, ImageSection,
-                                      ImageSegment, ImageText)
+                                      ImageSegment, ImageText, NamedPart)
 from fastlb.data_plane.writer cimport Writer, put, put_number
 
 cdef const char* HEX = b"0123456789ABCDEF"
@@ -150,6 +153,52 @@ cdef void put_text(const Exchange* exchange, const ImageText* text, uint32_t enc
     put_encoded(out, exchange.snapshot.image + text.offset, text.size, encoding)
 
 
+cdef void put_cookie(const Exchange* exchange, const Head* request, const ImageSegment* segment, Writer* out) noexcept nogil:
+    cdef NamedPart part
+    if find_cookie(request, exchange.snapshot.image + segment.text.offset, segment.text.size, &part):
+        put_encoded(out, part.value, part.value_size, segment.encoding)
+
+
+cdef void put_query_value(Engine* engine, const Exchange* exchange, const Head* request, const ImageSegment* segment,
+                          Writer* out) noexcept nogil:
+    cdef:
+        NamedPart part
+        uint32_t size
+    if not find_parameter(request, exchange.snapshot.image + segment.text.offset, segment.text.size, &part):
+        return
+    if is_plain(part.value, part.value_size):
+        put_encoded(out, part.value, part.value_size, segment.encoding)
+        return
+    size = decode_query(part.value, part.value_size, engine.path)       # no longer than the target, for which there is room
+    put_encoded(out, engine.path, size, segment.encoding)
+
+
+# ---------------------------------------------------------------------------------------------------------- captures
+cdef bint keep_match(Engine* engine, Exchange* exchange) noexcept nogil:
+    # Keeps what find_route has just found, for templates that are written after other requests have been routed: how many groups there
+    # are, where each starts and ends, and the path. False: out of memory.
+    cdef uint32_t n_groups = engine.match.n_groups
+    return append_bytes(&engine.buffers, &exchange.matched, <const char*>&n_groups, sizeof(uint32_t)) \
+        and append_bytes(&engine.buffers, &exchange.matched, <const char*>&engine.match.groups[0], 2 * n_groups * sizeof(uint32_t)) \
+        and append_bytes(&engine.buffers, &exchange.matched, engine.match.path, engine.match.path_size)
+
+
+cdef void put_capture(const Exchange* exchange, const ImageSegment* segment, Writer* out) noexcept nogil:
+    cdef:
+        const uint32_t* kept
+        const char* path
+        uint32_t start
+    if exchange.matched == NULL:
+        return
+    kept = <const uint32_t*>(exchange.matched.data + exchange.matched.start)
+    if segment.argument >= kept[0] or kept[1 + 2 * segment.argument] == <uint32_t>NO_INDEX:
+        return                                  # a group that took no part
+    path = <const char*>(kept + 1 + 2 * kept[0])
+    start = kept[1 + 2 * segment.argument]
+    put_encoded(out, path + start, kept[2 + 2 * segment.argument] - start, segment.encoding)
+
+
+# ---------------------------------------------------------------------------------------------------------- writing
 cdef void put_request_value(Engine* engine, Exchange* exchange, const Head* request, const ImageSegment* segment, Writer* out) noexcept nogil:
     # A value of the request head.
     cdef:
@@ -173,6 +222,10 @@ cdef void put_request_value(Engine* engine, Exchange* exchange, const Head* requ
             put(out, request.data + request.origin + request.path_size + 1, request.origin_size - request.path_size - 1)
     elif kind == SEGMENT_HEADER:
         put_named(request, exchange.snapshot.image + segment.text.offset, segment.text.size, encoding, out)
+    elif kind == SEGMENT_COOKIE:
+        put_cookie(exchange, request, segment, out)
+    elif kind == SEGMENT_QUERY_VALUE:
+        put_query_value(engine, exchange, request, segment, out)
 
 
 cdef void put_value(Engine* engine, Exchange* exchange, const Head* request, const Head* response, const ImageSegment* segment,
@@ -198,6 +251,8 @@ cdef void put_value(Engine* engine, Exchange* exchange, const Head* request, con
             put_encoded(out, exchange.attempt.backend.display, exchange.attempt.backend.display_size, encoding)
     elif kind == SEGMENT_STATUS:
         put_number(out, exchange.status)
+    elif kind == SEGMENT_CAPTURE:
+        put_capture(exchange, segment, out)
     elif kind == SEGMENT_RESPONSE_HEADER:
         if response != NULL:
             put_named(response, exchange.snapshot.image + segment.text.offset, segment.text.size, encoding, out)

@@ -269,6 +269,7 @@ ctypedef enum RouteFeature:         # bits of ImageRoute.features: what a route 
     ROUTE_NEEDS_HOST = 512          # its redirect names the host that the client named
     ROUTE_HAS_TIMEOUTS = 1024
     ROUTE_HAS_LIMITS = 2048
+    ROUTE_KEEPS_MATCH = 4096        # a template of its names a group of the path's expression
     ROUTE_MIRROR = 1048576          # a share of its requests goes to `mirror_pool` as well
     ROUTE_CHANGES_HEAD = 51         # of these, what changes how a request head is written
     ROUTE_CHANGES_TARGET = 48
@@ -309,7 +310,10 @@ ctypedef enum SegmentKind:          # what a part of a template writes
     SEGMENT_STATUS = 15             # of the backend's response
     SEGMENT_HEADER = 16             # request fields called `text`, joined by ", "
     SEGMENT_RESPONSE_HEADER = 17
-    SEGMENT_KINDS = 18
+    SEGMENT_COOKIE = 18             # the first one called `text`
+    SEGMENT_QUERY_VALUE = 19        # the first parameter called `text`, decoded
+    SEGMENT_CAPTURE = 20            # group `argument` of the expression that the path matched
+    SEGMENT_KINDS = 21
 
 ctypedef enum SegmentEncoding:      # what of a value is written as %HH
     ENCODE_NOTHING = 0
@@ -840,6 +844,7 @@ cdef struct Exchange:
     uint64_t key                    # what its pool's algorithm hashes, hashed (select/key.pxd); 0 where it hashes nothing
     Buffer* request_head            # owned: raw bytes, kept until no retry is possible
     Buffer* replay                  # owned: body bytes sent so far, while X_REPLAYABLE
+    Buffer* matched                 # owned: the path and its groups (ROUTE_KEEPS_MATCH; template.pyx: keep_match)
     Buffer* target                  # owned: what backends get instead of the target (ROUTE_CHANGES_TARGET)
     uint64_t max_body_bytes         # 0 = no limit
     uint32_t replay_limit
@@ -1122,6 +1127,7 @@ cdef struct ImageShare:             # of a route's requests
 
 cdef struct ImagePool:
     ImageText name
+    ImageSection hash_key           # template, for a pool that needs a key; empty: the client's address
     uint32_t algorithm
     uint32_t attempts
     uint32_t retry_on               # RetryOn (failure.pxd)
