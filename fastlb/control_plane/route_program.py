@@ -82,12 +82,12 @@ def add_program(writer: _core.SnapshotWriter, index: int, route: Route, pool_ind
 
 def groups_of(route: Route) -> Mapping[str, int]:
     """The named groups of a route's path."""
-    return NO_GROUPS
+    return dict(route.path.regex.names) if route.path.regex else NO_GROUPS
 
 
 def name_of(route: Route) -> str:
     """What messages call a route: its own name, else its first host and its path."""
-    return route.name or f"{route.hosts[0] or '*'}{route.path}"
+    return route.name or f"{route.hosts[0] or '*'}{route.path.text}"
 
 
 def pool_of(route: Route, pool_indexes: Mapping[str, int]) -> int | None:

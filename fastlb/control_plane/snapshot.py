@@ -6,11 +6,11 @@ This is the only place that knows both the schema and the image. It decides noth
 from collections.abc import Mapping, Sequence
 
 from fastlb import _core
-from fastlb.control_plane.config.schema import Backend, Config
+from fastlb.control_plane.config.schema import CLIENT_KEY, Backend, Config
 from fastlb.control_plane.groups import Row, order_rows
 from fastlb.control_plane.log_plan import build_log_plan
 from fastlb.control_plane.route_plan import build_route_table, choose_host_sets
-from fastlb.control_plane.route_program import add_program, name_of, pool_of
+from fastlb.control_plane.route_program import add_program, compile_template, name_of, pool_of
 from fastlb.control_plane.sticky_plan import make_cookie_value, set_sticky
 
 # The engine keeps a head together with its buffer's own record in 64 KiB.
@@ -76,6 +76,8 @@ def build_image(config: Config, addresses: Mapping[str, Sequence[str]], generati
         writer.set_retry(
             pool_index, on=retry.on, unsafe=retry.unsafe, within_ms=retry.within_ms, share=retry.budget, floor=retry.budget_floor
         )
+        if pool.hash_key.text != CLIENT_KEY:
+            writer.set_hash_key(pool_index, compile_template(pool.hash_key))
         set_sticky(writer, pool_index, pool.sticky)
         if pool.hedge.after_ms:
             writer.set_hedge(pool_index, after_ms=pool.hedge.after_ms)

@@ -8,7 +8,7 @@ Reads the exchange, its heads and the snapshot's image; changes Engine.path (scr
 from libc.stdint cimport uint8_t, uint32_t
 
 from fastlb.data_plane.buffer cimport append_bytes
-from fastlb.data_plane.cookie cimport find_cookie
+from fastlb.data_plane.cookie cimport Cookie, find_cookie
 from fastlb.data_plane.header_operations cimport is_trusted, make_request_id, put_received
 from fastlb.data_plane.image cimport range_fits, text_fits
 from fastlb.data_plane.query cimport decode_query, find_parameter, is_plain
@@ -154,9 +154,14 @@ cdef void put_text(const Exchange* exchange, const ImageText* text, uint32_t enc
 
 
 cdef void put_cookie(const Exchange* exchange, const Head* request, const ImageSegment* segment, Writer* out) noexcept nogil:
-    cdef NamedPart part
-    if find_cookie(request, exchange.snapshot.image + segment.text.offset, segment.text.size, &part):
-        put_encoded(out, part.value, part.value_size, segment.encoding)
+    # Without quotes around it, as conditions compare it.
+    cdef Cookie cookie
+    if not find_cookie(request, exchange.snapshot.image + segment.text.offset, segment.text.size, &cookie):
+        return
+    if cookie.value_size >= 2 and cookie.value[0] == c'"' and cookie.value[cookie.value_size - 1] == c'"':
+        put_encoded(out, cookie.value + 1, cookie.value_size - 2, segment.encoding)
+    else:
+        put_encoded(out, cookie.value, cookie.value_size, segment.encoding)
 
 
 cdef void put_query_value(Engine* engine, const Exchange* exchange, const Head* request, const ImageSegment* segment,

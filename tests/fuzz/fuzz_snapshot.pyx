@@ -113,6 +113,8 @@ cdef void use(Engine* engine) noexcept nogil:
         exchange.max_attempts = 0
         if run_features(engine, &exchange, &head) == <uint32_t>OWN_ANSWER:
             write_answer(engine, &exchange, &head, False, &body_size)
+        return_buffer(&engine.buffers, exchange.matched)
+        exchange.matched = NULL
         return_buffer(&engine.buffers, exchange.target)
         exchange.target = NULL
         write_request(engine, &exchange, &head, &backend)

@@ -10,7 +10,7 @@ TIMES = {f"{name}_timeout_ms": 1000 for name in ("connect", "first_byte", "betwe
 WAITS = {f"{name}_timeout_ms": 1000 for name in ("head", "body", "idle", "write")}
 LIMITS = {"max_head_bytes": 32768, "max_target_bytes": 8192, "max_headers": 100, "max_body_bytes": 0}
 
-VALUES = tuple((kind, "controls", "server") for kind in _core.SEGMENTS)
+VALUES = tuple((kind, "controls", "1" if kind == "capture" else "server") for kind in _core.SEGMENTS)
 
 
 CONDITIONS: "list[_core.RuleCondition]" = [
@@ -65,6 +65,8 @@ def make_image(
     writer.edit_response(routes[1], [("set", "Server", (b"x",)), ("remove", "Date", ()), ("add", "X-Seen", VALUES)])
     writer.set_split(routes[1], [(0, 1), (1, 2)], key=VALUES)
     writer.set_prefix(routes[1], 4, "/v2")
+    writer.keep_match(routes[1])
+    writer.set_hash_key(1, VALUES)
     writer.set_redirect(writer.add_route(pool=None), 301, "Moved", VALUES, needs_host=True)
     own = writer.add_route(pool=None)
     writer.set_response(own, 200, "OK", content_type="text/plain", body=VALUES)

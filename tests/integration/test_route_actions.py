@@ -212,6 +212,69 @@ def test_new_target_is_sent_to_every_backend_that_is_tried(fastlb, backend, inst
     assert lb.counter("retries") >= 1
 
 
+# ---------------------------------------------------------------------------------------------------------- captures, keys
+def test_groups_of_the_path_are_written_where_they_are_named(serve):
+    path = "~^/u/(?<user>[^/]+)(?:/(x)?(.*))?$"
+    edits = {"set": {"X-User": "{capture.user}", "X-All": "{capture.0}", "X-None": "{capture.2}"}}
+    lb = serve(
+        {"host": "a", "path": path, "redirect": "/{capture.3}?u={capture.user}"},
+        {
+            "host": "b",
+            "path": path,
+            "pool": "main",
+            "rewrite": "/users/{capture.1}{path}",
+            "request_headers": edits,
+            "response_headers": edits,
+        },
+        {"host": "c", "path": path, "respond": {"status": 200, "body": "{capture.user}|{capture.3}"}},
+    )
+    client = lb.connect()
+    assert client.ask(request("/u/a%20b%26/c/%3F", host="a")).get("Location") == "/c/%3F?u=a%20b%26"
+    assert client.ask(request("/u/me", host="a")).get("Location") == "/?u=me"
+    assert client.ask(request("/u/%2F/evil.example", host="a")).get("Location") == "/?u=evil.example"
+    assert client.ask(request("/u/x%0D%0AA:b/y", host="c")).body == b"x\r\nA:b|y"
+    answer = client.ask(request("/u/x%0D%0AA:%20b/y", host="b"))
+    assert answer.body.startswith(b"GET /users/x%0D%0AA:%20b/u/x%0D%0AA:%20b/y HTTP/1.1\r\n")
+    assert b"\r\nX-User: x%0D%0AA: b\r\nX-All: /u/x%0D%0AA: b/y\r\n" in answer.body
+    assert (answer.get("X-User"), answer.get("X-None"), answer.get("A")) == ("x%0D%0AA: b", None, None)
+
+
+def test_redirect_to_a_group_stays_on_this_host(serve):
+    lb = serve({"path": "~^/go(.*)$", "redirect": "/{capture.1}"})
+    for target in ("/go/evil.example", "/go//evil.example", "/go%5Cevil.example", "/go/%5Cevil.example"):
+        assert lb.get(target).get("Location") in ("/evil.example", "/%5Cevil.example"), target
+
+
+def test_groups_are_those_of_the_own_request_after_another_one_was_routed(fastlb, backend, instant):
+    lb = fastlb(
+        pools={"slow": {"backends": [backend]}, "main": {"backends": [instant(echo)]}},
+        routes=[
+            {"path": "~^/slow/(.*)", "pool": "slow", "response_headers": {"set": {"X-Group": "{capture.1}"}}},
+            {"path": "~^/fast/(.*)", "pool": "main", "response_headers": {"set": {"X-Group": "{capture.1}"}}},
+        ],
+    )
+    slow, fast = lb.connect(), lb.connect()
+    slow.send(request("/slow/one"))
+    held = backend.accept()
+    held.read_request()
+    assert fast.ask(request("/fast/two")).get("X-Group") == "two"
+    held.send(response())
+    assert slow.read_response().get("X-Group") == "one"
+
+
+def test_requests_of_one_key_have_one_backend_and_those_without_take_turns(fastlb, instant):
+    backends = [instant(pool_echo(str(number))) for number in range(4)]
+    key = "{cookie.uid}{query.uid}"
+    lb = fastlb(pools={"main": {"backends": backends, "algorithm": "maglev", "hash_key": key}}, routes=[{"pool": "main"}])
+    client = lb.connect()
+    by_cookie = [{client.ask(request("/", f"Cookie: a=b; uid={user}")).body for _ in range(3)} for user in range(20)]
+    by_query = [{client.ask(request(f"/x?uid={user}")).body for _ in range(3)} for user in range(20)]
+    assert by_cookie == by_query
+    assert all(len(found) == 1 for found in by_cookie)
+    assert len(set().union(*by_cookie)) == 4
+    assert len({client.ask(request()).body for _ in range(8)}) == 4
+
+
 # ---------------------------------------------------------------------------------------------------------- time-outs, limits
 def test_route_has_time_outs_of_its_own(fastlb, backend):
     lb = fastlb(

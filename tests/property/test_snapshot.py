@@ -31,7 +31,7 @@ def make_image() -> bytes:
     for host in ("", "shop.example.com", "*.example.com"):
         writer.add_route(host=host, path_prefix="/api/", pool=api)
         writer.set_mirror(writer.add_route(host=host, path_prefix="/", pool=site), pool=api, share=0.5)
-    values = [(kind, "component", "accept") for kind in _core.SEGMENTS]
+    values = [(kind, "component", "1" if kind == "capture" else "accept") for kind in _core.SEGMENTS]
     writer.edit_request(0, [("set", "Host", [b"app"]), ("remove", "X-Tag", []), ("add", "X-Tag", values)])
     writer.edit_response(0, [("set", "Server", values)])
     return writer.image()

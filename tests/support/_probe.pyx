@@ -173,7 +173,7 @@ LAYOUT = {
                "request": <size_t>&(<ImageRoute*>NULL).request.operations, "response": <size_t>&(<ImageRoute*>NULL).response.operations,
                "host": <size_t>&(<ImageRoute*>NULL).host},
     "pools": {"size": sizeof(ImagePool), "name": <size_t>&(<ImagePool*>NULL).name,
-              "attempts": <size_t>&(<ImagePool*>NULL).attempts, "algorithm": <size_t>&(<ImagePool*>NULL).algorithm,
+              "hash_key": <size_t>&(<ImagePool*>NULL).hash_key, "attempts": <size_t>&(<ImagePool*>NULL).attempts, "algorithm": <size_t>&(<ImagePool*>NULL).algorithm,
               "backends": <size_t>&(<ImagePool*>NULL).backends, "queue": <size_t>&(<ImagePool*>NULL).queue,
               "queue_max": <size_t>&(<ImagePool*>NULL).queue_max, "sticky": <size_t>&(<ImagePool*>NULL).sticky,
               "picker": <size_t>&(<ImagePool*>NULL).picker},

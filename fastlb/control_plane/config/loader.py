@@ -244,7 +244,7 @@ def _check_algorithm(reader: Reader, path: KeyPath, pool: Pool) -> None:
     """No setting of a pool that its algorithm would not look at."""
     algorithm = quote(pool.algorithm)
     is_picker = PICKER_MARK in pool.algorithm
-    if pool.hash_key != CLIENT_KEY and pool.algorithm not in WITH_KEY and not is_picker:
+    if pool.hash_key.text != CLIENT_KEY and pool.algorithm not in WITH_KEY and not is_picker:
         right = "it hashes the address of the client" if pool.algorithm == IP_HASH else f"{quote_all(sorted(WITH_KEY))} have keys"
         reader.reject((*path, "hash_key"), f"algorithm {algorithm} has no key that could be chosen", right)
     if pool.balance_factor and pool.algorithm != CONSISTENT_HASH:

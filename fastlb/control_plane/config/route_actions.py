@@ -1,9 +1,10 @@
 """Checks of what a route does that concern several of its options at once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from fastlb.control_plane.config.errors import quote, quote_all
 from fastlb.control_plane.config.reader import Reader
+from fastlb.control_plane.config.regex_pattern import RegexPattern
 from fastlb.control_plane.config.route_options import NO_ANSWER, RequestHeaders, ResponseHeaders
 from fastlb.control_plane.config.schema import Route
 from fastlb.control_plane.config.template import Template
@@ -27,8 +28,9 @@ def check_actions(reader: Reader) -> None:
         for number, name in enumerate(edits.remove):
             if name.lower() in changed:
                 reader.reject((*path, "remove", number), f"{quote(name)} is removed and set", "set alone replaces what was there")
+    regexes = {path[1]: route.path.regex for path, route in reader.all_read(Route) if route.path.regex}
     for path, template in reader.all_read(Template):
-        _check_captures(reader, path, template)
+        _check_captures(reader, path, template, regexes)
 
 
 def _check_kind(reader: Reader, path: KeyPath, route: Route, written: dict[str, object]) -> None:
@@ -56,7 +58,8 @@ def _check_kind(reader: Reader, path: KeyPath, route: Route, written: dict[str, 
     if route.respond.body.names() and not route.respond.content_type.startswith("text/plain"):
         found = f"a value in a body of the type {quote(route.respond.content_type)}"
         reader.reject((*path, "respond", "body"), found, 'a client could put markup there: only "text/plain" may hold values')
-    if route.respond.status == NO_ANSWER and "respond" in written and "pool" not in kinds and not route.redirect.to:
+    answer = written.get("respond")
+    if isinstance(answer, dict) and "status" not in answer and not kinds:
         reader.reject_key((*path, "respond"), "respond without a status", 'status = 200 … 599, or "close"')
 
 
@@ -69,14 +72,19 @@ def _check_target(reader: Reader, path: KeyPath, route: Route) -> None:
         found = f"strip_prefix {quote(route.strip_prefix)} is no prefix of the path {quote(route.path.text)}"
         reader.reject((*path, "strip_prefix"), found, "it is taken off each request of this route", route.path.literal.rstrip("/") or None)
 
+    elif route.replace_prefix and not route.strip_prefix and route.path.regex:
+        right = "say with strip_prefix what it takes the place of; or use rewrite"
+        reader.reject_key((*path, "replace_prefix"), "replace_prefix of a route whose path is a regular expression", right)
 
-def _check_captures(reader: Reader, path: KeyPath, template: Template) -> None:
+
+def _check_captures(reader: Reader, path: KeyPath, template: Template, regexes: Mapping[str | int, RegexPattern]) -> None:
     """{capture.NAME} is a group of the route's own path."""
     captures = sorted(name.partition(".")[2] for name in template.names() if name.startswith("capture."))
     if captures and path[0] != "routes":
         reader.reject(path, f"there is no {{capture.{captures[0]}}} here", "captures are of a route's path")
         return
-    known: Sequence[str] = ()
+    regex = regexes.get(path[1])
+    known = [*map(str, range(regex.groups + 1)), *(name for name, _ in regex.names)] if regex else []
     for name in captures:
         if name not in known:
             right = f"its groups are {quote_all(known)}" if known else 'a path with groups is a regular expression, "~^/users/([0-9]+)"'

@@ -99,7 +99,7 @@ class Status:
         digits = isinstance(written, str) and re.fullmatch("[2-5][0-9][0-9]", written.strip())
         right = f"{self.range_text()}, a number without quotes" if digits else self.range_text()
         meant = nearest(written, ("none", "close")) if isinstance(written, str) and not digits else None
-        reader.reject(path, f"found {describe(written)}", right, "close" if written == 444 else meant)
+        reader.reject(path, f"found {describe(written)}", right, "close" if type(written) is int and written == 444 else meant)
         return None
 
 

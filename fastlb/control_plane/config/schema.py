@@ -5,6 +5,7 @@ A `Config` is what the rest of fastlb sees, whatever it was written in. Each opt
 # ruff: noqa: RUF009  option() and table() declare fields, as dataclasses.field() does
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fastlb.control_plane.config.address import (
@@ -157,13 +158,6 @@ def parse_header_name(text: str) -> str:
 def parse_place(text: str) -> str:
     """The name of a zone or of this node, or "" for none."""
     return parse_name(text) if text else text
-
-
-def parse_hash_key(text: str) -> str:
-    """What of a request is hashed: "{client}", its client's address."""
-    if text != CLIENT_KEY:
-        raise Rejected(f"{quote(text)} is not in this version", 'a key is "{client}", the address of the client', CLIENT_KEY)
-    return text
 
 
 def parse_account(text: str) -> str:
@@ -375,6 +369,12 @@ class Route:
         """Whether it takes every request of its hosts that the literal part of its path fits."""
         return not (self.path.regex or self.methods or self.headers or self.query or self.cookies or self.clients)
 
+    def templates(self) -> Iterator[Template]:
+        """Every template of it."""
+        yield from (self.split_by, self.redirect.to, self.respond.body, self.rewrite)
+        for edits in (self.request_headers, self.response_headers):
+            yield from (value for _, value in (*edits.set, *edits.add))
+
     hosts: tuple[str, ...] = option("host", ListOf(Text("a host", parse_host, "shop.example.com"), least=1), "*", ("hosts", "server_name"))
     path: RoutePath = option("path", Text("a path", parse_path, "/api/"), "/", ("prefix", "location", "paths", "path_prefix"))
     methods: tuple[Wanted[str], ...] = option("method", ListOf(Text("a method", parse_method, "GET")), [], ("methods", "verbs"))
@@ -524,7 +524,7 @@ class Pool:
     timeouts: PoolTimeouts = table("timeouts", PoolTimeouts)
     queue: Queue = table("queue", Queue, ("maxqueue",))
     sticky: Sticky = table("sticky", Sticky, ("stickiness", "session_affinity", "persistence", "affinity"))
-    hash_key: str = option("hash_key", Text("a key", parse_hash_key, CLIENT_KEY), CLIENT_KEY, ("key", "hash_on", "hash"))
+    hash_key: Template = option("hash_key", Text("a key", parse_key, "{cookie.session}"), CLIENT_KEY, ("key", "hash_on", "hash"))
     balance_factor: float = option(
         "balance_factor", Factor(1.0, 100.0, "no bound"), 0.0, ("hash-balance-factor", "hash_balance_factor", "load_factor")
     )

@@ -176,6 +176,7 @@ def test_indices_outside_their_section_are_refused() -> None:
         ("routes", "response", "operations"),
         ("routes", "host", "segments"),
         ("operations", "value", "segments"),
+        ("pools", "hash_key", "segments"),
     ],
 )
 def test_range_outside_its_section_is_refused(section: str, field: str, outer: str) -> None:
@@ -270,9 +271,9 @@ def test_address_longer_than_its_room_is_refused() -> None:
 
 
 def test_attempts_and_algorithm_out_of_range_are_refused() -> None:
-    assert refused(AT["pools"] + 8, 2)
-    assert refused(AT["pools"] + 12, 0)
-    assert refused(AT["pools"] + 12, 256)
+    assert refused(field_at("pools", 0, "algorithm"), 2)
+    assert refused(field_at("pools", 0, "attempts"), 0)
+    assert refused(field_at("pools", 0, "attempts"), 256)
 
 
 def test_name_of_a_picker_outside_the_image_or_missing_is_refused() -> None:

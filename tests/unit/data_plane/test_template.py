@@ -10,7 +10,7 @@ from tests.support.images import Writer
 
 REQUEST = (
     b"GET /a%20b/%2e/%3Cc?x=1&y=%20 HTTP/1.1\r\nHost: Shop.Example.:8080\r\nX-Tag: one\r\nx-tag:  two \r\nX-Odd: a\x80/?#b\r\n"
-    b"X-Request-Id: mine\r\n\r\n"
+    b'X-Request-Id: mine\r\nCookie: a=1; uid=x/y; uid=z\r\nCookie: b="q t"\r\n\r\n'
 )
 
 
@@ -48,6 +48,12 @@ def written(*template: _core.TemplatePiece, request: bytes = REQUEST) -> bytes |
         ("backend", "", b"10.0.0.1:80"),
         ("header", "x-tag", b"one, two"),
         ("header", "x-none", None),
+        ("cookie", "uid", b"x/y"),
+        ("cookie", "b", b"q t"),
+        ("cookie", "UID", None),
+        ("query_value", "x", b"1"),
+        ("query_value", "y", b" "),
+        ("query_value", "z", None),
         ("response", "server", None),
     ],
 )
@@ -57,7 +63,11 @@ def test_value_is_that_of_the_exchange(kind: str, name: str, value: bytes | None
 
 def test_every_kind_has_been_looked_at() -> None:
     looked_at = {"client", "client_port", "scheme", "host", "http_host", "method", "uri", "path", "query", "listener", "route", "pool"}
-    assert set(_core.SEGMENTS) == looked_at | {"backend", "header", "response", "request_id", "status"}
+    assert set(_core.SEGMENTS) == looked_at | {"backend", "header", "response", "request_id", "status"} | {
+        "cookie",
+        "query_value",
+        "capture",
+    }
 
 
 def test_texts_and_values_follow_each_other() -> None:
@@ -99,6 +109,18 @@ def test_target_is_in_origin_form(line: bytes, uri: bytes, path: bytes, query: b
 )
 def test_value_is_encoded_for_its_place(encoding: str, value: bytes) -> None:
     assert written(("header", encoding, "x-odd")) == value
+
+
+def test_parameters_are_decoded_and_encoded_for_their_place() -> None:
+    request = b"GET /?a=%0d%0aX:+1%26&b%20c=%C3%A4/&a=2&d HTTP/1.1\r\nHost: a\r\n\r\n"
+    assert written(("query_value", "controls", "a"), request=request) == b"%0D%0AX: 1&"
+    assert written(("query_value", "component", "a"), request=request) == b"%0D%0AX%3A%201%26"
+    assert written(("query_value", "path", "b c"), request=request) == b"%C3%A4/"
+    assert written(("query_value", "controls", "d"), request=request) is None
+
+
+def test_capture_without_a_match_is_nothing() -> None:
+    assert written(("capture", "controls", "1")) is None
 
 
 def test_control_characters_of_a_decoded_path_cannot_end_a_field() -> None:

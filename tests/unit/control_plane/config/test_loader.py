@@ -225,7 +225,7 @@ timeouts = { connect = "1s", first_byte = "2s", between_bytes = "3s", exchange =
             'algorithm = "least_con"\nbackends',
             '5:13: unknown algorithm "least_con"; algorithm is "weighted_least_connections", "least_connections", "round_robin"',
         ),
-        ("backends", 'algorithm = "maglev"\nhash_key = "{uri}"\nbackends', '6:12: "{uri}" is not in this version'),
+        ("backends", 'algorithm = "maglev"\nhash_key = "{urj}"\nbackends', '6:12: there is no value "urj"'),
         ("backends", "balance_factor = 1.25\nbackends", '5:18: algorithm "weighted_least_connections" has no balance factor'),
         (
             "backends",
