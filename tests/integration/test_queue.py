@@ -1,7 +1,6 @@
 """Requests that wait for a backend of a full pool, over several workers: none is lost or refused, and no backend has more than its cap."""
 
 import contextlib
-import os
 import re
 import shutil
 import subprocess
@@ -122,5 +121,5 @@ def count_eventfds(pid):
     found = 0
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):
-            found += os.readlink(entry) == "anon_inode:[eventfd]"
+            found += str(entry.readlink()) == "anon_inode:[eventfd]"
     return found
