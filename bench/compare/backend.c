@@ -90,7 +90,7 @@ static const Prepared *find_prepared(size_t body_bytes, bool says_close) {
     if (!p->bytes)
         die("malloc");
     int head = sprintf(p->bytes,
-                       "HTTP/1.1 200 OK\r\nServer: backend\r\nDate: %s\r\nContent-Type: application/octet-stream\r\n"
+                       "HTTP/1.1 200 OK\r\nServer: backend\r\nX-Powered-By: bench\r\nDate: %s\r\nContent-Type: application/octet-stream\r\n"
                        "Content-Length: %zu\r\n%s\r\n",
                        date_text, body_bytes, says_close ? "Connection: close\r\n" : "");
     memset(p->bytes + head, 'x', body_bytes);
@@ -121,7 +121,7 @@ static bool answer(Connection *c, size_t head_bytes) {
         c->own_out = malloc(256 + head_bytes);
         if (!c->own_out)
             return false;
-        int head = sprintf(c->own_out, "HTTP/1.1 200 OK\r\nServer: backend\r\nDate: %s\r\nContent-Length: %zu\r\n%s\r\n", date_text,
+        int head = sprintf(c->own_out, "HTTP/1.1 200 OK\r\nServer: backend\r\nX-Powered-By: bench\r\nDate: %s\r\nContent-Length: %zu\r\n%s\r\n", date_text,
                            head_bytes, asks_close ? "Connection: close\r\n" : "");
         memcpy(c->own_out + head, c->in, head_bytes);
         c->out = c->own_out;

@@ -17,6 +17,8 @@ from bench.compare.works import (
     LOG,
     RESTART,
     RESTART_AT_MOST_MS,
+    ROUTES,
+    ROUTES_AT_MOST,
     START,
     START_AT_MOST_MS,
     WORKER_AT_MOST_MIB,
@@ -85,6 +87,8 @@ def _lines(run: Mapping[str, Any]) -> Iterator[str]:
         yield from _setup_lines(run[LOG])
         yield ""
         yield "Every request was found in the file. nginx writes each line by itself unless it is told to buffer (64k, 1 s)."
+    if ROUTES in run:
+        yield from _routes_lines(run[ROUTES], targets)
     if RESTART in run:
         yield from _restart_lines(run[RESTART], targets)
     if targets:
@@ -180,6 +184,21 @@ def _setup_lines(slots: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             _microseconds(median_of(slots, label, "p99_us")),
         ]
         yield f"| {' | '.join(cells)} |"
+
+
+def _routes_lines(slots: Sequence[Mapping[str, Any]], targets: list[str]) -> Iterator[str]:
+    yield from ("", "## 20 routes with header edits, and an access log; 128-byte responses, 64 keep-alive connections", "")
+    per_request = cpu_per_request(slots)
+    yield f"| proxy | CPU µs per request | ÷ {PEER} | requests/s | p50 | p99 |"
+    yield "|---|---|---|---|---|---|"
+    for proxy, rounds in per_request.items():
+        cells = [_label(proxy), f"{median(rounds.values()):.2f}", _spread(ratio_per_round(per_request, proxy, PEER))]
+        cells += [f"{median_of(slots, proxy, 'requests_per_second'):,.0f}"]
+        cells += [_microseconds(median_of(slots, proxy, field)) for field in ("p50_us", "p99_us")]
+        yield f"| {' | '.join(cells)} |"
+    to_peer = ratio_per_round(per_request, FASTLB, PEER)
+    if to_peer:
+        targets.append(_target(f"routes: CPU ÷ {PEER}", to_peer.median, ROUTES_AT_MOST, ""))
 
 
 def _restart_lines(measured: Mapping[str, Any], targets: list[str]) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import http.client
 
 from bench.compare.processes import BenchError
-from bench.compare.proxies import ADDRESS, RELAYS, Proxy
+from bench.compare.proxies import ADDRESS, EDITS, RELAYS, Proxy
 from bench.compare.works import Work
 
 _HOST = "bench.example"
@@ -32,6 +32,25 @@ def check_proxy(proxy: Proxy, works: list[Work]) -> None:
         wrong.append(f"x-request-id is {received.get('x-request-id')!r}, not a new one")
     if wrong:
         raise BenchError(f"{proxy.name} does not do the same work: {'; '.join(wrong)}")
+
+
+def check_edits(proxy: Proxy) -> None:
+    """Raises BenchError where a header edit of the routes is not done."""
+    (name, value, removed), (shown, text, hidden) = EDITS["request"], EDITS["response"]
+    connection = http.client.HTTPConnection(ADDRESS, proxy.port, timeout=5)
+    try:
+        connection.request("GET", "/head", headers={"Host": _HOST, name: "claimed", removed: "secret"})
+        response = connection.getresponse()
+        head = response.read().decode("latin-1")
+    finally:
+        connection.close()
+    received = {field.lower(): content.strip() for field, _, content in (line.partition(":") for line in head.split("\r\n")[1:])}
+    if (
+        (received.get(name.lower()), received.get(removed.lower())) != (value, None)
+        or response.headers.get_all(shown) != [text]
+        or hidden in response.headers
+    ):
+        raise BenchError(f"{proxy.name} does not edit headers as it should: {head!r}, {response.headers.items()}")
 
 
 def _get(proxy: Proxy, path: str, headers: dict[str, str]) -> bytes:

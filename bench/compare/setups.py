@@ -1,4 +1,4 @@
-"""What a second worker and an access log cost: the same proxy in several setups, which take turns at the first work."""
+"""What a second worker, an access log, and routes with header edits cost: proxies in several setups, which take turns at the first work."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -8,6 +8,7 @@ from pathlib import Path
 from bench.compare.backend import Backend
 from bench.compare.processes import CLIENT_CPU, PROXY_CPU, BenchError
 from bench.compare.proxies import FASTLB, NGINX, Proxy, Setup, running_proxy
+from bench.compare.same_work import check_edits, check_proxy
 from bench.compare.turns import measure_slot
 from bench.compare.works import WORKS
 
@@ -26,6 +27,8 @@ LOG_SETUPS = {
     f"{FASTLB}, no log": (FASTLB, Setup()),
     f"{FASTLB}, log": (FASTLB, Setup(logs="file")),
 }
+# One line per proxy: here the ratio to nginx counts.
+ROUTES_SETUPS = {NGINX: (NGINX, Setup(logs="file", routes=True)), FASTLB: (FASTLB, Setup(logs="file", routes=True))}
 
 
 def measure_workers(
@@ -46,6 +49,13 @@ def measure_logs(
     return _measure(LOG_SETUPS, names, backend, directory, rounds, passes, seconds, (CLIENT_CPU,), say, "log")
 
 
+def measure_routes(
+    names: Sequence[str], backend: Backend, directory: Path, *, rounds: int, passes: int, seconds: float, say: Callable[[str], None]
+) -> list[dict[str, object]]:
+    """20 routes with header edits, and a line per request in the combined format. Edits that are not seen void the run."""
+    return _measure(ROUTES_SETUPS, names, backend, directory / "routes", rounds, passes, seconds, (CLIENT_CPU,), say, "routes")
+
+
 def _measure(
     setups: dict[str, tuple[str, Setup]],
     names: Sequence[str],
@@ -60,11 +70,16 @@ def _measure(
 ) -> list[dict[str, object]]:
     slots: list[dict[str, object]] = []
     requests: dict[str, int] = {}
+    directory.mkdir(exist_ok=True)
     with contextlib.ExitStack() as stack:
         chosen = {label: setup for label, setup in setups.items() if setup[0] in names}
         proxies: list[Proxy] = [
             stack.enter_context(running_proxy(name, backend.target, directory, setup, label)) for label, (name, setup) in chosen.items()
         ]
+        for proxy in proxies:
+            check_proxy(proxy, [WORKS[0]])
+            if chosen[proxy.name][1].routes:
+                check_edits(proxy)
         for number in range(rounds + 1):
             for _ in range(passes if number else 1):
                 for proxy in proxies:

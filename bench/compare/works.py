@@ -52,12 +52,14 @@ IDLE = "idle"  # memory of idle keep-alive connections
 START = "start"  # from the fork to the first response
 WORKERS = "workers"  # one and two
 LOG = "log"  # without and with an access log
+ROUTES = "routes"  # 20 of them with header edits, and an access log
 RESTART = "restart"  # of a killed worker, and what an idle one costs
-PARTS = (*WORK_NAMES, LATENCY, IDLE, START, WORKERS, LOG, RESTART)
+PARTS = (*WORK_NAMES, LATENCY, IDLE, START, WORKERS, LOG, ROUTES, RESTART)
 
 LATENCY_AT_MOST_US = 100.0
 IDLE_AT_MOST_BYTES = 400.0
 IDLE_CONNECTIONS = 10_000
 START_AT_MOST_MS = 500.0
 RESTART_AT_MOST_MS = 50.0
+ROUTES_AT_MOST = 0.80  # of nginx's CPU per request
 WORKER_AT_MOST_MIB = 12.0
