@@ -9,8 +9,6 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from fastlb.picker import load_picker
-
 
 def load_pickers(names: Sequence[tuple[int, str]], python_path: Sequence[str]) -> dict[int, int]:
     """The addresses of pickers.
@@ -22,7 +20,10 @@ def load_pickers(names: Sequence[tuple[int, str]], python_path: Sequence[str]) -
     Raises:
         PickerError: one cannot be loaded, or is not a function.
     """
-    if names:
-        sys.path += [directory for directory in python_path if directory not in sys.path]
-        importlib.invalidate_caches()
+    if not names:
+        return {}
+    from fastlb.picker import load_picker  # with ctypes, which nothing else here needs
+
+    sys.path += [directory for directory in python_path if directory not in sys.path]
+    importlib.invalidate_caches()
     return {index: load_picker(name) for index, name in names}
