@@ -539,3 +539,41 @@ def test_connection_that_comes_late_takes_over_from_one_that_does_not_read() -> 
         late.send(SLOW)
         world.read_until(client, b"slow")
         assert world.counts("retries", "hedges_started", "hedges_won") == (1, 1, 0)
+
+
+# ------------------------------------------------------------------------------------------------------------ clients that belong somewhere
+def belonging(fastlb: Any, scripted: Any, **pool: Any) -> tuple[Any, Any, Any, bytes]:
+    """A process with two backends, the one that the client belongs to, the other one, and the client's request."""
+    first, second = scripted(), scripted()
+    lb = fastlb([first, second], pool={"algorithm": "round_robin", "sticky": {"cookie": "S", **pool.pop("sticky", {})}, **pool})
+    client = lb.connect()
+    client.send(head())
+    first.answer(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok")
+    cookie = client.read_response().get("Set-Cookie").partition(";")[0]
+    return lb, first, second, head("GET", f"Cookie: {cookie}")
+
+
+def test_client_that_belongs_to_a_backend_is_not_hedged(fastlb: Any, scripted: Any) -> None:
+    lb, own, other, data = belonging(fastlb, scripted, hedge={"after": "10ms"}, timeouts={"first_byte": "200ms"})
+    client = lb.connect()
+    client.send(data)
+    own.accept().read_request()
+    assert client.read_response().status == 504
+    assert other.saw_nothing()
+    assert lb.counter("hedges_started") == 0
+
+
+@pytest.mark.parametrize("fallback", ["pick", "reject"])
+def test_status_is_passed_on_to_a_client_that_may_have_no_other_backend(fastlb: Any, scripted: Any, fallback: str) -> None:
+    lb, own, other, data = belonging(fastlb, scripted, sticky={"fallback": fallback}, retry={"on": ["503"]})
+    client = lb.connect()
+    client.send(data)
+    own.answer(b"HTTP/1.1 503 X\r\nContent-Length: 4\r\n\r\nbusy")
+    if fallback == "pick":
+        other.answer()
+        assert client.read_response().status == 200
+    else:
+        answer = client.read_response()
+        assert (answer.status, answer.body, answer.reason) == (503, b"busy", None)
+        assert other.saw_nothing()
+    assert lb.counter("retries") == (fallback == "pick")
