@@ -1,6 +1,6 @@
 """SipHash-2-4: a hash of 64 bits that nobody without the key can steer, for tables whose keys come from clients.
 
-Source: J.-P. Aumasson, D. J. Bernstein, "SipHash: a fast short-input PRF" (2012), sections 2.1 to 2.4. 20 ns for an address.
+Source: J.-P. Aumasson, D. J. Bernstein, "SipHash: a fast short-input PRF" (2012), sections 2.1 to 2.4.
 """
 from libc.stdint cimport uint32_t, uint64_t
 

@@ -24,6 +24,7 @@ from fastlb.data_plane.failure cimport FAILURE_NO_STICKY_BACKEND, FAILURE_POOL_F
 from fastlb.data_plane.header_operations cimport is_trusted
 from fastlb.data_plane.http1_head cimport kept_request
 from fastlb.data_plane.image cimport fits, text_fits
+from fastlb.data_plane.retry cimport was_tried
 from fastlb.data_plane.shared_table cimport STICKY_BUCKETS
 from fastlb.data_plane.siphash cimport siphash
 from fastlb.data_plane.sticky_table cimport MAX_STICKY_TICKS, NOTED_INSTEAD, NOTED_NEW, StickyNoted, StickyPart, note_sticky
@@ -295,14 +296,6 @@ cdef void begin_sticky(Engine* engine, Exchange* exchange, Head* head) noexcept 
 
 
 # ---------------------------------------------------------------------------------------------------------- the pick
-cdef bint was_tried(const Exchange* exchange, int32_t index) noexcept nogil:
-    cdef uint32_t i
-    for i in range(exchange.n_tried):
-        if exchange.tried[i] == index:
-            return True
-    return False
-
-
 cdef bint has_room(const PoolBackend* backend) noexcept nogil:
     return backend.max_in_flight == 0 or load_relaxed(&backend.shared.in_flight) < <int64_t>backend.max_in_flight
 

@@ -7,6 +7,10 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset, strlen
 
+from fastlb.data_plane.buffer cimport return_buffer, take_buffer
+from fastlb.data_plane.http1_head cimport kept_request
+from fastlb.data_plane.sticky cimport begin_sticky, note_sticky_answer, pick_sticky
+from fastlb.data_plane.types cimport POOL_STICKY, Attempt, Buffer
 from fastlb.data_plane.access_log cimport log_request_head, log_response_head, open_log, write_log
 from fastlb.data_plane.buffer cimport return_buffer
 from fastlb.data_plane.engine cimport engine_commit, engine_prepare
@@ -38,6 +42,8 @@ cdef int input_image                # a memfd that is written anew for each inpu
 cdef Socket sockets[MAX_LISTENERS]
 cdef const char* REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: b\r\nX-Request-Id: c\r\nConnection: d\r\n\r\n"
 cdef const char* RESPONSE = b"HTTP/1.1 200 OK\r\nServer: a\r\nContent-Length: 0\r\n\r\n"
+cdef const char* STUCK = b"GET / HTTP/1.1\r\nHost: a\r\nCookie: a=1; id=aaaaaaaaaaaaaaaaaaaaaa; b=2\r\nCookie: id=7\r\nX-Forwarded-Proto: https\r\n\r\n"
+cdef const char* ANSWER = b"HTTP/1.1 200 OK\r\nSet-Cookie: a=1\r\nSet-Cookie: id=7; Path=/\r\nContent-Length: 0\r\n\r\n"
 cdef const char* ROUTED[4]          # what the seeds' routes look at
 ROUTED[0] = b"GET /api/v2/x.php?beta=%31&q=a+b HTTP/1.1\r\nHost: shop.Example.com:80\r\nX-Canary: true\r\nCookie: group=b; id=\"7\"\r\n\r\n"
 ROUTED[1] = b"PURGE /api/ HTTP/1.1\r\nHost: [::1]\r\n\r\n"
@@ -74,6 +80,43 @@ cdef void route(Engine* engine, Exchange* exchange, const char* text) noexcept n
     tried[0] = number
     number = pick(&snapshot.pools[pool], <uint64_t>0x9E3779B97F4A7C15, tried, 1)
     expect(number != tried[0], b"what was tried is not picked again")
+
+
+cdef void stick(Engine* engine, Exchange* exchange) noexcept nogil:
+    # A client with a cookie comes to the exchange's pool, and gets an answer.
+    cdef:
+        Buffer* kept = take_buffer(&engine.buffers, <uint32_t>strlen(STUCK))
+        uint32_t failure = 0
+        int32_t number
+        Attempt attempt
+        Head response
+        HeadLimits limits
+    if not exchange.pool.flags & POOL_STICKY:
+        return_buffer(&engine.buffers, kept)
+        return
+    memcpy(kept.data, STUCK, strlen(STUCK))
+    kept.end = <uint32_t>strlen(STUCK)
+    exchange.request_head = kept
+    engine.request.data = NULL
+    begin_sticky(engine, exchange, kept_request(engine, exchange))
+    expect(engine.request.size == kept.end <= strlen(STUCK), b"the kept head is the parsed one")
+    number = pick_sticky(exchange, &failure)
+    expect(number < <int32_t>exchange.pool.n_backends, b"a client belongs to a backend of its pool")
+    if exchange.pool.n_backends:
+        memset(&attempt, 0, sizeof(attempt))
+        attempt.pick = <int32_t>exchange.pool.n_backends - 1
+        attempt.backend = exchange.pool.backends[attempt.pick].row
+        exchange.attempt = &attempt
+        limits.max_bytes = limits.max_target_bytes = 4096
+        limits.max_fields = 10
+        parse_response(&response, ANSWER, <uint32_t>strlen(ANSWER), &limits, METHOD_GET)
+        note_sticky_answer(engine, exchange, &response)
+        write_response(engine, exchange, &response, False, False)
+        exchange.attempt = NULL
+    exchange.flags = 0
+    exchange.request_head = NULL
+    engine.request.data = NULL
+    return_buffer(&engine.buffers, kept)
 
 
 cdef void read_from(Snapshot* snapshot, const char* old, const char* image) noexcept nogil:
@@ -119,6 +162,7 @@ cdef void use(Engine* engine) noexcept nogil:
         exchange.target = NULL
         write_request(engine, &exchange, &head, &backend)
         write_response(engine, &exchange, &response, False, False)
+        stick(engine, &exchange)
     write_local(engine, &exchange, FAILURE_NO_ROUTE, False)
     while listener != NULL:
         expect(listener.settings.head.max_bytes <= <uint32_t>MAX_HEAD_BYTES and listener.settings.head.max_fields <= <uint32_t>MAX_HEADERS,
@@ -215,6 +259,10 @@ def make_seeds():
         for listeners in (0, 1, 3):
             image = read_image(make_image(hosts=hosts, networks=["10.0.0.0/8", "192.0.2.0/23", "2001:db8::/32"], listeners=listeners))
             yield image
+    for sticky in (("cookie", "learn"), ("source", "cookie")):
+        yield read_image(make_image(networks=["192.0.2.0/23"], sticky=sticky))
+    for hosts in ([""], ["*.example.com", "[::1]", "", "a.example"]):
+        image = read_image(make_image(hosts=hosts, networks=["10.0.0.0/8"], listeners=3))
         # Tables without an empty slot are several words away from good ones: too far to be found by chance.
         memcpy(&header, <const char*><bytes>image, sizeof(header))
         memcpy(&table, <const char*><bytes>image + header.route_table.offset, sizeof(table))

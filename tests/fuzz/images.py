@@ -33,8 +33,9 @@ def make_image(
     listeners: int = 0,
     operations: bool = True,
     algorithms: Sequence[str] = ALGORITHMS,
+    sticky: Sequence[str] = ("", ""),
 ) -> int:
-    """The descriptor of a sealed image with two pools, of one or two groups; each host has two routes."""
+    """The descriptor of a sealed image with two pools, of one or two groups, which may be sticky; each host has two routes."""
     writer = _core.SnapshotWriter(1)
     writer.set_reason_header("X-Fastlb-Reason")
     writer.set_forwarded_headers(operations)
@@ -45,15 +46,27 @@ def make_image(
         writer.set_log_plan(make_log_plan())
     for number in range(listeners):
         writer.add_listener(f"web{number}", **WAITS, **LIMITS, log_set=number % 2)
-    for name in algorithms:
+    for name, way in zip(algorithms, sticky, strict=True):
         pool = writer.add_pool(name, algorithm=name, attempts=3, replay_limit_bytes=65536, max_idle=8, **TIMES)
         writer.set_retry(pool, on=("connect", "503"), unsafe=True, within_ms=1000, share=0.2, floor=10)
+        if way == "cookie":
+            writer.set_sticky_cookie(pool, name="id", attributes="; Path=/", lifetime_s=3600, flags=sum(_core.STICKY_FLAGS.values()))
+        elif way:
+            writer.set_sticky_table(pool, learn="id" if way == "learn" else "", size=100, expires_ms=60_000)
         for port in (80, 81):
             if algorithms != ALGORITHMS:
                 writer.begin_group(pool)
             backend = f"127.0.0.1:{port}"
             address = _core.pack_address("127.0.0.1", port)
-            writer.add_backend(pool, identity=f"{name}|{backend}", display=backend, address=address, weight=1, max_in_flight=port - 80)
+            writer.add_backend(
+                pool,
+                identity=f"{name}|{backend}",
+                display=backend,
+                address=address,
+                weight=1,
+                max_in_flight=port - 80,
+                cookie=chr(port + 17) * 22,
+            )
     table = _core.RouteTableWriter()
     routes = [writer.add_route(pool=pool) for pool in (0, 1)]
     for host in hosts:

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,29 @@ def test_offers_wait_for_each_other(serve: Serve) -> None:
             assert case.supervisor.receive() is None
             case.send(Applied(generation))
         assert [await one for one in both] == [2, 3]
+
+    serve(test)
+
+
+def test_a_key_of_sticky_cookies_that_cannot_be_had_changes_nothing(serve: Serve, tmp_path: Path) -> None:
+    def sticky(file: Path) -> Config:
+        changed = config("127.0.0.1:2", head=f'sticky_key_file = "{file}"')
+        return replace(changed, pools=(replace(changed.pools[0], sticky=replace(changed.pools[0].sticky, cookie="ID")),))
+
+    (tmp_path / "key").write_text("0123456789abcdef")
+    (tmp_path / "key").chmod(0o600)
+
+    async def test(case: Case) -> None:
+        await case.begin()
+        with pytest.raises(ApplyError, match="cannot read sticky_key_file"):
+            await case.controller.apply(sticky(tmp_path / "none"))
+        assert (await case.ask(do="counters"))["generation"] == 1
+        for generation in (2, 3):
+            applying = asyncio.create_task(case.controller.apply(sticky(tmp_path / "key")))
+            assert isinstance(await case.hear(), Apply)
+            case.send(Applied(generation))
+            assert await applying == generation
+            (tmp_path / "key").unlink(missing_ok=True)  # it is known from now on
 
     serve(test)
 

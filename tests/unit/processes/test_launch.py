@@ -152,3 +152,29 @@ def test_an_account_that_does_not_exist_ends_the_start_and_leaves_no_pid_file(
         launch(load(f'pid_file = "{tmp_path / "fastlb.pid"}"'), LaunchOptions())
     assert world.told == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_key_of_sticky_cookies_is_read_before_anything_gives_up_its_rights(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "key"
+    file.write_text("0123456789abcdef")
+    file.chmod(0o644)
+    head = f'sticky_key_file = "{file}"\n[pools.q]\nbackends = "127.0.0.1:2"\nsticky = {{ cookie = "ID" }}\n'
+    head += '[[routes]]\npath = "/q"\npool = "q"\n[[routes]]\npath = "/p"\npool = "p"\n'
+    loaded = load(head)
+    launch(loaded, LaunchOptions())
+    (told,) = world.told
+    assert told.controller.sticky_key is not None
+    assert told.controller.sticky_key.is_for(loaded.config.settings)
+    assert f"fastlb: warning: {file} can be read or written by others" in capsys.readouterr().err
+    file.unlink()
+    with pytest.raises(FastlbError, match="cannot read sticky_key_file"):
+        launch(loaded, LaunchOptions())
+    assert world.told == [told]
+
+
+def test_without_a_sticky_cookie_no_key_is_made(world: World, tmp_path: Path) -> None:
+    launch(load(f'state_dir = "{tmp_path}/state"'), LaunchOptions())
+    assert world.told[0].controller.sticky_key is None
+    assert not (tmp_path / "state").exists()
