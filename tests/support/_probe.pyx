@@ -178,7 +178,7 @@ LAYOUT = {
                "host": <size_t>&(<ImageRoute*>NULL).host},
     "pools": {"size": sizeof(ImagePool), "name": <size_t>&(<ImagePool*>NULL).name,
               "hash_key": <size_t>&(<ImagePool*>NULL).hash_key, "attempts": <size_t>&(<ImagePool*>NULL).attempts, "algorithm": <size_t>&(<ImagePool*>NULL).algorithm,
-              "backends": <size_t>&(<ImagePool*>NULL).backends, "queue": <size_t>&(<ImagePool*>NULL).queue,
+              "groups": <size_t>&(<ImagePool*>NULL).groups, "backends": <size_t>&(<ImagePool*>NULL).backends, "queue": <size_t>&(<ImagePool*>NULL).queue,
               "queue_max": <size_t>&(<ImagePool*>NULL).queue_max, "sticky": <size_t>&(<ImagePool*>NULL).sticky,
               "picker": <size_t>&(<ImagePool*>NULL).picker},
     "stickies": {"size": sizeof(ImageSticky), "kind": <size_t>&(<ImageSticky*>NULL).kind, "cookie": <size_t>&(<ImageSticky*>NULL).cookie,

@@ -6,6 +6,7 @@ import struct
 import pytest
 
 from fastlb import _core
+from tests.support._probe import LAYOUT
 from tests.support.images import Writer, find_sections, load, patch
 
 # ImageGroup: n_backends, index_bits, table (offset, count), index (offset, count)
@@ -55,9 +56,9 @@ def test_pool_has_a_group(algorithm: str) -> None:
     writer.pool(algorithm=algorithm)
     image = writer.image()
     assert not is_refused(image), "its only group is empty"
-    pools = find_sections(image)["pools"][0]
-    backends, groups = find_sections(image)["backends"], find_sections(image)["groups"]
-    (at,) = (at for at in range(pools, backends[0], 4) if image[at : at + 8] == struct.pack("<II", 0, groups[1]))
+    at = find_sections(image)["pools"][0] + LAYOUT["pools"]["groups"]
+    groups = find_sections(image)["groups"]
+    assert struct.unpack_from("<II", image, at) == (0, groups[1])
     assert is_refused(patch(image, at + 4, 0))
     assert is_refused(patch(image, at + 4, 2))
     assert is_refused(patch(image, at, 1))
