@@ -15,7 +15,7 @@ from libc.stdlib cimport calloc, free, malloc
 
 from fastlb.data_plane.buffer cimport append_bytes, return_buffer
 from fastlb.data_plane.failure cimport SIDE_CLIENT, failures
-from fastlb.data_plane.header_operations cimport is_trusted, make_request_id
+from fastlb.data_plane.trust cimport is_trusted, make_request_id
 from fastlb.data_plane.log_writer cimport (NO_LOG_SLOT, drop_slot, get64, hand_over, hold_slot, log_writer_close, log_writer_open,
                                            log_writer_start, put_line, wake_log_writer)
 from fastlb.data_plane.system cimport (ENOMEM, F_DUPFD_CLOEXEC, errno, fcntl, getpid, gmtime_r, likely, localtime_r, memchr, memcmp, memcpy,

@@ -8,12 +8,12 @@ Changes nothing; values are templates (template.pyx).
 """
 from libc.stdint cimport uint32_t, uint64_t
 
-from fastlb.data_plane.header_operations cimport is_trusted, put_received
+from fastlb.data_plane.trust cimport is_trusted, put_received
 from fastlb.data_plane.image cimport range_fits, text_fits
-from fastlb.data_plane.template cimport check_template, put_template
+from fastlb.data_plane.template cimport check_template, put_segments, segments_of
 from fastlb.data_plane.types cimport (FIELD_DROPPED, HEADER_OTHER, MAX_HEADER_NAME_BYTES, MAX_HEADER_OPERATIONS, OPERATION_ADD,
                                       OPERATION_APPEND, OPERATION_KEEP_OR_SET, OPERATION_KINDS, OPERATION_REMOVE, Engine, Exchange, Head,
-                                      HeaderField, ImageHeader, ImageHeaderEdits, ImageHeaderOperation)
+                                      HeaderField, ImageHeader, ImageHeaderEdits, ImageHeaderOperation, ImageSegment)
 from fastlb.data_plane.writer cimport Writer, put
 
 cdef enum:
@@ -108,6 +108,7 @@ cdef void apply_edits(Engine* engine, Exchange* exchange, const Head* request, c
     # not written (as in nginx): there is nothing to say. `request`, `response`: as for put_template.
     cdef:
         const ImageHeaderOperation* operation = operations_of(exchange, edits)
+        const ImageSegment* segments = segments_of(exchange)
         uint32_t _i
         char* start
         char* value
@@ -125,9 +126,9 @@ cdef void apply_edits(Engine* engine, Exchange* exchange, const Head* request, c
         if received and operation.kind == OPERATION_APPEND:
             if put_received(request, operation.header_id, out, False):
                 put(out, b", ", 2)
-            put_template(engine, exchange, request, response, &operation.value, out)
+            put_segments(engine, exchange, request, response, segments + operation.value.offset, operation.value.count, out)
         elif not (received and operation.kind == OPERATION_KEEP_OR_SET and put_received(request, operation.header_id, out, True)):
-            put_template(engine, exchange, request, response, &operation.value, out)
+            put_segments(engine, exchange, request, response, segments + operation.value.offset, operation.value.count, out)
         if out.at == value:
             out.at = start
         else:

@@ -14,7 +14,7 @@ from fastlb.data_plane.buffer cimport append_bytes
 from fastlb.data_plane.connection cimport close_connection
 from fastlb.data_plane.connection_table cimport open_connection
 from fastlb.data_plane.exchange_pool cimport take_exchange
-from fastlb.data_plane.header_operations cimport make_request_id
+from fastlb.data_plane.trust cimport make_request_id
 from fastlb.data_plane.random cimport next_random
 from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.relay cimport relay_open

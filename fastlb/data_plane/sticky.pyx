@@ -21,7 +21,7 @@ from libc.stdlib cimport calloc
 
 from fastlb.data_plane.cookie cimport Cookie, find_cookie, is_blank, is_named, next_cookie
 from fastlb.data_plane.failure cimport FAILURE_NO_STICKY_BACKEND, FAILURE_POOL_FULL
-from fastlb.data_plane.header_operations cimport is_trusted
+from fastlb.data_plane.trust cimport is_trusted
 from fastlb.data_plane.http1_head cimport kept_request
 from fastlb.data_plane.image cimport fits, text_fits
 from fastlb.data_plane.retry cimport was_tried

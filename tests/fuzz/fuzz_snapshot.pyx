@@ -15,7 +15,7 @@ from fastlb.data_plane.access_log cimport log_request_head, log_response_head, o
 from fastlb.data_plane.buffer cimport return_buffer
 from fastlb.data_plane.engine cimport engine_commit, engine_prepare
 from fastlb.data_plane.failure cimport FAILURE_NO_ROUTE, FAILURE_REGEX_LIMIT
-from fastlb.data_plane.header_operations cimport is_trusted
+from fastlb.data_plane.trust cimport is_trusted
 from fastlb.data_plane.http1_head cimport parse_request, parse_response
 from fastlb.data_plane.http1_serialise cimport write_answer, write_local, write_request, write_response
 from fastlb.data_plane.log_writer cimport wake_log_writer

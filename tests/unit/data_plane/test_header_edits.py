@@ -38,6 +38,25 @@ def answered(*operations: _core.HeaderOperation, head: bytes = RESPONSE, request
     return lines[1:-2]
 
 
+def received(*lines: bytes) -> bytes:
+    return b"\r\n".join([b"GET / HTTP/1.1", b"Host: shop", *lines, b"", b""])
+
+
+# ---------------------------------------------------------------------------------------------------------- what is copied
+def test_fields_that_stay_are_copied_as_they_came_and_in_order() -> None:
+    plane = make_plane()
+    lines = [b"A:1", b"b:  2 ", b"Keep-Alive: x", b"C:\t3", b"Connection: d", b"D: 4", b"E: \xff"]
+    head = plane.write_request(received(*lines))
+    assert head == b"GET / HTTP/1.1\r\nHost: shop\r\nA:1\r\nb:  2 \r\nC:\t3\r\nE: \xff\r\n\r\n"
+
+
+@pytest.mark.parametrize("lines", [[b"TE: x", b"A: 1"], [b"A: 1", b"TE: x"], [b"TE: x"], [b"TE: x", b"Upgrade: y"], [b"A: 1"], []])
+def test_dropped_fields_leave_no_gap_wherever_they_stand(lines: list[bytes]) -> None:
+    plane = make_plane()
+    kept = [line for line in lines if line.startswith(b"A")]
+    assert plane.write_request(received(*lines)) == received(*kept)
+
+
 # ---------------------------------------------------------------------------------------------------------- requests
 def test_set_takes_the_place_of_every_field_of_that_name() -> None:
     assert sent(("set", "X-Tag", [b"new"])) == [b"Host: shop", b"A: 1", b"Accept: */*", b"B: 2", b"X-Tag: new"]
