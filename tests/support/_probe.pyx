@@ -82,6 +82,8 @@ from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, ATTEMPT_CONNECTING, ATTE
                                       Group, PoolBackend, RetryBudget, SharedRow, SharedTable, Snapshot, Timer, TimerWheel, WorkerBlock)
 from fastlb.data_plane.types cimport ImageSegment, Listener
 from fastlb.data_plane.types cimport ImageSticky
+from fastlb.data_plane.types cimport (ImageCondition, ImageHost, ImageHostSet, ImageHostSlot, ImageLocation, ImageLocationSlot, ImageNetwork,
+                                      ImagePathLength, ImageRegex, ImageRule, ImageValue)
 from fastlb.data_plane.types cimport Pool as PoolStruct
 from fastlb.data_plane.types cimport Regex as RegexStruct
 from fastlb.data_plane.types cimport RegexScratch
@@ -185,6 +187,30 @@ LAYOUT = {
                  "attributes": <size_t>&(<ImageSticky*>NULL).attributes, "slots": <size_t>&(<ImageSticky*>NULL).slots},
     "backends": {"size": sizeof(ImageBackend), "identity": <size_t>&(<ImageBackend*>NULL).identity,
                  "display": <size_t>&(<ImageBackend*>NULL).display, "address_size": <size_t>&(<ImageBackend*>NULL).address_size},
+}
+
+# The same of the route table, whose header is a section of the image.
+ROUTE_TABLE_LAYOUT = {
+    "host_sets": {"size": sizeof(ImageHostSet), "slots": <size_t>&(<ImageHostSet*>NULL).slots,
+                  "any_host": <size_t>&(<ImageHostSet*>NULL).any_host},
+    "host_slots": {"size": sizeof(ImageHostSlot), "host": <size_t>&(<ImageHostSlot*>NULL).host},
+    "hosts": {"size": sizeof(ImageHost), "name": <size_t>&(<ImageHost*>NULL).name,
+              "path_lengths": <size_t>&(<ImageHost*>NULL).path_lengths, "slots": <size_t>&(<ImageHost*>NULL).slots},
+    "path_lengths": {"size": sizeof(ImagePathLength)},
+    "location_slots": {"size": sizeof(ImageLocationSlot), "path": <size_t>&(<ImageLocationSlot*>NULL).path,
+                       "location": <size_t>&(<ImageLocationSlot*>NULL).location},
+    "locations": {"size": sizeof(ImageLocation), "route": <size_t>&(<ImageLocation*>NULL).route,
+                  "shorter": <size_t>&(<ImageLocation*>NULL).shorter, "rules": <size_t>&(<ImageLocation*>NULL).rules},
+    "rules": {"size": sizeof(ImageRule), "route": <size_t>&(<ImageRule*>NULL).route, "regex": <size_t>&(<ImageRule*>NULL).regex,
+              "conditions": <size_t>&(<ImageRule*>NULL).conditions},
+    "conditions": {"size": sizeof(ImageCondition), "kind": <size_t>&(<ImageCondition*>NULL).kind,
+                   "negated": <size_t>&(<ImageCondition*>NULL).negated, "name": <size_t>&(<ImageCondition*>NULL).name,
+                   "values": <size_t>&(<ImageCondition*>NULL).values},
+    "values": {"size": sizeof(ImageValue), "kind": <size_t>&(<ImageValue*>NULL).kind, "regex": <size_t>&(<ImageValue*>NULL).regex,
+               "text": <size_t>&(<ImageValue*>NULL).text},
+    "networks": {"size": sizeof(ImageNetwork), "prefix_bits": <size_t>&(<ImageNetwork*>NULL).prefix_bits},
+    "regexes": {"size": sizeof(ImageRegex), "pattern": <size_t>&(<ImageRegex*>NULL).pattern,
+                "flags": <size_t>&(<ImageRegex*>NULL).flags},
 }
 
 
