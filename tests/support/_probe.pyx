@@ -91,7 +91,6 @@ from fastlb.data_plane.writer cimport Writer, put, put_number
 
 import array
 import os
-import time
 
 from fastlb._build import BUILD_ID
 from fastlb._core import LOG_DESTINATION_KINDS, SnapshotWriter
