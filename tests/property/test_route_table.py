@@ -49,7 +49,9 @@ regexes = st.sampled_from([r"^/a", r"^/api/(\w)", r"b$", r"^/a/?b", r"/x", r"^/(
 values = st.sampled_from(["", "a", "b", "ab", "aba", "b a"])
 texts = st.lists(st.tuples(st.sampled_from(["exact", "prefix", "suffix", "part"]), values.map(str.encode)), max_size=2)
 patterns = st.lists(st.tuples(st.just("regex"), st.sampled_from([b"^a", b"b$", b"^$", b"a b|ba"])), max_size=1)
-networks = st.lists(st.sampled_from(["10.0.0.0/8", "10.1.0.0/16", "0.0.0.0/0", "::/0", "2001:db8::/33"]).map(ipaddress.ip_network), min_size=1)
+networks = st.lists(
+    st.sampled_from(["10.0.0.0/8", "10.1.0.0/16", "0.0.0.0/0", "::/0", "2001:db8::/33"]).map(ipaddress.ip_network), min_size=1
+)
 conditions = st.one_of(
     st.tuples(st.just("method"), st.booleans(), st.just(""), st.lists(st.sampled_from(["GET", "PUT", "PURGE"]), min_size=1, max_size=2)),
     st.tuples(st.just("client"), st.booleans(), st.just(""), networks),

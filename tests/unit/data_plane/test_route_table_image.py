@@ -63,7 +63,14 @@ def test_table_of_another_size_is_refused() -> None:
 def test_section_outside_the_table_is_refused(section: str) -> None:
     where = TABLE + 4 + 8 * list(LAYOUT).index(section)
     offset, count = SECTIONS[section]
-    for damaged in ((SIZE // 8 * 8 + 8, count), (2**32 - 8, count), (offset + 4, count), (offset, NO_INDEX), (offset, 2**31), (offset, SIZE)):
+    for damaged in (
+        (SIZE // 8 * 8 + 8, count),
+        (2**32 - 8, count),
+        (offset + 4, count),
+        (offset, NO_INDEX),
+        (offset, 2**31),
+        (offset, SIZE),
+    ):
         assert not check_image(patch(patch(IMAGE, where, damaged[0]), where + 4, damaged[1])), damaged
 
 
