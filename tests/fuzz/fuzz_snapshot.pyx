@@ -24,7 +24,7 @@ from fastlb.data_plane.route_table cimport find_route
 from fastlb.data_plane.select.dispatch cimport pick
 from fastlb.data_plane.shared_table cimport add_image_rows, sweep_rows
 from fastlb.data_plane.snapshot cimport IMAGE_LAYOUT, IMAGE_MAGIC, check_image, map_image
-from fastlb.data_plane.types cimport (MAX_HEAD_BYTES, MAX_HEADERS, METHOD_GET, NO_BACKEND, NO_INDEX, Backend, Connection, Engine, Exchange, Head,
+from fastlb.data_plane.types cimport (MAX_HEAD_BYTES, MAX_HEADERS, METHOD_GET, NO_BACKEND, NO_INDEX, Attempt, Backend, Connection, Engine, Exchange, Head,
                                       HeadLimits, ImageHeader, ImagePool, ImageRoute, ImageRouteTable, Listener, Snapshot, Socket)
 from tests.fuzz.expect cimport expect
 from tests.fuzz.plane cimport begin, open_plane
@@ -131,6 +131,7 @@ cdef void read_from(Snapshot* snapshot, const char* old, const char* image) noex
 cdef void use(Engine* engine) noexcept nogil:
     cdef:
         Exchange exchange
+        Attempt attempt
         Connection client
         Backend backend
         Head head, response
@@ -140,6 +141,7 @@ cdef void use(Engine* engine) noexcept nogil:
         Listener* listener = engine.listeners
     limits.max_bytes = limits.max_target_bytes = 4096
     limits.max_fields = 10
+    memset(&attempt, 0, sizeof(attempt))
     begin(engine, &exchange, &client)
     is_trusted(engine, &exchange)
     memset(&backend, 0, sizeof(backend))
@@ -171,8 +173,10 @@ cdef void use(Engine* engine) noexcept nogil:
             client.listener = listener
             open_log(engine, &exchange)
             if exchange.log != NULL:
+                exchange.attempt = &attempt
                 log_request_head(engine, &exchange, &head)
                 log_response_head(engine, &exchange, &head)
+                exchange.attempt = NULL
                 write_log(engine, &exchange)
             wake_log_writer(engine.log.writer)
         listener = listener.next

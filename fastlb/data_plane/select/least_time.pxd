@@ -11,7 +11,6 @@ from fastlb.data_plane.system cimport load_long, load_relaxed, unlikely
 from fastlb.data_plane.types cimport NO_BACKEND, POOL_SLOW_START, Group, Pool, PoolBackend
 
 cdef enum:
-    ANY_COST = 0x7FFFFFFFFFFFFFFF
     COSTS_MS = 64                   # under a hundredth of the half-life, and a thousandth of a CPU at 10,000 backends
 
 
@@ -38,7 +37,7 @@ cdef inline int32_t pick_least_time(const Pool* pool, Group* group, const int32_
     cdef:
         int32_t best = NO_BACKEND
         int64_t load
-        double least = ANY_COST, cost
+        double least = 1e300, cost              # above any cost
         uint32_t at = group.cursor, end = group.n_backends, _turn
     if unlikely(pool.now_ms[0] - group.costs_ms >= COSTS_MS):
         read_costs(pool, group)
