@@ -24,8 +24,8 @@ from fastlb.data_plane.route_table cimport find_route
 from fastlb.data_plane.select.dispatch cimport pick
 from fastlb.data_plane.shared_table cimport add_image_rows, sweep_rows
 from fastlb.data_plane.snapshot cimport IMAGE_LAYOUT, IMAGE_MAGIC, check_image, map_image
-from fastlb.data_plane.types cimport (MAX_HEAD_BYTES, MAX_HEADERS, METHOD_GET, NO_BACKEND, NO_INDEX, Attempt, Backend, Connection, Engine, Exchange, Head,
-                                      HeadLimits, ImageHeader, ImagePool, ImageRoute, ImageRouteTable, Listener, Snapshot, Socket)
+from fastlb.data_plane.types cimport (MAX_HEAD_BYTES, MAX_HEADERS, METHOD_GET, NO_BACKEND, NO_INDEX, ROUTE_ANSWERS, Attempt, Backend, Connection,
+                                      Engine, Exchange, Head, HeadLimits, ImageHeader, ImagePool, ImageRoute, ImageRouteTable, Listener, Snapshot, Socket)
 from tests.fuzz.expect cimport expect
 from tests.fuzz.plane cimport begin, open_plane
 
@@ -71,6 +71,8 @@ cdef void route(Engine* engine, Exchange* exchange, const char* text) noexcept n
     for pool in range(engine.match.n_groups):
         expect(engine.match.groups[2 * pool] == <uint32_t>NO_INDEX or
                engine.match.groups[2 * pool] <= engine.match.groups[2 * pool + 1] <= head.path_size, b"groups lie in the path")
+    if routes[engine.match.route].features & ROUTE_ANSWERS:
+        return                                  # without a pool
     pool = routes[engine.match.route].pool
     expect(pool < snapshot.n_pools, b"a route leads to a pool of the image")
     number = pick(&snapshot.pools[pool], <uint64_t>0x9E3779B97F4A7C15, tried, 0)
@@ -91,7 +93,7 @@ cdef void stick(Engine* engine, Exchange* exchange) noexcept nogil:
         Attempt attempt
         Head response
         HeadLimits limits
-    if not exchange.pool.flags & POOL_STICKY:
+    if exchange.pool == NULL or not exchange.pool.flags & POOL_STICKY:     # NULL: the route answers by itself
         return_buffer(&engine.buffers, kept)
         return
     memcpy(kept.data, STUCK, strlen(STUCK))
