@@ -654,6 +654,7 @@ class Supervisor:
         self, offered: Snapshot, prepared: list[Slot], before: Sequence[BoundAddress], after: list[tuple[int, BoundAddress]]
     ) -> None:
         """Tells all workers to change, and closes what is not listened on any more once its queue has been taken in."""
+        generation = offered.apply.generation
         old, self._snapshot = self._snapshot, offered
         self._bound = after
         for slot in prepared:
@@ -668,8 +669,9 @@ class Supervisor:
         self._logs.keep(_destinations(offered))
         if old is not None:
             old.close()
-            children = [(slot, slot.child) for slot in prepared]
-            await self._wait_for(lambda: all(slot.child is not child or slot.state is not State.COMMITTING for slot, child in children))
+            # Also those that came while the others prepared and still get, or already use, the one before.
+            children = [(slot, slot.child) for slot in self._slots if slot.state in ACCEPTING]
+            await self._wait_for(lambda: all(slot.child is not child or slot.is_past(generation) for slot, child in children))
         for bound in _without(before, [bound for _, bound in after]):
             bound.close()
         for index, bound in after:

@@ -132,9 +132,13 @@ def test_worker_restarted_between_prepare_and_commit_gets_the_committed_one(fast
         wait_for_restart(lb, 2, death)
         assert generations(lb)[1] == 1, "what is in force until the other one has voted"
         restarted = lb.worker_pid(1)
+        os.kill(restarted, signal.SIGSTOP)
         os.kill(pid, signal.SIGCONT)
+        wait_until(lambda: generations(lb)[0] == 2, "the one that stood still has changed")
+        assert applying.answer is None, "the restarted one would still send somebody to what was in force before"
+        os.kill(restarted, signal.SIGCONT)
         assert applying.result() == {"ok": True, "generation": 2}
-        wait_for_generation(lb, 2)
+        assert generations(lb) == [2, 2]
         assert lb.worker_pid(1) == restarted
         assert lb.worker_pid(0) == pid
         load.wait_for_answers(50)
