@@ -47,7 +47,7 @@ from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, FRAME_CHUNKED, FRAME_LEN
                                       X_HTTP_1_0, X_IDEMPOTENT, X_IS_HEAD, X_KEEP_ALIVE, X_MIRROR, X_REPLAYABLE, X_RESEND, X_REUSABLE, X_STICKY, X_TUNNEL,
                                       X_UPGRADE, Attempt, Connection, Engine, Exchange, Head, Relay)
 from fastlb.data_plane.types cimport STATE_CONNECTING, WAIT_CONNECT, WAIT_HEDGE, X_HEDGE
-from fastlb.data_plane.types cimport (QUEUE_LOOK, QUEUE_LOOK_PAST, QUEUE_PRIORITIES, QUEUE_WAKE, X_QUEUED, Backend, ImagePool, Pool,
+from fastlb.data_plane.types cimport (QUEUE_GAVE_WAY, QUEUE_LOOK, QUEUE_LOOK_PAST, QUEUE_PRIORITIES, QUEUE_WAKE, X_QUEUED, Backend, ImagePool, Pool,
                                       Queue)
 from fastlb.data_plane.types cimport ROUTE_CLOSES
 
@@ -309,6 +309,10 @@ cdef void serve_queues(Engine* engine) noexcept nogil:
             finished = serve_queue(engine, queue) and finished
             drop_backend(&engine.backends, row)
             queue = following
+        if engine.queue_work & QUEUE_GAVE_WAY:
+            engine.queue_work &= ~<uint32_t>QUEUE_GAVE_WAY
+        else:
+            engine.gave_way_ms = 0
         if finished:
             engine.queue_work &= ~<uint32_t>QUEUE_LOOK_PAST
         else:

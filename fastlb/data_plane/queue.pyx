@@ -23,7 +23,8 @@ and wakes it, and so does whoever arrives while somebody waits elsewhere. Differ
 does not move, to be seen by its heartbeat, is not waited for. Priorities count before time, in all workers.
 
 **What no wake-up tells** (a backend that is up again, a sibling that was told and died) is found by looking anyway every LOOK_MS while
-somebody waits; that look does not give way, so nothing stays idle longer.
+somebody waits. Where every look has left a free backend to a sibling for that long, the next one does not: nothing stays idle longer than
+two of them.
 """
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
@@ -34,14 +35,14 @@ from fastlb.data_plane.shared_table cimport claim_row, column_at, count_rows, de
 from fastlb.data_plane.system cimport (F_DUPFD_CLOEXEC, close, fcntl, full_fence, keep_bits, load_long, load_ordered, lowest_bit, set_bits,
                                        store_long, write)
 from fastlb.data_plane.timer_wheel cimport set_timer
-from fastlb.data_plane.types cimport (IO_HALF_CLOSED, MAX_WORKERS, NO_BACKEND, QUEUE_LOOK, QUEUE_LOOK_PAST, QUEUE_PRIORITIES, QUEUE_WAKE,
+from fastlb.data_plane.types cimport (IO_HALF_CLOSED, MAX_WORKERS, NO_BACKEND, QUEUE_GAVE_WAY, QUEUE_LOOK, QUEUE_LOOK_PAST, QUEUE_PRIORITIES, QUEUE_WAKE,
                                       ROW_FREE, WAIT_QUEUE, WAIT_UNSET, X_QUEUED, Backend, Engine, Exchange, Pool, Queue, SharedRow,
                                       SharedTable, WaitList)
 
 cdef enum:
     LOOK_MS = 16                    # one tick of the timer wheel
     FAIR_MS = 8                     # below the resolution that batches and ticks leave
-    ALIVE_MS = 200                  # a worker in which somebody waits looks every LOOK_MS, and each look is a heartbeat
+    ALIVE_MS = 1_000                # a worker in which somebody waits looks every LOOK_MS, and each look is a heartbeat; machines stall, too
 
 
 # ---------------------------------------------------------------------------------------------------------- siblings
@@ -164,6 +165,9 @@ cdef bint give_way(Engine* engine, const Exchange* exchange) noexcept nogil:
     if slot < 0 or not has_candidate(exchange):
         return False
     wake(engine, <uint32_t>slot)
+    engine.queue_work |= QUEUE_GAVE_WAY
+    if engine.gave_way_ms == 0:
+        engine.gave_way_ms = engine.now_ms
     return True
 
 
@@ -179,7 +183,9 @@ cdef void show_first(Queue* queue) noexcept nogil:
 cdef void look_again(Engine* engine) noexcept nogil:
     # LOOK_MS have passed since the last time, and somebody may wait.
     if engine.queues != NULL:
-        engine.queue_work |= QUEUE_LOOK | QUEUE_LOOK_PAST
+        engine.queue_work |= QUEUE_LOOK
+        if engine.gave_way_ms != 0 and engine.now_ms - engine.gave_way_ms >= LOOK_MS:
+            engine.queue_work |= QUEUE_LOOK_PAST
         set_timer(&engine.timers, &engine.queue_timer, engine.now_ms + LOOK_MS)
 
 

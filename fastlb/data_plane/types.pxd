@@ -199,6 +199,7 @@ ctypedef enum QueueWork:            # bits of Engine.queue_work
     QUEUE_LOOK = 1                  # somebody who waits may have a backend now
     QUEUE_LOOK_PAST = 2             # and siblings that have waited longer had their chance
     QUEUE_WAKE = 4                  # Engine.wakes is not empty
+    QUEUE_GAVE_WAY = 8              # only while looking: a free backend is left to a sibling
 
 ctypedef enum Algorithm:
     ALGORITHM_ROUND_ROBIN = 0
@@ -1439,6 +1440,7 @@ cdef struct Engine:
     uint32_t queue_work             # QueueWork: what the end of the batch has to do for queues
     Queue* queues                   # borrowed: those in which somebody waits
     Timer queue_timer               # the next look that nobody had to ask for
+    uint64_t gave_way_ms            # since when every look has left a free backend to a sibling; 0 = the last one did not
     uint64_t wakes[2]               # a bit per sibling that is told of a free place when the batch ends
     int siblings[MAX_WORKERS]       # owned eventfds, by slot; -1 = not known
     epoll_event events[EVENTS_PER_BATCH]
