@@ -10,6 +10,8 @@ from enum import StrEnum
 from fastlb.processes.child import Child
 from fastlb.processes.lending import Assignment
 
+# The longest that a worker takes for one step: saying hello, preparing a snapshot, changing to it.
+START_SECONDS = 10.0
 # A worker that lived this long had a reason of its own to die; the next one starts at once.
 STEADY_SECONDS = 1.0
 # Waits after the second, third, … death in quick succession; meanwhile siblings have its sockets.
@@ -66,6 +68,11 @@ class Slot:
     retired: bool = False
     catching_up: bool = False
     awaited: bool = False
+
+    @property
+    def pid(self) -> int:
+        """0 = there is no process."""
+        return self.child.pid if self.child is not None else 0
 
     def begin(self, child: Child, now: float) -> None:
         """A process has been forked for this slot."""
