@@ -91,7 +91,7 @@ ALGORITHMS = {"round_robin": types.ALGORITHM_ROUND_ROBIN, "weighted_round_robin"
               "consistent_hash": types.ALGORITHM_CONSISTENT_HASH, "maglev": types.ALGORITHM_MAGLEV,
               "random_two_choices": types.ALGORITHM_RANDOM_TWO_CHOICES, "peak_ewma": types.ALGORITHM_PEAK_EWMA,
               "least_time": types.ALGORITHM_LEAST_TIME}
-ROW_STATES = {"down": types.ROW_DOWN, "drain": types.ROW_DRAIN, "maintenance": types.ROW_MAINTENANCE}
+ROW_STATES = {"down": types.ROW_DOWN, "drain": types.ROW_DRAIN, "maintenance": types.ROW_MAINTENANCE, "ejected": types.ROW_EJECTED}
 STICKY_FLAGS = {"reject": types.STICKY_REJECT, "drain": types.STICKY_DRAIN, "indirect": types.STICKY_INDIRECT, "secure": types.STICKY_SECURE,
                 "secure_auto": types.STICKY_SECURE_AUTO, "nocache": types.STICKY_NOCACHE}
 
@@ -1350,11 +1350,11 @@ cdef class SharedMemory:
 
     def set_state(self, identity, state):
         """Says of a backend why it is not picked any more: a sum of ROW_STATES, 0 = up and ready. Every worker sees it at its next pick.
-        For the controller alone. ValueError: no such state. KeyError: no such backend."""
+        "ejected" is the workers' alone and stays as it is. For the controller alone. ValueError: no such state. KeyError: no such backend."""
         cdef:
             bytes raw = identity.encode()
             uint32_t bits = state
-        if bits & ~<uint32_t>(types.ROW_DOWN | types.ROW_DRAIN | types.ROW_MAINTENANCE):
+        if bits & ~<uint32_t>types.ROW_CONTROLLED:
             raise ValueError(f"{state} is no state of a backend")
         if not set_state(self.opened(), <const char*>raw, <uint32_t>len(raw), bits, time.monotonic_ns() // 1000000):
             raise KeyError(identity)

@@ -103,6 +103,13 @@ cdef inline Column* column_at(const SharedTable* table, uint32_t number, uint32_
                      + <size_t>slot * WORKER_COLUMNS_BYTES + <size_t>(number % ROWS_PER_BLOCK) * COLUMN_BYTES)
 
 
+cdef inline void note_return(SharedRow* row, uint64_t now_ms) noexcept nogil:
+    # Before a bit of its state is cleared that kept it from being picked: its weight begins anew (slow start), and what its latency was before
+    # says little about what it is now.
+    store_long(&row.up_since_ms, now_ms)
+    store_long(&row.latency, 0)
+
+
 cdef inline bint claim_row(SharedTable* table, WorkerBlock* worker, SharedRow* row, Column* column, uint32_t number,
                            uint32_t cap) noexcept nogil:
     # One more in flight on a row; False, with nothing written, at its cap (0 = none). The only place where in_flight grows.

@@ -20,10 +20,10 @@ from libc.stdlib cimport calloc, free
 
 from fastlb.data_plane.system cimport (EINVAL, ENOMEM, ENOSPC, F_ADD_SEALS, F_DUPFD_CLOEXEC, F_GET_SEALS, F_SEAL_SEAL, F_SEAL_SHRINK,
                                        MAP_FAILED, MAP_NORESERVE, MAP_SHARED, MFD_ALLOW_SEALING, MFD_CLOEXEC, PROT_READ, PROT_WRITE,
-                                       SEEK_END, close, errno, exchange_word_if, fcntl, ftruncate, full_fence, getrandom, load_count, load_long, load_word,
+                                       SEEK_END, add_long, close, errno, exchange_word_if, fcntl, ftruncate, full_fence, getrandom, load_count, load_long, load_word,
                                        lseek, memcmp, memcpy, memfd_create, memset, mmap, munmap, sched_yield, store_long, store_word, strlen)
 from fastlb.data_plane.types cimport (INDEX_CHAINS, MAX_IDENTITY_BYTES, MAX_ROWS, MAX_WORKERS, NODE_ROW, ROW_DISPLAY_BYTES, ROW_FREE,
-                                      ROW_LEAVING, ROW_USED, ROWS_PER_BLOCK, WORKER_FREE, WORKER_LIVE, Column, ImageBackend, ImageHeader,
+                                      ROW_CONTROLLED, ROW_LEAVING, ROW_USED, ROWS_PER_BLOCK, WORKER_FREE, WORKER_LIVE, Column, ImageBackend, ImageHeader,
                                       ImagePool, ImageSection, RowDetails, SharedHeader, SharedRow, SharedTable, WorkerBlock)
 
 cdef extern from "<stdlib.h>" nogil:
@@ -366,20 +366,21 @@ cdef int add_image_rows(SharedTable* table, const char* image, uint64_t now_ms) 
 
 
 cdef bint set_state(SharedTable* table, const char* identity, uint32_t identity_size, uint32_t state, uint64_t now_ms) noexcept nogil:
-    # What health checks and the operator say of a backend. False: it has no row.
+    # What health checks and the operator say of a backend, in bits of ROW_CONTROLLED; what workers say of it stays. False: it has no row.
     cdef:
-        uint32_t number = find_row(table, identity, identity_size)
+        uint32_t number = find_row(table, identity, identity_size), before
         SharedRow* row
     if number == 0:
         return False
     row = row_at(table, number)
-    if state == row.state:
+    before = load_word(&row.state)
+    if state == before & ROW_CONTROLLED:
         return True
     if state == 0:
-        store_long(&row.up_since_ms, now_ms)
-        store_long(&row.latency, 0)             # what it was before says little about what it is now
-    store_word(&row.state, state)
-    store_long(&table.header.state_changes, table.header.state_changes + 1)
+        note_return(row, now_ms)
+    while not exchange_word_if(&row.state, &before, (before & ~<uint32_t>ROW_CONTROLLED) | state):
+        pass                                    # `before` is what a worker has just made of it
+    add_long(&table.header.state_changes, 1)
     return True
 
 

@@ -873,6 +873,8 @@ ctypedef enum RowState:             # bits; 0 = up and ready. What keeps a backe
     ROW_DOWN = 1                    # its health checks say so
     ROW_DRAIN = 2                   # the operator: no new work, what runs is finished
     ROW_MAINTENANCE = 4             # the operator: out of use
+    ROW_EJECTED = 8                 # its answers say so; the workers, for a time
+    ROW_CONTROLLED = 7              # of these, what the controller says
 
 ctypedef enum WorkerUse:
     WORKER_FREE = 0
@@ -883,7 +885,7 @@ ctypedef enum WorkerUse:
 cdef struct SharedRow:
     # One backend of the node, or the node itself: the cache line that a pick reads. What it does not read is in RowDetails.
     int64_t in_flight               # claims - releases of all workers; claim_row, release_row and settlement change it
-    uint32_t state                  # RowState; the controller writes it
+    uint32_t state                  # RowState; changed by compare-and-exchange only, each bit by who it belongs to
     uint32_t padding
     uint64_t latency                # packed (select/latency.pxd), 0 = none measured; any worker, by compare-and-exchange
     uint64_t up_since_ms            # monotonic; when it came up, or was added to a running pool. 0 = before that mattered. The controller

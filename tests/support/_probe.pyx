@@ -73,7 +73,7 @@ from fastlb.data_plane.types cimport FASTLB_PICKER_VERSION, PickContext
 from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, ATTEMPT_CONNECTING, ATTEMPT_SENT,
                                       CHUNK_BAD, CHUNK_DONE, FIELD_DROPPED, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE,
                                       FRAME_UNTIL_CLOSE, HEAD_ABSOLUTE_TARGET, HEAD_CLOSE, HEAD_DROP_LISTED, HEAD_EXPECT_CONTINUE,
-                                      HEAD_H2C, HEAD_KEEP_ALIVE, HEAD_PATH_IS_RAW, HEAD_UPGRADE, KIND_CLIENT, MAX_TRIED, MAX_WORKERS, METHOD_CONNECT,
+                                      HEAD_H2C, HEAD_KEEP_ALIVE, HEAD_PATH_IS_RAW, HEAD_UPGRADE, KIND_CLIENT, MAX_TRIED, MAX_WORKERS, ROW_CONTROLLED, ROW_EJECTED, METHOD_CONNECT,
                                       METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_OTHER, METHOD_POST, METHOD_PUT,
                                       METHOD_TRACE, NO_BACKEND, NO_INDEX, NO_PIPE, NO_SHARED_ROW, X_HEAD_SENT, X_HTTP_1_0, X_IDEMPOTENT, X_IS_HEAD,
                                       X_REPLAYABLE, Attempt, Backend, BackendTable, Buffer, BufferPool, ChunkDecoder, Connection,
@@ -1045,10 +1045,12 @@ cdef class Pool:
             entry.shared.up_since_ms = up_since
 
     def set_state(self, uint32_t number, uint32_t state):
-        """As the controller does it."""
+        """As the controller does it, and the workers "ejected"."""
         cdef bytes identity = self.identities[number].encode()
-        if not set_state(&self.shared, <const char*>identity, <uint32_t>len(identity), state, self.engine.now_ms):
+        self.entry(number).shared.state = state & ROW_EJECTED
+        if not set_state(&self.shared, <const char*>identity, <uint32_t>len(identity), state & ROW_CONTROLLED, self.engine.now_ms):
             raise KeyError(number)
+        self.shared.header.state_changes += 1
 
     @property
     def now_ms(self):

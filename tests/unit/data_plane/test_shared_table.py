@@ -286,6 +286,16 @@ def test_state_of_a_backend_is_seen_by_everybody(memory: _core.SharedMemory) -> 
     other.close()
 
 
+def test_controller_leaves_what_workers_say_of_a_backend(memory: _core.SharedMemory) -> None:
+    add(memory, "api|a")
+    ejected = _core.ROW_STATES["ejected"]
+    with mmap.mmap(memory.fileno(), 0) as raw:
+        struct.pack_into("<I", raw, OFFSETS["blocks"] + OFFSETS["row_bytes"] + 8, ejected)
+    for state in (1, 2, 0, 5, 0):
+        memory.set_state("api|a", state)
+        assert [row["state"] for row in memory.backends()] == [state | ejected]
+
+
 def test_state_that_does_not_exist_is_refused(memory: _core.SharedMemory) -> None:
     add(memory, "api|a")
     with pytest.raises(ValueError, match="8 is no state"):
