@@ -50,7 +50,7 @@ def serve(
     """Relay requests between clients and backends.
 
     Without a file and without backends a demo runs, with three small backends of its own. SIGTERM and Ctrl-C stop at once; SIGQUIT finishes
-    what is in flight.
+    what is in flight; SIGHUP reads the file again.
     """
     if config is not None and (listens or backends or algorithm):
         raise click.UsageError("-c FILE already says what to listen on and where to forward: leave out --listen, --backend and --algorithm")
@@ -65,7 +65,8 @@ def serve(
 
         greet = (lambda urls: explain_demo(urls, demo)) if demo else None
         overriding = partial(override, workers=workers, user=user)
-        launch(loaded, LaunchOptions(control, counters, pump_budget, greet, frozenset(backend.pid for backend in demo), overriding))
+        spared = frozenset(backend.pid for backend in demo)
+        launch(loaded, LaunchOptions(control, counters, pump_budget, greet, spared, overriding, config or ""))
 
     try:
         if config is not None:

@@ -22,6 +22,7 @@ from fastlb.control_plane.config.log_destination import LogDestination
 from fastlb.control_plane.config.schema import Config, Listener
 from fastlb.control_plane.log_plan import log_destinations
 from fastlb.control_plane.names import Names
+from fastlb.control_plane.reloads import Reloads
 from fastlb.control_plane.snapshot import build_image
 from fastlb.control_plane.sticky_key import StickyKey, StickyKeyError, load_sticky_key
 from fastlb.processes.channel import Channel
@@ -40,6 +41,7 @@ from fastlb.processes.messages import (
     Processes,
     ProcessState,
     Rejected,
+    Reread,
     Stop,
     ToController,
 )
@@ -96,6 +98,7 @@ class Controller:
         self._tried = 0  # the latest that was offered: a number is never used again
         self._names = Names(loop, self._on_names_changed, report)
         self._sticky_key = options.sticky_key
+        self._reloads = Reloads(self._send, self.apply, options.config.settings)
         self._control = ControlSocket(options.control_path, self._handle_control)
         self._processes: tuple[ProcessState, ...] = ()
 
@@ -108,6 +111,7 @@ class Controller:
                 await self._open_control()
             if left is not None:
                 self._config, self._generation, self._tried = left.config, left.generation, left.generation
+                self._sticky_key = left.sticky_key
                 self._names.watch(names_of(self._config))
             else:
                 try:
@@ -119,10 +123,14 @@ class Controller:
             if self._applying_names is not None:
                 self._applying_names.cancel()
             self._names.close()
+            self._reloads.close()
             await self._control.close()
 
-    async def apply(self, config: Config) -> int:
+    async def apply(self, config: Config, sticky_key: StickyKey | None = None) -> int:
         """Makes this the configuration of every new request. If that fails, nothing has changed.
+
+        Args:
+            sticky_key: what was read for it; None: one that is known already, or can be read with the rights that the controller has.
 
         Returns:
             The generation of the snapshot.
@@ -131,30 +139,35 @@ class Controller:
             ApplyError: an address cannot be bound, a worker refused the image, or this fastlb is ending.
         """
         async with self._applying:
-            self._names.watch(names_of(self._config) | names_of(config))
-            try:
-                await self._names.first_answers(FIRST_NAMES_SECONDS)
-                await self._offer(config)
-                self._config = config
-            finally:
-                self._names.watch(names_of(self._config))
+            return await self._apply(config, sticky_key)
+
+    async def _apply(self, config: Config, sticky_key: StickyKey | None = None) -> int:
+        """The same for who holds the lock."""
+        self._names.watch(names_of(self._config) | names_of(config))
+        try:
+            await self._names.first_answers(FIRST_NAMES_SECONDS)
+            await self._offer(config, sticky_key)
+            self._config = config
+        finally:
+            self._names.watch(names_of(self._config))
         return self._generation
 
-    async def _offer(self, config: Config) -> None:
+    async def _offer(self, config: Config, sticky_key: StickyKey | None) -> None:
         """Has the supervisor put a configuration in force, or not."""
         logs = [await self._describe_log(destination) for destination in log_destinations(config)]
-        sticky_key = self._find_sticky_key(config)
+        found = self._find_sticky_key(config, sticky_key or self._sticky_key)
+        key = found.key if found is not None else b""
         generation = self._tried = self._tried + 1
         try:
             if self._generation:
-                image = await asyncio.to_thread(build_image, config, self._names.addresses, generation, sticky_key)
+                image = await asyncio.to_thread(build_image, config, self._names.addresses, generation, key)
             else:
-                image = build_image(config, self._names.addresses, generation, sticky_key)
+                image = build_image(config, self._names.addresses, generation, key)
         except (ValueError, OSError) as error:
             raise ApplyError(f"the snapshot could not be built: {error}") from error
         try:
             self._shared.add_rows(image)
-            state = _write_state(State(config, generation))
+            state = _write_state(State(config, generation, found or self._sticky_key))
             try:
                 self._answer = self._loop.create_future()
                 self._send(_describe(config, generation, logs), image, state)
@@ -171,19 +184,17 @@ class Controller:
         if isinstance(answer, Rejected):
             raise ApplyError(answer.text)
         self._generation = generation
+        self._sticky_key = found or self._sticky_key
 
-    def _find_sticky_key(self, config: Config) -> bytes:
-        """The key of a configuration's sticky cookies; b"" where it has none. One that was not known at the start is read with the rights
-        that the controller has."""
+    def _find_sticky_key(self, config: Config, known: StickyKey | None) -> StickyKey | None:
+        """The key of a configuration's sticky cookies; None where it has none. One that is not known is read with the rights that the
+        controller has."""
         try:
-            found, warnings = load_sticky_key(config, self._sticky_key)
+            found, warnings = load_sticky_key(config, known)
         except StickyKeyError as error:
             raise ApplyError(str(error)) from error
         report_warnings(warnings)
-        if found is None:
-            return b""
-        self._sticky_key = found
-        return found.key
+        return found
 
     async def _describe_log(self, destination: LogDestination) -> LogTarget:
         """A log for the supervisor, which opens it and asks no name server: names are resolved here."""
@@ -199,18 +210,20 @@ class Controller:
     def _on_readable(self) -> None:
         try:
             while (received := self._channel.receive()) is not None:
-                self._handle(received[0])
+                self._handle(*received)
         except EOFError:
             self._loop.remove_reader(self._channel.fileno())
             self._stop()
 
-    def _handle(self, message: ToController) -> None:
+    def _handle(self, message: ToController, descriptors: list[int]) -> None:
         match message:
             case Ping():
                 self._send(Pong())
             case Applied(generation) | Rejected(generation):
                 if self._answer is not None and not self._answer.done() and generation == self._tried:
                     self._answer.set_result(message)
+            case Reread():
+                self._reloads.take(message, descriptors)
             case Processes(processes):
                 self._processes = processes
             case Stop():
@@ -226,7 +239,8 @@ class Controller:
 
     async def _apply_names(self) -> None:
         try:
-            await self.apply(self._config)
+            async with self._applying:
+                await self._apply(self._config)  # the one that is in force by now
         except FastlbError as error:
             report(f"new addresses could not be applied: {error}")
 
@@ -251,10 +265,13 @@ class Controller:
                 return {"ok": True, "rows": self._shared.verify()}
             case {"do": "apply", "config": str(path)}:
                 return await self._apply_file(path)
+            case {"do": "reload"}:
+                outcome = (await self._reloads.ask()).as_json()
+                return {"ok": "errors" not in outcome} | outcome
             case {"do": "drain"}:
                 self._send(DrainAll())
                 return {"ok": True}
-        return {"ok": False, "errors": ['"do" is one of counters, backends, queues, processes, verify, apply (with config), drain']}
+        return {"ok": False, "errors": ['"do" is one of counters, backends, queues, processes, verify, apply (with config), reload, drain']}
 
     async def _apply_file(self, path: str) -> dict[str, Any]:
         try:
@@ -286,6 +303,7 @@ class State:
 
     config: Config
     generation: int
+    sticky_key: StickyKey | None = None
 
 
 def names_of(config: Config) -> set[str]:
@@ -303,7 +321,13 @@ def _describe(config: Config, generation: int, logs: Sequence[LogTarget]) -> App
     settings = config.settings
     listeners = tuple(_describe_listener(listener) for listener in config.listeners)
     return Apply(
-        generation, choose_workers(settings.workers), listeners, tuple(logs), settings.drain_timeout_ms, settings.drain_idle_grace_ms
+        generation,
+        choose_workers(settings.workers),
+        listeners,
+        tuple(logs),
+        settings.drain_timeout_ms,
+        settings.drain_idle_grace_ms,
+        settings.watch,
     )
 
 

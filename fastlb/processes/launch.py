@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from fastlb.control_plane.config.loader import Loaded
 from fastlb.control_plane.controller import ControllerOptions, choose_workers
+from fastlb.control_plane.reading import read_again
 from fastlb.control_plane.sticky_key import load_sticky_key
 from fastlb.processes.descriptors import set_limits
 from fastlb.processes.output import report_warnings, say
@@ -25,6 +27,7 @@ class LaunchOptions:
         greet: makes a text of the URLs that are listened on, for standard output once all is ready.
         spared: children that this process has already, for others to look after.
         override: what the command line says in place of any configuration file.
+        config_path: of the file that was read; "" where the command line said all.
     """
 
     control_path: str = ""
@@ -33,6 +36,7 @@ class LaunchOptions:
     greet: Callable[[list[str]], str] | None = None
     spared: frozenset[int] = frozenset()
     override: Callable[[Loaded], Loaded] = lambda loaded: loaded
+    config_path: str = ""
 
 
 def launch(loaded: Loaded, options: LaunchOptions) -> None:
@@ -70,6 +74,8 @@ def launch(loaded: Loaded, options: LaunchOptions) -> None:
                 greet=options.greet,
                 spared=options.spared,
                 inherited=tuple(inherited),
+                config_path=options.config_path,
+                read=partial(read_again, options.config_path, options.override),
             )
         )
     finally:

@@ -180,6 +180,7 @@ class Apply(Message, frozen=True):
     logs: tuple[LogTarget, ...]
     drain_timeout_ms: Number
     drain_idle_grace_ms: Number
+    watch: bool = False
 
 
 class Applied(Message, frozen=True):
@@ -199,15 +200,47 @@ class DrainAll(Message, frozen=True):
     """Controller -> supervisor: as SIGQUIT."""
 
 
+class Reload(Message, frozen=True):
+    """Controller -> supervisor: have the configuration file read again."""
+
+    ticket: Number  # counts up
+
+
+class Reread(Message, frozen=True):
+    """Supervisor -> controller: apply what was read. Descriptor: what the loader left; none where `error` says why.
+
+    Args:
+        number: of this reload, for the answer.
+        ticket: the last that was there before the file was read.
+    """
+
+    number: Number
+    ticket: Number
+    error: str
+
+
+class Reloaded(Message, frozen=True):
+    """Controller -> supervisor: it is applied, or has been refused."""
+
+    number: Number
+
+
 class Processes(Message, frozen=True):
     """Supervisor -> controller: which processes there are, after each change."""
 
     processes: tuple[ProcessState, ...]
 
 
+# -------------------------------------------------------------------------------------------------------------- supervisor and loader
+class Read(Message, frozen=True):
+    """Loader -> supervisor: the file has been read. Descriptor: what came of it, for the controller."""
+
+
 FromZygote = Forked | ForkFailed
 FromWorker = Hello | Prepared | Refused | Committed | Drained
-FromController = Hello | Pong | Apply | DrainAll
+FromController = Hello | Pong | Apply | Reload | Reloaded | DrainAll
+FromLoader = Read
 ToZygote = Fork
 ToWorker = Siblings | Prepare | Abort | Lend | Commit | Assign | Log | Drain | Stop
-ToController = Ping | Applied | Rejected | Processes | Stop
+ToController = Ping | Applied | Rejected | Reread | Processes | Stop
+ToLoader = Stop

@@ -26,6 +26,7 @@ from fastlb.control_plane.config.address import BindAddress
 from fastlb.control_plane.config.log_destination import LogDestination
 from fastlb.control_plane.config.quantity import format_duration
 from fastlb.control_plane.controller import ControllerOptions, run_controller
+from fastlb.control_plane.reading import Reading
 from fastlb.processes import _system
 from fastlb.processes.changeover import Changeover, Snapshot
 from fastlb.processes.channel import MAX_DESCRIPTORS, Channel
@@ -54,6 +55,8 @@ from fastlb.processes.messages import (
     ProcessState,
     Refused,
     Rejected,
+    Reload,
+    Reloaded,
     Siblings,
     Stop,
     ToController,
@@ -62,6 +65,7 @@ from fastlb.processes.messages import (
 from fastlb.processes.nursery import Nursery
 from fastlb.processes.output import report, report_warnings, say, write_line
 from fastlb.processes.privileges import Identity, drop
+from fastlb.processes.reloading import Reloading
 from fastlb.processes.roster import ACCEPTING, COMMITTED, START_SECONDS, Slot, State, make_slot
 from fastlb.processes.sockets import BoundAddress, adopt_sockets, bind_listeners, end_deferring, update_listening
 from fastlb.processes.systemd import InheritedSocket, hand_over, notify, watchdog_interval
@@ -106,6 +110,8 @@ class SupervisorOptions:
         greet: makes a text of the URLs that are listened on, for standard output once all is ready.
         spared: children that were there before and are not the supervisor's to reap.
         inherited: listening sockets that the service manager opened.
+        config_path: of the file that a reload reads; "" for none.
+        read: reads it, in a process of its own that has the privileges of this one.
     """
 
     controller: ControllerOptions
@@ -118,6 +124,8 @@ class SupervisorOptions:
     greet: Callable[[list[str]], str] | None = None
     spared: frozenset[int] = frozenset()
     inherited: tuple[InheritedSocket, ...] = ()
+    config_path: str = ""
+    read: Callable[[], Reading] = Reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +172,9 @@ class Supervisor:
         kept = frozenset((shared.fileno(),))
         zygote = ZygoteOptions(partial(drop, options.identity), partial(_run_forked, options, shared), kept)
         self._nursery = Nursery(self, zygote, options.spared)
+        self._reloading = Reloading(self, self._nursery, options.config_path, options.read)
         self._controller: Child | None = None
+        self._controller_greeted = False
         self._controller_restarts = -1
         self._controller_born = 0.0
         self._controller_owes = 0.0  # since when an answer to a ping has been missing
@@ -199,7 +209,7 @@ class Supervisor:
             loop.add_signal_handler(number, self._finished.set)
         loop.add_signal_handler(signal.SIGQUIT, self.start_drain)
         loop.add_signal_handler(signal.SIGUSR1, self.reopen_logs)
-        loop.add_signal_handler(signal.SIGHUP, report, "SIGHUP: reloading is not there yet; nothing has changed")
+        loop.add_signal_handler(signal.SIGHUP, self._reloading.request)
         loop.set_exception_handler(lambda _, context: report(f"a mistake in fastlb: {context.get('exception') or context['message']}"))
         try:
             self._nursery.start()
@@ -207,7 +217,8 @@ class Supervisor:
             self._fork(CONTROLLER)
             for slot in self.slots:
                 self._fork_worker(slot)
-            self._start(self._beat())
+            for work in (self._beat(), self._reloading.run(), self._reloading.watch()):
+                self._start(work)
             await self._finished.wait()
         finally:
             await self._stop()
@@ -235,6 +246,7 @@ class Supervisor:
         notify("STOPPING=1", "STATUS=stopping")
         for task in list(self._tasks):
             task.cancel()
+        self._reloading.close()
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_SECONDS):
                 for child in self._children():
@@ -296,6 +308,7 @@ class Supervisor:
         now = asyncio.get_running_loop().time()
         if role == CONTROLLER:
             self._controller = child
+            self._controller_greeted = False
             self._controller_restarts += 1
             self._controller_born, self._controller_owes = now, 0.0
             self._nursery.watch(child, self._on_controller_exit, self._on_controller_message)
@@ -351,15 +364,21 @@ class Supervisor:
         match message:
             case Hello(build_id):
                 self._check_build(self._controller, build_id)
+                self._controller_greeted = True
                 self._tell_processes()
             case Pong():
                 self._controller_owes = 0.0
             case DrainAll():
                 self.start_drain()
+            case Reload(ticket):
+                self._reloading.request(ticket)
+            case Reloaded(number):
+                self._reloading.on_done(number)
+                self._changed.set()
             case Apply():
                 offered = self._changeover.take(message, descriptors)
                 if offered is None:
-                    self._tell_controller(Rejected(message.generation, "too many configurations at once"))
+                    self.tell_controller(Rejected(message.generation, "too many configurations at once"))
                 else:
                     self._start(self._apply(offered))
 
@@ -368,8 +387,29 @@ class Supervisor:
             report(f"process {child.pid} is of another build ({build_id}, this is {BUILD_ID}): killed")
             child.signal(signal.SIGKILL)
 
-    def _tell_controller(self, message: ToController) -> None:
-        if self._controller is not None and not self._controller.send(message):
+    @property
+    def controller(self) -> Child | None:
+        """The one that runs, if it has said hello."""
+        return self._controller if self._controller_greeted else None
+
+    @property
+    def is_started(self) -> bool:
+        """Whether every worker has been ready."""
+        return self._announced
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether no configuration is taken any more."""
+        return self._ending or self._draining
+
+    @property
+    def is_watching(self) -> bool:
+        """Whether the configuration in force has its file watched."""
+        snapshot = self._changeover.snapshot
+        return not self.is_ending and snapshot is not None and snapshot.apply.watch
+
+    def tell_controller(self, message: ToController, *descriptors: int) -> None:
+        if self._controller is not None and not self._controller.send(message, *descriptors):
             self._controller.signal(signal.SIGKILL)
 
     def _tell_processes(self) -> None:
@@ -523,13 +563,13 @@ class Supervisor:
         except FastlbError as error:
             if self._changeover.snapshot is None and not self._ending and not self._draining:
                 self._fail(error)
-            self._tell_controller(Rejected(generation, str(error)))
+            self.tell_controller(Rejected(generation, str(error)))
         else:
-            self._tell_controller(Applied(generation))
+            self.tell_controller(Applied(generation))
 
     def open(self, offered: Snapshot) -> Opened:
         """Binds what a snapshot listens on and opens its logs, beside what is open. FastlbError: nothing has changed."""
-        if self._ending or self._draining:
+        if self.is_ending:
             raise StartError("fastlb is ending and takes no configuration any more")
         before = [bound for _, bound in self._bound]
         listeners = _wanted(offered.apply)
@@ -609,6 +649,7 @@ class Supervisor:
         if self._announced or self._changeover.snapshot is None or any(slot.state is not State.READY for slot in self.slots):
             return
         self._announced = True
+        self._changed.set()
         self._send_processes()  # who waits for the line below may ask at once
         say(f"ready (pid {os.getpid()}, generation {self._changeover.generation})")
         notify("READY=1", f"MAINPID={os.getpid()}", f"STATUS=serving with {len(self._accepting())} workers")
@@ -666,7 +707,7 @@ class Supervisor:
                     self._controller.signal(signal.SIGKILL)
                 elif not self._controller_owes:
                     self._controller_owes = now
-                    self._tell_controller(Ping())
+                    self.tell_controller(Ping())
             self._nursery.look_around()
             await asyncio.sleep(every)
 

@@ -54,12 +54,12 @@ def start_zygote(end: socket.socket, options: ZygoteOptions) -> int:
     """Forks a zygote that talks over `end`; returns its pid. Call it while no other thread runs."""
     pid = os.fork()
     if pid == 0:
-        _run_child(lambda: _serve(end, options))
+        run_child(lambda: _serve(end, options))
     return pid
 
 
 def _serve(end: socket.socket, options: ZygoteOptions) -> None:
-    _start_afresh(options.kept | {end.fileno()})
+    start_afresh(options.kept | {end.fileno()})
     options.drop_privileges()
     gc.collect()
     gc.freeze()  # what exists now is never collected, so that collections in the children do not write to shared pages
@@ -90,7 +90,7 @@ def _fork_detached(fork: Fork, descriptors: list[int], channel: Channel[ToZygote
         os.close(writable)
         return ForkFailed(fork.role, error.strerror or str(error))
     if between == 0:
-        _run_child(lambda: _fork_again(fork, descriptors, channel, options, readable, writable))
+        run_child(lambda: _fork_again(fork, descriptors, channel, options, readable, writable))
     os.close(writable)
     told = os.read(readable, 8)  # one write of eight bytes, or the end
     os.close(readable)
@@ -118,7 +118,7 @@ def _fork_again(
     options.run(fork, descriptors)
 
 
-def _run_child(run: Callable[[], None]) -> NoReturn:
+def run_child(run: Callable[[], None]) -> NoReturn:
     """The rest of the life of a forked process. It never returns into its parent's code, and no interpreter is taken down: that would copy
     pages which are shared, for nothing."""
     status = 1
@@ -140,7 +140,7 @@ def _run_child(run: Callable[[], None]) -> NoReturn:
         os._exit(status)
 
 
-def _start_afresh(kept: frozenset[int]) -> None:
+def start_afresh(kept: frozenset[int]) -> None:
     """Lets go of what was the supervisor's: its descriptors, its loop if it had one already, its signal handlers."""
     signal.set_wakeup_fd(-1)
     for number in IGNORED_SIGNALS:

@@ -1,15 +1,20 @@
 """What fastlb's processes may do and what they cost, as the system sees it."""
 
+import contextlib
 import os
 import pwd
+import socket
 from pathlib import Path
 
 import pytest
 
+from tests.support.configuration import configuration
 from tests.support.load import kill_worker, wait_for_restart, wait_for_workers
 from tests.support.waiting import SANITIZED, wait_until
 
 IDLE_PSS_KIB = 12 << 10  # what an idle worker may cost
+
+UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root changes accounts")
 
@@ -60,6 +65,47 @@ def test_processes_that_come_later_have_no_more_rights(fastlb, instant):
             assert int(status["CapEff"][0], 16) == 0, row
             assert status["NoNewPrivs"] == ["1"], row
     assert lb.get().status == 200
+
+
+def free_privileged_port():
+    for port in range(1023, 600, -1):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no privileged port is free")
+
+
+@root_only
+@pytest.mark.skipif(int(UNPRIVILEGED.read_text()) < 1024, reason="everybody may bind every port here")
+def test_reload_adds_a_privileged_port_after_privileges_were_dropped(fastlb, instant):
+    lb = start_as_nobody(fastlb, instant())
+    port = free_privileged_port()
+    lb.reload_ok(configuration([instant()], listener={"bind": ["127.0.0.1:0", f"127.0.0.1:{port}"]}), new_sockets=1)
+    assert lb.port_of(1) == port
+    assert lb.get(bind=1).status == 200
+
+
+@root_only
+def test_reload_reads_what_is_for_root_alone_and_leaves_nobody_with_more_rights(fastlb, instant):
+    lb = start_as_nobody(fastlb, instant())
+    before = {row["pid"] for row in lb.processes()}
+    key = lb.directory / "key"
+    key.write_text("0123456789abcdef")
+    key.chmod(0o600)
+    text = configuration([instant()], settings={"sticky_key_file": str(key)}, pool={"sticky": {"cookie": "ID"}})
+    lb.rewrite(text)
+    lb.config_path.chmod(0o600)
+    answer = lb.reload()
+    assert answer["ok"], answer
+    assert answer["warnings"] == []
+    first = lb.get().get("set-cookie").split(";")[0]
+    assert {row["pid"] for row in lb.processes()} == before
+    for row in lb.processes():
+        if row["role"] != "supervisor":
+            assert status_of(row["pid"])["Uid"] == [str(pwd.getpwnam("nobody").pw_uid)] * 4, row
+    key.write_text("another key, of 16 and more")
+    assert lb.reload()["ok"]
+    assert lb.get().get("set-cookie").split(";")[0] != first  # it was read again, not remembered
 
 
 def pss_kib(pid):

@@ -21,7 +21,7 @@ from tests.support.load import (
     wait_for_workers,
 )
 from tests.support.message import request
-from tests.support.process import ROOT, Control
+from tests.support.process import ROOT
 from tests.support.waiting import SANITIZED, wait_until
 
 TURNS = 1 if SANITIZED else 3
@@ -37,20 +37,6 @@ def pid_of(lb, role):
     return pid
 
 
-def connect_again(lb):
-    """A conversation with the controller that runs now."""
-
-    def look():
-        try:
-            lb.control.close()
-            lb.control = Control(lb.directory / "control")
-            return lb.control.ask("processes")["processes"]
-        except (OSError, AssertionError):
-            return []
-
-    return wait_until(look, "a controller answers")
-
-
 def test_controller_is_killed_and_the_next_one_knows_what_is_in_force(fastlb, paced):
     lb = fastlb(paced, workers=2)
     lb.apply_ok(configuration(paced))
@@ -61,7 +47,7 @@ def test_controller_is_killed_and_the_next_one_knows_what_is_in_force(fastlb, pa
             pid = pid_of(lb, "controller")
             os.kill(pid, signal.SIGKILL)
             wait_for_end(pid)
-            connect_again(lb)
+            lb.reconnect()
             assert pid_of(lb, "controller") != pid
             before = lb.control.ask("counters")["generation"]
             answer = lb.apply(configuration(paced))
@@ -78,7 +64,7 @@ def test_stopped_controller_is_killed_by_the_watchdog(fastlb, paced):
         pid = pid_of(lb, "controller")
         os.kill(pid, signal.SIGSTOP)
         wait_for_end(pid)
-        connect_again(lb)
+        lb.reconnect()
         load.wait_for_answers(50)
     assert load.failures == []
     assert "does not answer: killed" in lb.messages()
@@ -199,7 +185,7 @@ def test_everything_but_the_supervisor_is_killed_at_once(fastlb, paced):
         for row in rows:
             wait_for_end(row["pid"])
         ended = time.monotonic()
-        connect_again(lb)
+        lb.reconnect()
         wait_for_workers(lb, 2, lambda row: row["pid"] not in {dead["pid"] for dead in rows})
         load.wait_for_answers(50)
     assert [failure for failure in load.failures if failure.kind != "broken" or failure.connecting > ended] == []

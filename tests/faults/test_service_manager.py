@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sys
+import time
 
 import pytest
 
@@ -108,6 +109,20 @@ def test_service_manager_hears_of_readiness_and_end(fastlb, instant, manager):
     lb.signal(signal.SIGTERM)
     hear(manager, "STOPPING=1")
     lb.wait_exit()
+
+
+def test_service_manager_hears_of_a_reload_from_its_beginning_to_its_end(fastlb, instant, manager):
+    lb = fastlb([instant()], environment={"NOTIFY_SOCKET": manager.getsockname()})
+    hear(manager, "READY=1")
+    before = time.monotonic_ns() // 1000
+    for text in (configuration([instant()]), "nonsense"):
+        lb.rewrite(text)
+        lb.signal(signal.SIGHUP)
+        began, ended = hear(manager, "READY=1")
+        assert began[0] == "RELOADING=1"
+        assert before <= int(began[1].removeprefix("MONOTONIC_USEC=")) <= time.monotonic_ns() // 1000
+        assert ended == ["READY=1"]
+    assert "was not reloaded" in lb.messages()
 
 
 def test_service_manager_hears_of_a_drain(fastlb, instant, manager):

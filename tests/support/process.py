@@ -87,7 +87,8 @@ class Fastlb:
         self._stderr = (self.directory / "stderr").open("wb")
         self._n_files = 0
         self._was_killed = False
-        command = [sys.executable, "-m", "fastlb", "serve", "-c", str(self.write(text))]
+        self.config_path = self.write(text)
+        command = [sys.executable, "-m", "fastlb", "serve", "-c", str(self.config_path)]
         command += ["--control", str(self.directory / "control"), "--counters", str(self.directory / "counters")]
         command += ["--pump-budget", str(pump_budget)]
         if workers:
@@ -183,6 +184,19 @@ class Fastlb:
         peer.close()
 
     # ------------------------------------------------------------------------------------------------ control
+    def reconnect(self) -> None:
+        """Begins a conversation with the controller that runs now."""
+
+        def look() -> bool:
+            try:
+                self.control.close()
+                self.control = Control(self.directory / "control")
+                return bool(self.control.ask("processes")["processes"])
+            except (OSError, AssertionError):
+                return False
+
+        wait_until(look, "a controller answers")
+
     def counters(self) -> Counters:
         answer = self.control.ask("counters")
         assert answer["ok"]
@@ -238,6 +252,30 @@ class Fastlb:
         assert answer["ok"], answer
         for _ in range(new_sockets):
             self._note_url(self.next_line())
+
+    def rewrite(self, text: str) -> None:
+        """Puts another text into the file that a reload reads, as editors do: whole, by a rename."""
+        self._applied = True
+        self.write(text).rename(self.config_path)
+
+    def reload(self) -> dict[str, Any]:
+        """Has the file read again."""
+        return self.control.ask("reload")
+
+    def reload_ok(self, text: str, new_sockets: int = 0) -> dict[str, Any]:
+        """Reloads another configuration, which must succeed; its new sockets are appended to `urls`."""
+        self.rewrite(text)
+        answer = self.reload()
+        assert answer["ok"], answer
+        self.wait_for_reload(new_sockets)
+        return answer
+
+    def wait_for_reload(self, new_sockets: int = 0) -> None:
+        """Reads standard output up to the line that a reload ends with."""
+        while "fastlb: reloaded (generation " not in (line := self.next_line()):
+            self._note_url(line)
+            new_sockets -= 1
+        assert new_sockets == 0
 
     # ------------------------------------------------------------------------------------------------ the process
     @property

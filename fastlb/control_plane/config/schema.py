@@ -224,6 +224,7 @@ class GlobalSettings:
     trusted_networks: tuple[Network, ...] = option(
         "trusted_networks", ListOf(Text("a network", parse_network, "10.0.0.0/8")), [], ("set_real_ip_from", "trusted_proxies")
     )
+    watch: bool = option("watch", Flag(), False, ("watch_file", "live_reload", "auto_reload"))
     drain_timeout_ms: int = option("drain_timeout", duration("0s", LONGEST), "30s")
     drain_idle_grace_ms: int = option("drain_idle_grace", duration("0s", "1h"), "2s")
     # Two descriptors per connection, and Linux allows at most 2^30 in a process (fs.nr_open's own limit).

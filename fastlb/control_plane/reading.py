@@ -1,0 +1,84 @@
+"""Reading the configuration again for a reload, and what of it can be used only by the next start.
+
+It happens in a process of its own, the loader (processes/loader.py), with the privileges that fastlb was started with: the file and the
+keys that it names may be root's alone. What comes of it travels to the controller in a memfd, pickled: the loader has more privileges than
+the controller, which may trust it; the supervisor passes the descriptor on and never looks inside.
+"""
+
+import os
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from fastlb import FastlbError
+from fastlb.control_plane.config.errors import ConfigError
+from fastlb.control_plane.config.loader import Loaded, load_file
+from fastlb.control_plane.config.schema import Config, GlobalSettings
+from fastlb.control_plane.sticky_key import StickyKey, load_sticky_key
+
+# What is decided before the first fork: key and field have the same names here.
+READ_ONCE = ("user", "group", "pid_file", "max_descriptors")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A configuration and the keys that it names; or, where `config` is None, why there is none.
+
+    Args:
+        errors: as `fastlb check` writes them.
+    """
+
+    config: Config | None = None
+    sticky_key: StickyKey | None = None
+    warnings: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+
+
+def read_again(path: str, override: Callable[[Loaded], Loaded]) -> Reading:
+    """Reads a configuration file with what belongs to it, as a start would. Never raises for what is wrong with them.
+
+    Args:
+        override: puts in what the command line said.
+    """
+    try:
+        loaded = override(load_file(path))
+        sticky_key, warnings = load_sticky_key(loaded.config)
+    except ConfigError as error:
+        return Reading(errors=tuple(error.lines()))
+    except FastlbError as error:
+        return Reading(errors=tuple(str(error).splitlines()))
+    return Reading(loaded.config, sticky_key, (*map(str, loaded.warnings), *warnings))
+
+
+def write_reading(reading: Reading) -> int:
+    """A memfd that holds it; the caller closes it."""
+    descriptor = os.memfd_create("fastlb-reading", os.MFD_CLOEXEC)
+    view = memoryview(pickle.dumps(reading))
+    while view:
+        view = view[os.write(descriptor, view) :]
+    return descriptor
+
+
+def take_reading(descriptor: int) -> Reading:
+    """What a loader left; closes the descriptor."""
+    try:
+        reading = pickle.loads(os.pread(descriptor, os.fstat(descriptor).st_size, 0))  # noqa: S301  the loader has more privileges than we
+    finally:
+        os.close(descriptor)
+    assert isinstance(reading, Reading)
+    return reading
+
+
+def warn_of_settings_that_stay(started: GlobalSettings, wanted: GlobalSettings) -> Iterator[str]:
+    """What a reload cannot change, for settings that differ from those of the start."""
+    for name in READ_ONCE:
+        before, after = getattr(started, name), getattr(wanted, name)
+        if before != after:
+            yield f"{name} is read once, at the start: it stays {_show(before)} until fastlb is started again with {_show(after)}"
+    before, after = started.max_connections, wanted.max_connections
+    if before and (after == 0 or after > before):
+        yield f"max_connections can only be lowered while fastlb runs: the workers have room for {before}; a start makes it {_show(after)}"
+
+
+def _show(value: str | int) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value)

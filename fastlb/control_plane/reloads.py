@@ -1,0 +1,113 @@
+"""Reloads as the controller sees them: who waits for one, and what came of it.
+
+Owns the tickets. Reading the file again is the supervisor's to arrange, which has the privileges; whoever asks gets the answer of a reload
+that began after the question, so that what was on disk by then is what the answer is about.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fastlb import FastlbError
+from fastlb.control_plane.config.schema import Config, GlobalSettings
+from fastlb.control_plane.reading import Reading, take_reading, warn_of_settings_that_stay
+from fastlb.control_plane.sticky_key import StickyKey
+from fastlb.processes.messages import FromController, Reload, Reloaded, Reread
+from fastlb.processes.output import report, report_warnings, say
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a reload: the generation in force, or errors, and then nothing has changed."""
+
+    generation: int = 0
+    milliseconds: float = 0.0
+    warnings: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        if self.errors:
+            return {"errors": list(self.errors)}
+        return {"generation": self.generation, "milliseconds": round(self.milliseconds, 1), "warnings": list(self.warnings)}
+
+
+class Reloads:
+    """Applies what loaders have read.
+
+    Args:
+        send: says something to the supervisor.
+        apply: puts a configuration in force with its sticky key and returns the generation; FastlbError: nothing has changed.
+        started: the settings that this fastlb was started with.
+    """
+
+    def __init__(
+        self,
+        send: Callable[[FromController], None],
+        apply: Callable[[Config, StickyKey | None], Awaitable[int]],
+        started: GlobalSettings,
+    ) -> None:
+        self._send = send
+        self._apply = apply
+        self._started = started
+        self._tickets: dict[int, asyncio.Future[Outcome]] = {}
+        self._drawn = 0
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def ask(self) -> Outcome:
+        """Has the file read again; returns when every worker uses what it says, or with what is wrong with it."""
+        if self._closed:
+            return _ENDING
+        began = time.monotonic()
+        self._drawn += 1
+        ticket = self._drawn
+        waiting = self._tickets[ticket] = asyncio.get_running_loop().create_future()
+        self._send(Reload(ticket))
+        try:
+            outcome = await waiting
+        finally:
+            self._tickets.pop(ticket, None)
+        return Outcome(outcome.generation, (time.monotonic() - began) * 1000, outcome.warnings, outcome.errors)
+
+    def take(self, message: Reread, descriptors: list[int]) -> None:
+        """The file has been read."""
+        reading = Reading(errors=(message.error,)) if message.error or not descriptors else take_reading(descriptors[0])
+        self._task = asyncio.get_running_loop().create_task(self._finish(message, reading))  # the supervisor has one at a time
+
+    def close(self) -> None:
+        """Answers whoever still waits."""
+        self._closed = True
+        if self._task is not None:
+            self._task.cancel()
+        self._answer(self._drawn, _ENDING)
+
+    async def _finish(self, message: Reread, reading: Reading) -> None:
+        outcome = await self._use(reading)
+        report_warnings(outcome.warnings)
+        if outcome.errors:
+            report("\n".join(("the configuration was not reloaded, and the one in force stays:", *outcome.errors)))
+        else:
+            say(f"reloaded (generation {outcome.generation})")
+        self._answer(message.ticket, outcome)
+        self._send(Reloaded(message.number))
+
+    async def _use(self, reading: Reading) -> Outcome:
+        if reading.config is None:
+            return Outcome(errors=reading.errors)
+        try:
+            generation = await self._apply(reading.config, reading.sticky_key)
+        except FastlbError as error:
+            return Outcome(errors=tuple(str(error).splitlines()))
+        warnings = (*reading.warnings, *warn_of_settings_that_stay(self._started, reading.config.settings))
+        return Outcome(generation, warnings=warnings)
+
+    def _answer(self, ticket: int, outcome: Outcome) -> None:
+        """Tells everybody whose ticket is not newer than this one."""
+        for number, waiting in list(self._tickets.items()):
+            if number <= ticket and not waiting.done():
+                waiting.set_result(outcome)
+
+
+_ENDING = Outcome(errors=("fastlb is ending and takes no configuration any more",))
