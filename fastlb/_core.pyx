@@ -19,7 +19,7 @@ from fastlb.data_plane.engine cimport (engine_abort, engine_assign, engine_close
                                        engine_publish, engine_pump)
 from fastlb.data_plane.failure cimport FAILURE_BAD_REQUEST_LINE, FAILURE_END, failures
 from fastlb.data_plane.queue cimport QUEUE_MARK, list_waiting, set_sibling
-from fastlb.data_plane.regex cimport REGEX_CASELESS, compile_regex, free_regex, regex_name, write_regex_error, write_regex_version
+from fastlb.data_plane.regex cimport REGEX_CASELESS, close_regex_scratch, compile_regex, free_regex, match_regex, open_regex_scratch, regex_name, write_regex_error, write_regex_version
 from fastlb.data_plane.http1_head cimport header_id
 from fastlb.data_plane.failure cimport (RETRY_ON_403, RETRY_ON_404, RETRY_ON_429, RETRY_ON_500, RETRY_ON_502, RETRY_ON_503, RETRY_ON_504,
                                         RETRY_ON_BAD_RESPONSE, RETRY_ON_CLOSED, RETRY_ON_CONNECT, RETRY_ON_OTHER_5XX, RETRY_ON_RESET,
@@ -30,7 +30,7 @@ from fastlb.data_plane.select.tables cimport (TableBackend, build_aliases, build
                                               count_maglev_slots, count_ring_points)
 from fastlb.data_plane.settlement cimport Settlement, read_row, settle_rows, settle_worker
 from fastlb.data_plane.shared_table cimport (COLUMN_BYTES, ROW_BYTES, WORKER_BYTES, add_image_rows, close_shared, column_at, count_rows,
-                                             DETAILS_BYTES, count_workers, create_shared, details_at, has_fault_hook, map_shared,
+                                             DETAILS_BYTES, count_workers, create_shared, details_at, find_row, has_fault_hook, map_shared,
                                              open_worker, row_at, set_state, sweep_rows, worker_at)
 from fastlb.data_plane.snapshot cimport IMAGE_LAYOUT, IMAGE_MAGIC, map_image
 from fastlb.data_plane.shared_table cimport STICKY_BUCKETS, hash_identity
@@ -53,7 +53,7 @@ from fastlb.data_plane.types cimport (Exchange, ImageBackend, ImageHeader, Image
                                       SharedRow, SharedTable, Socket, WorkerBlock, WorkerGauges)
 from fastlb.data_plane.types cimport (MAX_LOCATION_BYTES, ImageCondition, ImageHost, ImageHostSet, ImageHostSlot, ImageLocation,
                                       ImageLocationSlot, ImagePathLength, ImageRegex, ImageRouteTable, ImageRule, ImageValue)
-from fastlb.data_plane.types cimport QUEUE_PRIORITIES, ImageAlias, ImageGroup, ImageRingPoint, Regex, RowDetails
+from fastlb.data_plane.types cimport QUEUE_PRIORITIES, ImageAlias, ImageGroup, ImageRingPoint, Regex, RegexScratch, RowDetails
 from fastlb.data_plane.types cimport ImageSticky
 
 from fastlb.data_plane.types cimport PickFunction
@@ -130,6 +130,22 @@ def versions():
     return {"build": BUILD_ID, "cython": made_by, "compiler": fastlb_compiler.decode(), "PCRE2": text[:size].decode()}
 
 
+cdef Regex* compile_checked(bytes pattern, bint caseless) except NULL:
+    # Owned by the caller. ValueError as of check_regex.
+    cdef:
+        uint32_t offset = 0, size
+        int error = 0
+        char text[256]
+        Regex* regex
+    if len(pattern) > 0xFFFFFFFF:
+        raise ValueError("too long", 0)
+    regex = compile_regex(pattern, <uint32_t>len(pattern), REGEX_CASELESS if caseless else 0, &error, &offset)
+    if regex == NULL:
+        size = write_regex_error(error, text, sizeof(text))
+        raise ValueError(text[:size].decode(), offset)
+    return regex
+
+
 def check_regex(bytes pattern, bint caseless=False):
     """Compiles a pattern as the data plane will.
 
@@ -144,17 +160,9 @@ def check_regex(bytes pattern, bint caseless=False):
         ValueError: with what is wrong and the offset of the byte up to which the pattern was understood.
     """
     cdef:
-        uint32_t offset = 0, size = 0, i, number
-        int error = 0
-        char text[256]
+        uint32_t size = 0, i, number
         const char* name
-        Regex* regex
-    if len(pattern) > 0xFFFFFFFF:
-        raise ValueError("too long", 0)
-    regex = compile_regex(pattern, <uint32_t>len(pattern), REGEX_CASELESS if caseless else 0, &error, &offset)
-    if regex == NULL:
-        size = write_regex_error(error, text, sizeof(text))
-        raise ValueError(text[:size].decode(), offset)
+        Regex* regex = compile_checked(pattern, caseless)
     try:
         names = {}
         for i in range(regex.n_names):
@@ -163,6 +171,39 @@ def check_regex(bytes pattern, bint caseless=False):
         return regex.n_groups - 1, names
     finally:
         free_regex(regex)
+
+
+cdef class Pattern:
+    """A compiled pattern for the control plane, which reads what backends send and so needs the data plane's limits of time.
+
+    Args:
+        pattern, caseless: as `check_regex`.
+
+    Raises:
+        ValueError: as `check_regex`. MemoryError.
+    """
+    cdef:
+        Regex* regex                # owned
+        RegexScratch* scratch       # owned
+
+    def __cinit__(self, bytes pattern, bint caseless=False):
+        self.regex = compile_checked(pattern, caseless)
+        self.scratch = open_regex_scratch()
+        if self.scratch == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        if self.regex != NULL:
+            free_regex(self.regex)
+        close_regex_scratch(self.scratch)
+
+    def search(self, bytes text):
+        """Whether the pattern matches somewhere in the text; None where that would take too long to say."""
+        cdef int result
+        if len(text) > 0x7FFFFFFF:
+            return None
+        result = match_regex(self.regex, self.scratch, text, <uint32_t>len(text), NULL, 0)
+        return None if result < 0 else result > 0
 
 
 def pack_address(str ip, int port):
@@ -1359,6 +1400,15 @@ cdef class SharedMemory:
         if not set_state(self.opened(), <const char*>raw, <uint32_t>len(raw), bits, time.monotonic_ns() // 1000000):
             raise KeyError(identity)
 
+    def state(self, identity):
+        """The state of a backend, a sum of ROW_STATES. KeyError: no such backend."""
+        cdef:
+            bytes raw = identity.encode()
+            uint32_t number = find_row(self.opened(), <const char*>raw, <uint32_t>len(raw))
+        if number == 0:
+            raise KeyError(identity)
+        return row_at(&self.table, number).state
+
     def heartbeat_ms(self, slot):
         """When the engine in this slot last ended a batch, in milliseconds of the monotonic clock; 0 = no engine yet."""
         return self.worker(slot).heartbeat_ms
@@ -1417,7 +1467,8 @@ cdef class SharedMemory:
                 failed += column.failures
             rows.append({"identity": describe_identity(details),
                          "display": details.display[:min(details.display_size, <uint32_t>ROW_DISPLAY_BYTES)].decode(errors="replace"),
-                         "state": row.state, "up_since_ms": row.up_since_ms, "latency_us": row.latency >> 32, "in_flight": row.in_flight, "idle": idle, "requests": requests, "failures": failed})
+                         "state": row.state, "up_since_ms": row.up_since_ms, "latency_us": row.latency >> 32, "in_flight": row.in_flight, "idle": idle, "requests": requests, "failures": failed,
+                         "ups": details.ups, "downs": details.downs, "changed_ms": details.changed_ms})
         rows.sort(key=lambda row: row["identity"])
         return rows
 

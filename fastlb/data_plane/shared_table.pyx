@@ -22,7 +22,7 @@ from fastlb.data_plane.system cimport (EINVAL, ENOMEM, ENOSPC, F_ADD_SEALS, F_DU
                                        MAP_FAILED, MAP_NORESERVE, MAP_SHARED, MFD_ALLOW_SEALING, MFD_CLOEXEC, PROT_READ, PROT_WRITE,
                                        SEEK_END, add_long, close, errno, exchange_word_if, fcntl, ftruncate, full_fence, getrandom, load_count, load_long, load_word,
                                        lseek, memcmp, memcpy, memfd_create, memset, mmap, munmap, sched_yield, store_long, store_word, strlen)
-from fastlb.data_plane.types cimport (INDEX_CHAINS, MAX_IDENTITY_BYTES, MAX_ROWS, MAX_WORKERS, NODE_ROW, ROW_DISPLAY_BYTES, ROW_FREE,
+from fastlb.data_plane.types cimport (INDEX_CHAINS, MAX_IDENTITY_BYTES, MAX_ROWS, MAX_WORKERS, NODE_ROW, ROW_DISPLAY_BYTES, ROW_DOWN, ROW_FREE,
                                       ROW_CONTROLLED, ROW_LEAVING, ROW_USED, ROWS_PER_BLOCK, WORKER_FREE, WORKER_LIVE, Column, ImageBackend, ImageHeader,
                                       ImagePool, ImageSection, RowDetails, SharedHeader, SharedRow, SharedTable, WorkerBlock)
 
@@ -316,6 +316,8 @@ cdef int add_row(SharedTable* table, const char* identity, uint32_t identity_siz
     memcpy(details.identity, identity, identity_size)
     details.display_size = min(display_size, <uint32_t>ROW_DISPLAY_BYTES)
     memcpy(details.display, display, details.display_size)
+    details.ups = details.downs = 0
+    details.changed_ms = 0
     store_word(&details.next, load_word(chain))
     store_word(&details.use, ROW_USED)
     store_word(chain, number)                   # from here on it can be found
@@ -365,6 +367,15 @@ cdef int add_image_rows(SharedTable* table, const char* image, uint64_t now_ms) 
     return 0
 
 
+cdef inline void note_health(RowDetails* details, bint is_up, uint64_t now_ms) noexcept nogil:
+    # Health checks have changed their verdict of this row's backend.
+    if is_up:
+        store_word(&details.ups, details.ups + 1)
+    else:
+        store_word(&details.downs, details.downs + 1)
+    store_long(&details.changed_ms, now_ms)
+
+
 cdef bint set_state(SharedTable* table, const char* identity, uint32_t identity_size, uint32_t state, uint64_t now_ms) noexcept nogil:
     # What health checks and the operator say of a backend, in bits of ROW_CONTROLLED; what workers say of it stays. False: it has no row.
     cdef:
@@ -376,6 +387,8 @@ cdef bint set_state(SharedTable* table, const char* identity, uint32_t identity_
     before = load_word(&row.state)
     if state == before & ROW_CONTROLLED:
         return True
+    if (state ^ before) & ROW_DOWN:
+        note_health(details_at(table, number), state & ROW_DOWN == 0, now_ms)
     if state == 0:
         note_return(row, now_ms)
     while not exchange_word_if(&row.state, &before, (before & ~<uint32_t>ROW_CONTROLLED) | state):

@@ -894,14 +894,17 @@ cdef struct SharedRow:
     # 64 bytes
 
 cdef struct RowDetails:
-    # The rest of a row. The controller writes it, before anybody can find the row.
+    # The rest of a row. The controller writes it; what names the row, before anybody can find it.
     uint64_t identity_hash
     uint32_t next                   # row number of the next in its chain; 0 = none
     uint32_t use                    # RowUse
     uint32_t identity_size, display_size
     char identity[MAX_IDENTITY_BYTES]
     char display[ROW_DISPLAY_BYTES]
-    # 576 bytes
+    uint32_t ups, downs             # how often its health checks changed their verdict; the controller counts, from 0 for a new row
+    uint64_t changed_ms             # monotonic; when they last did. 0 = never
+    uint8_t padding[16]             # a block's details fill whole pages
+    # 608 bytes
 
 cdef struct Column:
     # What one worker did on one row. It alone writes here while it lives; all but the last two only grow.
