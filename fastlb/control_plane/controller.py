@@ -23,6 +23,7 @@ from fastlb.control_plane.config.schema import Config, Listener
 from fastlb.control_plane.log_plan import log_destinations
 from fastlb.control_plane.names import Names
 from fastlb.control_plane.reloads import Reloads
+from fastlb.control_plane.resolver import Resolver
 from fastlb.control_plane.snapshot import build_image
 from fastlb.control_plane.sticky_key import StickyKey, StickyKeyError, load_sticky_key
 from fastlb.processes.channel import Channel
@@ -96,7 +97,8 @@ class Controller:
         self._config = Config()
         self._generation = 0  # of what is in force
         self._tried = 0  # the latest that was offered: a number is never used again
-        self._names = Names(loop, self._on_names_changed, report)
+        self._resolver = Resolver()
+        self._names = Names(loop, self._on_names_changed, report, self._resolver.resolve)
         self._sticky_key = options.sticky_key
         self._reloads = Reloads(self._send, self.apply, options.config.settings)
         self._control = ControlSocket(options.control_path, self._handle_control)
@@ -112,6 +114,7 @@ class Controller:
             if left is not None:
                 self._config, self._generation, self._tried = left.config, left.generation, left.generation
                 self._sticky_key = left.sticky_key
+                self._use_servers(self._config)
                 self._names.watch(names_of(self._config))
             else:
                 try:
@@ -124,6 +127,7 @@ class Controller:
                 self._applying_names.cancel()
             self._names.close()
             self._reloads.close()
+            self._resolver.close()
             await self._control.close()
 
     async def apply(self, config: Config, sticky_key: StickyKey | None = None) -> int:
@@ -143,14 +147,24 @@ class Controller:
 
     async def _apply(self, config: Config, sticky_key: StickyKey | None = None) -> int:
         """The same for who holds the lock."""
+        self._use_servers(config)
         self._names.watch(names_of(self._config) | names_of(config))
         try:
             await self._names.first_answers(FIRST_NAMES_SECONDS)
             await self._offer(config, sticky_key)
             self._config = config
         finally:
+            self._use_servers(self._config)
             self._names.watch(names_of(self._config))
         return self._generation
+
+    def _use_servers(self, config: Config) -> None:
+        """Has names looked up where this configuration says."""
+        servers = config.settings.resolver
+        if servers != self._resolver.servers:
+            self._resolver.close()
+            self._resolver = Resolver(servers)
+            self._names.use(self._resolver.resolve)
 
     async def _offer(self, config: Config, sticky_key: StickyKey | None) -> None:
         """Has the supervisor put a configuration in force, or not."""
@@ -160,9 +174,9 @@ class Controller:
         generation = self._tried = self._tried + 1
         try:
             if self._generation:
-                image = await asyncio.to_thread(build_image, config, self._names.addresses, generation, key)
+                image = await asyncio.to_thread(build_image, config, self._names.endpoints, generation, key)
             else:
-                image = build_image(config, self._names.addresses, generation, key)
+                image = build_image(config, self._names.endpoints, generation, key)
         except (ValueError, OSError) as error:
             raise ApplyError(f"the snapshot could not be built: {error}") from error
         try:
@@ -307,8 +321,8 @@ class State:
 
 
 def names_of(config: Config) -> set[str]:
-    """The names that have to be resolved for a configuration."""
-    return {backend.address.host for pool in config.pools for backend in pool.backends if backend.address.is_name}
+    """What a resolver has to be asked for a configuration."""
+    return {backend.address.question for pool in config.pools for backend in pool.backends if backend.address.is_name}
 
 
 def choose_workers(configured: int) -> int:

@@ -1,148 +1,133 @@
-"""Names of backends and their addresses, looked up in the background.
+"""Names of backends and what they stand for, looked up in the background and again whenever an answer is too old.
 
-Owns the known addresses. getaddrinfo blocks for as long as a name server lets it, so it runs in threads, and in daemon threads, because a
-process that stops must not wait for a name server. Everything else happens on the loop's thread.
+Owns the known endpoints. How a name is looked up is the resolver's matter (resolver.py); everything here happens on the loop's thread.
 """
 
-import queue
-import socket
-import threading
-from asyncio import AbstractEventLoop, Event, wait_for
+import asyncio
+import random
 from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 
-# A name without an address is asked for again soon. One that has addresses seldom changes; getaddrinfo does not tell how long they hold.
+from fastlb.control_plane.config.address import format_host_port
+from fastlb.control_plane.resolver import Answer, Endpoint, LookupFailure, Resolve
+
+# A name without an answer is asked for again soon.
 RETRY_SECONDS = 5.0
-REFRESH_SECONDS = 30.0
+# An answer is asked for again when it has expired, and a little later, so that many names do not march in step; not in less than a second,
+# whatever it says, and no later than this, because a record is sometimes changed before its time.
+MIN_TTL_SECONDS = 1.0
+MAX_TTL_SECONDS = 300.0
+JITTER = 0.1
 # Answers that arrive together become one new snapshot.
 SETTLE_SECONDS = 0.1
-MAX_THREADS = 8
-
-Resolve = Callable[[str], list[str]]
-
-
-def resolve_name(name: str) -> list[str]:
-    """The addresses of a name in a stable order, IPv4 first.
-
-    Raises:
-        OSError: the system's resolver has none.
-    """
-    found = {str(entry[4][0]) for entry in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)}
-    parsed = sorted((ip_address(text) for text in found if "%" not in text), key=lambda ip: (ip.version, int(ip)))
-    if not parsed:
-        raise OSError("it has link-local addresses only")
-    return [str(ip) for ip in parsed]
+MAX_QUESTIONS = 64  # at a time
 
 
 class Names:
-    """Keeps the addresses of a set of names up to date.
+    """Keeps the endpoints of a set of names up to date.
 
     Args:
-        on_change: called on the loop when addresses differ from before; not for the names' first answers while `first_answers` waits.
+        on_change: called on the loop when endpoints differ from before; not for the names' first answers while `first_answers` waits.
         report: takes one-line messages for the operator.
-        resolve: replaces getaddrinfo in tests.
+        resolve: answers one question.
     """
 
     def __init__(
-        self, loop: AbstractEventLoop, on_change: Callable[[], None], report: Callable[[str], None], resolve: Resolve = resolve_name
+        self, loop: asyncio.AbstractEventLoop, on_change: Callable[[], None], report: Callable[[str], None], resolve: Resolve
     ) -> None:
         self._loop = loop
         self._on_change = on_change
         self._report = report
         self._resolve = resolve
-        self._addresses: dict[str, tuple[str, ...]] = {}
-        self._watched: set[str] = set()
-        self._asking: set[str] = set()  # queued or in a thread
+        self._endpoints: dict[str, tuple[Endpoint, ...]] = {}
+        self._keepers: dict[str, asyncio.Task[None]] = {}  # of every watched name
+        self._unanswered: set[str] = set()  # watched, and never answered until now, well or badly
         self._failed: set[str] = set()
-        self._jobs: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._n_threads = 0
-        self._answered = Event()
+        self._questions = asyncio.Semaphore(MAX_QUESTIONS)
+        self._answered = asyncio.Event()
         self._settling = False
         self._holding = False
         self._closed = False
 
     @property
-    def addresses(self) -> dict[str, tuple[str, ...]]:
-        """The addresses of every watched name that has any; a copy."""
-        return {name: addresses for name, addresses in self._addresses.items() if name in self._watched}
+    def endpoints(self) -> dict[str, tuple[Endpoint, ...]]:
+        """Those of every watched name that has any; a copy."""
+        return {name: endpoints for name, endpoints in self._endpoints.items() if name in self._keepers}
 
     def watch(self, names: Iterable[str]) -> None:
         """Replaces the set of names. New ones are looked up at once."""
-        before, self._watched = self._watched, set(names)
-        for name in sorted(self._watched - before):
-            if name not in self._addresses:
-                self._ask(name)
+        wanted = set(names)
+        for name in self._keepers.keys() - wanted:
+            self._keepers.pop(name).cancel()
+            self._endpoints.pop(name, None)
+            self._failed.discard(name)
+            self._unanswered.discard(name)
+        for name in sorted(wanted - self._keepers.keys()):
+            self._unanswered.add(name)
+            self._keepers[name] = self._loop.create_task(self._keep(name))
+
+    def use(self, resolve: Resolve) -> None:
+        """Asks there from the next question on; all names are asked for again, and what they stood for holds until they are answered."""
+        self._resolve = resolve
+        for name, keeper in list(self._keepers.items()):
+            keeper.cancel()
+            self._unanswered.add(name)
+            self._keepers[name] = self._loop.create_task(self._keep(name))
 
     async def first_answers(self, timeout_seconds: float) -> None:
         """Waits until every watched name was answered, well or badly, but not longer than this."""
         self._holding = True
         try:
-            await wait_for(self._all_answered(), timeout_seconds)
+            await asyncio.wait_for(self._all_answered(), timeout_seconds)
         except TimeoutError:
-            late = sorted(self._asking & self._watched)
-            self._report(f"still resolving {', '.join(late)}; backends join when they are found")
+            late = sorted(self._unanswered - self._endpoints.keys())
+            if late:
+                self._report(f"still resolving {', '.join(late)}; backends join when they are found")
         finally:
             self._holding = False
 
     def close(self) -> None:
         self._closed = True
-        for _ in range(self._n_threads):
-            self._jobs.put(None)
+        for keeper in self._keepers.values():
+            keeper.cancel()
 
     async def _all_answered(self) -> None:
-        while self._asking & self._watched:
+        while self._unanswered:
             self._answered.clear()
             await self._answered.wait()
 
-    def _ask(self, name: str) -> None:
-        if self._closed or name in self._asking or name not in self._watched:
-            return
-        self._asking.add(name)
-        self._jobs.put(name)
-        if self._n_threads < min(MAX_THREADS, len(self._asking)):
-            self._n_threads += 1
-            threading.Thread(target=self._work, name="fastlb-names", daemon=True).start()
-
-    def _work(self) -> None:
-        """A thread: touches nothing but the queue, and hands each answer to the loop."""
-        while (name := self._jobs.get()) is not None:
-            answer: tuple[str, ...] | str
-            try:
-                answer = tuple(self._resolve(name))
-            except (OSError, UnicodeError) as error:
-                answer = getattr(error, "strerror", None) or str(error)
-            try:
-                self._loop.call_soon_threadsafe(self._take_answer, name, answer)
-            except RuntimeError:  # the loop has been closed while the name server took its time
-                return
-
-    def _take_answer(self, name: str, answer: tuple[str, ...] | str) -> None:
-        self._asking.discard(name)
-        self._answered.set()
-        if self._closed or name not in self._watched:
-            self._addresses.pop(name, None)
-            return
-        if isinstance(answer, str):
-            self._take_failure(name, answer)
-        else:
-            self._take_addresses(name, answer)
-        wait_seconds = RETRY_SECONDS if name in self._failed else REFRESH_SECONDS
-        self._loop.call_later(wait_seconds, self._ask, name)
+    async def _keep(self, name: str) -> None:
+        """Asks for one name for as long as it is watched."""
+        while True:
+            async with self._questions:
+                try:
+                    answer = await self._resolve(name)
+                except LookupFailure as failure:
+                    self._take_failure(name, str(failure))
+                    wait_seconds = RETRY_SECONDS
+                else:
+                    self._take_answer(name, answer)
+                    wait_seconds = min(max(answer.ttl_seconds, MIN_TTL_SECONDS), MAX_TTL_SECONDS)
+            self._unanswered.discard(name)
+            self._answered.set()
+            await asyncio.sleep(wait_seconds * (1 + random.uniform(0, JITTER)))  # noqa: S311
 
     def _take_failure(self, name: str, reason: str) -> None:
         if name not in self._failed:
-            known = self._addresses.get(name)
-            then = f"keeping {', '.join(known)}" if known else "its backends get no requests"
-            self._report(f'cannot resolve "{name}": {reason.lower()}; {then}; trying again every {RETRY_SECONDS:.0f} s')
+            known = self._endpoints.get(name)
+            then = f"keeping {_show(known)}" if known else "its backends get no requests"
+            self._report(f'cannot resolve "{name}": {reason}; {then}; trying again every {RETRY_SECONDS:.0f} s')
         self._failed.add(name)
 
-    def _take_addresses(self, name: str, addresses: tuple[str, ...]) -> None:
-        before = self._addresses.get(name)
-        self._addresses[name] = addresses
-        if name in self._failed or before not in (None, addresses):
-            self._report(f'"{name}" resolves to {", ".join(addresses)}')
+    def _take_answer(self, name: str, answer: Answer) -> None:
+        before = self._endpoints.get(name)
+        kept = [one for one in before or () if ip_address(one.ip).version in answer.missing and one not in answer.endpoints]
+        endpoints = (*answer.endpoints, *kept)
+        self._endpoints[name] = endpoints
+        if name in self._failed or before not in (None, endpoints):
+            self._report(f'"{name}" resolves to {_show(endpoints)}')
         self._failed.discard(name)
-        if addresses != before and not self._holding and not self._settling:
+        if endpoints != before and not self._holding and not self._settling:
             self._settling = True
             self._loop.call_later(SETTLE_SECONDS, self._settle)
 
@@ -150,3 +135,10 @@ class Names:
         self._settling = False
         if not self._closed:
             self._on_change()
+
+
+def _show(endpoints: tuple[Endpoint, ...]) -> str:
+    """The first few, for a message."""
+    shown = [format_host_port(one.ip, one.port) if one.port else one.ip for one in endpoints]
+    more = len(shown) - 10
+    return ", ".join(shown[:10]) + (f" and {more} more" if more > 0 else "")

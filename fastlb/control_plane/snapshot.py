@@ -4,11 +4,14 @@ This is the only place that knows both the schema and the image. It decides noth
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from fastlb import _core
-from fastlb.control_plane.config.schema import CLIENT_KEY, Backend, Config
+from fastlb.control_plane.config.address import format_host_port
+from fastlb.control_plane.config.schema import CLIENT_KEY, MAX_PRIORITY, MAX_WEIGHT, WITHOUT_WEIGHTS, Backend, Config, Pool
 from fastlb.control_plane.groups import Row, order_rows
 from fastlb.control_plane.log_plan import build_log_plan
+from fastlb.control_plane.resolver import Endpoint
 from fastlb.control_plane.route_plan import build_route_table, choose_host_sets
 from fastlb.control_plane.route_program import add_program, compile_template, name_of, pool_of
 from fastlb.control_plane.sticky_plan import make_cookie_value, set_sticky
@@ -17,11 +20,11 @@ from fastlb.control_plane.sticky_plan import make_cookie_value, set_sticky
 MAX_HEAD_BYTES = 65536 - 64
 
 
-def build_image(config: Config, addresses: Mapping[str, Sequence[str]], generation: int, sticky_key: bytes = b"") -> int:
+def build_image(config: Config, endpoints: Mapping[str, Sequence[Endpoint]], generation: int, sticky_key: bytes = b"") -> int:
     """Writes one snapshot image.
 
     Args:
-        addresses: the IP addresses of every name that is resolved.
+        endpoints: what every name stands for that is resolved, by the question (`BackendAddress.question`).
         generation: counts up from 1.
         sticky_key: what makes the values of sticky cookies, where a pool has them.
 
@@ -81,7 +84,7 @@ def build_image(config: Config, addresses: Mapping[str, Sequence[str]], generati
         set_sticky(writer, pool_index, pool.sticky)
         if pool.hedge.after_ms:
             writer.set_hedge(pool_index, after_ms=pool.hedge.after_ms)
-        rows = [row for backend in pool.backends for row in _list_rows(pool.name, backend, addresses)]
+        rows = [row for backend in pool.backends for row in list_rows(pool, backend, endpoints)]
         for group in order_rows(rows, pool, settings):
             writer.begin_group(pool_index)
             for row in group:
@@ -106,23 +109,51 @@ def build_image(config: Config, addresses: Mapping[str, Sequence[str]], generati
     return writer.finish()
 
 
-def _list_rows(pool_name: str, backend: Backend, addresses: Mapping[str, Sequence[str]]) -> list[Row]:
-    """One row for an address; for a name one row per address that it has, or one that gets no requests while it has none."""
+def list_rows(pool: Pool, backend: Backend, endpoints: Mapping[str, Sequence[Endpoint]]) -> list[Row]:
+    """One row for an address; for a name one row per endpoint that it has, or one that gets no requests while it has none."""
     written = backend.address
     text = str(written)
     if written.unix_path:
-        return [Row(backend, f"{pool_name}|{text}", text, text, _core.pack_unix(written.unix_path))]
+        return [Row(backend, f"{pool.name}|{text}", text, text, _core.pack_unix(written.unix_path))]
     if not written.is_name:
-        return [Row(backend, f"{pool_name}|{text}", text, text, _core.pack_address(written.host, written.port))]
-    if not addresses.get(written.host):
-        return [Row(backend, f"{pool_name}|{text}", text, text, None)]
+        return [Row(backend, f"{pool.name}|{text}", text, text, _core.pack_address(written.host, written.port))]
+    found = endpoints.get(written.question)
+    if not found:
+        return [Row(backend, f"{pool.name}|{text}", text, text, None)]
+    if written.is_service:
+        return _list_service_rows(pool, backend, found)
     return [
         Row(
             backend,
-            f"{pool_name}|{text}|{ip}",
-            f"{text} ({ip})",
-            f"[{ip}]:{written.port}" if ":" in ip else f"{ip}:{written.port}",
-            _core.pack_address(ip, written.port),
+            f"{pool.name}|{text}|{one.ip}",
+            f"{text} ({one.ip})",
+            format_host_port(one.ip, written.port),
+            _core.pack_address(one.ip, written.port),
         )
-        for ip in addresses[written.host]
+        for one in found
     ]
+
+
+def _list_service_rows(pool: Pool, backend: Backend, endpoints: Sequence[Endpoint]) -> list[Row]:
+    """Those of a service's records (RFC 2782): their weights take the place of the backend's where the algorithm has any, scaled to what a
+    weight may be; those of a higher priority come after those of a lower one."""
+    text = str(backend.address)
+    heaviest = max(one.weight for one in endpoints)
+    is_weighted = backend.weight and heaviest and pool.algorithm not in WITHOUT_WEIGHTS
+    priorities = sorted({one.priority for one in endpoints})
+    rows = []
+    for one in endpoints:
+        # A weight of 0 beside others means "hardly ever".
+        weight = max(one.weight * min(MAX_WEIGHT, heaviest) // heaviest, 1) if is_weighted else backend.weight
+        priority = min(backend.priority + priorities.index(one.priority), MAX_PRIORITY)
+        address = format_host_port(one.ip, one.port)
+        rows.append(
+            Row(
+                replace(backend, weight=weight, priority=priority),
+                f"{pool.name}|{text}|{address}",
+                f"{text} ({address})",
+                address,
+                _core.pack_address(one.ip, one.port),
+            )
+        )
+    return rows

@@ -3,6 +3,7 @@
 "127.0.0.1:8080"   "[::1]:8080"   "unix:/run/app.sock"      listeners and backends
 ":8080"                                                     listeners: every IPv4 and, where the kernel has it, IPv6 address
 "app.example:8080"                                          backends: a name, resolved by the control plane
+"srv:_http._tcp.app.example"                                backends: a service of DNS, which also says ports, weights and priorities
 """
 
 import re
@@ -20,6 +21,7 @@ MAX_UNIX_PATH_BYTES = 107
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _NAME = rf"(?=.{{1,254}}$)(?:{_LABEL}\.)*{_LABEL}\.?"  # compiled by the first name: a start of fastlb should not wait for it
 _FORMS = '"127.0.0.1:8080", "[::1]:8080"'
+_SERVICE = "srv:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +61,27 @@ class BackendAddress:
 
     Args:
         host: an IP address, or a name to resolve; "" for a unix socket.
-        port: 1…65535; 0 for a unix socket.
+        port: 1…65535; 0 for a unix socket, and for a service, which says the ports itself.
         unix_path: "" unless this is a unix socket.
         is_name: `host` has to be resolved.
+        is_service: `host` is the name of SRV records (RFC 2782).
     """
 
     host: str
     port: int
     unix_path: str = ""
     is_name: bool = False
+    is_service: bool = False
 
     def __str__(self) -> str:
-        return f"unix:{self.unix_path}" if self.unix_path else format_host_port(self.host, self.port)
+        if self.unix_path:
+            return f"unix:{self.unix_path}"
+        return self.question if self.is_service else format_host_port(self.host, self.port)
+
+    @property
+    def question(self) -> str:
+        """What the resolver is asked; "" where there is nothing to ask."""
+        return f"{_SERVICE}{self.host}" if self.is_service else self.host if self.is_name else ""
 
 
 def format_host_port(host: str, port: int) -> str:
@@ -106,6 +117,8 @@ def parse_backend_address(text: str) -> BackendAddress:
     """
     if text.startswith("unix:"):
         return BackendAddress("", 0, _parse_unix_path(text))
+    if text.startswith(_SERVICE):
+        return _parse_service(text)
     host, port_text = _split_host_port(text, "a backend")
     port = _parse_port(text, host, port_text, least=1)
     if not host or host == ANY_HOST:
@@ -117,6 +130,25 @@ def parse_backend_address(text: str) -> BackendAddress:
     if "%" in address:
         raise Rejected(f"{quote(text)} has a zone", "link-local backends are not in this version: use a global or private address")
     return BackendAddress(address, port)
+
+
+def parse_server_address(text: str) -> tuple[str, int]:
+    """Reads the address of a name server; the port is 53 unless it is given.
+
+    Raises:
+        Rejected: a name, or not an address.
+    """
+    bare = text.removeprefix("[").removesuffix("]")
+    if _is_ip(bare) or (not bare.strip("0123456789.") and bare.count(".") == 3):
+        host, port_text = bare, "53"
+    else:
+        host, port_text = _split_host_port(text, "a name server")
+    port = _parse_port(text, host, port_text, least=1)
+    address = _parse_ip(text, host, port)
+    if address is None:
+        right = 'a name server is given by its IP address: "10.0.0.2", "10.0.0.2:5353", "[2001:db8::53]"'
+        raise Rejected(f"{quote(text)} is a name", right)
+    return address, port
 
 
 def parse_network(text: str) -> Network:
@@ -209,6 +241,15 @@ def _check_name(text: str, name: str, port: int) -> None:
             pass
     right = "a host name is made of letters, digits, - and _, with dots between parts of at most 63 characters"
     raise Rejected(f"{quote(text)} is neither an address nor a name", right, suggestion)
+
+
+def _parse_service(text: str) -> BackendAddress:
+    name = text.removeprefix(_SERVICE)
+    if ":" in name:
+        raise Rejected(f"{quote(text)} has a port", "the service's records say the ports", f"{_SERVICE}{name.partition(':')[0]}")
+    if not re.fullmatch(_NAME, name):
+        raise Rejected(f"{quote(name)} is not the name of a service", 'such as "srv:_http._tcp.app.example"')
+    return BackendAddress(name.casefold().removesuffix("."), 0, is_name=True, is_service=True)
 
 
 def _parse_unix_path(text: str) -> str:

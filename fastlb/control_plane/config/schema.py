@@ -15,6 +15,7 @@ from fastlb.control_plane.config.address import (
     parse_backend_address,
     parse_bind_address,
     parse_network,
+    parse_server_address,
 )
 from fastlb.control_plane.config.errors import Rejected, describe, quote
 from fastlb.control_plane.config.kind import Choice, ChoiceOr, Count, CountOrWord, Factor, Flag, ListOf, Share, Text, duration, size
@@ -72,6 +73,9 @@ WITH_SLOW_START = frozenset(
 CLIENT_KEY = "{client}"
 # What a picker of the user's own has in its name, and no algorithm.
 PICKER_MARK = ":"
+# Of a backend.
+MAX_WEIGHT = 256
+MAX_PRIORITY = 255
 
 # What others call them.
 _ALGORITHMS_ELSEWHERE = {
@@ -246,6 +250,9 @@ class GlobalSettings:
     sticky_key: str = option("sticky_key", Text("a secret", parse_secret, "a8Vn2-4kPz-w0Qyt"), "", ("cookie_key", "dynamic-cookie-key"))
     sticky_key_file: str = option("sticky_key_file", Text("a path", parse_file_path, "/etc/fastlb/sticky.key"), "")
     state_dir: str = option("state_dir", Text("a path", parse_directory, "/var/lib/fastlb"), "", ("state_directory",))
+    resolver: tuple[tuple[str, int], ...] = option(
+        "resolver", ListOf(Text("a name server", parse_server_address, "10.0.0.2")), [], ("resolvers", "nameserver", "nameservers", "dns")
+    )
     zone: str = option("zone", Text("a zone", parse_place, "eu-west-1a"), "", ("locality", "az", "availability_zone"))
     node: str = option("node", Text("a name", parse_place, "lb-3"), "", ("node_name", "hostname"))
     python_path: tuple[str, ...] = option(
@@ -418,10 +425,10 @@ class Backend:
     address: BackendAddress = option(
         "address", Text("a backend", parse_backend_address, "10.0.0.11:8080"), also_called=("host", "server", "url")
     )
-    weight: int = option("weight", Count(1, 256, "never picked"), 1)
+    weight: int = option("weight", Count(1, MAX_WEIGHT, "never picked"), 1)
     max_in_flight: int = option("max_connections", Count(1, (1 << 31) - 1, "no cap"), 0, ("max_in_flight", "max_conns", "maxconn"))
     backup: bool = option("backup", Flag(), False, ("fallback", "standby", "spare"))
-    priority: int = option("priority", Count(0, 255), 0)
+    priority: int = option("priority", Count(0, MAX_PRIORITY), 0)
     zone: str = option("zone", Text("a zone", parse_place, "eu-west-1a"), "", ("locality", "az", "availability_zone"))
 
 

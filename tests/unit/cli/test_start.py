@@ -8,8 +8,8 @@ from tests.support.process import ROOT
 
 # Each of these brings many others, and is for something that comes later or not at all: another command, a probe, a build.
 LATER = {
-    *("ctypes", "email", "http.client", "http.server", "importlib.metadata", "multiprocessing"),
-    *("sqlite3", "unittest", "urllib.request", "xml", "zipfile"),
+    *("ctypes", "http.client", "http.server", "multiprocessing"),
+    *("sqlite3", "unittest", "urllib.request", "xml"),
     *("Cython", "h11", "prometheus_client", "rich", "setuptools", "starlette", "uvicorn"),
 }
 

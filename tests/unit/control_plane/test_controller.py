@@ -19,6 +19,7 @@ from fastlb.control_plane.config.loader import Loaded, load_text
 from fastlb.control_plane.config.schema import Config
 from fastlb.control_plane.controller import ApplyError, Controller, ControllerOptions, State, run_controller
 from fastlb.control_plane.names import Names
+from fastlb.control_plane.resolver import Answer, Endpoint, LookupFailure
 from fastlb.processes.channel import Channel, open_pair
 from fastlb.processes.messages import (
     Applied,
@@ -127,17 +128,17 @@ class Resolver:
     def __init__(self) -> None:
         self.answers: dict[str, list[str]] = {}
 
-    def resolve(self, name: str) -> list[str]:
+    async def resolve(self, name: str) -> Answer:
         if name not in self.answers:
-            raise OSError(-2, "Name or service not known")
-        return self.answers[name]
+            raise LookupFailure("there is no such name")
+        return Answer(tuple(Endpoint(ip) for ip in self.answers[name]))
 
 
 @pytest.fixture
 def resolver(monkeypatch: pytest.MonkeyPatch) -> Resolver:
     made = Resolver()
-    monkeypatch.setattr(controller, "Names", lambda loop, on_change, report: Names(loop, on_change, report, made.resolve))
-    for wait in ("RETRY_SECONDS", "REFRESH_SECONDS", "SETTLE_SECONDS"):
+    monkeypatch.setattr(controller, "Names", lambda loop, on_change, report, _: Names(loop, on_change, report, made.resolve))
+    for wait in ("RETRY_SECONDS", "MIN_TTL_SECONDS", "MAX_TTL_SECONDS", "SETTLE_SECONDS"):
         monkeypatch.setattr(names, wait, 0.01)
     return made
 

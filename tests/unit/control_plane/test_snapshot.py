@@ -9,6 +9,7 @@ import pytest
 
 from fastlb.control_plane import snapshot
 from fastlb.control_plane.config.loader import load_text
+from fastlb.control_plane.resolver import Endpoint
 
 TEXT = """
 [global]
@@ -73,7 +74,7 @@ def writer(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[RecordingWriter]]:
 
 
 def build(**addresses: Sequence[str]) -> RecordingWriter:
-    known = {name.replace("_", "."): ips for name, ips in addresses.items()}
+    known = {name.replace("_", "."): [Endpoint(ip) for ip in ips] for name, ips in addresses.items()}
     assert snapshot.build_image(load_text(TEXT, "f").config, known, 5) == 99
     return RecordingWriter.last
 
@@ -225,10 +226,36 @@ def test_identities_stay_when_other_backends_come_and_go(writer: type[RecordingW
     assert "one|app.example:80|10.1.1.1" in before & after
 
 
+SERVICE = """
+listeners = [{ name = "web", bind = ":8080" }]
+pools = { p = { algorithm = "ALGORITHM", backends = ["srv:_http._tcp.app.example"] } }
+"""
+
+
+@pytest.mark.parametrize(("algorithm", "weights"), [("weighted_least_connections", [256, 128, 1]), ("round_robin", [1, 1, 1])])
+def test_a_service_is_a_backend_for_each_of_its_endpoints(writer: type[RecordingWriter], algorithm: str, weights: list[int]) -> None:
+    found = [Endpoint("10.0.0.1", 80, 1000, 5), Endpoint("10.0.0.2", 81, 500, 5), Endpoint("::3", 82, 0, 9)]
+    config = load_text(SERVICE.replace("ALGORITHM", algorithm), "f").config
+    snapshot.build_image(config, {"srv:_http._tcp.app.example": found}, 1)
+    rows = backends(RecordingWriter.last)
+    assert [row[1:4] for row in rows] == [
+        ("p|srv:_http._tcp.app.example|10.0.0.1:80", "srv:_http._tcp.app.example (10.0.0.1:80)", b"10.0.0.1 80"),
+        ("p|srv:_http._tcp.app.example|10.0.0.2:81", "srv:_http._tcp.app.example (10.0.0.2:81)", b"10.0.0.2 81"),
+        ("p|srv:_http._tcp.app.example|[::3]:82", "srv:_http._tcp.app.example ([::3]:82)", b"::3 82"),
+    ]
+    assert [row[4] for row in rows] == weights
+    assert len(RecordingWriter.last.of("begin_group")) == 2, "a higher priority comes after a lower one"
+
+
+def test_a_service_without_an_answer_is_a_backend_that_gets_no_requests(writer: type[RecordingWriter]) -> None:
+    snapshot.build_image(load_text(SERVICE.replace("ALGORITHM", "round_robin"), "f").config, {}, 1)
+    assert [row[3] for row in backends(RecordingWriter.last)] == [None]
+
+
 def test_the_real_writer_takes_all_of_it() -> None:
     import os
 
-    image = snapshot.build_image(load_text(TEXT, "f").config, {"app.example": ["10.1.1.1", "::2"]}, 1)
+    image = snapshot.build_image(load_text(TEXT, "f").config, {"app.example": [Endpoint("10.1.1.1"), Endpoint("::2")]}, 1)
     try:
         assert os.fstat(image).st_size > 0
     finally:

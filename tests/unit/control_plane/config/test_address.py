@@ -13,6 +13,7 @@ from fastlb.control_plane.config.address import (
     parse_backend_address,
     parse_bind_address,
     parse_network,
+    parse_server_address,
 )
 from fastlb.control_plane.config.errors import Rejected
 
@@ -82,6 +83,7 @@ def test_a_wrong_bind_address_is_rejected_with_what_was_meant(text: str, found: 
         ("app.example.:80", BackendAddress("app.example", 80, is_name=True)),
         ("my_service:8000", BackendAddress("my_service", 8000, is_name=True)),
         ("localhost:80", BackendAddress("localhost", 80, is_name=True)),
+        ("srv:_http._tcp.App.example.", BackendAddress("_http._tcp.app.example", 0, is_name=True, is_service=True)),
     ],
 )
 def test_backends_are_addresses_names_and_paths(text: str, address: BackendAddress) -> None:
@@ -104,6 +106,9 @@ def test_backends_are_addresses_names_and_paths(text: str, address: BackendAddre
         ("a..b:80", "neither an address nor a name", None),
         ("x" * 64 + ":80", "neither an address nor a name", None),
         ("[fe80::1%eth0]:80", "has a zone", None),
+        ("srv:_http._tcp.app.example:80", "has a port", "srv:_http._tcp.app.example"),
+        ("srv:a b", "not the name of a service", None),
+        ("srv:", "not the name of a service", None),
     ],
 )
 def test_a_wrong_backend_is_rejected_with_what_was_meant(text: str, found: str, suggestion: str | None) -> None:
@@ -166,3 +171,34 @@ def test_an_address_reads_back_as_it_is_shown(ip: object, port: int) -> None:
     text = f"[{ip}]:{port}" if ":" in str(ip) else f"{ip}:{port}"
     assert str(parse_bind_address(text)) == text
     assert str(parse_backend_address(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "server"),
+    [
+        ("10.0.0.2", ("10.0.0.2", 53)),
+        ("10.0.0.2:5353", ("10.0.0.2", 5353)),
+        ("2001:DB8::53", ("2001:db8::53", 53)),
+        ("[2001:db8::53]", ("2001:db8::53", 53)),
+        ("[::1]:5353", ("::1", 5353)),
+    ],
+)
+def test_a_name_server_is_an_address_with_or_without_a_port(text: str, server: tuple[str, int]) -> None:
+    assert parse_server_address(text) == server
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("ns.example:53", "is a name"), ("10.0.0.2:0", "not a port"), ("10.0.0.300", "not an IPv4 address"), ("", "has no port")],
+)
+def test_a_wrong_name_server_is_rejected(text: str, found: str) -> None:
+    with pytest.raises(Rejected) as caught:
+        parse_server_address(text)
+    assert found in caught.value.found
+
+
+def test_a_backend_asks_for_what_it_was_written_as() -> None:
+    assert parse_backend_address("app.example:80").question == "app.example"
+    assert parse_backend_address("srv:_http._tcp.app.example").question == "srv:_http._tcp.app.example"
+    assert str(parse_backend_address("srv:_http._tcp.app.example")) == "srv:_http._tcp.app.example"
+    assert parse_backend_address("10.0.0.1:80").question == ""
