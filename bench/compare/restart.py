@@ -1,5 +1,6 @@
 """A worker that is killed: how long until another one is ready in its place; and what an idle worker costs in memory."""
 
+import http.client
 import json
 import os
 import signal
@@ -20,18 +21,19 @@ _LONGEST_SECONDS = 10.0
 
 
 def measure_restart(backend: Backend, directory: Path, *, repeats: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """From the SIGKILL to the moment when the supervisor counts the new worker as ready, as the control socket shows it."""
+    """From the SIGKILL to the moment when the supervisor counts the new worker as ready, as the admin API shows it."""
     control = directory / "control"
     measured = []
-    setup = Setup(workers=_WORKERS, arguments=("--control", str(control)))
+    setup = Setup(workers=_WORKERS, arguments=("--admin", f"unix:{control}"))
     with running_proxy(FASTLB, backend.target, directory, setup, "restart"), socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(_LONGEST_SECONDS)
         connection.connect(str(control))
-        lines = connection.makefile("rb")
+        admin = http.client.HTTPConnection("localhost")
+        admin.sock = connection
 
         def workers() -> list[dict[str, Any]]:
-            connection.sendall(b'{"do": "processes"}\n')
-            rows: list[dict[str, Any]] = json.loads(lines.readline())["processes"]
+            admin.request("GET", "/v1/processes")
+            rows: list[dict[str, Any]] = json.loads(admin.getresponse().read())["processes"]
             return [row for row in rows if row["role"] == "worker"]
 
         def wait_until_ready(without: int) -> None:

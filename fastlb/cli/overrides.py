@@ -1,4 +1,4 @@
-"""`fastlb serve --workers N --user NAME:GROUP`: values of [global] that the command line knows better than the file.
+"""`fastlb serve --workers N --user NAME:GROUP --admin ADDRESS`: values of [global] that the command line knows better than the file.
 
 They are read by the kinds of the schema, as a source of their own, so every rule of the file holds here too and errors name the argument.
 """
@@ -20,11 +20,12 @@ class Overrides:
     Args:
         workers: a number or "auto"; "" for what the file says.
         user: "NAME" or "NAME:GROUP"; "" for what the file says.
+        admin: an address, "auto" or "off"; "" for what the file says.
     """
 
     complete = False
 
-    def __init__(self, workers: str = "", user: str = "") -> None:
+    def __init__(self, workers: str = "", user: str = "", admin: str = "") -> None:
         self._shown: dict[KeyPath, str] = {}
         settings: dict[str, Any] = {}
         if workers:
@@ -34,6 +35,9 @@ class Overrides:
             self._shown["global", "user"] = self._shown["global", "group"] = f"--user {user}"
             # The group of the file belongs to the user of the file.
             settings["user"], _, settings["group"] = user.partition(":")
+        if admin:
+            self._shown["global", "admin"] = f"--admin {admin}"
+            settings["admin"] = admin
         self.values: dict[str, Any] = {"global": settings}
 
     def value_place(self, path: KeyPath) -> Place:
@@ -43,17 +47,18 @@ class Overrides:
     key_place = value_place
 
 
-def override(loaded: Loaded, workers: str = "", user: str = "") -> Loaded:
+def override(loaded: Loaded, workers: str = "", user: str = "", admin: str = "") -> Loaded:
     """The configuration with the values of the command line in place of its own.
 
     Args:
         workers: of `--workers`, "" without it.
         user: of `--user`, "" without it.
+        admin: of `--admin`, "" without it.
 
     Raises:
         ConfigError: one of them cannot be what it has to be.
     """
-    source = Overrides(workers, user)
+    source = Overrides(workers, user, admin)
     reader = Reader(source, Config)
     read = read_table(Config, source.values, (), reader)
     if reader.problems or read is None:

@@ -33,7 +33,12 @@ DEFAULT_LISTEN = "127.0.0.1:8080"
 @click.option(
     "--user", metavar="NAME[:GROUP]", default="", help='The account that workers run under; "nobody" by default, if this is root.'
 )
-@click.option("--control", metavar="PATH", default="", hidden=True, help="Open a control socket (JSON lines) here.")
+@click.option(
+    "--admin",
+    metavar="ADDRESS",
+    default="",
+    help='Where the admin API listens: "unix:/path", "127.0.0.1:9090", "off"; `fastlb.sock` in the runtime directory by default.',
+)
 @click.option("--counters", metavar="FILE", default="", hidden=True, help="Write the counters here at the end.")
 @click.option("--pump-budget", metavar="N", type=click.IntRange(0), default=0, hidden=True, help="Events that one pump handles.")
 def serve(
@@ -43,7 +48,7 @@ def serve(
     algorithm: str,
     workers: str,
     user: str,
-    control: str,
+    admin: str,
     counters: str,
     pump_budget: int,
 ) -> None:
@@ -54,9 +59,8 @@ def serve(
     """
     if config is not None and (listens or backends or algorithm):
         raise click.UsageError("-c FILE already says what to listen on and where to forward: leave out --listen, --backend and --algorithm")
-    for path in (control, counters):
-        if path and not Path(path).parent.is_dir():
-            raise click.UsageError(f"there is no directory {Path(path).parent}")
+    if counters and not Path(counters).parent.is_dir():
+        raise click.UsageError(f"there is no directory {Path(counters).parent}")
     listens = listens or (DEFAULT_LISTEN,)
 
     def run(loaded: Loaded, demo: Sequence[DemoBackend] = ()) -> None:
@@ -64,9 +68,9 @@ def serve(
         from fastlb.processes.launch import LaunchOptions, launch
 
         greet = (lambda urls: explain_demo(urls, demo)) if demo else None
-        overriding = partial(override, workers=workers, user=user)
+        overriding = partial(override, workers=workers, user=user, admin=admin)
         spared = frozenset(backend.pid for backend in demo)
-        launch(loaded, LaunchOptions(control, counters, pump_budget, greet, spared, overriding, config or ""))
+        launch(loaded, LaunchOptions(counters, pump_budget, greet, spared, overriding, config or ""))
 
     try:
         if config is not None:

@@ -1,6 +1,6 @@
 """The controller: makes snapshots of configurations and has the supervisor put them in force.
 
-Owns the configuration, the names of backends and the control socket. It has no privileges and is not needed for serving: when it dies, the
+Owns the configuration, the names of backends and the admin API. It has no privileges and is not needed for serving: when it dies, the
 workers go on, and the next one takes up what it left with the supervisor.
 """
 
@@ -11,25 +11,25 @@ import signal
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import uvloop
 
 from fastlb import BUILD_ID, FastlbError, _core
-from fastlb.control_plane.config.errors import ConfigError
+from fastlb.control_plane.admin.app import make_app
+from fastlb.control_plane.admin.server import AdminServer
 from fastlb.control_plane.config.loader import Loaded, load_file
 from fastlb.control_plane.config.log_destination import LogDestination
 from fastlb.control_plane.config.schema import Config, Listener
 from fastlb.control_plane.log_plan import log_destinations
 from fastlb.control_plane.names import Names
-from fastlb.control_plane.reloads import Reloads
+from fastlb.control_plane.reloads import Outcome, Reloads
 from fastlb.control_plane.resolver import Resolver
 from fastlb.control_plane.snapshot import build_image
 from fastlb.control_plane.sticky_key import StickyKey, StickyKeyError, load_sticky_key
 from fastlb.processes.channel import Channel
-from fastlb.processes.control_socket import ControlSocket
 from fastlb.processes.cpus import usable_cpus
 from fastlb.processes.messages import (
+    AdminSocket,
     Applied,
     Apply,
     DrainAll,
@@ -62,13 +62,11 @@ class ControllerOptions:
 
     Args:
         config: what to begin with, unless a predecessor left something.
-        control_path: of a unix socket to open for requests; "" for none.
         override: what the command line said holds for every file that is read later, too.
         sticky_key: that of `config`, read with the privileges that fastlb was started with.
     """
 
     config: Config
-    control_path: str = ""
     override: Callable[[Loaded], Loaded] = lambda loaded: loaded
     sticky_key: StickyKey | None = None
 
@@ -101,16 +99,53 @@ class Controller:
         self._names = Names(loop, self._on_names_changed, report, self._resolver.resolve)
         self._sticky_key = options.sticky_key
         self._reloads = Reloads(self._send, self.apply, options.config.settings)
-        self._control = ControlSocket(options.control_path, self._handle_control)
         self._processes: tuple[ProcessState, ...] = ()
+        self._admin = AdminServer(loop, make_app(self))
 
+    # -------------------------------------------------------------------------------------------------- for the admin API
+    @property
+    def shared(self) -> _core.SharedMemory:
+        return self._shared
+
+    @property
+    def config(self) -> Config:
+        """What is in force."""
+        return self._config
+
+    @property
+    def generation(self) -> int:
+        """Of the snapshot in force; 0 = none yet."""
+        return self._generation
+
+    @property
+    def processes(self) -> tuple[ProcessState, ...]:
+        """As the supervisor told last."""
+        return self._processes
+
+    def drain(self) -> None:
+        """Has this fastlb finish what is in flight, and end."""
+        self._send(DrainAll())
+
+    async def reload(self) -> Outcome:
+        """Has the configuration file read again, with the privileges that fastlb was started with."""
+        return await self._reloads.ask()
+
+    async def apply_file(self, path: str) -> int:
+        """Puts the configuration of a file in force, which is read with the rights that the controller has; returns the generation.
+
+        Raises:
+            ConfigError, ApplyError: nothing has changed.
+        """
+        loaded = self._options.override(await asyncio.to_thread(load_file, path))
+        report_warnings(loaded.warnings)
+        return await self.apply(loaded.config)
+
+    # -------------------------------------------------------------------------------------------------- life
     async def run(self, left: "State | None") -> None:
         """Takes up what a predecessor left, or puts the first configuration in force; then serves."""
         self._loop.add_reader(self._channel.fileno(), self._on_readable)
         self._send(Hello(BUILD_ID))
         try:
-            if self._options.control_path:
-                await self._open_control()
             if left is not None:
                 self._config, self._generation, self._tried = left.config, left.generation, left.generation
                 self._sticky_key = left.sticky_key
@@ -128,7 +163,7 @@ class Controller:
             self._names.close()
             self._reloads.close()
             self._resolver.close()
-            await self._control.close()
+            self._admin.close()
 
     async def apply(self, config: Config, sticky_key: StickyKey | None = None) -> int:
         """Makes this the configuration of every new request. If that fails, nothing has changed.
@@ -231,6 +266,9 @@ class Controller:
 
     def _handle(self, message: ToController, descriptors: list[int]) -> None:
         match message:
+            case AdminSocket():
+                for descriptor in descriptors:
+                    self._admin.open(socket.socket(fileno=descriptor))
             case Ping():
                 self._send(Pong())
             case Applied(generation) | Rejected(generation):
@@ -257,51 +295,6 @@ class Controller:
                 await self._apply(self._config)  # the one that is in force by now
         except FastlbError as error:
             report(f"new addresses could not be applied: {error}")
-
-    async def _handle_control(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Answers one request of the control socket."""
-        match request:
-            case {"do": "counters"}:
-                counters = self._shared.counters()
-                return {"ok": True, "counters": counters, "connections": counters["clients"], "generation": self._generation}
-            case {"do": "backends"}:
-                return {"ok": True, "backends": self._shared.backends()}
-            case {"do": "queues"}:
-                return {"ok": True, "queues": self._shared.queues()}
-            case {"do": "processes"}:
-                rows = [
-                    {"role": one.role, "slot": one.slot, "pid": one.pid, "state": one.state, "restarts": one.restarts}
-                    | ({"generation": self._shared.worker_generation(one.slot)} if one.role == "worker" else {})
-                    for one in self._processes
-                ]
-                return {"ok": True, "processes": rows}
-            case {"do": "verify"}:
-                return {"ok": True, "rows": self._shared.verify()}
-            case {"do": "apply", "config": str(path)}:
-                return await self._apply_file(path)
-            case {"do": "reload"}:
-                outcome = (await self._reloads.ask()).as_json()
-                return {"ok": "errors" not in outcome} | outcome
-            case {"do": "drain"}:
-                self._send(DrainAll())
-                return {"ok": True}
-        return {"ok": False, "errors": ['"do" is one of counters, backends, queues, processes, verify, apply (with config), reload, drain']}
-
-    async def _apply_file(self, path: str) -> dict[str, Any]:
-        try:
-            loaded = self._options.override(await asyncio.to_thread(load_file, path))
-            report_warnings(loaded.warnings)
-            return {"ok": True, "generation": await self.apply(loaded.config)}
-        except ConfigError as error:
-            return {"ok": False, "errors": error.lines()}
-        except FastlbError as error:
-            return {"ok": False, "errors": str(error).splitlines()}
-
-    async def _open_control(self) -> None:
-        try:
-            await self._control.open()
-        except OSError as error:
-            report(f"cannot open the control socket {self._options.control_path}: {(error.strerror or str(error)).lower()}")
 
     def _send(self, message: FromController, *descriptors: int) -> None:
         try:

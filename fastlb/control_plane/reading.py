@@ -17,7 +17,7 @@ from fastlb.control_plane.config.schema import Config, GlobalSettings
 from fastlb.control_plane.sticky_key import StickyKey, load_sticky_key
 
 # What is decided before the first fork: key and field have the same names here.
-READ_ONCE = ("user", "group", "pid_file", "max_descriptors")
+READ_ONCE = ("user", "group", "pid_file", "max_descriptors", "admin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,5 +80,5 @@ def warn_of_settings_that_stay(started: GlobalSettings, wanted: GlobalSettings) 
         yield f"max_connections can only be lowered while fastlb runs: the workers have room for {before}; a start makes it {_show(after)}"
 
 
-def _show(value: str | int) -> str:
-    return f'"{value}"' if isinstance(value, str) else str(value)
+def _show(value: object) -> str:
+    return str(value) if isinstance(value, int) else f'"{value}"'

@@ -8,10 +8,13 @@ from fastlb.control_plane.config.loader import Loaded
 from fastlb.control_plane.controller import ControllerOptions, choose_workers
 from fastlb.control_plane.reading import read_again
 from fastlb.control_plane.sticky_key import load_sticky_key
+from fastlb.processes.admin_socket import open_admin
 from fastlb.processes.descriptors import set_limits
-from fastlb.processes.output import report_warnings, say
+from fastlb.processes.output import report, report_warnings, say
 from fastlb.processes.pid_file import PidFile
 from fastlb.processes.privileges import choose_identity
+from fastlb.processes.runtime_directory import RuntimeDirectory, RuntimeDirectoryError
+from fastlb.processes.sockets import BoundAddress
 from fastlb.processes.supervisor import SupervisorOptions, run_supervisor
 from fastlb.processes.systemd import inherited_sockets
 
@@ -21,7 +24,6 @@ class LaunchOptions:
     """What the command line says besides the configuration.
 
     Args:
-        control_path: of a unix socket that the controller opens for requests; "" for none.
         counters_path: of a file that gets the counters as JSON at the end; "" for none.
         pump_budget: events that one pump of a worker handles; 0 for the default.
         greet: makes a text of the URLs that are listened on, for standard output once all is ready.
@@ -30,7 +32,6 @@ class LaunchOptions:
         config_path: of the file that was read; "" where the command line said all.
     """
 
-    control_path: str = ""
     counters_path: str = ""
     pump_budget: int = 0
     greet: Callable[[list[str]], str] | None = None
@@ -61,10 +62,16 @@ def launch(loaded: Loaded, options: LaunchOptions) -> None:
     report_warnings(warnings)
     pid_file = PidFile(settings.pid_file)
     pid_file.write()
+    directory = None
+    admin: list[BoundAddress] = []
     try:
+        directory = _open_runtime_directory() if settings.admin.usual else None
+        admin = open_admin(settings.admin, directory.path if directory is not None else None)
+        for url in [url for bound in admin if not bound.address.unix_path for url in bound.urls()]:
+            say(f"admin API on {url}")
         run_supervisor(
             SupervisorOptions(
-                controller=ControllerOptions(loaded.config, options.control_path, options.override, sticky_key),
+                controller=ControllerOptions(loaded.config, options.override, sticky_key),
                 identity=identity,
                 max_connections=limits.per_worker,
                 max_descriptors=limits.descriptors,
@@ -76,7 +83,21 @@ def launch(loaded: Loaded, options: LaunchOptions) -> None:
                 inherited=tuple(inherited),
                 config_path=options.config_path,
                 read=partial(read_again, options.config_path, options.override),
+                admin=tuple(admin),
             )
         )
     finally:
+        for bound in admin:
+            bound.close()
+        if directory is not None:
+            directory.close()
         pid_file.remove()
+
+
+def _open_runtime_directory() -> RuntimeDirectory | None:
+    """The place of the usual admin socket. fastlb serves without it, too."""
+    try:
+        return RuntimeDirectory.open()
+    except RuntimeDirectoryError as error:
+        report(f"warning: {error}: `fastlb status` and the like will not find this one; `admin` in [global] takes another place")
+        return None

@@ -42,7 +42,7 @@ class LogTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ProcessState(msgspec.Struct, frozen=True):
-    """One process as the control socket shows it."""
+    """One process as the admin API shows it."""
 
     role: str
     slot: int
@@ -231,6 +231,10 @@ class Processes(Message, frozen=True):
     processes: tuple[ProcessState, ...]
 
 
+class AdminSocket(Message, frozen=True):
+    """Supervisor -> controller: serve the admin API here, too. Descriptor: a listening socket."""
+
+
 # -------------------------------------------------------------------------------------------------------------- supervisor and loader
 class Read(Message, frozen=True):
     """Loader -> supervisor: the file has been read. Descriptor: what came of it, for the controller."""
@@ -242,5 +246,5 @@ FromController = Hello | Pong | Apply | Reload | Reloaded | DrainAll
 FromLoader = Read
 ToZygote = Fork
 ToWorker = Siblings | Prepare | Abort | Lend | Commit | Assign | Log | Drain | Stop
-ToController = Ping | Applied | Rejected | Reread | Processes | Stop
+ToController = Ping | Applied | Rejected | Reread | Processes | Stop | AdminSocket
 ToLoader = Stop

@@ -35,6 +35,7 @@ from fastlb.processes.lending import Lending, Place
 from fastlb.processes.log_files import LogFiles
 from fastlb.processes.messages import (
     CONTROLLER,
+    AdminSocket,
     Applied,
     Apply,
     Assign,
@@ -112,6 +113,7 @@ class SupervisorOptions:
         inherited: listening sockets that the service manager opened.
         config_path: of the file that a reload reads; "" for none.
         read: reads it, in a process of its own that has the privileges of this one.
+        admin: where the admin API listens; borrowed, open until the end.
     """
 
     controller: ControllerOptions
@@ -126,6 +128,7 @@ class SupervisorOptions:
     inherited: tuple[InheritedSocket, ...] = ()
     config_path: str = ""
     read: Callable[[], Reading] = Reading
+    admin: tuple[BoundAddress, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,6 +368,7 @@ class Supervisor:
             case Hello(build_id):
                 self._check_build(self._controller, build_id)
                 self._controller_greeted = True
+                self._hand_over_admin()
                 self._tell_processes()
             case Pong():
                 self._controller_owes = 0.0
@@ -381,6 +385,13 @@ class Supervisor:
                     self.tell_controller(Rejected(message.generation, "too many configurations at once"))
                 else:
                     self._start(self._apply(offered))
+
+    def _hand_over_admin(self) -> None:
+        """Lends a controller the sockets of the admin API, which stay when it dies."""
+        controller = self._controller
+        if controller is not None:
+            for one in [one for bound in self._options.admin for one in bound.sockets]:
+                controller.send(AdminSocket(), one.socket.fileno())
 
     def _check_build(self, child: Child | None, build_id: str) -> None:
         if build_id != BUILD_ID and child is not None:

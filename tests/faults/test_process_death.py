@@ -163,7 +163,7 @@ def test_workers_of_a_killed_supervisor_finish_and_end_and_another_fastlb_can_st
 def try_start(lb, backend, port):
     """A second fastlb on this port, ready; None when the port is not free."""
     text = configuration([backend], listener={"bind": f"127.0.0.1:{port}"})
-    command = [sys.executable, "-m", "fastlb", "serve", "-c", str(lb.write(text)), "--workers", "1"]
+    command = [sys.executable, "-m", "fastlb", "serve", "-c", str(lb.write(text)), "--workers", "1", "--admin", "off"]
     command += ["--user", "root"] if os.geteuid() == 0 else []
     process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None

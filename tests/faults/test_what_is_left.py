@@ -81,7 +81,7 @@ def test_nothing_is_left_when_it_ends_while_a_configuration_changes(start, files
     lb = start(drain_timeout="3s")
     os.kill(lb.worker_pid(1), signal.SIGSTOP)
     path = lb.write(configuration([keep(PacedBackend())]))
-    lb.control._socket.sendall(b'{"do": "apply", "config": "%s"}\n' % str(path).encode())
+    lb.control.send("POST", "/v1/apply", {"config": str(path)})
     lb.control.patience(60)
     lb.signal(number)
     assert lb.process.wait(4 * DEADLINE_SECONDS) == 0
@@ -116,7 +116,6 @@ def test_killed_supervisor_leaves_no_process_and_nothing_that_keeps_the_next_fro
     lb.kill_supervisor()
     wait_until(lambda: session_members(lb.pid) == [], "all its processes have ended")
     assert listening_inodes(lb.port) == set()
-    assert not (lb.directory / "control").exists()
     second = start()  # with the same pid file and the same unix socket
     assert second.get(bind=1).status == 200
     assert (files / "pid").read_text() == f"{second.pid}\n"
@@ -129,7 +128,7 @@ def test_killed_supervisor_leaves_no_process_and_nothing_that_keeps_the_next_fro
 def run_until_it_fails(files, text, *arguments):
     path = files / "config.toml"
     path.write_text(text)
-    command = [sys.executable, "-m", "fastlb", "serve", "-c", str(path), "--workers", "2", "--control", str(files / "control"), *arguments]
+    command = [sys.executable, "-m", "fastlb", "serve", "-c", str(path), "--workers", "2", "--admin", f"unix:{files}/control", *arguments]
     process = subprocess.Popen(
         command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -179,7 +178,7 @@ def test_sigterm_at_any_moment_of_the_start_leaves_no_process(files):
     text = configuration(["127.0.0.1:9"])
     path = files / "config.toml"
     path.write_text(text)
-    command = [sys.executable, "-m", "fastlb", "serve", "-c", str(path), "--workers", "2", *as_root()]
+    command = [sys.executable, "-m", "fastlb", "serve", "-c", str(path), "--workers", "2", "--admin", "off", *as_root()]
     for moment in range(2 if SANITIZED else 6):
         process = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True

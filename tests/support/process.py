@@ -1,6 +1,7 @@
-"""A real `fastlb serve` process: started on free ports, asked over its control socket, and checked for leaks when it ends."""
+"""A real `fastlb serve` process: started on free ports, asked over its admin API, and checked for leaks when it ends."""
 
 import contextlib
+import http.client
 import json
 import os
 import queue
@@ -26,29 +27,57 @@ Counters = dict[str, int]
 LISTEN = "0A"  # TCP_LISTEN of the kernel's tcp_states.h, as /proc/net/tcp shows it
 
 
-class Control:
-    """One connection to the control socket."""
+# What tests ask for, as HTTP has it.
+QUESTIONS = {
+    **{name: ("GET", f"/v1/{name}") for name in ("counters", "backends", "queues", "processes", "verify")},
+    **{name: ("POST", f"/v1/{name}") for name in ("apply", "drain", "reload")},
+}
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP to a unix socket."""
 
     def __init__(self, path: Path) -> None:
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(DEADLINE_SECONDS)
-        self._socket.connect(str(path))
-        self._lines = self._socket.makefile("rb")
+        super().__init__("localhost", timeout=DEADLINE_SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class Control:
+    """One connection to the admin API."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = UnixConnection(path)
+        self._connection.connect()
 
     def patience(self, seconds: float) -> None:
         """How long an answer is waited for."""
-        self._socket.settimeout(seconds)
+        self._connection.timeout = seconds
+        if self._connection.sock is not None:
+            self._connection.sock.settimeout(seconds)
+
+    def send(self, method: str, path: str, content: Any = None) -> None:
+        """Asks, and does not wait for the answer."""
+        body = None if content is None else json.dumps(content)
+        self._connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
+
+    def request(self, method: str, path: str, content: Any = None) -> tuple[int, Any]:
+        """The status and what the JSON of the answer holds."""
+        self.send(method, path, content)
+        response = self._connection.getresponse()
+        return response.status, json.loads(response.read())
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        self._socket.sendall(json.dumps({"do": do, **arguments}).encode() + b"\n")
-        line = self._lines.readline()
-        assert line, f"no answer to {do}: the process ended"
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+        """The answer with whether it is a good one ("ok")."""
+        status, answer = self.request(*QUESTIONS[do], arguments or None)
+        return {"ok": status < 300, **answer}
 
     def close(self) -> None:
-        self._lines.close()
-        self._socket.close()
+        self._connection.close()
 
 
 class Fastlb:
@@ -89,7 +118,7 @@ class Fastlb:
         self._was_killed = False
         self.config_path = self.write(text)
         command = [sys.executable, "-m", "fastlb", "serve", "-c", str(self.config_path)]
-        command += ["--control", str(self.directory / "control"), "--counters", str(self.directory / "counters")]
+        command += ["--admin", f"unix:{self.directory}/control", "--counters", str(self.directory / "counters")]
         command += ["--pump-budget", str(pump_budget)]
         if workers:
             command += ["--workers", str(workers)]

@@ -17,6 +17,7 @@ from fastlb.control_plane.config.address import (
     parse_network,
     parse_server_address,
 )
+from fastlb.control_plane.config.admin_address import AdminAddresses, AdminList
 from fastlb.control_plane.config.errors import Rejected, describe, quote
 from fastlb.control_plane.config.kind import Choice, ChoiceOr, Count, CountOrWord, Factor, Flag, ListOf, Share, Text, duration, size
 from fastlb.control_plane.config.log_condition import LogCondition, parse_condition
@@ -240,6 +241,7 @@ class GlobalSettings:
     user: str = option("user", Text("a user", parse_account, "www-data"), "", ("username", "uid", "run_as"))
     group: str = option("group", Text("a group", parse_account, "www-data"), "", ("groupname", "gid"))
     pid_file: str = option("pid_file", Text("a path", parse_file_path, "/run/fastlb.pid"), "", ("pid", "pidfile"))
+    admin: AdminAddresses = option("admin", AdminList(), "auto", ("stats", "stats_socket", "admin_socket", "control", "api"))
     # 200 of them are neither clients nor backends (processes/descriptors.py).
     max_descriptors: int = option(
         "max_descriptors",

@@ -98,13 +98,14 @@ def url_of(lines: list[str]) -> str:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., Started]]:
+def start(tmp_path: Path) -> Iterator[Callable[..., Started]]:
     """Starts `fastlb serve` and reads its lines up to the one that says it is ready."""
     processes: list[subprocess.Popen[str]] = []
 
     def run_it(*arguments: str) -> Started:
         command = [sys.executable, "-m", "fastlb", "serve", *OWN_ACCOUNT, *arguments]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        environment = {**os.environ, "RUNTIME_DIRECTORY": str(tmp_path)}  # the machine may have a fastlb of its own
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
         processes.append(process)
         assert process.stdout is not None
         lines: list[str] = []
@@ -201,7 +202,7 @@ def test_it_serves_on_when_nobody_reads_what_it_says(tmp_path: Path) -> None:
 def test_an_address_in_use_ends_with_1_and_says_what_to_do(start: Callable[..., Started]) -> None:
     _, lines = start("--listen", "127.0.0.1:0")
     address = url_of(lines).removeprefix("http://")
-    command = [sys.executable, "-m", "fastlb", "serve", *OWN_ACCOUNT, "--listen", address]
+    command = [sys.executable, "-m", "fastlb", "serve", *OWN_ACCOUNT, "--admin", "off", "--listen", address]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert "ready" not in done.stdout

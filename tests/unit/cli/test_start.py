@@ -6,11 +6,11 @@ import sys
 
 from tests.support.process import ROOT
 
-# Each of these brings many others, and is for something that comes later or not at all: another command, a probe, a build.
+# Each of these brings many others, and is for something that comes later or not at all: another command, a build.
 LATER = {
-    *("ctypes", "http.client", "http.server", "multiprocessing"),
+    *("ctypes", "http.server"),
     *("sqlite3", "unittest", "urllib.request", "xml"),
-    *("Cython", "h11", "prometheus_client", "rich", "setuptools", "starlette", "uvicorn"),
+    *("Cython", "rich", "setuptools", "websockets"),
 }
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
@@ -22,6 +23,7 @@ from fastlb.control_plane.names import Names
 from fastlb.control_plane.resolver import Answer, Endpoint, LookupFailure
 from fastlb.processes.channel import Channel, open_pair
 from fastlb.processes.messages import (
+    AdminSocket,
     Applied,
     Apply,
     DrainAll,
@@ -92,13 +94,22 @@ class Case:
         self.send(Applied(apply.generation))
         return apply
 
-    async def ask(self, **request: Any) -> dict[str, Any]:
+    async def ask(self, method: str, path: str, **content: Any) -> tuple[int, dict[str, Any]]:
+        """Status and answer of the admin API, which listens from the first time on."""
+        if not self.control.exists():
+            with socket.socket(socket.AF_UNIX) as listening:
+                listening.bind(str(self.control))
+                listening.listen()
+                self.supervisor.send(AdminSocket(), listening.fileno())
         reader, writer = await asyncio.open_unix_connection(str(self.control))
-        writer.write(json.dumps(request).encode() + b"\n")
-        answer: dict[str, Any] = json.loads(await reader.readline())
+        body = json.dumps(content) if content else ""
+        fields = f"Host: localhost\r\nContent-Length: {len(body)}\r\nConnection: close"
+        writer.write(f"{method} {path} HTTP/1.1\r\n{fields}\r\n\r\n{body}".encode())
+        head, _, raw = (await reader.read()).partition(b"\r\n\r\n")
+        answer: dict[str, Any] = json.loads(raw)
         writer.close()
         await writer.wait_closed()
-        return answer
+        return int(head.split()[1]), answer
 
     async def ended(self) -> None:
         assert self.running is not None
@@ -148,16 +159,16 @@ def serve(tmp_path: Path, resolver: Resolver) -> Iterator[Serve]:
     """Runs a controller while a test plays its supervisor; in the end it has ended, and left nothing."""
     uvloop.new_event_loop().close()  # the first one opens what stays
 
-    def run(test: Test, first: Config = FIRST, left: State | None = None, control_name: str = "control", **options: Any) -> None:
+    def run(test: Test, first: Config = FIRST, left: State | None = None, **options: Any) -> None:
         before = descriptors()
         loop = uvloop.new_event_loop()
         ours, theirs = open_pair()
         channel: Channel[ToController] = Channel(theirs, ToController)
-        control = tmp_path / control_name
+        control = tmp_path / "control"
         with_shared = _core.SharedMemory.create()
 
         async def main() -> None:
-            made = Controller(loop, channel, with_shared, ControllerOptions(first, str(control), **options))
+            made = Controller(loop, channel, with_shared, ControllerOptions(first, **options))
             case = Case(made, Channel(ours, FromController), with_shared, control)
             case.running = asyncio.create_task(made.run(left))
             try:
@@ -176,7 +187,7 @@ def serve(tmp_path: Path, resolver: Resolver) -> Iterator[Serve]:
             ours.close()
             channel.close()
             with_shared.close()
-        assert not control.exists()
+        control.unlink(missing_ok=True)  # the supervisor's
         for thread in resolver_threads():
             thread.join(10)
         assert resolver_threads() == []
@@ -189,7 +200,7 @@ def test_the_first_configuration_is_offered_and_put_in_force(serve: Serve) -> No
     async def test(case: Case) -> None:
         apply = await case.begin()
         assert apply == Apply(1, 2, (ListenerBinds("web", (("127.0.0.1", 0, ""),), FIRST.listeners[0].backlog, True),), (), 30_000, 2000)
-        while (await case.ask(do="counters"))["generation"] != 1:
+        while (await case.ask("GET", "/v1/counters"))[1]["generation"] != 1:
             pass
         assert [row["identity"] for row in case.shared.backends()] == ["p|127.0.0.1:1"]
 
@@ -216,7 +227,7 @@ def test_a_rejection_changes_nothing_and_its_number_is_not_used_again(serve: Ser
         case.send(Rejected(2, "worker 1: no memory"))
         with pytest.raises(ApplyError, match="worker 1: no memory"):
             await applying
-        assert (await case.ask(do="counters"))["generation"] == 1
+        assert (await case.ask("GET", "/v1/counters"))[1]["generation"] == 1
         applying = asyncio.create_task(case.controller.apply(config("127.0.0.1:3")))
         offered = await case.hear()
         assert isinstance(offered, Apply)
@@ -271,7 +282,7 @@ def test_a_key_of_sticky_cookies_that_cannot_be_had_changes_nothing(serve: Serve
         await case.begin()
         with pytest.raises(ApplyError, match="cannot read sticky_key_file"):
             await case.controller.apply(sticky(tmp_path / "none"))
-        assert (await case.ask(do="counters"))["generation"] == 1
+        assert (await case.ask("GET", "/v1/counters"))[1]["generation"] == 1
         for generation in (2, 3):
             applying = asyncio.create_task(case.controller.apply(sticky(tmp_path / "key")))
             assert isinstance(await case.hear(), Apply)
@@ -327,7 +338,7 @@ def test_what_a_controller_leaves_is_taken_up_without_another_offer(serve: Serve
 
     async def take_up(case: Case) -> None:
         assert await case.hear() == Hello(BUILD_ID)
-        assert (await case.ask(do="counters"))["generation"] == 1
+        assert (await case.ask("GET", "/v1/counters"))[1]["generation"] == 1
         offered = await case.hear()  # its names are new to it
         assert isinstance(offered, Apply)
         case.send(Applied(offered.generation))
@@ -343,28 +354,28 @@ def test_what_a_controller_leaves_is_taken_up_without_another_offer(serve: Serve
     serve(take_up_without_names, config("127.0.0.1:9"), State(FIRST, 5))
 
 
-def test_requests_on_the_control_socket_are_answered(serve: Serve) -> None:
+def test_requests_to_the_admin_api_are_answered(serve: Serve) -> None:
     async def test(case: Case) -> None:
         await case.begin()
         case.send(Processes((ProcessState("worker", 0, 12, "ready", 1), ProcessState("controller", -1, 13, "ready", 0))))
         case.send(Ping())
         assert await case.hear() == Pong()
-        answer = await case.ask(do="processes")
-        assert answer["processes"] == [
+        status, shown = await case.ask("GET", "/v1/processes")
+        assert status == 200
+        assert shown["processes"] == [
             {"role": "worker", "slot": 0, "pid": 12, "state": "ready", "restarts": 1, "generation": 0},
             {"role": "controller", "slot": -1, "pid": 13, "state": "ready", "restarts": 0},
         ]
-        counters = await case.ask(do="counters")
-        assert counters["ok"]
-        assert counters["connections"] == counters["counters"]["clients"] == 0
-        assert [row["identity"] for row in (await case.ask(do="backends"))["backends"]] == ["p|127.0.0.1:1"]
-        assert (await case.ask(do="queues")) == {"ok": True, "queues": []}
-        assert (await case.ask(do="verify"))["ok"]
-        for request in ({}, {"do": "x"}, {"do": "apply"}, {"do": "apply", "config": 3}):
-            refused = await case.ask(**request)
-            assert not refused["ok"]
-            assert '"do" is one of' in refused["errors"][0]
-        assert await case.ask(do="drain") == {"ok": True}
+        status, shown = await case.ask("GET", "/v1/counters")
+        assert status == 200
+        assert shown["connections"] == shown["counters"]["clients"] == 0
+        _, shown = await case.ask("GET", "/v1/backends")
+        assert [row["identity"] for row in shown["backends"]] == ["p|127.0.0.1:1"]
+        assert await case.ask("GET", "/v1/queues") == (200, {"queues": []})
+        assert await case.ask("GET", "/v1/verify") == (200, {"rows": []})
+        assert await case.ask("POST", "/v1/apply") == (400, {"errors": ['"config" is missing: the path of a file']})
+        assert await case.ask("POST", "/v1/apply", config=3) == (400, {"errors": ['"config" has to be of type str']})
+        assert await case.ask("POST", "/v1/drain") == (202, {})
         assert await case.hear() == DrainAll()
 
     serve(test)
@@ -381,19 +392,19 @@ def test_a_file_is_applied_with_what_the_command_line_said(serve: Serve, tmp_pat
 
     async def test(case: Case) -> None:
         await case.begin()
-        asking = asyncio.create_task(case.ask(do="apply", config=str(path)))
+        asking = asyncio.create_task(case.ask("POST", "/v1/apply", config=str(path)))
         offered = await case.hear()
         assert isinstance(offered, Apply)
         assert offered.n_workers == 2  # as the override has it
         case.send(Applied(2))
-        assert await asking == {"ok": True, "generation": 2}
-        asking = asyncio.create_task(case.ask(do="apply", config=str(path)))
+        assert await asking == (200, {"generation": 2})
+        asking = asyncio.create_task(case.ask("POST", "/v1/apply", config=str(path)))
         await case.hear()
         case.send(Rejected(3, "one\ntwo"))
-        assert await asking == {"ok": False, "errors": ["one", "two"]}
+        assert await asking == (422, {"errors": ["one", "two"]})
         path.write_text("nonsense")
-        answer = await case.ask(do="apply", config=str(path))
-        assert not answer["ok"]
+        status, answer = await case.ask("POST", "/v1/apply", config=str(path))
+        assert status == 422
         assert answer["errors"][0].startswith(f"{path}:1:")
 
     serve(test, override=override)
@@ -421,19 +432,6 @@ def test_it_stops_when_it_is_told_to_though_the_first_offer_is_not_answered(serv
         await case.ended()
 
     serve(test)
-
-
-def test_a_control_socket_that_cannot_be_opened_is_told_and_is_no_reason_not_to_serve(
-    serve: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    async def test(case: Case) -> None:
-        await case.begin()
-        case.send(Ping())
-        assert await case.hear() == Pong()
-
-    serve(test, control_name="missing/control")
-    said = capsys.readouterr().err
-    assert said == f"fastlb: cannot open the control socket {tmp_path}/missing/control: no such file or directory\n"
 
 
 def test_sigterm_ends_the_process_whatever_was_inherited(tmp_path: Path) -> None:

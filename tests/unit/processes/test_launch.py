@@ -1,6 +1,7 @@
 """From a configuration to what the supervisor is told, and what is said and left behind on the way."""
 
 import os
+import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -45,7 +46,8 @@ class World:
 
 
 @pytest.fixture
-def world(monkeypatch: pytest.MonkeyPatch) -> World:
+def world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> World:
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "runtime"))
     made = World()
     for name in ("choose_identity", "set_limits", "run_supervisor"):
         monkeypatch.setattr(module, name, getattr(made, name))
@@ -68,10 +70,10 @@ def test_the_supervisor_is_told_what_the_configuration_and_the_command_line_say(
     def override(loaded: Loaded) -> Loaded:
         return loaded
 
-    launch(loaded, LaunchOptions("/control", "/counters", 7, greet, frozenset((12,)), override))
+    launch(loaded, LaunchOptions("/counters", 7, greet, frozenset((12,)), override))
     assert world.wanted == [("somebody", "people"), (500, 1000, 3)]
     (told,) = world.told
-    assert (told.controller.config, told.controller.control_path, told.controller.override) == (loaded.config, "/control", override)
+    assert (told.controller.config, told.controller.override) == (loaded.config, override)
     assert (told.identity, told.n_workers, told.max_connections, told.max_descriptors) == (NOBODY, 3, 400, 1024)
     assert (told.pump_budget, told.counters_path, told.greet, told.spared, told.inherited) == (7, "/counters", greet, frozenset((12,)), ())
 
@@ -178,3 +180,44 @@ def test_without_a_sticky_cookie_no_key_is_made(world: World, tmp_path: Path) ->
     launch(load(f'state_dir = "{tmp_path}/state"'), LaunchOptions())
     assert world.told[0].controller.sticky_key is None
     assert not (tmp_path / "state").exists()
+
+
+def test_the_admin_socket_is_there_for_as_long_as_the_supervisor_and_its_owners_alone(world: World, tmp_path: Path) -> None:
+    path = tmp_path / "runtime" / "fastlb.sock"
+    modes: list[int] = []
+    world.run = lambda options: modes.append(path.stat().st_mode)
+    launch(load(), LaunchOptions())
+    assert [str(bound.address) for bound in world.told[0].admin] == [f"unix:{path}"]
+    assert [stat.filemode(mode) for mode in modes] == ["srw-------"]
+    assert not path.parent.exists()
+
+
+def test_without_a_runtime_directory_it_serves_all_the_same_and_says_what_is_missing(
+    world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "not" / "there"))
+    launch(load(), LaunchOptions())
+    assert world.told[0].admin == ()
+    said = capsys.readouterr().err
+    assert f"cannot use the runtime directory {tmp_path}/not/there: no such file or directory" in said
+    assert "`fastlb status` and the like will not find this one" in said
+
+
+def test_an_admin_port_is_said_and_closed_in_the_end(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    launch(load('admin = "127.0.0.1:0"'), LaunchOptions())
+    (bound,) = world.told[0].admin
+    assert bound.sockets[0].socket.fileno() == -1
+    assert "fastlb: admin API on http://127.0.0.1:" in capsys.readouterr().out
+
+
+def test_a_named_admin_address_that_cannot_be_bound_is_the_end(world: World, tmp_path: Path) -> None:
+    (tmp_path / "lb.pid").write_text("x")
+    with pytest.raises(FastlbError, match=f"cannot open the admin API at unix:{tmp_path}/lb.pid: exists and is not a socket"):
+        launch(load(f'admin = ["127.0.0.1:0", "unix:{tmp_path}/lb.pid"]'), LaunchOptions())
+    assert world.told == []
+
+
+def test_without_an_admin_api_nothing_is_opened(world: World, tmp_path: Path) -> None:
+    launch(load('admin = "off"'), LaunchOptions())
+    assert world.told[0].admin == ()
+    assert not (tmp_path / "runtime").exists()
