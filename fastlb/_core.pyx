@@ -49,7 +49,7 @@ from fastlb.data_plane.types cimport (MAX_SHARES, ROUTE_CLOSES, ROUTE_HAS_LIMITS
 from fastlb.data_plane.types cimport Engine as EngineStruct
 from fastlb.data_plane.types cimport (Exchange, ImageBackend, ImageHeader, ImageHeaderOperation, ImageListener, ImageNetwork,
                                       ImageLog, ImageLogCapture, ImageLogDestination, ImageLogOperation, ImageLogPlan, ImageLogSet,
-                                      ImageLogTerm, ImagePool, ImageRoute, ImageSection, ImageText, Listener, SharedHeader,
+                                      ImageHealth, ImageLimit, ImageLogTerm, ImagePool, ImageRoute, ImageSection, ImageText, Listener, SharedHeader,
                                       SharedRow, SharedTable, Socket, WorkerBlock, WorkerGauges)
 from fastlb.data_plane.types cimport (MAX_LOCATION_BYTES, ImageCondition, ImageHost, ImageHostSet, ImageHostSlot, ImageLocation,
                                       ImageLocationSlot, ImagePathLength, ImageRegex, ImageRouteTable, ImageRule, ImageValue)
@@ -454,6 +454,56 @@ cdef class SnapshotWriter:
         packed = bytearray(self.pools[pool])
         (<ImagePool*><char*>packed).hedge_after_ms = after_ms
         self.pools[pool] = bytes(packed)
+
+    def set_passive_health(self, pool, *, counts, failures_in_row, error_ratio, min_requests, window_ms, ejection_ms, max_ejection_ms,
+                           max_ejected):
+        """Ejects backends of a pool that fail its requests; never without it. `counts`: which ends are failures, keys of RETRY_ON; `failures_in_row` of
+        them do it, or a share `error_ratio` of at least `min_requests` within a window, each 0 = not by that. An ejection lasts `ejection_ms`, each
+        that follows as much longer, at most `max_ejection_ms`; at most a share `max_ejected` of the pool is out at a time, but always one."""
+        cdef ImageHealth* entry
+        if not (0 <= error_ratio <= 1 and 0 <= max_ejected <= 1 and 0 < ejection_ms <= max_ejection_ms and window_ms > 0):
+            raise ValueError("shares must be 0 to 1, times above 0, the first ejection at most as long as the longest")
+        packed = bytearray(self.pools[pool])
+        entry = &(<ImagePool*><char*>packed).health
+        entry.row = self.add_pool_row(pool, "health")
+        for word in counts:
+            entry.counts |= <uint32_t>RETRY_ON[word]
+        entry.failures_in_row = failures_in_row
+        entry.error_permille = round(error_ratio * 1000)
+        entry.min_requests = min_requests
+        entry.window_ms, entry.ejection_ms, entry.max_ejection_ms = window_ms, ejection_ms, max_ejection_ms
+        entry.max_ejected_permille = int(max_ejected * 1000 + 1e-6)
+        self.pools[pool] = bytes(packed)
+
+    def set_limits(self, pool, *, connections=0, pending=0, requests=0, retries=0):
+        """How many connections to its backends, attempts whose connection is being made, attempts, and exchanges that are tried again a pool
+        may have at a time, over all workers; 0 = no limit."""
+        cdef ImageLimit* entry
+        packed = bytearray(self.pools[pool])
+        for kind, (name, most) in enumerate((("connections", connections), ("pending", pending), ("requests", requests),
+                                             ("retries", retries))):
+            entry = &(<ImagePool*><char*>packed).limits[<int>kind]
+            entry.most = most
+            if most:
+                entry.row = self.add_pool_row(pool, name)
+        self.pools[pool] = bytes(packed)
+
+    def set_panic(self, pool, *, below=0.0):
+        """Has backends of a pool picked that are down or ejected when none of it is up, or fewer than a share `below`."""
+        if not 0 <= below <= 1:
+            raise ValueError("a share must be 0 to 1")
+        packed = bytearray(self.pools[pool])
+        (<ImagePool*><char*>packed).panics = 1
+        (<ImagePool*><char*>packed).panic_permille = round(below * 1000)
+        self.pools[pool] = bytes(packed)
+
+    cdef ImageText add_pool_row(self, pool, str kind) except *:
+        # The identity of a row of the pool itself, which no backend can have; that of its queue is the mark and its name alone.
+        cdef:
+            bytes packed = self.pools[pool]
+            ImageText name = (<const ImagePool*><const char*>packed).name
+            uint32_t start = name.offset - <uint32_t>sizeof(ImageHeader)
+        return self.add_text(chr(QUEUE_MARK).encode() + bytes(self.texts[start:start + name.size]) + f"|{kind}".encode())
 
     def begin_group(self, pool):
         """Backends that are added from now on are picked only when none of those added to this pool before can be."""
@@ -1468,7 +1518,9 @@ cdef class SharedMemory:
             rows.append({"identity": describe_identity(details),
                          "display": details.display[:min(details.display_size, <uint32_t>ROW_DISPLAY_BYTES)].decode(errors="replace"),
                          "state": row.state, "up_since_ms": row.up_since_ms, "latency_us": row.latency >> 32, "in_flight": row.in_flight, "idle": idle, "requests": requests, "failures": failed,
-                         "ups": details.ups, "downs": details.downs, "changed_ms": details.changed_ms})
+                         "ups": details.ups, "downs": details.downs, "changed_ms": details.changed_ms,
+                         "failed_in_row": row.failed_in_row, "ejections": details.health.ejections,
+                         "ejected_until_ms": details.health.ejected_until_ms})
         rows.sort(key=lambda row: row["identity"])
         return rows
 
@@ -1481,12 +1533,27 @@ cdef class SharedMemory:
         rows = []
         for number in range(1, count_rows(table)):
             details = details_at(table, number)
-            if details.use == ROW_FREE or details.identity[0] != QUEUE_MARK:
+            if details.use == ROW_FREE or details.identity[0] != QUEUE_MARK or "|" in describe_identity(details)[1:]:
                 continue
             waited = sum(column_at(table, number, slot).claims for slot in range(count_workers(table)))
             name = details.display[:min(details.display_size, <uint32_t>ROW_DISPLAY_BYTES)].decode(errors="replace")
             rows.append({"pool": name, "waiting": row_at(table, number).in_flight, "waited": waited})
         rows.sort(key=lambda row: row["pool"])
+        return rows
+
+    def limits(self):
+        """A dict per limit that a pool has: its pool, its kind (an argument of SnapshotWriter.set_limits) and how many are counted now."""
+        cdef:
+            SharedTable* table = self.opened()
+            uint32_t number
+        rows = []
+        for number in range(1, count_rows(table)):
+            if details_at(table, number).use == ROW_FREE:
+                continue
+            mark, _, kind = describe_identity(details_at(table, number)).rpartition("|")
+            if mark.startswith(chr(QUEUE_MARK)) and kind != "health":
+                rows.append({"pool": mark[1:], "limit": kind, "taken": row_at(table, number).in_flight})
+        rows.sort(key=lambda row: (row["pool"], row["limit"]))
         return rows
 
     def waiting_workers(self):
@@ -1793,7 +1860,7 @@ cdef class Engine:
         for i in range(engine.backends.n_chains):
             backend = engine.backends.chains[i]
             while backend != NULL:
-                if backend.waiting != NULL:
+                if backend.identity[0] == QUEUE_MARK:
                     backend = backend.next
                     continue
                 rows.append({"identity": backend.identity[:backend.identity_size].decode(),

@@ -11,9 +11,12 @@ from fastlb.data_plane.backend_table cimport claim, drop_backend, note_idle, rel
 from fastlb.data_plane.connection cimport close_connection, keep_idle, set_deadline
 from fastlb.data_plane.connection_table cimport open_connection
 from fastlb.data_plane.failure cimport (FAILURE_CONNECT_FAILED, FAILURE_CONNECT_REFUSED, FAILURE_CONNECT_TIMEOUT, FAILURE_NO_BACKEND,
-                                        FAILURE_OUT_OF_MEMORY, FAILURE_POOL_FULL)
+                                        FAILURE_OUT_OF_MEMORY, FAILURE_POOL_FULL, FAILURE_REQUESTS_LIMIT, SIDE_BACKEND, failures)
 from fastlb.data_plane.idle_cache cimport cache_take
-from fastlb.data_plane.retry cimport can_be_hedged, has_untried
+from fastlb.data_plane.limits cimport give_place_back, take_connection_places, take_place
+from fastlb.data_plane.panic cimport look_for_panic
+from fastlb.data_plane.passive_health cimport is_counted, note_failure, note_success
+from fastlb.data_plane.retry cimport can_be_hedged, failure_condition, has_untried, status_condition
 from fastlb.data_plane.select.candidates cimport is_eligible
 from fastlb.data_plane.select.dispatch cimport pick
 from fastlb.data_plane.select.latency cimport note_row_latency
@@ -23,7 +26,7 @@ from fastlb.data_plane.system cimport (CLOCK_MONOTONIC, ECONNREFUSED, EINPROGRES
 from fastlb.data_plane.transport cimport start_connect, still_open, watch
 from fastlb.data_plane.types cimport WAIT_HEDGE, X_BODY_DONE, X_HEDGE
 from fastlb.data_plane.types cimport (ALGORITHM_PEAK_EWMA, ATTEMPT_CONNECTING, IO_READABLE, IO_WRITABLE, KIND_BACKEND, NO_BACKEND,
-                                      POOL_NOTES_LATENCY, STATE_CONNECTING, STATE_EXCHANGE, WAIT_CONNECT, WAIT_UNSET, X_FRESH, X_IDEMPOTENT,
+                                      LIMIT_REQUESTS, POOL_LIMITS, POOL_NOTES_LATENCY, POOL_PANICS, POOL_PASSIVE_HEALTH, POOL_WATCHES, STATE_CONNECTING, STATE_EXCHANGE, WAIT_CONNECT, WAIT_UNSET, X_FRESH, X_IDEMPOTENT,
                                       Attempt, Backend, Connection, Engine, Exchange, PoolBackend)
 from fastlb.data_plane.types cimport X_STICKY
 
@@ -61,6 +64,25 @@ cdef Attempt* open_attempt(Engine* engine, Exchange* exchange) noexcept nogil:
     return attempt
 
 
+cdef inline void free_attempt(Engine* engine, Attempt* attempt) noexcept nogil:
+    # Of one that has no connection (any more): gives back what it claimed.
+    if unlikely(attempt.watched & POOL_LIMITS):
+        give_place_back(engine, &attempt.request_place)
+        give_place_back(engine, &attempt.pending_place)
+    if attempt.claimed:
+        attempt.claimed = False
+        release_claim(engine, attempt.backend)
+    drop_backend(&engine.backends, attempt.backend)
+    attempt.backend = NULL
+    engine.counters.attempts_closed += 1
+    if engine.n_free_attempts >= FREE_ATTEMPTS_KEPT:
+        free(attempt)
+        return
+    attempt.next = engine.free_attempts
+    engine.free_attempts = attempt
+    engine.n_free_attempts += 1
+
+
 cdef uint64_t read_clock_us() noexcept nogil:
     # The batch's clock is too coarse for latencies.
     cdef timespec now
@@ -68,10 +90,25 @@ cdef uint64_t read_clock_us() noexcept nogil:
     return <uint64_t>now.tv_sec * 1000000 + <uint64_t>now.tv_nsec // 1000
 
 
-cdef void note_answer(Engine* engine, Attempt* attempt) noexcept nogil:
-    # The final head of its response has come: its latency, where the pool looks at it (started_us).
-    note_row_latency(attempt.backend.shared, read_clock_us() - attempt.started_us, engine.now_ms, attempt.peak)
-    attempt.started_us = 0
+cdef void note_answer(Engine* engine, Attempt* attempt, uint32_t status) noexcept nogil:
+    # The final head of its response has come to an attempt that is watched.
+    if attempt.watched & POOL_NOTES_LATENCY:
+        note_row_latency(attempt.backend.shared, read_clock_us() - attempt.started_us, engine.now_ms, attempt.peak)
+    if attempt.watched & POOL_PASSIVE_HEALTH:
+        if is_counted(attempt.backend, status_condition(status)):
+            note_failure(engine, attempt.backend)
+        else:
+            note_success(attempt.backend)
+
+
+cdef void blame_backend(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil:
+    # The current attempt failed: counts against its backend, unless the failure is one of our own.
+    cdef Attempt* attempt = exchange.attempt
+    if failures[failure].side != SIDE_BACKEND:
+        return
+    attempt.backend.column.failures += 1
+    if unlikely(attempt.watched & POOL_PASSIVE_HEALTH) and is_counted(attempt.backend, failure_condition(exchange, attempt, failure)):
+        note_failure(engine, attempt.backend)
 
 
 cdef uint32_t none_left(const Exchange* exchange) noexcept nogil:
@@ -111,15 +148,25 @@ cdef uint32_t open_backend_connection(Engine* engine, Exchange* exchange, Attemp
     # Starts a connection of our own for this attempt. 0 or a FAILURE_*.
     cdef:
         Backend* backend = attempt.backend
+        Backend* place = NULL
         Connection* connection
+        uint32_t failure
         int fd = -1
-        int result = start_connect(engine, backend.address, backend.address_size, &fd)
+        int result
+    if unlikely(attempt.watched & POOL_LIMITS):
+        failure = take_connection_places(engine, exchange.pool, attempt, &place)
+        if failure:
+            return failure
+    result = start_connect(engine, backend.address, backend.address_size, &fd)
     if result != 0 and result != EINPROGRESS:
+        give_place_back(engine, &place)
         return connect_failure(result)
     connection = open_connection(&engine.connections, fd, KIND_BACKEND)
     if connection == NULL:
+        give_place_back(engine, &place)
         close(fd)
         return FAILURE_OUT_OF_MEMORY
+    connection.place = place
     connection.transport = engine.plain
     connection.codec = engine.backend_codec
     connection.backend = backend
@@ -137,7 +184,19 @@ cdef uint32_t open_backend_connection(Engine* engine, Exchange* exchange, Attemp
     return 0
 
 
-cdef inline int32_t choose(Exchange* exchange, uint32_t* failure) noexcept nogil:
+cdef uint32_t watch_attempt(Engine* engine, Exchange* exchange, Attempt* attempt) noexcept nogil:
+    # What attempts of this pool do more at their beginning. 0, or a FAILURE_*: it may not begin.
+    attempt.watched = exchange.pool.flags & POOL_WATCHES
+    if attempt.watched & POOL_LIMITS and not take_place(engine, exchange.pool, LIMIT_REQUESTS, &attempt.request_place):
+        return FAILURE_REQUESTS_LIMIT
+    if attempt.watched & POOL_NOTES_LATENCY:
+        attempt.started_us = read_clock_us()
+        attempt.peak = exchange.pool.algorithm == ALGORITHM_PEAK_EWMA
+    engine.counters.panic_picks += exchange.pool.in_panic
+    return 0
+
+
+cdef inline int32_t choose(Engine* engine, Exchange* exchange, uint32_t* failure) noexcept nogil:
     # The backend for the next attempt, in the pool; NO_BACKEND with *failure where there is none.
     cdef int32_t index
     if unlikely(exchange.flags & X_STICKY):
@@ -146,7 +205,10 @@ cdef inline int32_t choose(Exchange* exchange, uint32_t* failure) noexcept nogil
             return index
     index = pick(exchange.pool, exchange.key, exchange.tried, exchange.n_tried)
     if unlikely(index == NO_BACKEND):
-        failure[0] = none_left(exchange)
+        if exchange.pool.flags & POOL_PANICS and look_for_panic(engine, exchange.pool):     # since the last batch
+            index = pick(exchange.pool, exchange.key, exchange.tried, exchange.n_tried)
+        if index == NO_BACKEND:
+            failure[0] = none_left(exchange)
     return index
 
 
@@ -160,7 +222,7 @@ cdef uint32_t start_attempt(Engine* engine, Exchange* exchange) noexcept nogil:
         uint32_t failure = 0
         int32_t index
     while True:
-        index = choose(exchange, &failure)
+        index = choose(engine, exchange, &failure)
         if unlikely(index == NO_BACKEND):
             return failure
         entry = &exchange.pool.backends[index]
@@ -171,14 +233,16 @@ cdef uint32_t start_attempt(Engine* engine, Exchange* exchange) noexcept nogil:
         release_claim(engine, entry.row)
         return FAILURE_OUT_OF_MEMORY
     attempt.claimed = True
-    exchange.attempt = attempt
-    exchange.n_attempts += 1
     attempt.pick = index
-    if unlikely(exchange.pool.flags & POOL_NOTES_LATENCY):
-        attempt.started_us = read_clock_us()
-        attempt.peak = exchange.pool.algorithm == ALGORITHM_PEAK_EWMA
     attempt.backend = entry.row
     entry.row.references += 1
+    if unlikely(exchange.pool.flags & POOL_WATCHES):
+        failure = watch_attempt(engine, exchange, attempt)
+        if failure:
+            free_attempt(engine, attempt)
+            return failure
+    exchange.attempt = attempt
+    exchange.n_attempts += 1
     if unlikely(exchange.log != NULL):
         log_attempt(engine, exchange)
     if not exchange.flags & X_FRESH:
@@ -225,15 +289,4 @@ cdef void end_attempt(Engine* engine, Exchange* exchange, bint reuse) noexcept n
             keep_idle(engine, connection)
         else:
             close_connection(engine, connection, False)
-    if attempt.claimed:
-        attempt.claimed = False
-        release_claim(engine, attempt.backend)
-    drop_backend(&engine.backends, attempt.backend)
-    attempt.backend = NULL
-    engine.counters.attempts_closed += 1
-    if engine.n_free_attempts >= FREE_ATTEMPTS_KEPT:
-        free(attempt)
-        return
-    attempt.next = engine.free_attempts
-    engine.free_attempts = attempt
-    engine.n_free_attempts += 1
+    free_attempt(engine, attempt)

@@ -11,8 +11,10 @@ from fastlb.data_plane.backend_table cimport drop_backend, note_idle
 from fastlb.data_plane.buffer cimport return_buffer
 from fastlb.data_plane.connection_table cimport bury_connection
 from fastlb.data_plane.idle_cache cimport cache_put, cache_remove
+from fastlb.data_plane.limits cimport give_place_back
 from fastlb.data_plane.ready_list cimport list_ready, unlist_ready
 from fastlb.data_plane.shared_table cimport release_row
+from fastlb.data_plane.system cimport unlikely
 from fastlb.data_plane.timer_wheel cimport cancel_timer
 from fastlb.data_plane.transport cimport close_descriptor
 from fastlb.data_plane.types cimport (IO_EOF, IO_ERROR, IO_HALF_CLOSED, IO_READABLE, IO_READY_LISTED, KIND_BACKEND, KIND_CLIENT, NODE_ROW,
@@ -77,6 +79,8 @@ cdef void close_connection(Engine* engine, Connection* connection, bint reset) n
             cache_remove(&backend.idle, connection)
             note_idle(backend)
         engine.counters.backend_connections_closed += 1
+        if unlikely(connection.place != NULL):
+            give_place_back(engine, &connection.place)
         connection.backend = NULL
         drop_backend(&engine.backends, backend)
     else:

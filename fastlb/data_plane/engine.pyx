@@ -25,6 +25,7 @@ from fastlb.data_plane.ready_list cimport take_ready
 from fastlb.data_plane.regex cimport close_regex_scratch
 from fastlb.data_plane.shared_table cimport claim_row, column_at, release_row, row_at, worker_at
 from fastlb.data_plane.snapshot cimport drop_snapshot, image_text, load_snapshot
+from fastlb.data_plane.states cimport NEVER_LOOKED, note_states, watch_states
 from fastlb.data_plane.system cimport (CLOCK_MONOTONIC, CLOCK_REALTIME, EFD_CLOEXEC, EFD_NONBLOCK, ENOMEM, EPOLL_CLOEXEC, EPOLL_CTL_ADD,
                                        EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, clock_gettime, close, epoll_create1,
                                        epoll_ctl, epoll_event, epoll_wait, errno, eventfd, getrandom, load_relaxed, memcmp, memcpy, memset,
@@ -162,6 +163,7 @@ cdef void engine_close(Engine* engine) noexcept nogil:
     engine.regex_scratch = NULL
     backend_table_close(&engine.backends)
     cancel_timer(&engine.timers, &engine.queue_timer)
+    cancel_timer(&engine.timers, &engine.return_timer)
     timer_wheel_close(&engine.timers)
     free(engine.read_buffer)
     engine.read_buffer = NULL
@@ -306,11 +308,13 @@ cdef void adopt_backends(Engine* engine, Snapshot* old, Snapshot* new) noexcept 
     if old != NULL:
         for i in range(old.header.backends.count):
             old.backends[i].row.max_idle = 0
+            old.backends[i].row.pool = NULL
     image = <const ImageBackend*>(new.image + new.header.backends.offset)
     for i in range(new.n_pools):
         pool = new.pools[i].image
         for k in range(pool.backends.offset, pool.backends.offset + pool.backends.count):
             row = new.backends[k].row
+            row.pool = &new.pools[i]
             row.max_idle = pool.max_idle
             row.max_in_flight = image[k].max_in_flight
             set_queue(&engine.backends, row, new.pools[i].queue)
@@ -459,6 +463,7 @@ cdef int engine_commit(Engine* engine, const Socket* sockets, uint32_t n_sockets
     adopt_backends(engine, old, new)
     if old != NULL:
         adopt_pools(old, new)
+    watch_states(engine)
     refresh_caps(engine)
     settle_sockets(engine, sockets, n_sockets, True, removed, n_removed)
     if old != NULL:
@@ -575,6 +580,9 @@ cdef void expire(Engine* engine) noexcept nogil:
         if timer == &engine.queue_timer:
             look_again(engine)
             continue
+        if timer == &engine.return_timer:
+            engine.states_seen = NEVER_LOOKED   # the look that follows brings back who is due
+            continue
         connection = <Connection*>timer
         if connection.kind == KIND_LISTENER:
             continue                            # the end of a pause: see end_batch
@@ -590,6 +598,7 @@ cdef inline void end_batch(Engine* engine) noexcept nogil:
     engine.now_ms = clock_ms(CLOCK_MONOTONIC)
     engine.worker.heartbeat_ms = engine.now_ms
     expire(engine)
+    note_states(engine)
     if unlikely(engine.queue_work):
         serve_queues(engine)
     if engine.log != NULL:

@@ -19,7 +19,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 
 from fastlb.data_plane.access_log cimport log_answer, log_connected, log_pool, log_response_head, open_log, write_log
-from fastlb.data_plane.attempt cimport end_attempt, note_answer, start_attempt
+from fastlb.data_plane.attempt cimport blame_backend, end_attempt, note_answer, start_attempt
 from fastlb.data_plane.backend_table cimport drop_backend
 from fastlb.data_plane.buffer cimport return_buffer
 from fastlb.data_plane.connection cimport close_connection, set_deadline
@@ -28,6 +28,7 @@ from fastlb.data_plane.failure cimport (FAILURE_BAD_FRAMING, FAILURE_BAD_RESPONS
                                         FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_CLOSED_BY_ROUTE, FAILURE_OUT_OF_MEMORY,
                                         FAILURE_POOL_FULL, FAILURE_TRUNCATED, RETRY_NO)
 from fastlb.data_plane.hedge cimport begin_hedge, clear_way, end_rival, lose_race
+from fastlb.data_plane.limits cimport give_place_back, give_retry_place_back, take_retry_place
 from fastlb.data_plane.mirror cimport open_mirror
 from fastlb.data_plane.queue cimport enter_queue, give_way, is_full, leave_queue, must_wait, wake_siblings
 from fastlb.data_plane.ready_list cimport list_ready
@@ -49,7 +50,7 @@ from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, FRAME_CHUNKED, FRAME_LEN
 from fastlb.data_plane.types cimport STATE_CONNECTING, WAIT_CONNECT, WAIT_HEDGE, X_HEDGE
 from fastlb.data_plane.types cimport (QUEUE_GAVE_WAY, QUEUE_LOOK, QUEUE_LOOK_PAST, QUEUE_PRIORITIES, QUEUE_WAKE, X_QUEUED, Backend, ImagePool, Pool,
                                       Queue)
-from fastlb.data_plane.types cimport ROUTE_CLOSES
+from fastlb.data_plane.types cimport POOL_LIMITS, ROUTE_CLOSES, X_HOLDS_PLACE, X_RETRY_PLACE
 
 cdef enum:                          # which way bytes have moved since a deadline was last set
     UP_TAKEN = 1                    # the client sent some of its body
@@ -85,8 +86,11 @@ cdef Exchange* open_exchange(Engine* engine, Connection* client) noexcept nogil:
 
 cdef void drop_retry(Engine* engine, Exchange* exchange) noexcept nogil:
     # No further attempt is possible: what was kept for one goes, and the snapshot with it.
-    if unlikely(exchange.flags & X_QUEUED):
-        leave_queue(engine, exchange)
+    if unlikely(exchange.flags & X_HOLDS_PLACE):
+        if exchange.flags & X_QUEUED:
+            leave_queue(engine, exchange)
+        if exchange.flags & X_RETRY_PLACE:
+            give_retry_place_back(engine, exchange)
     return_buffer(&engine.buffers, exchange.request_head)
     exchange.request_head = NULL
     return_buffer(&engine.buffers, exchange.replay)
@@ -213,6 +217,8 @@ cdef void connected(Engine* engine, Exchange* exchange) noexcept nogil:
     exchange.attempt.connection.wait = WAIT_UNSET
     if unlikely(exchange.log != NULL):
         log_connected(engine, exchange)
+    if unlikely(exchange.attempt.watched & POOL_LIMITS):
+        give_place_back(engine, &exchange.attempt.pending_place)
     if unlikely(exchange.hedge != NULL):
         clear_way(engine, exchange)
     failure = exchange.attempt.connection.codec.send_request(engine, exchange.attempt)
@@ -337,10 +343,10 @@ cdef bint end_failed_attempt(Engine* engine, Exchange* exchange, uint32_t failur
         if again:
             engine.counters.replays += 1
     else:
-        attempt.backend.column.failures += 1
+        blame_backend(engine, exchange, failure)
         note_tried(exchange, attempt.pick)
         again = (has_untried(exchange) and not (exchange.flags & X_STICKY and is_bound(exchange))
-                 and may_retry(engine, exchange, attempt, end_condition(exchange, attempt, failure)))
+                 and may_retry(engine, exchange, attempt, end_condition(exchange, attempt, failure)) and take_retry_place(engine, exchange))
         if again:
             engine.counters.retries += 1
     leave_attempt(engine, exchange, False)
@@ -366,7 +372,7 @@ cdef inline void note_reason(Exchange* exchange, uint32_t failure) noexcept nogi
 cdef void fail_attempt(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil:
     # The current attempt failed: another one, a local answer, or a visible cut where the answer has begun.
     if exchange.flags & X_HEAD_SENT:
-        exchange.attempt.backend.column.failures += 1
+        blame_backend(engine, exchange, failure)
         count_reason(engine, exchange, FAILURE_TRUNCATED)
         note_reason(exchange, failure)
         exchange.client.codec.reset(engine, exchange)
@@ -421,8 +427,8 @@ cdef void take_response_head(Engine* engine, Exchange* exchange, Head* head, cha
         Attempt* attempt = exchange.attempt
         Connection* client = exchange.client
         bint sent
-    if unlikely(attempt.started_us != 0):
-        note_answer(engine, attempt)
+    if unlikely(attempt.watched):
+        note_answer(engine, attempt, head.status)
     if unlikely(head.status >= 400) and drop_answer(engine, exchange, head, body_size):
         return
     if unlikely(exchange.log != NULL):
@@ -482,7 +488,7 @@ cdef bint drop_answer(Engine* engine, Exchange* exchange, const Head* head, uint
     if not has_candidate(exchange) or (exchange.pool.queue != NULL and must_wait(engine, exchange)) \
             or (exchange.flags & X_STICKY and is_bound(exchange)):
         return False
-    if not may_retry(engine, exchange, attempt, condition):
+    if not may_retry(engine, exchange, attempt, condition) or not take_retry_place(engine, exchange):
         return False
     if unlikely(exchange.log != NULL):
         log_answer(engine, exchange, head.status)

@@ -22,6 +22,7 @@ cdef extern from *:
         FAILURE_BAD_STATUS, FAILURE_NO_STICKY_BACKEND,
         FAILURE_REGEX_LIMIT, FAILURE_TOO_MANY_PARAMETERS,
         FAILURE_CLOSED_BY_ROUTE,
+        FAILURE_CONNECTIONS_LIMIT, FAILURE_PENDING_LIMIT, FAILURE_REQUESTS_LIMIT,
         FAILURE_END
     };
     enum fastlb_side { SIDE_SELF = 0, SIDE_CLIENT = 1, SIDE_BACKEND = 2 };
@@ -85,6 +86,9 @@ cdef extern from *:
         [FAILURE_REGEX_LIMIT] = {"regex_limit", "A regular expression took too long to decide about this request.", 500, SIDE_SELF, RETRY_NO},
         [FAILURE_TOO_MANY_PARAMETERS] = {"client:too_many_parameters", "The query or the cookies have more parts than are looked at.", 400, SIDE_CLIENT, RETRY_NO},
         [FAILURE_CLOSED_BY_ROUTE] = {"closed_by_route", "This route closes the connection without an answer.", 0, SIDE_SELF, RETRY_NO},
+        [FAILURE_CONNECTIONS_LIMIT] = {"connections_limit", "This pool has as many connections to its backends as it may have.", 503, SIDE_SELF, RETRY_NO},
+        [FAILURE_PENDING_LIMIT] = {"pending_limit", "As many requests as this pool allows wait for a connection to a backend.", 503, SIDE_SELF, RETRY_NO},
+        [FAILURE_REQUESTS_LIMIT] = {"requests_limit", "As many requests as this pool allows are under way.", 503, SIDE_SELF, RETRY_NO},
     };
     """
     ctypedef struct FailureInfo:
@@ -107,6 +111,7 @@ cdef extern from *:
         FAILURE_BAD_STATUS, FAILURE_NO_STICKY_BACKEND
         FAILURE_REGEX_LIMIT, FAILURE_TOO_MANY_PARAMETERS
         FAILURE_CLOSED_BY_ROUTE
+        FAILURE_CONNECTIONS_LIMIT, FAILURE_PENDING_LIMIT, FAILURE_REQUESTS_LIMIT
         FAILURE_END
         SIDE_SELF, SIDE_CLIENT, SIDE_BACKEND
         RETRY_NO

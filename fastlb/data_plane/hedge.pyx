@@ -9,8 +9,9 @@ Before the head of an answer goes to the client there is one attempt again, so n
 """
 from libc.stdint cimport uint8_t, uint32_t
 
-from fastlb.data_plane.attempt cimport end_attempt, start_attempt
+from fastlb.data_plane.attempt cimport blame_backend, end_attempt, start_attempt
 from fastlb.data_plane.buffer cimport return_buffer
+from fastlb.data_plane.limits cimport take_retry_place
 from fastlb.data_plane.queue cimport must_wait
 from fastlb.data_plane.retry cimport has_candidate, is_stale_reuse, may_begin_another, note_tried, take_from_budget
 from fastlb.data_plane.types cimport (ATTEMPT_SENT, NO_BACKEND, RELAY_DONE, RELAY_OFF, RELAY_RUNNING, X_FRESH, X_HEDGE, X_RESEND, X_STICKY,
@@ -44,7 +45,7 @@ cdef void end_rival(Engine* engine, Exchange* exchange) noexcept nogil:
     hand_over_relay(engine, exchange, ended)
 
 
-cdef void note_failed(Exchange* exchange, uint32_t failure) noexcept nogil:
+cdef void note_failed(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil:
     # What the failure of the current attempt means for its backend and for later ones.
     cdef Attempt* attempt = exchange.attempt
     exchange.failure = <uint8_t>failure
@@ -52,7 +53,7 @@ cdef void note_failed(Exchange* exchange, uint32_t failure) noexcept nogil:
         exchange.flags |= X_FRESH
         exchange.n_attempts -= 1
     else:
-        attempt.backend.column.failures += 1
+        blame_backend(engine, exchange, failure)
         note_tried(exchange, attempt.pick)
 
 
@@ -68,7 +69,7 @@ cdef bint begin_hedge(Engine* engine, Exchange* exchange) noexcept nogil:
         return False                            # the answer of another backend may be another answer
     note_tried(exchange, first.pick)            # until the pick
     if not has_candidate(exchange) or (exchange.pool.queue != NULL and must_wait(engine, exchange)) \
-            or not may_begin_another(engine, exchange) or not take_from_budget(engine, exchange):
+            or not may_begin_another(engine, exchange) or not take_from_budget(engine, exchange) or not take_retry_place(engine, exchange):
         exchange.n_tried = n_tried
         return False
     if exchange.up.state == RELAY_DONE and first.state < ATTEMPT_SENT:
@@ -110,7 +111,7 @@ cdef void win_race(Engine* engine, Exchange* exchange) noexcept nogil:
 cdef void lose_race(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil:
     # The current attempt failed while the other one runs, which goes on alone.
     cdef const Connection* ended = exchange.attempt.connection
-    note_failed(exchange, failure)
+    note_failed(engine, exchange, failure)
     end_attempt(engine, exchange, False)
     exchange.attempt = exchange.hedge
     exchange.hedge = NULL

@@ -6,7 +6,10 @@ move (cursors, schedules) is this worker's own. Nothing here is called per reque
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
+from fastlb.data_plane.backend_table cimport drop_backend, hold_backend
+from fastlb.data_plane.failure cimport RETRY_BITS
 from fastlb.data_plane.image cimport fits, range_fits, text_fits
+from fastlb.data_plane.queue cimport QUEUE_MARK
 from fastlb.data_plane.select.weighted_round_robin cimport NO_CLASSES
 from fastlb.data_plane.sticky cimport load_sticky
 from fastlb.data_plane.types cimport (ALGORITHM_CONSISTENT_HASH, ALGORITHM_END, ALGORITHM_HASH, ALGORITHM_IP_HASH, ALGORITHM_LEAST_TIME,
@@ -14,7 +17,8 @@ from fastlb.data_plane.types cimport (ALGORITHM_CONSISTENT_HASH, ALGORITHM_END, 
                                       ALGORITHM_WEIGHTED_ROUND_ROBIN, FASTLB_PICKER_VERSION,
                                       MAX_ROWS, NO_BACKEND, POOL_NEEDS_KEY, POOL_NOTES_LATENCY, POOL_SLOW_START, Engine, Group, ImageAlias,
                                       ImageGroup, ImageHeader, ImagePool, ImageRingPoint, ImageSection, PickContext, Pool, UserPicker, WeightClass)
-from fastlb.data_plane.types cimport NO_INDEX, POOL_STICKY
+from fastlb.data_plane.types cimport (LIMIT_KINDS, MAX_IDENTITY_BYTES, NO_INDEX, POOL_HEDGES, POOL_LIMITS, POOL_PANICS, POOL_PASSIVE_HEALTH, POOL_STICKY,
+                                      ImageHealth, ImageText)
 
 
 cdef bint check_numbers(const char* image, size_t size, const ImageSection* section, uint32_t below) noexcept nogil:
@@ -61,6 +65,20 @@ cdef bint check_tables(const char* image, size_t size, uint32_t algorithm, const
     return True
 
 
+cdef inline bint is_pool_row(const char* image, const ImageText* identity) noexcept nogil:
+    # An identity that no backend has, of a text that fits.
+    return 0 < identity.size <= MAX_IDENTITY_BYTES and image[identity.offset] == QUEUE_MARK
+
+
+cdef bint check_health(const char* image, size_t size, const ImageHealth* health) noexcept nogil:
+    if not text_fits(size, &health.row):
+        return False
+    if health.row.size == 0:
+        return True
+    return is_pool_row(image, &health.row) and health.counts & ~<uint32_t>RETRY_BITS == 0 and health.window_ms != 0 \
+        and 0 < health.ejection_ms <= health.max_ejection_ms and health.max_ejected_permille <= 1000 and health.error_permille <= 1000
+
+
 cdef bint check_pool(const char* image, size_t size, const ImagePool* pool) noexcept nogil:
     # Its backends, which are of the image, are those of its groups, one after the other.
     cdef:
@@ -74,9 +92,42 @@ cdef bint check_pool(const char* image, size_t size, const ImagePool* pool) noex
         n_backends += groups[i].n_backends
         if n_backends > pool.backends.count or not check_tables(image, size, pool.algorithm, &groups[i]):
             return False
+    if not check_health(image, size, &pool.health) or pool.panic_permille > 1000:
+        return False
+    for i in range(LIMIT_KINDS):
+        if not text_fits(size, &pool.limits[i].row) or (pool.limits[i].most != 0 and not is_pool_row(image, &pool.limits[i].row)):
+            return False
     if not text_fits(size, &pool.picker) or (pool.algorithm == ALGORITHM_USER and pool.picker.size == 0):
         return False
     return n_backends == pool.backends.count and n_backends <= MAX_ROWS  # so that a uint16 names each
+
+
+cdef bint hold_pool_rows(Engine* engine, const char* image, Pool* pool, int* error) noexcept nogil:
+    # The rows of its own, but for its queue's. False: *error says why, with what is held left for drop_pool_rows.
+    cdef:
+        const ImagePool* from_image = pool.image
+        uint32_t i
+    if from_image.health.row.size != 0:
+        pool.health = hold_backend(&engine.backends, image + from_image.health.row.offset, from_image.health.row.size, error)
+        if pool.health == NULL:
+            return False
+    for i in range(LIMIT_KINDS):
+        if from_image.limits[i].most != 0:
+            pool.limits[i] = hold_backend(&engine.backends, image + from_image.limits[i].row.offset, from_image.limits[i].row.size, error)
+            if pool.limits[i] == NULL:
+                return False
+    return True
+
+
+cdef void drop_pool_rows(Engine* engine, Pool* pool) noexcept nogil:
+    cdef uint32_t i
+    if pool.health != NULL:
+        drop_backend(&engine.backends, pool.health)
+        pool.health = NULL
+    for i in range(LIMIT_KINDS):
+        if pool.limits[i] != NULL:
+            drop_backend(&engine.backends, pool.limits[i])
+            pool.limits[i] = NULL
 
 
 cdef bint load_group(const char* image, const ImageGroup* from_image, const Pool* pool, Group* group) noexcept nogil:
@@ -186,6 +237,15 @@ cdef bint load_pool(Engine* engine, const char* image, Pool* pool) noexcept nogi
         pool.flags |= POOL_NEEDS_KEY
     if pool.algorithm == ALGORITHM_PEAK_EWMA or pool.algorithm == ALGORITHM_LEAST_TIME:
         pool.flags |= POOL_NOTES_LATENCY
+    if pool.image.hedge_after_ms != 0:
+        pool.flags |= POOL_HEDGES
+    if pool.image.health.row.size != 0:
+        pool.flags |= POOL_PASSIVE_HEALTH
+    if pool.image.panics:
+        pool.flags |= POOL_PANICS
+    for i in range(LIMIT_KINDS):
+        if pool.image.limits[i].most != 0:
+            pool.flags |= POOL_LIMITS
     if pool.image.sticky != <uint32_t>NO_INDEX:
         pool.flags |= POOL_STICKY
         if not load_sticky(image, pool):

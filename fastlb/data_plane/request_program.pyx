@@ -21,7 +21,7 @@ from fastlb.data_plane.system cimport memchr, unlikely
 from fastlb.data_plane.target cimport has_dot_segment, request_path
 from fastlb.data_plane.template cimport check_template, keep_match, put_encoded, put_template
 from fastlb.data_plane.types cimport X_HEDGE, X_IDEMPOTENT
-from fastlb.data_plane.types cimport (ENCODE_NOTHING, ENCODE_PATH, FRAME_LENGTH, MAX_HEAD_BYTES, POOL_NEEDS_KEY, QUEUE_PRIORITIES, ROUTE_ANSWERS,
+from fastlb.data_plane.types cimport (ENCODE_NOTHING, ENCODE_PATH, FRAME_LENGTH, MAX_HEAD_BYTES, POOL_ENTRY, POOL_HEDGES, POOL_NEEDS_KEY, QUEUE_PRIORITIES, ROUTE_ANSWERS,
                                       ROUTE_CHANGES_TARGET, ROUTE_HAS_LIMITS, ROUTE_HAS_TIMEOUTS, ROUTE_KEEPS_MATCH, ROUTE_MIRROR, ROUTE_NEEDS_HOST,
                                       ROUTE_REPLACES_PREFIX, ROUTE_SPLITS, Engine, Exchange, Head, ImageHeader, ImagePool, ImageRoute,
                                       ImageSection, ImageShare, Snapshot)
@@ -93,8 +93,6 @@ cdef void enter_pool(Engine* engine, Exchange* exchange, uint32_t pool) noexcept
     cdef const ImagePool* image
     exchange.pool = &exchange.snapshot.pools[pool]
     image = exchange.pool.image
-    if unlikely(exchange.pool.flags & POOL_NEEDS_KEY):
-        make_key(engine, exchange)
     exchange.max_attempts = <uint8_t>image.attempts
     exchange.replay_limit = image.replay_limit_bytes
     exchange.connect_timeout_ms = image.connect_timeout_ms
@@ -104,8 +102,11 @@ cdef void enter_pool(Engine* engine, Exchange* exchange, uint32_t pool) noexcept
     exchange.deadline_ms = engine.now_ms + image.exchange_timeout_ms
     exchange.started_ms = engine.now_ms
     exchange.pool.n_exchanges += 1
-    if unlikely(image.hedge_after_ms != 0) and exchange.flags & X_IDEMPOTENT:
-        exchange.flags |= X_HEDGE
+    if unlikely(exchange.pool.flags & POOL_ENTRY):
+        if exchange.pool.flags & POOL_NEEDS_KEY:
+            make_key(engine, exchange)
+        if exchange.pool.flags & POOL_HEDGES and exchange.flags & X_IDEMPOTENT:
+            exchange.flags |= X_HEDGE
 
 
 cdef uint32_t choose_pool(Engine* engine, Exchange* exchange) noexcept nogil:

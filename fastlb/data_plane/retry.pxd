@@ -12,7 +12,7 @@ connect is not: no backend has had the request yet.
 """
 from libc.stdint cimport int32_t, uint32_t
 
-from fastlb.data_plane.failure cimport (RETRY_NO, RETRY_ON_403, RETRY_ON_404, RETRY_ON_429, RETRY_ON_500, RETRY_ON_502, RETRY_ON_503,
+from fastlb.data_plane.failure cimport (FAILURE_TRUNCATED, RETRY_NO, RETRY_ON_403, RETRY_ON_404, RETRY_ON_429, RETRY_ON_500, RETRY_ON_502, RETRY_ON_503,
                                         RETRY_ON_504, RETRY_ON_BAD_RESPONSE, RETRY_ON_CLOSED, RETRY_ON_CONNECT, RETRY_ON_OTHER_5XX,
                                         RETRY_ON_RESET, RETRY_UNSAFE, failures)
 from fastlb.data_plane.retry_budget cimport fill_budget, spend_retry
@@ -35,6 +35,11 @@ cdef inline uint32_t end_condition(const Exchange* exchange, const Attempt* atte
         if not was_sent(exchange, attempt):
             return RETRY_ON_CONNECT
     return condition
+
+
+cdef inline uint32_t failure_condition(const Exchange* exchange, const Attempt* attempt, uint32_t failure) noexcept nogil:
+    # The same where nothing can be tried again: an answer that ends early is no whole HTTP.
+    return RETRY_ON_BAD_RESPONSE if failure == FAILURE_TRUNCATED else end_condition(exchange, attempt, failure)
 
 
 cdef inline uint32_t status_condition(uint32_t status) noexcept nogil:

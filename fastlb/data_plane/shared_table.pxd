@@ -10,7 +10,7 @@ from fastlb.data_plane.types cimport (INDEX_CHAINS, MAX_ROWS, MAX_WORKERS, ROWS_
                                       WorkerBlock)
 
 cdef enum:
-    SHARED_LAYOUT = 4
+    SHARED_LAYOUT = 5
     # Offsets: the header's page, a page per worker, the index, the sticky table, then blocks of rows. Only what is used takes memory.
     WORKERS_AT = 4096
     WORKER_BYTES = 4096
@@ -21,7 +21,7 @@ cdef enum:
     # A block: its rows, a cache line each and side by side, because a pick may read those of a whole pool; their details; then per worker
     # one page with the columns of these rows, so that no two workers write to one cache line.
     ROW_BYTES = 64
-    DETAILS_BYTES = 608
+    DETAILS_BYTES = 672
     COLUMN_BYTES = 32
     DETAILS_AT = ROWS_PER_BLOCK * ROW_BYTES
     COLUMNS_AT = DETAILS_AT + ROWS_PER_BLOCK * DETAILS_BYTES

@@ -6,7 +6,8 @@ nothing in it ever moves. Who writes what:
 - the supervisor: settlement of the dead (settlement.pyx), and what the header counts of them;
 - the controller: the rows' identities and the index (add_image_rows before a snapshot is handed out, sweep_rows once every worker has
   committed it), their states (set_state), and the header's numbers of rows;
-- a worker: its slot (open_worker, once that is settled), its own page, its own columns, and the in_flight of any row by claim_row and release_row.
+- a worker: its slot (open_worker, once that is settled), its own page, its own columns, the in_flight of any row by claim_row and release_row,
+  and what it learns of backends by asking them: their latency, failures and ROW_EJECTED.
 
 There are no locks. Readers of the index look while the controller writes: a row is whole before its chain leads to it, a freed row keeps
 its `next` until it is used again, and before that `index_changes` is counted up, so that a look-up which found nothing knows whether to
@@ -24,13 +25,14 @@ from fastlb.data_plane.system cimport (EINVAL, ENOMEM, ENOSPC, F_ADD_SEALS, F_DU
                                        lseek, memcmp, memcpy, memfd_create, memset, mmap, munmap, sched_yield, store_long, store_word, strlen)
 from fastlb.data_plane.types cimport (INDEX_CHAINS, MAX_IDENTITY_BYTES, MAX_ROWS, MAX_WORKERS, NODE_ROW, ROW_DISPLAY_BYTES, ROW_DOWN, ROW_FREE,
                                       ROW_CONTROLLED, ROW_LEAVING, ROW_USED, ROWS_PER_BLOCK, WORKER_FREE, WORKER_LIVE, Column, ImageBackend, ImageHeader,
-                                      ImagePool, ImageSection, RowDetails, SharedHeader, SharedRow, SharedTable, WorkerBlock)
+                                      ImagePool, ImageSection, ImageText, LIMIT_KINDS, RowDetails, RowHealth, SharedHeader, SharedRow, SharedTable, WorkerBlock)
 
 cdef extern from "<stdlib.h>" nogil:
     char* getenv(const char* name)
     unsigned long strtoul(const char* text, char** end, int base)
 
 cdef enum:
+    POOL_ROWS = 2 + LIMIT_KINDS
     TRIES = 100                     # of a look-up that the controller keeps changing under us; one is nearly always enough
 
 cdef extern from *:
@@ -318,6 +320,7 @@ cdef int add_row(SharedTable* table, const char* identity, uint32_t identity_siz
     memcpy(details.display, display, details.display_size)
     details.ups = details.downs = 0
     details.changed_ms = 0
+    memset(&details.health, 0, sizeof(RowHealth))
     store_word(&details.next, load_word(chain))
     store_word(&details.use, ROW_USED)
     store_word(chain, number)                   # from here on it can be found
@@ -338,13 +341,21 @@ cdef int add_image_row(SharedTable* table, const char* image, const ImageBackend
                    up_since_ms)
 
 
+cdef inline const ImageText* pool_row(const ImagePool* pool, uint32_t i) noexcept nogil:
+    # The identities of the rows that a pool itself has, below POOL_ROWS; of size 0 where it has none.
+    if i == 0:
+        return &pool.queue
+    return &pool.health.row if i == 1 else &pool.limits[i - 2].row
+
+
 cdef int add_image_rows(SharedTable* table, const char* image, uint64_t now_ms) noexcept nogil:
-    # A row for every backend and every queue of a checked image; a backend that joins a running pool has come up just now. 0, or an errno of add_row; rows added
+    # A row for every backend of a checked image and those of its pools; a backend that joins a running pool has come up just now. 0, or an errno of add_row; rows added
     # before that stay until the next sweep.
     cdef:
         const ImageHeader* header = <const ImageHeader*>image
         const ImagePool* pools = <const ImagePool*>(image + header.pools.offset)
         const ImageBackend* backends = <const ImageBackend*>(image + header.backends.offset)
+        const ImageText* row
         uint32_t i, k
         uint64_t up_since_ms
         int error
@@ -359,11 +370,12 @@ cdef int add_image_rows(SharedTable* table, const char* image, uint64_t now_ms) 
         if error:
             return error
     for i in range(header.pools.count):
-        if pools[i].queue.size != 0:
-            error = add_row(table, image + pools[i].queue.offset, pools[i].queue.size, image + pools[i].name.offset,
-                            pools[i].name.size, 0)
-            if error:
-                return error
+        for k in range(POOL_ROWS):
+            row = pool_row(&pools[i], k)
+            if row.size != 0:
+                error = add_row(table, image + row.offset, row.size, image + pools[i].name.offset, pools[i].name.size, 0)
+                if error:
+                    return error
     return 0
 
 
@@ -430,7 +442,8 @@ cdef int64_t sweep_rows(SharedTable* table, const char* image) noexcept nogil:
         const ImageHeader* header = <const ImageHeader*>image
         const ImageBackend* backends = <const ImageBackend*>(image + header.backends.offset)
         const ImagePool* pools = <const ImagePool*>(image + header.pools.offset)
-        uint32_t n_rows = count_rows(table), number, i
+        const ImageText* pool
+        uint32_t n_rows = count_rows(table), number, i, k
         unsigned char* listed = <unsigned char*>calloc(n_rows + 1, 1)
         SharedRow* row
         RowDetails* details
@@ -442,9 +455,11 @@ cdef int64_t sweep_rows(SharedTable* table, const char* image) noexcept nogil:
         if number < n_rows:
             listed[number] = 1
     for i in range(header.pools.count):
-        number = find_row(table, image + pools[i].queue.offset, pools[i].queue.size) if pools[i].queue.size != 0 else 0
-        if number < n_rows:
-            listed[number] = 1
+        for k in range(POOL_ROWS):
+            pool = pool_row(&pools[i], k)
+            number = find_row(table, image + pool.offset, pool.size) if pool.size != 0 else 0
+            if number < n_rows:
+                listed[number] = 1
     for number in range(1, n_rows):
         row = row_at(table, number)
         if listed[number] or row == NULL:

@@ -12,7 +12,7 @@ from fastlb.data_plane.backend_table cimport drop_backend, hold_backend, hold_qu
 from fastlb.data_plane.failure cimport RETRY_BITS
 from fastlb.data_plane.header_edits cimport check_operations
 from fastlb.data_plane.image cimport fits, range_fits, text_fits
-from fastlb.data_plane.pool cimport check_pool, drop_group, drop_pool, load_pool
+from fastlb.data_plane.pool cimport check_pool, drop_group, drop_pool, drop_pool_rows, hold_pool_rows, load_pool
 from fastlb.data_plane.queue cimport QUEUE_MARK
 from fastlb.data_plane.retry_budget cimport MAX_RETRY_FLOOR, RETRY_TOKENS, open_budget
 from fastlb.data_plane.request_program cimport check_route
@@ -23,7 +23,7 @@ from fastlb.data_plane.template cimport check_segments, check_template
 from fastlb.data_plane.types cimport (MAX_HEAD_BYTES, MAX_HEADERS, MAX_IDENTITY_BYTES, NO_INDEX, Backend, Engine, Group,
                                       ImageBackend, ImageGroup, ImageHeader, ImageHeaderOperation, ImageListener, ImageLogPlan, ImageNetwork,
                                       ImagePool, ImageRoute, ImageRouteTable, ImageSticky, Pool, PoolBackend, Snapshot)
-from fastlb.data_plane.types cimport MAX_LISTENER_NAME_BYTES, ImageSegment, ImageShare
+from fastlb.data_plane.types cimport MAX_LISTENER_NAME_BYTES, ROW_BARRED, ImageSegment, ImageShare
 
 
 cdef int check_image(const char* image, size_t size) noexcept nogil:
@@ -174,6 +174,7 @@ cdef Snapshot* load_snapshot(Engine* engine, const char* image, size_t size, int
         entry.weight = backends[i].weight
         entry.max_in_flight = backends[i].max_in_flight
         entry.eligible = backends[i].weight > 0 and backends[i].address_size > 0
+        entry.barred_by = ROW_BARRED
     for i in range(header.pools.count):
         snapshot.pools[i].image = &pools[i]
         snapshot.pools[i].backends = &snapshot.backends[pools[i].backends.offset]
@@ -184,6 +185,10 @@ cdef Snapshot* load_snapshot(Engine* engine, const char* image, size_t size, int
             drop_snapshot(engine, snapshot)
             return NULL
         open_budget(&snapshot.pools[i].budget, pools[i].retry_floor, engine.now_ms)
+        if not hold_pool_rows(engine, image, &snapshot.pools[i], error):
+            snapshot.image_size = 0             # stays the caller's
+            drop_snapshot(engine, snapshot)
+            return NULL
         if pools[i].queue.size != 0:
             snapshot.pools[i].queue = hold_queue(&engine.backends, snapshot.image + pools[i].queue.offset, pools[i].queue.size, error)
             if snapshot.pools[i].queue == NULL:
@@ -208,6 +213,7 @@ cdef void drop_snapshot(Engine* engine, Snapshot* snapshot) noexcept nogil:
         if snapshot.pools[i].queue != NULL:
             drop_backend(&engine.backends, snapshot.pools[i].queue.row)
             snapshot.pools[i].queue = NULL
+        drop_pool_rows(engine, &snapshot.pools[i])
         free(snapshot.pools[i].sticky_rows)
         snapshot.pools[i].sticky_rows = NULL
     drop_log_plan(engine, snapshot.log_plan)

@@ -303,7 +303,7 @@ cdef bint has_room(const PoolBackend* backend) noexcept nogil:
 cdef bint may_return(const PoolBackend* backend, uint32_t flags) noexcept nogil:
     # Whether those who belong to a backend may be sent there: it has an address and is up, and takes part in picks, or takes part no more
     # (it drains, or has weight 0) and they still may come.
-    cdef uint32_t state = load_now(&backend.shared.state)
+    cdef uint32_t state = load_now(&backend.shared.state) & backend.barred_by
     if backend.row.address_size == 0:
         return False
     if backend.weight == 0 or state == ROW_DRAIN:

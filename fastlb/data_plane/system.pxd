@@ -213,4 +213,5 @@ cdef extern from *:
     uint64_t load_ordered "fastlb_load_ordered"(const uint64_t* source) nogil
     uint64_t set_bits "fastlb_set_bits"(uint64_t* target, uint64_t bits) nogil           # returns what was there
     uint64_t keep_bits "fastlb_keep_bits"(uint64_t* target, uint64_t bits) nogil         # clears all others; returns what was there
+    uint32_t add_word "fastlb_add"(uint32_t* target, uint32_t value) nogil               # returns what was there
     uint64_t add_long "fastlb_add"(uint64_t* target, uint64_t value) nogil               # returns what was there

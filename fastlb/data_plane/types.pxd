@@ -188,6 +188,8 @@ ctypedef enum ExchangeFlags:
     X_SET_COOKIE = 33554432          # the response head gets the sticky cookie
     X_COOKIE_OLD = 67108864          # the client's sticky cookie has been on its way for half of its lifetime or more
     X_CAME_BY_TLS = 134217728         # the client speaks HTTPS, as far as a trusted proxy before us says
+    X_RETRY_PLACE = 268435456       # counts among those that its pool tries again (limits.pyx)
+    X_HOLDS_PLACE = 268500992       # X_QUEUED or X_RETRY_PLACE: something of its pool is given back with its retries
 
 ctypedef enum AttemptState:
     ATTEMPT_IDLE = 0
@@ -221,6 +223,19 @@ ctypedef enum PoolFlags:            # what of the rare a pool uses
     POOL_NOTES_LATENCY = 2          # its algorithm looks at latencies: attempts report them
     POOL_SLOW_START = 4
     POOL_STICKY = 8                 # returning clients get the backend that they had
+    POOL_HEDGES = 16
+    POOL_PASSIVE_HEALTH = 32        # what comes of its attempts may eject a backend (passive_health.pyx)
+    POOL_LIMITS = 64                # of what it may have under way (limits.pyx)
+    POOL_PANICS = 128               # where hardly a backend is up, down ones are picked too (panic.pyx)
+    POOL_ENTRY = 17                 # of these, what an exchange does more for when it enters the pool
+    POOL_WATCHES = 226              # and what its attempts do more for
+
+ctypedef enum LimitKind:            # of what a pool may limit
+    LIMIT_CONNECTIONS = 0           # to its backends, idle ones too
+    LIMIT_PENDING = 1               # attempts whose connection is being made
+    LIMIT_REQUESTS = 2              # attempts
+    LIMIT_RETRIES = 3               # exchanges that are tried again, or hedged
+    LIMIT_KINDS = 4
 
 ctypedef enum StickyKind:           # how a client of a pool is known again
     STICKY_COOKIE = 0               # by a cookie of ours, which names its backend
@@ -448,6 +463,7 @@ cdef struct Connection:
     uint32_t drained_bytes          # LINGER; of a mirror: bytes of its request
     uint16_t peer_port
     uint8_t address_size
+    Backend* place                  # backend: counted: the row of a limit that it is counted in; NULL = none
     bint trusted                    # client's address lies in a trusted network (of the snapshot of its generation below)
     uint32_t number                 # client: counts up from 1 in each worker; names the connection in logs
     uint64_t trusted_generation
@@ -823,7 +839,10 @@ cdef struct Attempt:
     bint reused                     # connection came from the idle cache
     bint claimed
     bint peak                       # how its latency counts: see select/latency.pxd
+    uint8_t watched                 # those of POOL_WATCHES that its pool has
     uint64_t started_us             # monotonic; 0 where nobody looks at its latency
+    Backend* request_place          # counted: the row of a limit that it is counted in; NULL = none
+    Backend* pending_place          # the same, while it connects
 
 cdef struct Exchange:
     Exchange* next                  # free list, graveyard; X_QUEUED: who is behind us
@@ -858,6 +877,7 @@ cdef struct Exchange:
     LogRecord* log                  # owned: what its log line will need; NULL where nothing is logged
     Exchange* previous              # X_QUEUED: who is before us
     uint64_t queue_order            # X_QUEUED: priority and since when (queue.pxd)
+    Backend* retry_place            # X_RETRY_PLACE: counted
     bint half_closed                # X_QUEUED: the client had shut its writing side down before it began to wait
     char request_id[REQUEST_ID_BYTES]
 
@@ -875,6 +895,7 @@ ctypedef enum RowState:             # bits; 0 = up and ready. What keeps a backe
     ROW_MAINTENANCE = 4             # the operator: out of use
     ROW_EJECTED = 8                 # its answers say so; the workers, for a time
     ROW_CONTROLLED = 7              # of these, what the controller says
+    ROW_BARRED = 15                 # all of them: any keeps a backend from being picked
 
 ctypedef enum WorkerUse:
     WORKER_FREE = 0
@@ -886,15 +907,29 @@ cdef struct SharedRow:
     # One backend of the node, or the node itself: the cache line that a pick reads. What it does not read is in RowDetails.
     int64_t in_flight               # claims - releases of all workers; claim_row, release_row and settlement change it
     uint32_t state                  # RowState; changed by compare-and-exchange only, each bit by who it belongs to
-    uint32_t padding
+    uint32_t failed_in_row          # attempts that failed since the last one that did not; workers (passive_health.pyx)
     uint64_t latency                # packed (select/latency.pxd), 0 = none measured; any worker, by compare-and-exchange
-    uint64_t up_since_ms            # monotonic; when it came up, or was added to a running pool. 0 = before that mattered. The controller
+    uint64_t up_since_ms            # monotonic; when it came up, or was added to a running pool. 0 = before that mattered. Whoever says so
     uint64_t waiting[2]             # of a pool's queue: a bit per worker slot in which somebody waits (queue.pyx)
-    uint8_t more_padding[16]
+    uint64_t ejecting_ms            # of a pool's health: since when a worker ejects one of its backends; 0 = none does
+    uint8_t more_padding[8]
+    # 64 bytes
+
+cdef struct RowHealth:
+    # What workers know of a backend's failures; they write it, when one fails (passive_health.pyx).
+    uint64_t failures               # that count against it, in all
+    uint64_t window_ms              # monotonic; when the window began in which the share of failures is looked at; 0 = none has
+    uint64_t window_failures        # `failures` as of then,
+    uint64_t window_requests        # and attempts that had ended
+    uint64_t ejected_until_ms       # monotonic; ROW_EJECTED: when it is to come back
+    uint64_t returned_ms            # when it last came back
+    uint64_t ejections              # in all
+    uint32_t repeats                # ejections that follow one another
+    uint32_t padding
     # 64 bytes
 
 cdef struct RowDetails:
-    # The rest of a row. The controller writes it; what names the row, before anybody can find it.
+    # The rest of a row. The controller writes it; what names the row, before anybody can find it. `health` is the workers'.
     uint64_t identity_hash
     uint32_t next                   # row number of the next in its chain; 0 = none
     uint32_t use                    # RowUse
@@ -904,7 +939,8 @@ cdef struct RowDetails:
     uint32_t ups, downs             # how often its health checks changed their verdict; the controller counts, from 0 for a new row
     uint64_t changed_ms             # monotonic; when they last did. 0 = never
     uint8_t padding[16]             # a block's details fill whole pages
-    # 608 bytes
+    RowHealth health
+    # 672 bytes
 
 cdef struct Column:
     # What one worker did on one row. It alone writes here while it lives; all but the last two only grow.
@@ -961,6 +997,7 @@ cdef struct Backend:
     uint32_t max_in_flight          # of the last snapshot that listed it
     Backend* queue                  # counted: the row of its pool's queue; NULL = that has none
     Queue* waiting                  # owned: this row is a pool's queue; NULL = it is a backend
+    Pool* pool                      # borrowed: of the current snapshot; NULL = that does not list it
 
 cdef struct WaitList:               # first in, first out; linked through Exchange.next and previous
     Exchange* first
@@ -1131,6 +1168,21 @@ cdef struct ImageShare:             # of a route's requests
     uint32_t bound                  # a draw up to here, and above the bound of the one before, goes to
     uint32_t pool
 
+cdef struct ImageHealth:            # passive health of a pool's backends (passive_health.pyx)
+    ImageText row                   # identity of the pool's row for it; size 0 = it has none
+    uint32_t counts                 # RetryOn: which ends of an attempt are failures
+    uint32_t failures_in_row        # that eject a backend; 0 = however many
+    uint32_t error_permille         # share of failures in a window that does; 0 = whatever it is
+    uint32_t min_requests           # of that window
+    uint32_t window_ms
+    uint32_t ejection_ms            # the first; each that follows takes as much longer
+    uint32_t max_ejection_ms
+    uint32_t max_ejected_permille   # of the pool
+
+cdef struct ImageLimit:
+    ImageText row                   # identity of its row
+    uint32_t most                   # 0 = no limit
+
 cdef struct ImagePool:
     ImageText name
     ImageSection hash_key           # template, for a pool that needs a key; empty: the client's address
@@ -1154,6 +1206,10 @@ cdef struct ImagePool:
     uint32_t sticky                 # index in the stickies, NO_INDEX = none
     uint32_t padding
     ImageText picker                # ALGORITHM_USER: "module:name"
+    ImageHealth health
+    ImageLimit limits[LIMIT_KINDS]
+    uint32_t panics                 # where hardly a backend is up, down ones are picked too
+    uint32_t panic_permille         # when fewer than this are; or none is
 
 cdef struct ImageRingPoint:         # of a ketama ring
     uint32_t hash
@@ -1218,6 +1274,7 @@ cdef struct PoolBackend:            # dense: what a pick looks at
     uint32_t weight
     uint32_t max_in_flight
     bint eligible                   # as far as the image can say: it has an address and a weight
+    uint32_t barred_by              # RowState: which states keep it from being picked (panic.pyx)
 
 cdef struct WeightClass:            # weighted_round_robin: backends of one weight, which take turns
     int64_t credit                  # of the backend whose turn it is; the highest is next
@@ -1297,6 +1354,9 @@ cdef struct Pool:
     uint32_t balance_permille
     uint32_t slow_start_ms
     Queue* queue                    # counted through its row; NULL = none
+    bint in_panic
+    Backend* health                 # counted: its row for passive health; NULL = off
+    Backend* limits[LIMIT_KINDS]    # counted: rows of its limits; NULL = no limit
     uint64_t n_exchanges            # that entered it in this worker, since its first snapshot
     RetryBudget budget
     UserPicker* user_picker         # owned by the snapshot; NULL but for ALGORITHM_USER
@@ -1353,7 +1413,7 @@ cdef struct Counters:
     uint64_t snapshots_opened, snapshots_closed
     uint64_t responses_1xx, responses_2xx, responses_3xx, responses_4xx, responses_5xx
     uint64_t backend_reused, retries, replays
-    uint64_t retries_refused        # hedges too; the pool's budget was used up
+    uint64_t retries_refused        # hedges too; the pool's budget was used up, or its limit reached
     uint64_t hedges_started, hedges_won     # won: the first byte came from it, or the other attempt failed before
     uint64_t client_bytes_in, client_bytes_out, backend_bytes_in, backend_bytes_out
     uint64_t spliced_bytes
@@ -1364,6 +1424,9 @@ cdef struct Counters:
     uint64_t accept_pauses, accept_refused
     uint64_t pumps, batches, events, ready_turns
     uint64_t timers_fired, timers_refiled
+    uint64_t ejections, returns     # of backends, by passive health
+    uint64_t ejections_refused      # too many of their pools were ejected already, or no other one was up
+    uint64_t panics, panic_picks    # how often a pool began to pick backends that are not up; attempts meanwhile
     uint64_t picks_rejected         # answers of pickers of the user's own that named nothing that can be picked
     uint64_t mirrors_opened, mirrors_closed
     # not made: too many or too large, or the body was not kept; and made, but without a whole answer
@@ -1445,6 +1508,9 @@ cdef struct Engine:
     uint32_t queue_work             # QueueWork: what the end of the batch has to do for queues
     Queue* queues                   # borrowed: those in which somebody waits
     Timer queue_timer               # the next look that nobody had to ask for
+    Timer return_timer              # when the next ejected backend comes back
+    uint64_t states_seen            # SharedHeader.state_changes at the last look (states.pyx); NEVER_LOOKED
+    bint watches_states             # a pool of the current snapshot has to know of them
     uint64_t gave_way_ms            # since when every look has left a free backend to a sibling; 0 = the last one did not
     uint64_t wakes[2]               # a bit per sibling that is told of a free place when the batch ends
     int siblings[MAX_WORKERS]       # owned eventfds, by slot; -1 = not known

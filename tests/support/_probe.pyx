@@ -1047,7 +1047,8 @@ cdef class Pool:
     def set_state(self, uint32_t number, uint32_t state):
         """As the controller does it, and the workers "ejected"."""
         cdef bytes identity = self.identities[number].encode()
-        self.entry(number).shared.state = state & ROW_EJECTED
+        cdef SharedRow* row = self.entry(number).shared
+        row.state = row.state & ROW_CONTROLLED | state & ROW_EJECTED
         if not set_state(&self.shared, <const char*>identity, <uint32_t>len(identity), state & ROW_CONTROLLED, self.engine.now_ms):
             raise KeyError(number)
         self.shared.header.state_changes += 1

@@ -32,6 +32,17 @@ POOL = {
     "tunnel_timeout_ms": 3_600_000,
 }
 RETRY = {"on": ("connect", "closed", "reset"), "unsafe": False, "within_ms": 10_000, "share": 0.2, "floor": 10}
+# Three failures in a row; for longer than a test takes.
+HEALTH = {
+    "counts": ("connect", "closed", "reset", "timeout", "bad_response", "5xx"),
+    "failures_in_row": 3,
+    "error_ratio": 0.0,
+    "min_requests": 10,
+    "window_ms": 60_000,
+    "ejection_ms": 3_600_000,
+    "max_ejection_ms": 36_000_000,
+    "max_ejected": 0.5,
+}
 SECTIONS = (
     "operations",
     "networks",
@@ -77,9 +88,25 @@ class Writer(_core.SnapshotWriter):
     def listener(self, name: str = "web", **changes: Any) -> int:
         return self.add_listener(name, **{**LISTENER, **changes})
 
-    def pool(self, name: str = "api", *, retry: dict[str, Any] | None = None, hedge_after_ms: int = 0, **changes: Any) -> int:
+    def pool(
+        self,
+        name: str = "api",
+        *,
+        retry: dict[str, Any] | None = None,
+        health: dict[str, Any] | None = None,
+        limits: dict[str, int] | None = None,
+        panic_below: float | None = None,
+        hedge_after_ms: int = 0,
+        **changes: Any,
+    ) -> int:
+        """A pool; with passive health where `health` says what of it is not as in HEALTH, with panic where there is a share for it."""
         number = self.add_pool(name, **{**POOL, **changes})
         self.set_retry(number, **{**RETRY, **(retry or {})})
+        if health is not None:
+            self.set_passive_health(number, **{**HEALTH, **health})
+        self.set_limits(number, **(limits or {}))
+        if panic_below is not None:
+            self.set_panic(number, below=panic_below)
         if hedge_after_ms:
             self.set_hedge(number, after_ms=hedge_after_ms)
         return number

@@ -5,7 +5,7 @@ import itertools
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from fastlb import _core
@@ -142,10 +142,11 @@ class Node:
         assert self.shared.waiting_workers() == []
         assert self.shared.verify() == []
 
-    def image(self, *caps: int, priorities: bool = False, sticky: int | None = None, **pool: Any) -> bytes:
+    def image(self, *caps: int, priorities: bool = False, sticky: int | None = None, groups: Sequence[int] = (), **pool: Any) -> bytes:
         """A pool with a backend for each cap; "/0/", "/1/", ... lead to it with these priorities where `priorities` says so.
 
         Args:
+            groups: how many backends are in each priority group; none: all in one.
             sticky: a sum of STICKY_FLAGS; the cookie is "ID", its value the number of the backend in 22 digits.
         """
         self.generation += 1
@@ -155,9 +156,12 @@ class Node:
         number = writer.pool(**{"queue_max": 100, "queue_timeout_ms": 60_000, "attempts": 3, **pool})
         while len(self.backends) < len(caps):
             self.backends.append(PlayedBackend())
+        starts = {sum(groups[:i]) for i in range(1, len(groups))}
         if sticky is not None:
             writer.set_sticky_cookie(number, name="ID", attributes="", flags=sticky)
         for index, (backend, cap) in enumerate(zip(self.backends, caps, strict=False)):
+            if index in starts:
+                writer.begin_group(number)
             if cap >= 0:
                 writer.backend(number, backend.port, max_in_flight=cap, cookie=f"{index:022}")
         writer.add_route(host="", path_prefix="/", pool=number)

@@ -6,8 +6,8 @@ from fastlb.data_plane.types cimport NO_BACKEND, Group, PoolBackend
 
 
 cdef inline bint is_eligible(const PoolBackend* backend) noexcept nogil:
-    # Weight > 0 and resolved, as the image says; up and ready, as shared memory says now.
-    return backend.eligible and load_now(&backend.shared.state) == 0
+    # Weight > 0 and resolved, as the image says; up and ready, as shared memory says now, or not barred by what it is (panic.pyx).
+    return backend.eligible and load_now(&backend.shared.state) & backend.barred_by == 0
 
 
 cdef inline bint is_candidate(const Group* group, uint32_t at, const int32_t* tried, uint32_t n_tried) noexcept nogil:

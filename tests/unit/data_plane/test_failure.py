@@ -47,6 +47,9 @@ STATUS = {
     "regex_limit": 500,
     "client:too_many_parameters": 400,
     "closed_by_route": 0,
+    "connections_limit": 503,
+    "pending_limit": 503,
+    "requests_limit": 503,
 }
 
 

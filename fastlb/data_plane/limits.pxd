@@ -1,0 +1,31 @@
+from libc.stdint cimport uint32_t
+
+from fastlb.data_plane.backend_table cimport drop_backend
+from fastlb.data_plane.shared_table cimport claim_row, release_row
+from fastlb.data_plane.types cimport Attempt, Backend, Engine, Exchange, LimitKind, Pool
+
+cdef uint32_t take_connection_places(Engine* engine, Pool* pool, Attempt* attempt, Backend** connection_place) noexcept nogil
+cdef bint take_retry_place(Engine* engine, Exchange* exchange) noexcept nogil
+cdef void give_retry_place_back(Engine* engine, Exchange* exchange) noexcept nogil
+
+
+cdef inline bint take_place(Engine* engine, Pool* pool, LimitKind kind, Backend** place) noexcept nogil:
+    # One more of this kind. True, with *place the row that it is counted in, where the pool limits these; False: the limit is reached.
+    cdef Backend* row = pool.limits[<int>kind]
+    if row == NULL:
+        return True
+    if not claim_row(engine.shared, engine.worker, row.shared, row.column, row.number, pool.image.limits[<int>kind].most):
+        return False
+    row.references += 1
+    place[0] = row
+    return True
+
+
+cdef inline void give_place_back(Engine* engine, Backend** place) noexcept nogil:
+    # Safe where none was taken.
+    cdef Backend* row = place[0]
+    if row == NULL:
+        return
+    place[0] = NULL
+    release_row(engine.shared, engine.worker, row.shared, row.column, row.number)
+    drop_backend(&engine.backends, row)
