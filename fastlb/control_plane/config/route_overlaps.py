@@ -43,6 +43,21 @@ def check_overlaps(reader: Reader) -> None:
             reader.warn(rules[MOST_RULES][0], found, f"they are tried one after the other: more than {MOST_RULES} of them take time")
 
 
+def find_shadowed(routes: Iterable[Route]) -> list[tuple[Route, Route]]:
+    """Routes that no request reaches, each with the one that takes its requests in some location."""
+    locations: dict[tuple[str, str, bool], list[Route]] = {}
+    for route in routes:
+        if not route.is_unconditional():
+            for host in route.hosts:
+                locations.setdefault((host, route.path.literal, route.path.exact), []).append(route)
+    shadowed: dict[int, tuple[Route, Route]] = {}
+    for rules in locations.values():
+        for earlier, later in combinations(rules[:MOST_COMPARED], 2):
+            if earlier is not later and _share_listeners(earlier, later) and _covers(earlier, later):
+                shadowed.setdefault(id(later), (later, earlier))
+    return list(shadowed.values())
+
+
 def _check_unconditional(reader: Reader, where: str, entries: list[Entry]) -> None:
     for index, (path, route) in enumerate(entries):
         for first, other in entries[:index]:

