@@ -25,7 +25,7 @@ from fastlb.data_plane.failure cimport (RETRY_ON_403, RETRY_ON_404, RETRY_ON_429
                                         RETRY_ON_BAD_RESPONSE, RETRY_ON_CLOSED, RETRY_ON_CONNECT, RETRY_ON_OTHER_5XX, RETRY_ON_RESET,
                                         RETRY_ON_TIMEOUT, RETRY_UNSAFE)
 from fastlb.data_plane.retry_budget cimport MAX_RETRY_FLOOR, RETRY_TOKENS
-from fastlb.data_plane.route_table cimport check_route_table, hash_host, hash_location
+from fastlb.data_plane.route_table cimport RegexSet, check_route_table, compile_regexes, free_regexes, hash_host, hash_location
 from fastlb.data_plane.select.tables cimport (TableBackend, build_aliases, build_maglev, build_ring, build_ring_index, count_index_bits,
                                               count_maglev_slots, count_ring_points)
 from fastlb.data_plane.settlement cimport Settlement, read_row, settle_rows, settle_worker
@@ -1250,6 +1250,17 @@ def seal(bytes image):
     return fd
 
 
+cdef int raise_prepare_error(int error) except -1:
+    # What kept an image from being prepared; 0 = nothing.
+    if error == NO_SHARED_ROW:
+        raise ValueError("a backend of this snapshot has no row in shared memory")
+    if error == EINVAL:
+        raise ValueError("a regular expression of this snapshot cannot be compiled")
+    if error != 0:
+        raise MemoryError
+    return 0
+
+
 cdef class Image:
     """A snapshot image, mapped and checked, for Engine.prepare. Making one takes time and touches no engine: any thread may.
 
@@ -1262,6 +1273,7 @@ cdef class Image:
     cdef:
         const char* data            # owned mapping; NULL once an engine has taken it over
         size_t size
+        RegexSet compiled           # owned until then
 
     def __cinit__(self, int image_fd):
         cdef int error = 0
@@ -1276,6 +1288,21 @@ cdef class Image:
         if self.data != NULL:
             munmap(<void*>self.data, self.size)
             self.data = NULL
+        free_regexes(&self.compiled)
+
+    def compile(self):
+        """Compiles the regular expressions, which prepare() otherwise does while clients wait.
+
+        Raises:
+            ValueError: one cannot be compiled. MemoryError.
+        """
+        cdef int error = 0
+        if self.data == NULL:
+            raise ValueError("this image is used up")
+        if self.compiled.regexes == NULL:
+            with nogil:
+                error = compile_regexes(self.data, &self.compiled)
+        raise_prepare_error(error)
 
     def pickers(self):
         """The pools that pick with a function of the user's own, as pairs of their index and "module:name"."""
@@ -1720,13 +1747,8 @@ cdef class Engine:
         for index, address in addresses.items():
             if not address:
                 raise ValueError(f"pool {index} picks with a function of the user's own, and was given none")
-        error = engine_prepare(engine, mapped.data, mapped.size)
-        if error == NO_SHARED_ROW:
-            raise ValueError("a backend of this snapshot has no row in shared memory")
-        if error == EINVAL:
-            raise ValueError("a regular expression of this snapshot cannot be compiled")
-        if error != 0:
-            raise MemoryError
+        error = engine_prepare(engine, mapped.data, mapped.size, &mapped.compiled)
+        raise_prepare_error(error)
         mapped.data = NULL
         for index, address in addresses.items():
             engine.prepared.pools[<uint32_t>index].user_picker.pick = <PickFunction><void*><uintptr_t>address

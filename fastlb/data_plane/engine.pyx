@@ -350,12 +350,12 @@ cdef void adopt_pools(Snapshot* old, Snapshot* new) noexcept nogil:
                 break
 
 
-cdef int engine_prepare(Engine* engine, const char* image, size_t size) noexcept nogil:
-    # Takes over a mapped image as what the next commit swaps in, in place of an earlier one. 0, or ENOMEM or NO_SHARED_ROW with the image
+cdef int engine_prepare(Engine* engine, const char* image, size_t size, RegexSet* compiled) noexcept nogil:
+    # Takes over a mapped image, and its patterns as load_snapshot does, as what the next commit swaps in, in place of an earlier one. 0, or ENOMEM or NO_SHARED_ROW with the image
     # still the caller's.
     cdef:
         int error = 0
-        Snapshot* new = load_snapshot(engine, image, size, &error)
+        Snapshot* new = load_snapshot(engine, image, size, compiled, &error)
     if new == NULL:
         return error
     error = prepare_log(engine, new.log_plan)

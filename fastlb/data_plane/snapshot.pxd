@@ -1,5 +1,6 @@
 from libc.stdint cimport int64_t, uint32_t
 
+from fastlb.data_plane.route_table cimport RegexSet
 from fastlb.data_plane.types cimport Engine, ImageRoute, ImageText, Snapshot
 
 cdef enum:
@@ -8,7 +9,7 @@ cdef enum:
 
 cdef int check_image(const char* image, size_t size) noexcept nogil
 cdef const char* map_image(int image_fd, size_t* size, int* error) noexcept nogil
-cdef Snapshot* load_snapshot(Engine* engine, const char* image, size_t size, int* error) noexcept nogil
+cdef Snapshot* load_snapshot(Engine* engine, const char* image, size_t size, RegexSet* compiled, int* error) noexcept nogil
 cdef void drop_snapshot(Engine* engine, Snapshot* snapshot) noexcept nogil
 
 

@@ -16,7 +16,7 @@ from fastlb.data_plane.pool cimport check_pool, drop_group, drop_pool, drop_pool
 from fastlb.data_plane.queue cimport QUEUE_MARK
 from fastlb.data_plane.retry_budget cimport MAX_RETRY_FLOOR, RETRY_TOKENS, open_budget
 from fastlb.data_plane.request_program cimport check_route
-from fastlb.data_plane.route_table cimport check_route_table, drop_regexes, load_regexes
+from fastlb.data_plane.route_table cimport RegexSet, check_route_table, drop_regexes, free_regexes, load_regexes
 from fastlb.data_plane.sticky cimport check_sticky
 from fastlb.data_plane.system cimport ENOMEM, MAP_FAILED, MAP_SHARED, PROT_READ, SEEK_END, errno, lseek, mmap, munmap
 from fastlb.data_plane.template cimport check_segments, check_template
@@ -116,9 +116,10 @@ cdef const char* map_image(int image_fd, size_t* size, int* error) noexcept nogi
     return <const char*>image
 
 
-cdef Snapshot* load_snapshot(Engine* engine, const char* image, size_t size, int* error) noexcept nogil:
-    # Takes over a mapped image and builds its running arrays: one reference, the caller's. NULL: *error is ENOMEM, EINVAL (a
-    # regular expression) or NO_SHARED_ROW, with the image still the caller's. Does not change what the engine uses now.
+cdef Snapshot* load_snapshot(Engine* engine, const char* image, size_t size, RegexSet* compiled, int* error) noexcept nogil:
+    # Takes over a mapped image with its compiled patterns (NULL or empty: compiled here) and builds its running arrays: one reference, the
+    # caller's. NULL: *error is ENOMEM, EINVAL (a regular expression) or NO_SHARED_ROW, with the image still the caller's. Does not
+    # change what the engine uses now.
     cdef:
         Snapshot* snapshot
         const ImageHeader* header
@@ -126,6 +127,7 @@ cdef Snapshot* load_snapshot(Engine* engine, const char* image, size_t size, int
         const ImageBackend* backends
         Backend* row
         PoolBackend* entry
+        RegexSet none
         uint32_t i
     header = <const ImageHeader*>image
     snapshot = <Snapshot*>calloc(1, sizeof(Snapshot))
@@ -148,8 +150,11 @@ cdef Snapshot* load_snapshot(Engine* engine, const char* image, size_t size, int
     snapshot.n_pools = header.pools.count
     snapshot.n_groups = header.groups.count
     engine.counters.snapshots_opened += 1
-    error[0] = load_regexes(engine, snapshot)
+    none.regexes = NULL
+    none.n_regexes = 0
+    error[0] = load_regexes(engine, snapshot, compiled if compiled != NULL else &none)
     if error[0]:
+        free_regexes(&none)
         snapshot.image_size = 0                 # stays the caller's
         drop_snapshot(engine, snapshot)
         return NULL

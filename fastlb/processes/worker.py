@@ -75,8 +75,9 @@ def run_worker(slot: int, channel: Channel[ToWorker], shared: _core.SharedMemory
 
 
 def map_image(image_fd: int) -> tuple[_core.Image, dict[int, int]]:
-    """An image, checked, and the pickers of the user's own that it names, loaded."""
+    """An image, checked and its regular expressions compiled, and the pickers of the user's own that it names, loaded."""
     image = _core.Image(image_fd)
+    image.compile()
     return image, load_pickers(image.pickers(), image.python_path())
 
 

@@ -994,7 +994,7 @@ cdef class Pool:
         if image == NULL:
             raise ValueError("a damaged image")
         if add_image_rows(&self.shared, image, 0) == 0:
-            self.engine.snapshot = load_snapshot(self.engine, image, size, &error)
+            self.engine.snapshot = load_snapshot(self.engine, image, size, NULL, &error)
         if self.engine.snapshot == NULL:
             raise MemoryError
         self.pool = &self.engine.snapshot.pools[0]
@@ -1372,7 +1372,7 @@ cdef class Plane:
                 raise OSError(error, os.strerror(error))
             raise ValueError("a damaged image")
         if add_image_rows(&self.shared, image, 0) == 0:
-            self.engine.snapshot = load_snapshot(self.engine, image, size, &error)
+            self.engine.snapshot = load_snapshot(self.engine, image, size, NULL, &error)
         if self.engine.snapshot == NULL:
             raise MemoryError
         self.copy = GuardedMemory(size)

@@ -82,6 +82,39 @@ def test_prepared_snapshot_changes_nothing_until_it_is_committed(world: World) -
     assert b" 503 " in world.read(client)
 
 
+def test_expressions_may_be_compiled_before_and_then_match(world: World) -> None:
+    web = world.listen()
+    world.apply(web)
+    client = world.connect(web)
+    world.exchange(client)
+    for compiled in (1, 2, 0):  # again does nothing, and prepare() compiles what nobody did
+        writer = Writer(2)
+        writer.listener()
+        writer.add_route(pool=writer.pool(), rule={"regex": (b"^/[0-9]+$", False)})
+        fd = _core.seal(writer.image())
+        image = _core.Image(fd)
+        os.close(fd)
+        for _ in range(compiled):
+            image.compile()
+        world.engine.prepare(image)
+        with pytest.raises(ValueError, match="used up"):
+            image.compile()
+        world.engine.commit([(web.fileno(), 0)])
+        client.send(b"GET /12 HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert b" 503 " in world.read(client)  # a pool without backends
+        client.send(b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert b" 404 " in world.read(client)
+
+
+def test_image_that_nobody_prepares_gives_its_expressions_back(world: World) -> None:
+    writer = Writer(2)
+    writer.add_route(pool=writer.pool(), rule={"regex": (b"^/[0-9]+$", False)})
+    fd = _core.seal(writer.image())
+    for _ in range(3):  # the sanitizer sees what is not freed
+        _core.Image(fd).compile()
+    os.close(fd)
+
+
 def test_image_can_be_prepared_once(world: World) -> None:
     fd = _core.seal(Writer().image())
     image = _core.Image(fd)

@@ -99,6 +99,9 @@ class FakeImage:
     def __init__(self, fd: int) -> None:
         os.fstat(fd)
 
+    def compile(self) -> None:
+        pass
+
     def pickers(self) -> list[tuple[int, str]]:
         return self.named
 

@@ -1,0 +1,110 @@
+"""Reloads under constant load: no request fails, what is open stays open, and of a replaced configuration nothing is left."""
+
+import resource
+
+import pytest
+
+from tests.support.configuration import configuration
+from tests.support.load import Load, PacedBackend
+from tests.support.message import request, response
+from tests.support.waiting import SANITIZED
+
+SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: proto\r\n\r\n"
+PIECE = b"0123456789abcdef" * 4096
+# What a tunnel may cost the worker: two connections, an exchange, and what malloc keeps around them.
+TUNNEL_BYTES = 64 << 10
+# What malloc and Python's heap may move by without any reason that we know.
+SLACK_BYTES = 6 << 20
+
+
+class Case:
+    """A fastlb between a load, tunnels and a download that never end, and a configuration that changes all the time."""
+
+    def __init__(self, fastlb, keep, scripted) -> None:
+        self.paced = [keep(PacedBackend()) for _ in range(3)]
+        self.slow = scripted()
+        self.tunnels = []
+        self.lb = fastlb(self.text(0), workers=1)
+        self.download = self.lb.connect()
+        self.download.send(request("/slow/file"))
+        self.source = self.slow.accept()
+        self.source.read_request()
+        self.n_pieces = 210  # some are left at the end of a thousand reloads
+        self.source.send(response(b"", f"Content-Length: {self.n_pieces * len(PIECE)}", length=False))
+        assert self.download.read_head().get("content-length") == str(self.n_pieces * len(PIECE))
+        self.n_sent = 0
+
+    def text(self, number: int) -> str:
+        """Backends come and go, a route, too, and settings change; the pool of tunnels stays."""
+        pools = {
+            "main": {"backends": self.paced[: 1 + number % 3], "algorithm": ("round_robin", "consistent_hash", "maglev")[number % 3]},
+            "slow": {"backends": [self.slow]},
+        }
+        routes = [{"path": "/slow/", "pool": "slow"}, {"path": "/", "pool": "main"}, {"path": f"~^/{number}/[0-9]+$", "pool": "main"}]
+        return configuration(pools=pools, routes=routes, settings={"reason_header": f"X-Reason-{number % 2}"})
+
+    def reload(self, number: int) -> None:
+        """One reload, then one tunnel more, and a piece of the download."""
+        self.lb.reload_ok(self.text(number))
+        client = self.lb.connect()
+        client.send(request("/slow/tunnel", "Connection: Upgrade", "Upgrade: proto"))
+        backend, _ = self.slow.answer(SWITCHED)
+        assert client.read_response().status == 101
+        self.tunnels.append((client, backend))
+        if number % 5 == 0:
+            self.go_on_with_download()
+
+    def go_on_with_download(self) -> None:
+        self.source.send(PIECE)
+        self.n_sent += 1
+        assert self.download.read_exactly(len(PIECE)) == PIECE
+
+    def check_tunnels(self) -> None:
+        """Each carries bytes in both directions."""
+        for client, backend in self.tunnels:
+            client.send(b"there")
+            assert backend.read_exactly(5) == b"there"
+            backend.send(b"back")
+            assert client.read_exactly(4) == b"back"
+
+    def finish_download(self) -> None:
+        while self.n_sent < self.n_pieces:
+            self.go_on_with_download()
+
+
+def run(case: Case, rounds: int) -> None:
+    lb = case.lb
+    with Load(("127.0.0.1", lb.port), fresh=4, kept=4) as load:
+        load.wait_for_answers(50)
+        for number in range(1, rounds + 1):
+            if number == rounds // 2:
+                half = lb.memory_bytes()
+            case.reload(number)
+            if number % 10 == 0:
+                load.wait_for_answers(20)
+        case.check_tunnels()
+        grown = lb.memory_bytes() - half
+        load.wait_for_answers(100)
+    assert load.failures == []
+    # All tunnels and the download are still open, and need none of the snapshots that they came with.
+    counters = lb.wait_for(lambda now: now["snapshots_opened"] - now["snapshots_closed"] == 1, "one snapshot is left")
+    assert counters["snapshots_opened"] == rounds + 1
+    assert counters["tunnels_opened"] - counters["tunnels_closed"] == rounds
+    case.finish_download()
+    assert lb.reasons() == {}
+    if not SANITIZED:
+        assert grown <= rounds // 2 * TUNNEL_BYTES + SLACK_BYTES, f"{grown} bytes for {rounds // 2} reloads with a tunnel each"
+
+
+def test_reloads_with_a_tunnel_each_lose_nothing_and_leave_nothing(fastlb, keep, scripted):
+    run(Case(fastlb, keep, scripted), 30)
+
+
+@pytest.mark.long
+def test_a_thousand_reloads_with_a_tunnel_each_lose_nothing_and_leave_nothing(fastlb, keep, scripted):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        run(Case(fastlb, keep, scripted), 1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
