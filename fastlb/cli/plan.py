@@ -1,14 +1,14 @@
 """`fastlb plan`: what a reload would change."""
 
-import json
 import sys
 
 import click
 
 from fastlb import FastlbError
-from fastlb.cli import fail
-from fastlb.control_plane.config.loader import load_file
+from fastlb.cli.client import Client, end, find, print_json, talks_to_fastlb
+from fastlb.control_plane.config.loader import load_file, read_config
 from fastlb.control_plane.config.schema import Config
+from fastlb.control_plane.config.writer import WrittenConfig
 
 EXIT_CHANGES = 4  # 3: nobody answers (client.py)
 
@@ -16,8 +16,8 @@ EXIT_CHANGES = 4  # 3: nobody answers (client.py)
 @click.command()
 @click.argument("new", type=click.Path())
 @click.option("--against", metavar="OLD", default="", help="Compare with this file instead of the running configuration.")
-@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
-def plan(new: str, against: str, as_json: bool) -> None:
+@talks_to_fastlb
+def plan(new: str, against: str, admin: str, config: str | None, as_json: bool) -> None:
     """Say what changes when the file NEW takes the place of the running configuration, or of OLD.
 
     Listeners, routes, header edits, pools and backends; and for pools that hash, the share of keys that go to another backend. Nothing is
@@ -25,15 +25,14 @@ def plan(new: str, against: str, as_json: bool) -> None:
     """
     try:
         loaded = load_file(new)
-        old = load_file(against).config if against else _ask_running()
+        old = load_file(against).config if against else _ask_running(find(admin, config))
     except FastlbError as error:
-        fail(error)
+        end(error)
     from fastlb.control_plane.plan import make_plan  # with the data plane, which a wrong file need not wait for
 
     changes = make_plan(old, loaded.config)
     if as_json:
-        written = {"changes": [change.as_json() for change in changes], "warnings": [str(warning) for warning in loaded.warnings]}
-        click.echo(json.dumps(written, indent=2, ensure_ascii=False))
+        print_json({"changes": [change.as_json() for change in changes], "warnings": [str(warning) for warning in loaded.warnings]})
     else:
         for warning in loaded.warnings:
             click.echo(f"fastlb: warning: {warning}", err=True)
@@ -44,5 +43,6 @@ def plan(new: str, against: str, as_json: bool) -> None:
         sys.exit(EXIT_CHANGES)
 
 
-def _ask_running() -> Config:
-    raise FastlbError("say what to compare with: --against OLD")
+def _ask_running(client: Client) -> Config:
+    answer = client.get("/v1/config")
+    return read_config(WrittenConfig(answer["config"], "the running configuration")).config

@@ -7,7 +7,7 @@ that began after the question, so that what was on disk by then is what the answ
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastlb import FastlbError
@@ -20,17 +20,28 @@ from fastlb.processes.output import report, report_warnings, say
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a reload: the generation in force, or errors, and then nothing has changed."""
+    """What came of a reload: the generation in force, or errors, and then nothing has changed.
+
+    Args:
+        milliseconds: from the question to the last worker's word.
+        apply_milliseconds: of these from when the file had been read.
+    """
 
     generation: int = 0
     milliseconds: float = 0.0
+    apply_milliseconds: float = 0.0
     warnings: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         if self.errors:
             return {"errors": list(self.errors)}
-        return {"generation": self.generation, "milliseconds": round(self.milliseconds, 1), "warnings": list(self.warnings)}
+        return {
+            "generation": self.generation,
+            "milliseconds": round(self.milliseconds, 1),
+            "apply_milliseconds": round(self.apply_milliseconds, 1),
+            "warnings": list(self.warnings),
+        }
 
 
 class Reloads:
@@ -69,12 +80,13 @@ class Reloads:
             outcome = await waiting
         finally:
             self._tickets.pop(ticket, None)
-        return Outcome(outcome.generation, (time.monotonic() - began) * 1000, outcome.warnings, outcome.errors)
+        return replace(outcome, milliseconds=(time.monotonic() - began) * 1000)
 
     def take(self, message: Reread, descriptors: list[int]) -> None:
         """The file has been read."""
+        began = time.monotonic()
         reading = Reading(errors=(message.error,)) if message.error or not descriptors else take_reading(descriptors[0])
-        self._task = asyncio.get_running_loop().create_task(self._finish(message, reading))  # the supervisor has one at a time
+        self._task = asyncio.get_running_loop().create_task(self._finish(message, reading, began))  # the supervisor has one at a time
 
     def close(self) -> None:
         """Answers whoever still waits."""
@@ -83,8 +95,8 @@ class Reloads:
             self._task.cancel()
         self._answer(self._drawn, _ENDING)
 
-    async def _finish(self, message: Reread, reading: Reading) -> None:
-        outcome = await self._use(reading)
+    async def _finish(self, message: Reread, reading: Reading, began: float) -> None:
+        outcome = replace(await self._use(reading), apply_milliseconds=(time.monotonic() - began) * 1000)
         report_warnings(outcome.warnings)
         if outcome.errors:
             report("\n".join(("the configuration was not reloaded, and the one in force stays:", *outcome.errors)))

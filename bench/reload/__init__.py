@@ -1,0 +1,1 @@
+"""How long a reload takes: `python -m bench.reload`."""
