@@ -12,6 +12,8 @@ from fastlb import FastlbError
 COMMANDS = {
     "serve": ("fastlb.cli.serve", "Relay requests between clients and backends; without arguments: a demo."),
     "check": ("fastlb.cli.check", "Say what is wrong with a configuration, all at once."),
+    "plan": ("fastlb.cli.plan", "Say what a reload would change."),
+    "reload": ("fastlb.cli.reload", "Have a running fastlb read its configuration file again."),
 }
 
 EXIT_FAILED = 1

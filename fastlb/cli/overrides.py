@@ -64,4 +64,4 @@ def override(loaded: Loaded, workers: str = "", user: str = "", admin: str = "")
     if reader.problems or read is None:
         raise ConfigError(reader.problems)
     given = {key: getattr(read.settings, key) for key in source.values["global"]}  # keys and fields have the same names here
-    return replace(loaded, config=replace(loaded.config, settings=replace(loaded.config.settings, **given)))
+    return replace(loaded, config=replace(loaded.config, settings=replace(loaded.config.settings, **given)), overridden=tuple(given))

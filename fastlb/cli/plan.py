@@ -1,6 +1,7 @@
 """`fastlb plan`: what a reload would change."""
 
 import sys
+from dataclasses import replace
 
 import click
 
@@ -25,12 +26,17 @@ def plan(new: str, against: str, admin: str, config: str | None, as_json: bool) 
     """
     try:
         loaded = load_file(new)
-        old = load_file(against).config if against else _ask_running(find(admin, config))
+        wanted = loaded.config
+        if against:
+            old = load_file(against).config
+        else:
+            old, overridden = _ask_running(find(admin, config))
+            wanted = replace(wanted, settings=replace(wanted.settings, **{key: getattr(old.settings, key) for key in overridden}))
     except FastlbError as error:
         end(error)
     from fastlb.control_plane.plan import make_plan  # with the data plane, which a wrong file need not wait for
 
-    changes = make_plan(old, loaded.config)
+    changes = make_plan(old, wanted)
     if as_json:
         print_json({"changes": [change.as_json() for change in changes], "warnings": [str(warning) for warning in loaded.warnings]})
     else:
@@ -43,6 +49,7 @@ def plan(new: str, against: str, admin: str, config: str | None, as_json: bool) 
         sys.exit(EXIT_CHANGES)
 
 
-def _ask_running(client: Client) -> Config:
+def _ask_running(client: Client) -> tuple[Config, list[str]]:
+    """The configuration in force, and the keys of [global] that are the command line's whatever a file says."""
     answer = client.get("/v1/config")
-    return read_config(WrittenConfig(answer["config"], "the running configuration")).config
+    return read_config(WrittenConfig(answer["config"], "the running configuration")).config, answer["overridden"]

@@ -113,6 +113,11 @@ class Controller:
         return self._config
 
     @property
+    def overridden(self) -> tuple[str, ...]:
+        """The keys of [global] that the command line has spoken for, whatever a file says."""
+        return self._options.override(Loaded(Config())).overridden
+
+    @property
     def generation(self) -> int:
         """Of the snapshot in force; 0 = none yet."""
         return self._generation

@@ -77,7 +77,7 @@ class Reloads:
         waiting = self._tickets[ticket] = asyncio.get_running_loop().create_future()
         self._send(Reload(ticket))
         try:
-            outcome = await waiting
+            outcome: Outcome = await waiting
         finally:
             self._tickets.pop(ticket, None)
         return replace(outcome, milliseconds=(time.monotonic() - began) * 1000)

@@ -3,14 +3,18 @@
 What a change of snapshots does to open connections is test_apply.py's; here is how one comes about.
 """
 
+import json
 import os
+import re
 import signal
+import subprocess
+import sys
 
 import pytest
 
 from tests.support.configuration import configuration
 from tests.support.message import request, response
-from tests.support.waiting import wait_until
+from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
 
 def generation(lb):
@@ -164,3 +168,60 @@ def test_mistake_in_a_watched_file_is_said_once(fastlb, instant):
     lb.wait_for_reload()
     assert lb.messages().count("was not reloaded") == 1
     assert lb.get().body == b"better"
+
+
+# ---------------------------------------------------------------------------------------------- the commands
+def run_command(lb, *arguments):
+    command = [sys.executable, "-m", "fastlb", *arguments, "--admin", f"unix:{lb.directory}/control"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False)
+
+
+def test_reload_command_says_what_came_of_it(fastlb, instant):
+    lb = fastlb([instant()])
+    lb.rewrite(configuration([instant(response(b"two"))], settings={"pid_file": "/run/x.pid"}))
+    done = run_command(lb, "reload")
+    lb.wait_for_reload()
+    assert re.fullmatch(r"reloaded: generation 2, in [0-9]+ ms\n", done.stdout)
+    assert done.stderr.startswith("fastlb: warning: pid_file is read once")
+    assert done.returncode == 0
+    assert lb.get().body == b"two"
+    done = run_command(lb, "reload", "--json")
+    lb.wait_for_reload()
+    assert json.loads(done.stdout)["generation"] == 3
+
+
+def test_reload_command_fails_with_the_mistakes_of_the_file(fastlb, instant):
+    lb = fastlb([instant()])
+    lb.rewrite(configuration([instant()], settings={"nonsense": 1}))
+    done = run_command(lb, "reload")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f'fastlb: {lb.config_path}:2:1: unknown key "nonsense"')
+    done = run_command(lb, "reload", "--json")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert json.loads(done.stdout)["errors"][0].startswith(f"{lb.config_path}:2:1: ")
+
+
+def test_plan_command_compares_with_what_runs(fastlb, instant):
+    one, two = instant(), instant()
+    lb = fastlb([one], settings={"sticky_key": "0123456789abcdef"})
+    same = run_command(lb, "plan", str(lb.config_path))
+    assert (same.returncode, same.stdout) == (0, "nothing changes\n")
+    other = lb.write(configuration([one, two], settings={"sticky_key": "0123456789abcdef"}))
+    planned = run_command(lb, "plan", str(other))
+    assert planned.returncode == 4
+    assert planned.stdout == f"+ backend {two.address} of pool main (added)\n    weight 1\n1 change\n"
+    written = json.loads(run_command(lb, "plan", str(other), "--json").stdout)
+    assert [(one["what"], one["name"], one["how"]) for one in written["changes"]] == [("backend", two.address, "added")]
+    assert run_command(lb, "plan", str(other), "--against", str(lb.config_path)).returncode == 4
+    assert generation(lb) == 1  # nothing has been applied
+    status, shown = lb.control.request("GET", "/v1/config")
+    assert (status, shown["generation"]) == (200, 1)
+    assert "0123456789abcdef" not in json.dumps(shown)
+
+
+def test_plan_command_says_what_is_wrong_with_the_file(fastlb, instant):
+    lb = fastlb([instant()])
+    wrong = lb.write("nonsense")
+    planned = run_command(lb, "plan", str(wrong))
+    assert (planned.returncode, planned.stdout) == (2, "")
+    assert planned.stderr.startswith(f"{wrong}:1:")

@@ -50,10 +50,15 @@ _NGINX_BLOCK = r"(?m)^\s*(events|http|server|upstream\s+\S+)\s*\{"
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A configuration that can be used, and what in it is probably not what was meant."""
+    """A configuration that can be used, and what in it is probably not what was meant.
+
+    Args:
+        overridden: the keys of [global] whose values the command line knew better.
+    """
 
     config: Config
-    warnings: tuple[Problem, ...]
+    warnings: tuple[Problem, ...] = ()
+    overridden: tuple[str, ...] = ()
 
 
 def load_file(path: str) -> Loaded:

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import MISSING, fields
 from typing import Any
 
+from fastlb.control_plane.config.address import format_host_port
+from fastlb.control_plane.config.admin_address import AdminList
 from fastlb.control_plane.config.errors import Place
 from fastlb.control_plane.config.kind import CountOrWord, Kind, ListOf, OrWord, Quantity
 from fastlb.control_plane.config.log_destination import LogDestination
@@ -83,6 +85,8 @@ def write_value(value: Any, kind: Kind[Any]) -> Any:
             return {one.name: write_table(one) for one in value}
         case ListOf():
             return [write_value(one, kind.kind) for one in value]
+        case AdminList():
+            return [str(one) for one in value.addresses] or str(value)
         case LogList():
             return _write_logs(value)
         case Fields():
@@ -126,6 +130,8 @@ def _write_text(value: Any) -> Any:
             return ""
         case PoolShares(shares):
             return shares[0][0] if len(shares) == 1 and shares[0][1] == 1 else dict(shares)
+        case (str() as host, int() as port):  # a name server
+            return format_host_port(host, port)
         case Wanted():
             return f"{'!' if value.negated else ''}{_write_text(value.value)}"
         case TextPattern():

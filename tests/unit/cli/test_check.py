@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 import fastlb
-from fastlb.cli import main
+from fastlb.cli import COMMANDS, main
+from fastlb.control_plane.config.errors import quote_all
 
 GOOD = '[[listeners]]\nname = "web"\nbind = "127.0.0.1:0"\n[pools.a]\nbackends = ["10.0.0.1:80", "10.0.0.2:80"]\n'
 
@@ -56,7 +57,7 @@ def test_what_is_no_file_says_so(tmp_path: Path, name: str, says: str) -> None:
 def test_a_misspelt_command_names_the_nearest() -> None:
     result = run("chekc", "x")
     assert result.exit_code == 2
-    assert 'there is no command "chekc"; the commands are "serve" or "check"; did you mean "check"?' in result.stderr
+    assert f'there is no command "chekc"; the commands are {quote_all(COMMANDS)}; did you mean "check"?' in result.stderr
 
 
 def test_help_lists_the_commands() -> None:
