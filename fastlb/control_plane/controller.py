@@ -17,9 +17,11 @@ import uvloop
 from fastlb import BUILD_ID, FastlbError, _core
 from fastlb.control_plane.admin.app import make_app
 from fastlb.control_plane.admin.server import AdminServer
+from fastlb.control_plane.backend_states import BackendStates
 from fastlb.control_plane.config.loader import Loaded, load_file
 from fastlb.control_plane.config.log_destination import LogDestination
 from fastlb.control_plane.config.schema import Config, Listener
+from fastlb.control_plane.health.checker import Checker, HealthError
 from fastlb.control_plane.log_plan import log_destinations
 from fastlb.control_plane.names import Names
 from fastlb.control_plane.reloads import Outcome, Reloads
@@ -99,6 +101,8 @@ class Controller:
         self._names = Names(loop, self._on_names_changed, report, self._resolver.resolve)
         self._sticky_key = options.sticky_key
         self._reloads = Reloads(self._send, self.apply, options.config.settings)
+        self.states = BackendStates(shared)
+        self.health = Checker(loop, self.states, report)
         self._processes: tuple[ProcessState, ...] = ()
         self._admin = AdminServer(loop, make_app(self))
 
@@ -156,6 +160,7 @@ class Controller:
                 self._sticky_key = left.sticky_key
                 self._use_servers(self._config)
                 self._names.watch(names_of(self._config))
+                self._probe_as_before()
             else:
                 try:
                     await self.apply(self._options.config)
@@ -165,6 +170,7 @@ class Controller:
         finally:
             if self._applying_names is not None:
                 self._applying_names.cancel()
+            self.health.close()
             self._names.close()
             self._reloads.close()
             self._resolver.close()
@@ -211,12 +217,16 @@ class Controller:
         logs = [await self._describe_log(destination) for destination in log_destinations(config)]
         found = self._find_sticky_key(config, sticky_key or self._sticky_key)
         key = found.key if found is not None else b""
+        endpoints = self._names.endpoints
         generation = self._tried = self._tried + 1
         try:
+            self.health.prepare(config)
             if self._generation:
-                image = await asyncio.to_thread(build_image, config, self._names.endpoints, generation, key)
+                image = await asyncio.to_thread(build_image, config, endpoints, generation, key)
             else:
-                image = build_image(config, self._names.endpoints, generation, key)
+                image = build_image(config, endpoints, generation, key)
+        except HealthError as error:
+            raise ApplyError(str(error)) from error
         except (ValueError, OSError) as error:
             raise ApplyError(f"the snapshot could not be built: {error}") from error
         try:
@@ -239,6 +249,15 @@ class Controller:
             raise ApplyError(answer.text)
         self._generation = generation
         self._sticky_key = found or self._sticky_key
+        self.health.follow(config, endpoints)
+
+    def _probe_as_before(self) -> None:
+        """What the last controller found is in shared memory; backends of names follow when these are resolved."""
+        try:
+            self.health.prepare(self._config)
+        except HealthError as error:
+            report(f"{error}; its backends stay what they are")
+        self.health.follow(self._config, self._names.endpoints)
 
     def _find_sticky_key(self, config: Config, known: StickyKey | None) -> StickyKey | None:
         """The key of a configuration's sticky cookies; None where it has none. One that is not known is read with the rights that the

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from fastlb import _core
 from fastlb.control_plane.config.address import format_host_port
-from fastlb.control_plane.config.schema import CLIENT_KEY, MAX_PRIORITY, MAX_WEIGHT, WITHOUT_WEIGHTS, Backend, Config, Pool
+from fastlb.control_plane.config.schema import CLIENT_KEY, MAX_PRIORITY, MAX_WEIGHT, WITHOUT_WEIGHTS, Backend, Config, GlobalSettings, Pool
 from fastlb.control_plane.groups import Row, order_rows
 from fastlb.control_plane.log_plan import build_log_plan
 from fastlb.control_plane.resolver import Endpoint
@@ -84,8 +84,7 @@ def build_image(config: Config, endpoints: Mapping[str, Sequence[Endpoint]], gen
         set_sticky(writer, pool_index, pool.sticky)
         if pool.hedge.after_ms:
             writer.set_hedge(pool_index, after_ms=pool.hedge.after_ms)
-        rows = [row for backend in pool.backends for row in list_rows(pool, backend, endpoints)]
-        for group in order_rows(rows, pool, settings):
+        for group in list_groups(pool, settings, endpoints):
             writer.begin_group(pool_index)
             for row in group:
                 writer.add_backend(
@@ -107,6 +106,11 @@ def build_image(config: Config, endpoints: Mapping[str, Sequence[Endpoint]], gen
         routes.append(index)
     writer.set_route_table(build_route_table(config, routes))
     return writer.finish()
+
+
+def list_groups(pool: Pool, settings: GlobalSettings, endpoints: Mapping[str, Sequence[Endpoint]]) -> list[list[Row]]:
+    """The backends of a pool as its snapshot has them: those that this node uses, in their groups."""
+    return order_rows([row for backend in pool.backends for row in list_rows(pool, backend, endpoints)], pool, settings)
 
 
 def list_rows(pool: Pool, backend: Backend, endpoints: Mapping[str, Sequence[Endpoint]]) -> list[Row]:

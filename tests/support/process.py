@@ -29,7 +29,7 @@ LISTEN = "0A"  # TCP_LISTEN of the kernel's tcp_states.h, as /proc/net/tcp shows
 
 # What tests ask for, as HTTP has it.
 QUESTIONS = {
-    **{name: ("GET", f"/v1/{name}") for name in ("counters", "backends", "queues", "processes", "verify")},
+    **{name: ("GET", f"/v1/{name}") for name in ("counters", "backends", "queues", "processes", "verify", "health")},
     **{name: ("POST", f"/v1/{name}") for name in ("apply", "drain", "reload")},
 }
 

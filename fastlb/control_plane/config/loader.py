@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fastlb.control_plane.config.address import BindAddress
 from fastlb.control_plane.config.errors import ConfigError, Place, Problem, nearest, quote, quote_all
+from fastlb.control_plane.config.health import check_healths
 from fastlb.control_plane.config.option import read_table
 from fastlb.control_plane.config.quantity import format_duration
 from fastlb.control_plane.config.reader import Reader, Source
@@ -105,6 +106,7 @@ def read_config(source: Source, problems: Iterable[Problem] = ()) -> Loaded:
     check_overlaps(reader)
     _check_pools(reader)
     check_stickies(reader)
+    check_healths(reader, {path: [backend.address for backend in pool.backends] for path, pool in reader.all_read(Pool)})
     _check_sticky_key(reader)
     _check_logs(reader, config)
     if source.complete:

@@ -19,6 +19,7 @@ from fastlb.control_plane.config.address import (
 )
 from fastlb.control_plane.config.admin_address import AdminAddresses, AdminList
 from fastlb.control_plane.config.errors import Rejected, describe, quote
+from fastlb.control_plane.config.health import Health
 from fastlb.control_plane.config.kind import Choice, ChoiceOr, Count, CountOrWord, Factor, Flag, ListOf, Share, Text, duration, size
 from fastlb.control_plane.config.log_condition import LogCondition, parse_condition
 from fastlb.control_plane.config.log_destination import LogDestination, parse_destination
@@ -533,6 +534,9 @@ class Pool:
     keepalive: Keepalive = table("keepalive", Keepalive, ("keep_alive",))
     timeouts: PoolTimeouts = table("timeouts", PoolTimeouts)
     queue: Queue = table("queue", Queue, ("maxqueue",))
+    health: Health = option(
+        "health", TextOrTable(Health, "type"), "off", ("health_check", "healthcheck", "health_checks", "check", "httpchk"), Health
+    )
     sticky: Sticky = table("sticky", Sticky, ("stickiness", "session_affinity", "persistence", "affinity"))
     hash_key: Template = option("hash_key", Text("a key", parse_key, "{cookie.session}"), CLIENT_KEY, ("key", "hash_on", "hash"))
     balance_factor: float = option(

@@ -1,0 +1,382 @@
+"""The prober of the node: probes the backends of the configuration in force and says through `BackendStates` which are down.
+
+Owns what is known of each backend, keyed by its identity: the verdict, the last result, the probe that runs, the start that is planned. A
+reload keeps all of that for backends that stay as they are; one whose settings have changed keeps its verdict; those that go are forgotten
+and their probes cancelled. What the last prober of this node found down begins down. It never touches a backend's admin state.
+
+Everything happens on the loop's thread. What cannot be probed for a reason that lies with this machine (no descriptor left, no such
+program) keeps its verdict.
+"""
+
+import os
+import socket
+import ssl
+import struct
+import time
+from asyncio import AbstractEventLoop
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+from fastlb import FastlbError
+from fastlb.control_plane.backend_states import BackendStates
+from fastlb.control_plane.config.health import HTTP, OFF, SCRIPT, Health
+from fastlb.control_plane.config.schema import Config, Pool
+from fastlb.control_plane.groups import Row
+from fastlb.control_plane.health.http import HttpProbe, Wanted, make_request, make_wanted
+from fastlb.control_plane.health.result import Outcome, Result
+from fastlb.control_plane.health.schedule import Planned, Schedule, first_delay, jittered
+from fastlb.control_plane.health.script import ScriptProbe, make_environment
+from fastlb.control_plane.health.tcp import Done, Place, TcpProbe, Tls
+from fastlb.control_plane.health.verdict import Judge, Verdict
+from fastlb.control_plane.resolver import Endpoint
+from fastlb.control_plane.snapshot import list_groups
+
+# Each takes a descriptor while it runs, of the thousands that the controller may have; programs take a process each.
+MAX_CONNECTIONS = 1024
+MAX_SCRIPTS = 32
+
+
+class HealthError(FastlbError):
+    """Probes cannot be made as the configuration wants them."""
+
+
+class Probe(Protocol):
+    def start(self) -> None: ...
+    def cancel(self) -> None: ...
+
+
+MakeProbe = Callable[[Done], Probe]
+ContextKey = tuple[bool, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """A TLS context, and by what it is known that its file has not changed."""
+
+    context: ssl.SSLContext
+    signature: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the configuration wants of one backend's probes. Where it stays the same nothing is touched."""
+
+    row: Row
+    health: Health
+    context: Context | None
+
+
+class Watch:
+    """One backend that is probed."""
+
+    __slots__ = ("due", "judge", "make_probe", "planned", "probe", "result", "schedule", "since", "wish")
+
+    def __init__(self, wish: Wish, judge: Judge, now: float, schedule: Schedule, make_probe: MakeProbe) -> None:
+        self.wish = wish
+        self.judge = judge
+        self.since = now  # of the verdict
+        self.schedule = schedule
+        self.make_probe = make_probe
+        self.due = now  # of the last start or the next one
+        self.result: Result | None = None
+        self.planned: Planned | None = None
+        self.probe: Probe | None = None
+
+
+class PoolWatch:
+    """The backends of one pool that are probed."""
+
+    def __init__(self) -> None:
+        self.watches: dict[str, Watch] = {}
+        self.is_out = False  # all are down, and that was said
+
+    def count_down(self) -> int:
+        return sum(watch.judge.verdict is Verdict.DOWN for watch in self.watches.values())
+
+
+class Checker:
+    """Probes what `follow` was given last.
+
+    Args:
+        report: tells whoever runs fastlb one line.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        loop: AbstractEventLoop,
+        states: BackendStates,
+        report: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._loop = loop
+        self._states = states
+        self._report = report
+        self._clock = clock
+        self._connections = Schedule(loop, MAX_CONNECTIONS, clock)
+        self._scripts = Schedule(loop, MAX_SCRIPTS, clock)
+        self._pools: dict[str, PoolWatch] = {}
+        self._contexts: dict[ContextKey, Context] = {}
+        self._said: set[tuple[str, str]] = set()  # pools, and what keeps their backends from being probed
+
+    # ------------------------------------------------------------------------------------------------ configurations
+    def prepare(self, config: Config) -> None:
+        """Makes what the probes of a configuration need and `follow` could only fail at: certificates are read here.
+
+        Raises:
+            HealthError: a file cannot be read.
+        """
+        wanted = {_context_key(pool.health): pool for pool in config.pools if pool.health.type != OFF and pool.health.tls}
+        made = {}
+        for key, pool in wanted.items():
+            verify, path = key
+            try:
+                known, signature = self._contexts.get(key), _sign(path)
+                made[key] = known if known is not None and known.signature == signature else Context(_make_context(verify, path), signature)
+            except (OSError, ssl.SSLError) as error:
+                reason = (getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)).lower().replace("_", " ")
+                raise HealthError(f'pool "{pool.name}": cannot read the certificates in {path}: {reason}') from error
+        self._contexts |= made
+
+    def follow(self, config: Config, endpoints: Mapping[str, Sequence[Endpoint]]) -> None:
+        """Probes the backends of this configuration from now on, which has been put in force with these endpoints of its names."""
+        before, self._pools = self._pools, {}
+        self._said.clear()
+        for pool in config.pools:
+            known = before.pop(pool.name, PoolWatch())
+            rows = [row for group in list_groups(pool, config.settings, endpoints) for row in group if row.address is not None]
+            if pool.health.type == OFF:
+                self._forget_verdicts(pool, rows)
+            else:
+                self._pools[pool.name] = now = PoolWatch()
+                now.is_out = known.is_out
+                for row in rows:
+                    watch = self._follow_backend(pool, row, known.watches.pop(row.identity, None))
+                    if watch is not None:
+                        now.watches[row.identity] = watch
+                self._look_at_pool(pool.name)
+            self._drop(known)
+        for gone in before.values():
+            self._drop(gone)
+
+    def close(self) -> None:
+        """No probe runs or begins any more. What was found stays in shared memory."""
+        for pool in self._pools.values():
+            self._drop(pool)
+        self._pools = {}
+
+    def _follow_backend(self, pool: Pool, row: Row, watch: Watch | None) -> Watch | None:
+        """Begins to watch a backend, or goes on; None: it is not in the snapshot that is in force, so another one follows soon."""
+        health = pool.health
+        context = self._contexts.get(_context_key(health)) if health.tls else None
+        if health.tls and context is None:
+            return None  # prepare has said why
+        wish = Wish(row, health, context)
+        if watch is not None and watch.wish == wish:
+            return watch
+        now = self._clock()
+        schedule = self._scripts if health.type == SCRIPT else self._connections
+        make_probe = _make_maker(self._loop, pool, wish)
+        if watch is None:
+            try:
+                was_up = self._states.get(row.identity).up
+            except KeyError:
+                return None
+            judge = Judge(health.rise, health.fall, Verdict.UNDECIDED if was_up else Verdict.DOWN)
+            watch = Watch(wish, judge, now, schedule, make_probe)
+        else:
+            self._stop(watch)
+            watch.wish, watch.schedule, watch.make_probe = wish, schedule, make_probe
+            watch.judge.rise, watch.judge.fall = health.rise, health.fall
+        self._plan(watch, now + first_delay(min(health.fast_interval_ms, health.interval_ms) / 1000))
+        return watch
+
+    def _forget_verdicts(self, pool: Pool, rows: Sequence[Row]) -> None:
+        """Nobody probes this pool, so none of its backends is down for that: the configuration before had probes, perhaps."""
+        for row in rows:
+            try:
+                if self._states.get(row.identity).up:
+                    continue
+            except KeyError:
+                continue
+            self._states.set_health(row.identity, True)
+            self._report(f'backend {row.display} of pool "{pool.name}" is not probed any more, and counts as up')
+
+    def _drop(self, pool: PoolWatch) -> None:
+        for watch in pool.watches.values():
+            self._stop(watch)
+
+    def _stop(self, watch: Watch) -> None:
+        if watch.planned is not None:
+            watch.schedule.cancel(watch.planned)
+            watch.planned = None
+        if watch.probe is not None:
+            watch.probe.cancel()
+            watch.probe = None
+            watch.schedule.ended()
+
+    # ------------------------------------------------------------------------------------------------ probes
+    def _plan(self, watch: Watch, due: float) -> None:
+        watch.due = due
+        watch.planned = watch.schedule.plan(due, partial(self._begin, watch))
+
+    def _begin(self, watch: Watch) -> None:
+        watch.planned = None
+        watch.probe = watch.make_probe(partial(self._take, watch))
+        watch.probe.start()
+
+    def _take(self, watch: Watch, result: Result) -> None:
+        watch.probe = None
+        watch.schedule.ended()
+        watch.result = result
+        health = watch.wish.health
+        wait_ms = health.interval_ms
+        if result.outcome is Outcome.UNKNOWN:
+            self._say_unknown(watch, result)
+        else:
+            before = watch.judge.verdict
+            if watch.judge.note(result.outcome is Outcome.PASSED):
+                self._take_verdict(watch, before, result)
+            if not watch.judge.is_settled:
+                wait_ms = min(health.fast_interval_ms, wait_ms)
+        # From start to start, so that how long a probe takes makes no difference; one that took longer is followed at once.
+        self._plan(watch, max(self._clock(), watch.due + jittered(wait_ms / 1000)))
+
+    def _say_unknown(self, watch: Watch, result: Result) -> None:
+        pool = _pool_of(watch)
+        if (pool, result.text) not in self._said:
+            self._said.add((pool, result.text))
+            self._report(f'backends of pool "{pool}" cannot be probed, and stay what they are: {result.text}')
+
+    def _take_verdict(self, watch: Watch, before: Verdict, result: Result) -> None:
+        watch.since = self._clock()
+        is_up = watch.judge.verdict is Verdict.UP
+        if is_up and before is Verdict.UNDECIDED:
+            return  # that counted as up already
+        self._states.set_health(watch.wish.row.identity, is_up)
+        pool, n = _pool_of(watch), watch.judge.in_a_row
+        what = f"is up again: {n} of {n} checks passed" if is_up else f"is down: {n} of {n} checks failed"
+        output = f", which wrote: {result.output}" if result.output and not is_up else ""
+        self._report(f'backend {watch.wish.row.display} of pool "{pool}" {what}, last: {result.text}{output}')
+        self._look_at_pool(pool)
+
+    def _look_at_pool(self, name: str) -> None:
+        """Says it when the last backend goes down, and when there is one again."""
+        pool = self._pools[name]
+        n = len(pool.watches)
+        is_out = n > 0 and pool.count_down() == n
+        if is_out != pool.is_out:
+            pool.is_out = is_out
+            all_of_them = f"all {n} are down" if n > 1 else "its only one is down"
+            self._report(f'pool "{name}" has NO BACKEND LEFT: {all_of_them}' if is_out else f'pool "{name}" has a backend again')
+
+    # ------------------------------------------------------------------------------------------------ for people
+    def describe(self) -> dict[str, Any]:
+        """What is known, for JSON: of each backend that is probed, and of the probes together."""
+        schedules = (self._connections, self._scripts)
+        return {
+            "backends": list(self._describe_backends()),
+            "probes": {
+                "started": sum(schedule.started for schedule in schedules),
+                "running": sum(schedule.running for schedule in schedules),
+                "waiting": sum(schedule.waiting for schedule in schedules),
+                # Of the last minute or two: how late the latest start was.
+                "latest_ms": round(max(schedule.latest_seconds for schedule in schedules) * 1000, 1),
+            },
+        }
+
+    def _describe_backends(self) -> Iterator[dict[str, Any]]:
+        now = self._clock()
+        for name, pool in self._pools.items():
+            for identity, watch in pool.watches.items():
+                result = watch.result
+                yield {
+                    "pool": name,
+                    "backend": watch.wish.row.display,
+                    "identity": identity,
+                    "type": watch.wish.health.type,
+                    "verdict": str(watch.judge.verdict),
+                    "since_seconds": round(now - watch.since, 1),
+                    "last": None if result is None else result.outcome.value,
+                    "text": "" if result is None else result.text,
+                    "output": "" if result is None else result.output,
+                    "latency_us": 0 if result is None else result.latency_us,
+                    "in_a_row": watch.judge.in_a_row,
+                    "next_ms": 0 if watch.probe is not None else max(0, round((watch.due - now) * 1000)),
+                }
+
+
+def _pool_of(watch: Watch) -> str:
+    return watch.wish.row.identity.partition("|")[0]  # a pool's name has no such character
+
+
+def _context_key(health: Health) -> ContextKey:
+    return health.tls_verify, health.tls_ca_file
+
+
+def _sign(path: str) -> tuple[int, ...]:
+    """What changes with a file; the system's certificates are taken as they were at first."""
+    if not path:
+        return ()
+    stat = os.stat(path)  # noqa: PTH116
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _make_context(verify: bool, path: str) -> ssl.SSLContext:
+    if verify:
+        return ssl.create_default_context(cafile=path or None)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _make_maker(loop: AbstractEventLoop, pool: Pool, wish: Wish) -> MakeProbe:
+    """What makes the probes of one backend; everything that is the same for all of them is made here."""
+    health, row = wish.health, wish.row
+    assert row.address is not None
+    place = read_address(row.address)
+    written = row.backend.address
+    if health.type == SCRIPT:
+        host, port = (place.address, 0) if isinstance(place.address, str) else place.address
+        environment = make_environment(pool.name, row.display, host, port, row.backend.weight)
+        return lambda done: ScriptProbe(loop, health.command, environment, health.timeout_ms, done)
+    if health.port and not isinstance(place.address, str):
+        place = Place(place.family, (place.address[0], health.port))
+    tls = None
+    if wish.context is not None:
+        asked = health.host.rpartition(":")[0] if health.host.rpartition(":")[2].isdecimal() else health.host
+        own = row.table_name.rpartition(":")[0] if written.is_service else written.host
+        tls = Tls(wish.context.context, health.tls_server_name or asked.strip("[]") or own.strip("[]"))
+    if health.type == HTTP:
+        request, wanted = make_request(health, _host_of(row, health)), make_wanted(health)
+        return partial(_make_http_probe, loop, place, health.timeout_ms, tls, request, wanted)
+    return lambda done: TcpProbe(loop, place, health.timeout_ms, tls, done)
+
+
+def _make_http_probe(
+    loop: AbstractEventLoop, place: Place, timeout_ms: int, tls: Tls | None, request: Any, wanted: Wanted, done: Done
+) -> HttpProbe:
+    return HttpProbe(loop, place, timeout_ms, tls, done, request, wanted)
+
+
+def _host_of(row: Row, health: Health) -> str:
+    """What stands in `Host`: the address as it was written, without the port that the scheme implies."""
+    written = row.backend.address
+    if written.unix_path:
+        return "localhost"
+    text = row.table_name if written.is_service else str(written)
+    return text.removesuffix(":443" if health.tls else ":80")
+
+
+def read_address(address: bytes) -> Place:
+    """A sockaddr, as a snapshot holds it."""
+    (family,) = struct.unpack_from("=H", address)
+    if family == socket.AF_UNIX:
+        return Place(socket.AF_UNIX, os.fsdecode(address[2:].split(b"\0", 1)[0]))
+    (port,) = struct.unpack_from(">H", address, 2)
+    if family == socket.AF_INET:
+        return Place(socket.AF_INET, (socket.inet_ntop(family, address[4:8]), port))
+    return Place(socket.AF_INET6, (socket.inet_ntop(socket.AF_INET6, address[8:24]), port))
