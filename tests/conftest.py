@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.support.backend import InstantBackend, ScriptedBackend
@@ -10,6 +11,9 @@ from tests.support.closing import Closing
 from tests.support.configuration import configuration
 from tests.support.process import Fastlb
 
+# How long an example takes is no property of the code where other processes share the machine.
+hypothesis.settings.register_profile("fastlb", deadline=None)
+hypothesis.settings.load_profile("fastlb")
 FAILED = pytest.StashKey[bool]()
 Start = Callable[..., Fastlb]
 # What a test says about the process; the rest is its configuration.

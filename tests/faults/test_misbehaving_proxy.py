@@ -120,9 +120,12 @@ def test_either_side_stalls_anywhere(fastlb, keep, side, direction):
         lb.urls[0] = f"http://{proxy.address}"
     for after in range(1, 600, 149):
         proxy.break_next(Fault("stall", direction, after))
-        converse(lb, 0.5)  # the client itself has no more patience than that
+        for _ in range(20):  # where the machine is slow, the client may give up before anything stalls
+            converse(lb, 0.5)  # of what stalls behind us it would never hear
+            if proxy.happened.is_set():
+                break
+        assert proxy.happened.is_set()
         lb.wait_for_exchange_end()
-    assert proxy.happened.is_set()
 
 
 @pytest.mark.parametrize("piece", [1, 7])

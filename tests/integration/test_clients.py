@@ -80,7 +80,7 @@ def test_h11_on_both_ends_agrees_with_what_passes(fastlb, backend):
 
 def run_wrk(lb, seconds, *arguments):
     report = subprocess.run(
-        ["wrk", "-t1", f"-d{seconds}s", *arguments, f"{lb.urls[0]}/"], check=True, capture_output=True, text=True
+        ["wrk", "-t1", "--timeout", "60s", f"-d{seconds}s", *arguments, f"{lb.urls[0]}/"], check=True, capture_output=True, text=True
     ).stdout
     assert "Socket errors" not in report, report
     assert "Non-2xx" not in report, report

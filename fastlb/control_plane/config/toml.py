@@ -54,7 +54,7 @@ class TomlDocument:
         self._lines = Lines(self._text)
         self._layout: Layout | None = None
         try:
-            self.values = tomllib.loads(self._text)
+            self.values = tomllib.loads(text)  # a carriage return left in self._text would be taken for half a line end
         except (ValueError, RecursionError) as error:
             from fastlb.control_plane.config.toml_recovery import recover
 

@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fastlb.control_plane.config.errors import ConfigError, Place, Problem
@@ -159,6 +159,7 @@ ANY_TEXT = st.one_of(st.text(), NEARLY_TOML, damaged_documents())
 
 
 @given(ANY_TEXT)
+@example("\r\r\n")
 def test_a_document_has_problems_exactly_if_tomllib_refuses_it(text: str) -> None:
     document = TomlDocument(text, "f")
     try:
