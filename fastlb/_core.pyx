@@ -15,8 +15,8 @@ from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t, uintptr
 from libc.stdlib cimport calloc, free, malloc
 
 from fastlb.data_plane.access_log cimport check_log_plan, set_log
-from fastlb.data_plane.engine cimport (engine_abort, engine_assign, engine_close, engine_commit, engine_drain, engine_open, engine_prepare,
-                                       engine_publish, engine_pump)
+from fastlb.data_plane.engine cimport (engine_abort, engine_assign, engine_close, engine_commit, engine_drain, engine_end_idle, engine_open,
+                                       engine_prepare, engine_publish, engine_pump)
 from fastlb.data_plane.failure cimport FAILURE_BAD_REQUEST_LINE, FAILURE_END, failures
 from fastlb.data_plane.queue cimport QUEUE_MARK, list_waiting, set_sibling
 from fastlb.data_plane.regex cimport REGEX_CASELESS, close_regex_scratch, compile_regex, free_regex, match_regex, open_regex_scratch, regex_name, write_regex_error, write_regex_version
@@ -1842,7 +1842,8 @@ cdef class Engine:
 
     def drain(self, uint32_t idle_grace_ms):
         """Stops accepting for good (accept queues drained first); exchanges finish, with Connection: close; idle keep-alive clients
-        may send one more request within `idle_grace_ms`. Returns the listening descriptors, for the caller to close."""
+        may send one more request within `idle_grace_ms`, or their idle time-out if that is shorter. Returns the listening descriptors, for
+        the caller to close."""
         cdef:
             EngineStruct* engine = self.opened()
             uint32_t n_removed = 0, i
@@ -1854,6 +1855,11 @@ cdef class Engine:
             return [removed[i] for i in range(n_removed)]
         finally:
             free(removed)
+
+    def end_idle(self):
+        """After drain(): ends the connections of clients that are idle still, which END_IDLE_MS (http1) takes at most: they see our end first,
+        and a request that is just on its way meets no reset."""
+        engine_end_idle(self.opened())
 
     def connections(self):
         """Client connections open now. 0 after drain() means finished."""

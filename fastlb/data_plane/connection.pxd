@@ -11,3 +11,9 @@ cdef void adopt_client(Engine* engine, Connection* client, Listener* listener) n
 
 cdef inline void set_deadline(Engine* engine, Connection* connection, uint64_t deadline_ms) noexcept nogil:
     set_timer(&engine.timers, &connection.timer, deadline_ms)
+
+
+cdef inline void limit_idle(Engine* engine, Connection* client) noexcept nogil:
+    # This client is idle and the engine drains: it may send one more request within the grace, if its own time-out is not shorter.
+    if client.timer.deadline_ms > engine.now_ms + engine.drain_idle_grace_ms:
+        set_deadline(engine, client, engine.now_ms + engine.drain_idle_grace_ms)

@@ -12,4 +12,5 @@ cdef int engine_prepare(Engine* engine, const char* image, size_t size, RegexSet
 cdef void engine_abort(Engine* engine) noexcept nogil
 cdef int engine_commit(Engine* engine, const Socket* sockets, uint32_t n_sockets, int* removed, uint32_t* n_removed) noexcept nogil
 cdef int engine_assign(Engine* engine, const Socket* sockets, uint32_t n_sockets, int* removed, uint32_t* n_removed) noexcept nogil
+cdef void engine_end_idle(Engine* engine) noexcept nogil
 cdef void engine_drain(Engine* engine, uint32_t idle_grace_ms, int* removed, uint32_t* n_removed) noexcept nogil

@@ -12,7 +12,7 @@ from libc.stdlib cimport calloc, free, malloc
 from fastlb.data_plane.access_log cimport close_log, end_log_batch, prepare_log, read_log_counters, set_listener_log
 from fastlb.data_plane.backend_table cimport backend_table_close, backend_table_open, set_queue
 from fastlb.data_plane.buffer cimport buffer_pool_close, buffer_pool_open
-from fastlb.data_plane.connection cimport adopt_client, close_connection, drop_listener, set_deadline
+from fastlb.data_plane.connection cimport adopt_client, close_connection, drop_listener, limit_idle, set_deadline
 from fastlb.data_plane.connection_table cimport (bury_connection, connection_table_close, connection_table_open, empty_graveyard,
                                                  find_connection, open_connection)
 from fastlb.data_plane.exchange cimport close_exchange, free_ended_exchanges, serve_queues
@@ -500,7 +500,6 @@ cdef void engine_drain(Engine* engine, uint32_t idle_grace_ms, int* removed, uin
     cdef:
         Listener* listener = engine.listeners
         Listener* following
-        Connection* client
     n_removed[0] = 0
     engine.now_ms = clock_ms(CLOCK_MONOTONIC)
     while listener != NULL:
@@ -512,15 +511,26 @@ cdef void engine_drain(Engine* engine, uint32_t idle_grace_ms, int* removed, uin
             forget_listener(engine, listener)
         listener = following
     engine.draining = True
-    engine.drain_idle_grace_ms = idle_grace_ms
-    client = engine.clients
-    while client != NULL:
-        if client.state == STATE_IDLE:
-            set_deadline(engine, client, engine.now_ms + idle_grace_ms)
-        client = client.all_next
+    limit_idle_clients(engine, idle_grace_ms)
     empty_graveyard(&engine.connections)
     arm_wheel(&engine.timers, engine.now_ms)
     engine_publish(engine)
+
+
+cdef void engine_end_idle(Engine* engine) noexcept nogil:
+    # The drain has taken as long as it may: who is idle sees our end with the next pump.
+    engine.now_ms = clock_ms(CLOCK_MONOTONIC)
+    limit_idle_clients(engine, 0)
+    arm_wheel(&engine.timers, engine.now_ms)
+
+
+cdef void limit_idle_clients(Engine* engine, uint32_t grace_ms) noexcept nogil:
+    cdef Connection* client = engine.clients
+    engine.drain_idle_grace_ms = grace_ms
+    while client != NULL:
+        if client.state == STATE_IDLE:
+            limit_idle(engine, client)
+        client = client.all_next
 
 
 # ---------------------------------------------------------------------------------------------------------- pump

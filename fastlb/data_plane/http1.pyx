@@ -9,7 +9,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from fastlb.data_plane.access_log cimport log_partial_head, log_request_head
 from fastlb.data_plane.attempt cimport connect_failure
 from fastlb.data_plane.buffer cimport append_bytes, return_buffer, take_buffer
-from fastlb.data_plane.connection cimport close_connection, set_deadline
+from fastlb.data_plane.connection cimport close_connection, limit_idle, set_deadline
 from fastlb.data_plane.exchange cimport drop_retry
 from fastlb.data_plane.exchange cimport (abandon, begin_exchange, close_exchange, connected, count_reason, fail_attempt, open_exchange, progress, refuse,
                                          take_response_head)
@@ -35,6 +35,7 @@ from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, ATTEMPT_SENT, FIRST_READ
 
 cdef enum:
     MAX_EMPTY_BYTES = 16            # of empty lines in one read
+    END_IDLE_MS = 1_000             # a drain: how long an idle client that has seen our end is still read from
     READS_PER_TURN = 4              # of a response head; a flood of interim ones must not keep the others waiting
 
 # Response heads: as large as ours may be; a backend that sends more is at fault.
@@ -309,13 +310,14 @@ cdef void end_client(Engine* engine, Exchange* exchange) noexcept nogil:
     client.n_exchanges += 1
     if likely(keep):
         client.state = STATE_IDLE
-        set_deadline(engine, client, engine.now_ms
-                     + (client.listener.settings.idle_timeout_ms if likely(not engine.draining) else engine.drain_idle_grace_ms))
+        set_deadline(engine, client, engine.now_ms + client.listener.settings.idle_timeout_ms)
+        if unlikely(engine.draining):
+            limit_idle(engine, client)          # its head went out before the drain began: it has not been told
         if client.input != NULL or client.io & IO_READABLE:
             list_ready(engine, client)          # a pipelined request, or the end of the stream
         return
     if unread or client.input != NULL or client.io & IO_READABLE:
-        linger(engine, client)
+        linger(engine, client, LINGER_MS)
     else:
         close_connection(engine, client, False)
 
@@ -335,7 +337,7 @@ cdef void reset_client(Engine* engine, Exchange* exchange) noexcept nogil:
     close_connection(engine, client, reset)
 
 
-cdef void linger(Engine* engine, Connection* client) noexcept nogil:
+cdef void linger(Engine* engine, Connection* client, uint32_t at_most_ms) noexcept nogil:
     # Closing with unread input would make the kernel send a reset that can overtake the answer. So: shut our side, read and
     # drop for a bounded time and size, then close.
     return_buffer(&engine.buffers, client.input)
@@ -343,7 +345,7 @@ cdef void linger(Engine* engine, Connection* client) noexcept nogil:
     client.state = STATE_LINGER
     client.drained_bytes = 0
     client.transport.shut_write(engine, client)
-    set_deadline(engine, client, engine.now_ms + LINGER_MS)
+    set_deadline(engine, client, engine.now_ms + at_most_ms)
     drain_input(engine, client)
 
 
@@ -395,7 +397,10 @@ cdef void client_timed_out(Engine* engine, Connection* client) noexcept nogil:
             refuse(engine, exchange, FAILURE_HEAD_TIMEOUT)
             return
     if exchange == NULL:                        # idle or lingering
-        close_connection(engine, client, False)
+        if unlikely(engine.draining) and client.state == STATE_IDLE:
+            linger(engine, client, END_IDLE_MS)     # it was not told: what it sends just now meets an end and no reset
+        else:
+            close_connection(engine, client, False)
     elif exchange.flags & X_TUNNEL:
         close_exchange(engine, exchange)
         close_connection(engine, client, False)

@@ -162,7 +162,13 @@ class Log(Message, frozen=True):
 
 
 class Drain(Message, frozen=True):
-    """Supervisor -> worker: take in what waits in the queues, finish what is in flight, then end."""
+    """Supervisor -> worker: take in what waits in the queues, finish what is in flight, then end.
+
+    Args:
+        timeout_ms: when what is not finished is cut; None: as the last commit said.
+    """
+
+    timeout_ms: Number | None = None
 
 
 class Drained(Message, frozen=True):

@@ -70,7 +70,7 @@ from fastlb.processes.reloading import Reloading
 from fastlb.processes.roster import ACCEPTING, COMMITTED, START_SECONDS, Slot, State, make_slot
 from fastlb.processes.sockets import BoundAddress, adopt_sockets, bind_listeners, end_deferring, update_listening
 from fastlb.processes.systemd import InheritedSocket, hand_over, notify, watchdog_interval
-from fastlb.processes.worker import WorkerOptions, run_worker
+from fastlb.processes.worker import END_SECONDS, WorkerOptions, run_worker
 from fastlb.processes.zygote import ZygoteOptions
 
 # A worker is asked for a sign of life this often and killed when none comes for so long.
@@ -85,6 +85,8 @@ SETTLE_SECONDS = 0.05
 # How long clients that have connected and not yet spoken may still be held back by the kernel (TCP_DEFER_ACCEPT): until it has sent its
 # answer to their SYN again, after one second.
 DEFERRED_SECONDS = 1.1
+# How long workers have to end by themselves when a drain is over, after the moment that their idle clients have (worker.END_SECONDS).
+ENDING_SECONDS = END_SECONDS + 1.0
 # Changes of the list of processes within this time are one message.
 TELL_SECONDS = 0.01
 # Of a worker's descriptors these are never a client's or a backend's: what it is lent and told must reach it at full load, too.
@@ -651,7 +653,7 @@ class Supervisor:
         slot.state = State.DRAINING
         self._share_sockets()  # siblings accept from its sockets before it stops doing so, and from then on
         self.tell(slot, Drain())
-        await asyncio.sleep(self._changeover.snapshot.apply.drain_timeout_ms / 1000)
+        await asyncio.sleep(self._changeover.snapshot.apply.drain_timeout_ms / 1000 + ENDING_SECONDS)
         if slot.child is child:
             self.tell(slot, Stop())
 
@@ -680,8 +682,9 @@ class Supervisor:
             if end_deferring(sockets):
                 await asyncio.sleep(min(DEFERRED_SECONDS, apply.drain_timeout_ms / 1000))
             self.has_doors_closed = True
+            left_ms = max(deadline - asyncio.get_running_loop().time(), 0) * 1000
             for slot in self.slots:
-                self.tell(slot, Drain())
+                self.tell(slot, Drain(int(left_ms)))
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(deadline):
                     await self.wait_for(lambda: all(slot.child is None or slot.state is State.DRAINING for slot in self.slots))
@@ -694,6 +697,9 @@ class Supervisor:
                 await self.wait_for(lambda: all(slot.child is None for slot in self.slots))
         left = self._count_clients()
         report(f"drain_timeout is over; connections closed: {left}" if left else "drained")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ENDING_SECONDS):
+                await self.wait_for(lambda: all(slot.child is None for slot in self.slots))
         self._finished.set()
 
     def _count_clients(self) -> int:

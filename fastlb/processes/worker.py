@@ -36,6 +36,8 @@ from fastlb.processes.pickers import load_pickers
 
 # How often a drain looks whether the last connection is gone.
 DRAIN_POLL_SECONDS = 0.02
+# How long clients that are idle when a drain is over have to see that it is.
+END_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +148,9 @@ class Worker:
                 self._keep({number for number, _ in sockets})
             case Log(generation, destination):
                 self._set_log(generation, destination, descriptors[0])
-            case Drain():
+            case Drain(timeout_ms):
                 self._drain()
+                self._limit_drain(self._drain_timeout_ms if timeout_ms is None else timeout_ms)
                 self._send(Drained())
                 self._start(self._stop_when_drained())
             case Stop():
@@ -188,6 +191,15 @@ class Worker:
         """Accepts nothing any more; what waits in the queues is taken in first."""
         self._close(self._engine.drain(self._drain_idle_grace_ms))
         self._sockets.clear()
+
+    def _limit_drain(self, timeout_ms: int) -> None:
+        """Cuts what is left when the time is over; who is idle is told, and has a moment to hear it."""
+
+        def end() -> None:
+            self._engine.end_idle()
+            self._loop.call_later(END_SECONDS, self._stopped.set)
+
+        self._loop.call_later(timeout_ms / 1000, end if timeout_ms else self._stopped.set)
 
     async def _stop_when_drained(self) -> None:
         while self._engine.connections():

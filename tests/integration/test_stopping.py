@@ -10,7 +10,7 @@ from tests.support.backend import InstantBackend
 from tests.support.configuration import configuration
 from tests.support.message import request, response
 from tests.support.peer import Peer
-from tests.support.waiting import wait_until
+from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
 
 def is_refused(lb):
@@ -103,6 +103,40 @@ def test_sigquit_closes_idle_clients_after_their_grace(fastlb, instant):
     drain(lb)
     for client in clients:
         client.expect_end()
+    lb.wait_exit()
+
+
+def test_sigquit_closes_no_idle_client_before_its_time(fastlb, instant):
+    lb = fastlb([instant()], settings={"drain_timeout": "1h"}, listener={"timeouts": {"idle": "1h"}})
+    client = lb.connect()
+    assert not client.ask(request()).closes
+    drain(lb)
+    client.socket.settimeout(0.2)  # what would close it is not there to be waited for
+    with pytest.raises(TimeoutError):
+        client.receive()
+    client.socket.settimeout(DEADLINE_SECONDS)
+    assert client.ask(request()).closes
+    client.expect_end()
+    lb.wait_exit()
+
+
+def test_sigquit_leaves_idle_clients_their_idle_time_out(fastlb, instant):
+    lb = fastlb([instant()], settings={"drain_timeout": "1h"}, listener={"timeouts": {"idle": "300ms"}})
+    clients = [lb.connect() for _ in range(5)]
+    for client in clients:
+        assert client.ask(request()).status == 200
+    drain(lb)
+    for client in clients:
+        client.expect_end()
+    lb.wait_exit()
+
+
+def test_who_is_idle_when_drain_timeout_is_over_sees_an_end(fastlb, instant):
+    lb = fastlb([instant()], settings={"drain_timeout": "200ms"}, listener={"timeouts": {"idle": "1h"}})
+    client = lb.connect()
+    assert client.ask(request()).status == 200
+    drain(lb)
+    client.expect_end()
     lb.wait_exit()
 
 

@@ -20,7 +20,7 @@ from fastlb.control_plane.config.address import (
 from fastlb.control_plane.config.admin_address import AdminAddresses, AdminList
 from fastlb.control_plane.config.errors import Rejected, describe, quote
 from fastlb.control_plane.config.health import Health
-from fastlb.control_plane.config.kind import Choice, ChoiceOr, Count, CountOrWord, Factor, Flag, ListOf, Share, Text, duration, size
+from fastlb.control_plane.config.kind import Choice, ChoiceOr, Count, CountOrWord, Factor, Flag, ListOf, OrWord, Share, Text, duration, size
 from fastlb.control_plane.config.log_condition import LogCondition, parse_condition
 from fastlb.control_plane.config.log_destination import LogDestination, parse_destination
 from fastlb.control_plane.config.log_format import JSON_FIELDS, Field, LogFormat, Piece, make_json_format, parse_field, parse_format
@@ -75,6 +75,8 @@ WITH_SLOW_START = frozenset(
 CLIENT_KEY = "{client}"
 # What a picker of the user's own has in its name, and no algorithm.
 PICKER_MARK = ":"
+# Of drain_idle_grace: idle clients have their idle time-out.
+NO_GRACE = 2**32 - 1
 # Of a backend.
 MAX_WEIGHT = 256
 MAX_PRIORITY = 255
@@ -232,7 +234,7 @@ class GlobalSettings:
     )
     watch: bool = option("watch", Flag(), False, ("watch_file", "live_reload", "auto_reload"))
     drain_timeout_ms: int = option("drain_timeout", duration("0s", LONGEST), "30s")
-    drain_idle_grace_ms: int = option("drain_idle_grace", duration("0s", "1h"), "2s")
+    drain_idle_grace_ms: int = option("drain_idle_grace", OrWord(duration("0s", "1h"), "idle", NO_GRACE), "idle")
     # Two descriptors per connection, and Linux allows at most 2^30 in a process (fs.nr_open's own limit).
     log_buffer_bytes: int = option("log_buffer", size("128KiB", "64MiB"), "1MiB")
     max_connections: int = option("max_connections", Count(1, 1 << 29, "from the descriptor limit"), 0, ("maxconn", "worker_connections"))

@@ -2,6 +2,7 @@
 
 import os
 import select
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -335,3 +336,33 @@ def test_engine_needs_room_for_a_connection() -> None:
         _core.Engine(max_connections=0)
     with pytest.raises(OverflowError):
         _core.Engine(max_connections=-1)
+
+
+def test_who_is_idle_at_the_end_of_a_drain_sees_our_end_first_and_no_reset(world: World) -> None:
+    web = world.listen()
+    world.apply(web)
+    client = world.connect(web)
+    world.exchange(client)
+    world.engine.drain(10_000)
+    world.engine.end_idle()
+    assert world.read(client) == b""
+    before = world.counters()["client_bytes_in"]
+    client.send(REQUEST)  # it was on its way
+    world.pump_until(lambda: world.counters()["client_bytes_in"] > before)
+    assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+    assert world.engine.connections() == 1
+    world.pump_until(lambda: world.engine.connections() == 0)  # not for ever
+
+
+def test_a_drain_lengthens_no_idle_time_out(world: World) -> None:
+    web = world.listen()
+    writer = Writer(1)
+    writer.listener(idle_timeout_ms=50)
+    number = writer.pool()
+    writer.backend(number, world.backend.getsockname()[1])
+    writer.add_route(host="", path_prefix="/", pool=number)
+    world.apply_image(writer.image(), web)
+    client = world.connect(web)
+    world.exchange(client)
+    world.engine.drain(10_000_000)
+    assert world.read(client) == b""
