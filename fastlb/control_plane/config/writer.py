@@ -14,6 +14,7 @@ from typing import Any
 from fastlb.control_plane.config.address import format_host_port
 from fastlb.control_plane.config.admin_address import AdminList
 from fastlb.control_plane.config.errors import Place
+from fastlb.control_plane.config.health import BodyMatch, ProbeHeaders, StatusRange
 from fastlb.control_plane.config.kind import CountOrWord, Kind, ListOf, OrWord, Quantity
 from fastlb.control_plane.config.log_destination import LogDestination
 from fastlb.control_plane.config.option import InnerTable, NamedTables, TableArray, TextOrTable
@@ -93,6 +94,8 @@ def write_value(value: Any, kind: Kind[Any]) -> Any:
             return _write_fields(value)
         case NamedConditions():
             return _write_conditions(value)
+        case ProbeHeaders():
+            return dict(value)
     if value == ANY_HOST and getattr(kind, "parse", None) is parse_host:
         return "*"
     return _write_text(value)
@@ -136,6 +139,10 @@ def _write_text(value: Any) -> Any:
             return f"{'!' if value.negated else ''}{_write_text(value.value)}"
         case TextPattern():
             return _write_pattern(value)
+        case StatusRange(first, last):
+            return first if first == last else f"{first}-{last}"
+        case BodyMatch():
+            return value.text if value.regex is None else _write_text(value.regex)
         case RegexPattern():
             return f"~{'*' if value.caseless else ''}{value.pattern}"
         case LogDestination(kind="datagrams"):
