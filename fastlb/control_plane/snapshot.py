@@ -11,6 +11,7 @@ from fastlb.control_plane.config.address import format_host_port
 from fastlb.control_plane.config.schema import CLIENT_KEY, MAX_PRIORITY, MAX_WEIGHT, WITHOUT_WEIGHTS, Backend, Config, GlobalSettings, Pool
 from fastlb.control_plane.groups import Row, order_rows
 from fastlb.control_plane.log_plan import build_log_plan
+from fastlb.control_plane.protection_plan import set_protection
 from fastlb.control_plane.resolver import Endpoint
 from fastlb.control_plane.route_plan import build_route_table, choose_host_sets
 from fastlb.control_plane.route_program import add_program, compile_template, name_of, pool_of
@@ -84,6 +85,7 @@ def build_image(config: Config, endpoints: Mapping[str, Sequence[Endpoint]], gen
         set_sticky(writer, pool_index, pool.sticky)
         if pool.hedge.after_ms:
             writer.set_hedge(pool_index, after_ms=pool.hedge.after_ms)
+        set_protection(writer, pool_index, pool)
         for group in list_groups(pool, settings, endpoints):
             writer.begin_group(pool_index)
             for row in group:

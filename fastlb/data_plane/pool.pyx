@@ -66,8 +66,8 @@ cdef bint check_tables(const char* image, size_t size, uint32_t algorithm, const
 
 
 cdef inline bint is_pool_row(const char* image, const ImageText* identity) noexcept nogil:
-    # An identity that no backend has, of a text that fits.
-    return 0 < identity.size <= MAX_IDENTITY_BYTES and image[identity.offset] == QUEUE_MARK
+    # An identity that no backend has, of a text that fits and has a size.
+    return identity.size <= MAX_IDENTITY_BYTES and image[identity.offset] == QUEUE_MARK
 
 
 cdef bint check_health(const char* image, size_t size, const ImageHealth* health) noexcept nogil:
@@ -95,7 +95,8 @@ cdef bint check_pool(const char* image, size_t size, const ImagePool* pool) noex
     if not check_health(image, size, &pool.health) or pool.panic_permille > 1000:
         return False
     for i in range(LIMIT_KINDS):
-        if not text_fits(size, &pool.limits[i].row) or (pool.limits[i].most != 0 and not is_pool_row(image, &pool.limits[i].row)):
+        if not text_fits(size, &pool.limits[i].row) or (pool.limits[i].most != 0 and pool.limits[i].row.size == 0) \
+                or (pool.limits[i].row.size != 0 and not is_pool_row(image, &pool.limits[i].row)):
             return False
     if not text_fits(size, &pool.picker) or (pool.algorithm == ALGORITHM_USER and pool.picker.size == 0):
         return False

@@ -10,11 +10,14 @@ from libc.string cimport memcpy, memset, strlen
 from fastlb.data_plane.buffer cimport return_buffer, take_buffer
 from fastlb.data_plane.http1_head cimport kept_request
 from fastlb.data_plane.sticky cimport begin_sticky, note_sticky_answer, pick_sticky
-from fastlb.data_plane.types cimport POOL_STICKY, Attempt, Buffer
+from fastlb.data_plane.types cimport LIMIT_KINDS, POOL_PASSIVE_HEALTH, POOL_STICKY, Attempt, Buffer, LimitKind, Pool
 from fastlb.data_plane.access_log cimport log_request_head, log_response_head, open_log, write_log
 from fastlb.data_plane.buffer cimport return_buffer
 from fastlb.data_plane.engine cimport engine_commit, engine_prepare
-from fastlb.data_plane.failure cimport FAILURE_NO_ROUTE, FAILURE_REGEX_LIMIT
+from fastlb.data_plane.failure cimport FAILURE_NO_ROUTE, FAILURE_REGEX_LIMIT, RETRY_ON_CONNECT
+from fastlb.data_plane.limits cimport give_place_back, take_place
+from fastlb.data_plane.passive_health cimport bring_back, is_counted, note_failure
+from fastlb.data_plane.states cimport look_at_states
 from fastlb.data_plane.trust cimport is_trusted
 from fastlb.data_plane.http1_head cimport parse_request, parse_response
 from fastlb.data_plane.http1_serialise cimport write_answer, write_local, write_request, write_response
@@ -130,6 +133,33 @@ cdef void read_from(Snapshot* snapshot, const char* old, const char* image) noex
     snapshot.header = <const ImageHeader*>image
 
 
+cdef void protect(Engine* engine) noexcept nogil:
+    # Every pool's limits, and a failure of every backend of those with passive health.
+    cdef:
+        Pool* pool
+        Backend* place
+        Backend* row
+        uint32_t i, k
+    for i in range(engine.snapshot.n_pools):
+        pool = &engine.snapshot.pools[i]
+        for k in range(LIMIT_KINDS):
+            place = NULL
+            if take_place(engine, pool, <LimitKind>k, &place) and place != NULL:
+                expect(0 < place.shared.in_flight <= pool.image.limits[k].most, b"a limit holds")
+                give_place_back(engine, &place)
+        if pool.flags & POOL_PASSIVE_HEALTH:
+            for k in range(pool.n_backends):
+                row = pool.backends[k].row
+                if is_counted(row, RETRY_ON_CONNECT):
+                    note_failure(engine, row)
+    look_at_states(engine)
+    for i in range(engine.snapshot.n_pools):
+        pool = &engine.snapshot.pools[i]
+        for k in range(pool.n_backends):
+            if pool.backends[k].row.pool != NULL and pool.flags & POOL_PASSIVE_HEALTH:
+                bring_back(engine, pool.backends[k].row)
+
+
 cdef void use(Engine* engine) noexcept nogil:
     cdef:
         Exchange exchange
@@ -168,6 +198,7 @@ cdef void use(Engine* engine) noexcept nogil:
         write_response(engine, &exchange, &response, False, False)
         stick(engine, &exchange)
     write_local(engine, &exchange, FAILURE_NO_ROUTE, False)
+    protect(engine)
     while listener != NULL:
         expect(listener.settings.head.max_bytes <= <uint32_t>MAX_HEAD_BYTES and listener.settings.head.max_fields <= <uint32_t>MAX_HEADERS,
                b"a listener's limits are within the hard ones")

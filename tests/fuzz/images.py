@@ -10,6 +10,16 @@ TIMES = {f"{name}_timeout_ms": 1000 for name in ("connect", "first_byte", "betwe
 WAITS = {f"{name}_timeout_ms": 1000 for name in ("head", "body", "idle", "write")}
 LIMITS = {"max_head_bytes": 32768, "max_target_bytes": 8192, "max_headers": 100, "max_body_bytes": 0}
 
+HEALTH = {
+    "counts": ("connect", "5xx"),
+    "failures_in_row": 3,
+    "error_ratio": 0.5,
+    "min_requests": 10,
+    "window_ms": 1000,
+    "ejection_ms": 1000,
+    "max_ejection_ms": 5000,
+    "max_ejected": 0.5,
+}
 VALUES = tuple((kind, "controls", "1" if kind == "capture" else "server") for kind in _core.SEGMENTS)
 
 
@@ -49,6 +59,11 @@ def make_image(
     for name, way in zip(algorithms, sticky, strict=True):
         pool = writer.add_pool(name, algorithm=name, attempts=3, replay_limit_bytes=65536, max_idle=8, **TIMES)
         writer.set_retry(pool, on=("connect", "503"), unsafe=True, within_ms=1000, share=0.2, floor=10)
+        writer.set_limits(pool, connections=5, pending=4, requests=3, retries=2)
+        if pool == 0:
+            writer.set_passive_health(pool, **HEALTH)
+        else:
+            writer.set_panic(pool, below=0.5)
         if way == "cookie":
             writer.set_sticky_cookie(pool, name="id", attributes="; Path=/", lifetime_s=3600, flags=sum(_core.STICKY_FLAGS.values()))
         elif way:

@@ -24,7 +24,8 @@ def make_image() -> bytes:
     writer.add_trusted_network(ipaddress.ip_network("192.0.2.0/24"))
     writer.add_trusted_network(ipaddress.ip_network("2001:db8::/33"))
     writer.listener()
-    api, site = writer.pool("api"), writer.pool("site", algorithm="round_robin")
+    api = writer.pool("api", health={}, limits={"connections": 1, "pending": 2, "requests": 3, "retries": 4})
+    site = writer.pool("site", algorithm="round_robin", panic_below=0.5)
     for port in (1, 2, 3):
         writer.backend(api, port, weight=port, max_in_flight=port)
     writer.backend(site, 4)

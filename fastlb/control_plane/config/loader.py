@@ -13,6 +13,7 @@ from fastlb.control_plane.config.address import BindAddress
 from fastlb.control_plane.config.errors import ConfigError, Place, Problem, nearest, quote, quote_all
 from fastlb.control_plane.config.health import check_healths
 from fastlb.control_plane.config.option import read_table
+from fastlb.control_plane.config.passive_health import check_passive_health
 from fastlb.control_plane.config.quantity import format_duration
 from fastlb.control_plane.config.reader import Reader, Source
 from fastlb.control_plane.config.route_actions import check_actions
@@ -107,6 +108,7 @@ def read_config(source: Source, problems: Iterable[Problem] = ()) -> Loaded:
     _check_pools(reader)
     check_stickies(reader)
     check_healths(reader, {path: [backend.address for backend in pool.backends] for path, pool in reader.all_read(Pool)})
+    check_passive_health(reader)
     _check_sticky_key(reader)
     _check_logs(reader, config)
     if source.complete:
@@ -221,6 +223,9 @@ def _check_pools(reader: Reader) -> None:
     for path, pool in pools.items():
         if pool.hedge.after_ms:
             _check_hedge(reader, (*path, "hedge"), pool)
+        if pool.panic_below and pool.when_all_down != "panic":
+            right = 'when_all_down = "panic" says that backends that are down may be picked'
+            reader.reject_key((*path, "panic_below"), "a pool that refuses when all are down does not panic before", right)
         if pool.queue.max and not all(backend.max_in_flight for backend in pool.backends):
             found = f"the pool {quote(pool.name)} has a queue, and a backend without max_connections"
             reader.warn((*path, "queue"), found, "it is never full: nobody ever waits")

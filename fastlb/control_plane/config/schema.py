@@ -25,6 +25,7 @@ from fastlb.control_plane.config.log_condition import LogCondition, parse_condit
 from fastlb.control_plane.config.log_destination import LogDestination, parse_destination
 from fastlb.control_plane.config.log_format import JSON_FIELDS, Field, LogFormat, Piece, make_json_format, parse_field, parse_format
 from fastlb.control_plane.config.option import NamedTables, TableArray, TextOrTable, option, options_of, table
+from fastlb.control_plane.config.passive_health import PassiveHealth
 from fastlb.control_plane.config.reader import Reader
 from fastlb.control_plane.config.request_condition import (
     NamedCondition,
@@ -454,6 +455,16 @@ class Queue:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PoolLimits:
+    """What a pool may have under way at a time; what is beyond is refused."""
+
+    connections: int = option("connections", Count(1, (1 << 31) - 1, "no limit"), 0, ("max_connections",))
+    pending: int = option("pending", Count(1, (1 << 31) - 1, "no limit"), 0, ("max_pending_requests", "max_pending"))
+    requests: int = option("requests", Count(1, (1 << 31) - 1, "no limit"), 0, ("max_requests",))
+    retries: int = option("retries", Count(1, (1 << 31) - 1, "no limit"), 0, ("max_retries",))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
     """When a request is sent to another backend."""
 
@@ -539,6 +550,10 @@ class Pool:
     health: Health = option(
         "health", TextOrTable(Health, "type"), "off", ("health_check", "healthcheck", "health_checks", "check", "httpchk"), Health
     )
+    passive_health: PassiveHealth = table("passive_health", PassiveHealth, ("outlier_detection", "outlier", "passive"))
+    limits: PoolLimits = table("limits", PoolLimits, ("circuit_breaker", "circuit_breakers", "thresholds"))
+    when_all_down: str = option("when_all_down", Choice(("refuse", "panic")), "refuse", ("all_down",))
+    panic_below: float = option("panic_below", Share(), 0.0, ("panic_threshold", "healthy_panic_threshold"))
     sticky: Sticky = table("sticky", Sticky, ("stickiness", "session_affinity", "persistence", "affinity"))
     hash_key: Template = option("hash_key", Text("a key", parse_key, "{cookie.session}"), CLIENT_KEY, ("key", "hash_on", "hash"))
     balance_factor: float = option(

@@ -160,6 +160,38 @@ def test_hedges_are_written_only_where_there_are_some(writer: type[RecordingWrit
     assert RecordingWriter.last.of("set_hedge") == [((1,), {"after_ms": 200})]
 
 
+def test_protection_is_written_only_where_there_is_some(writer: type[RecordingWriter]) -> None:
+    kinds = ("set_passive_health", "set_limits", "set_panic")
+    unprotected = build()
+    assert [unprotected.of(kind) for kind in kinds] == [[], [], []]
+    more = """
+limits = { requests = 7 }
+when_all_down = "panic"
+panic_below = 0.5
+[pools.two.passive_health]
+consecutive_failures = 5
+error_ratio = 0.5
+min_requests = 9
+window = "1m"
+ejection = "2s"
+max_ejected = 0.25
+failures = "5xx"
+"""
+    snapshot.build_image(load_text(TEXT + more, "f").config, {}, 1)
+    health = {
+        "counts": ("5xx",),
+        "failures_in_row": 5,
+        "error_ratio": 0.5,
+        "min_requests": 9,
+        "window_ms": 60_000,
+        "ejection_ms": 2000,
+        "max_ejection_ms": 300_000,
+        "max_ejected": 0.25,
+    }
+    limits = {"connections": 0, "pending": 0, "requests": 7, "retries": 0}
+    assert [RecordingWriter.last.of(kind) for kind in kinds] == [[((1,), health)], [((1,), limits)], [((1,), {"below": 0.5})]]
+
+
 def test_retries_of_each_pool_are_written_in_their_units(writer: type[RecordingWriter]) -> None:
     assert [arguments for arguments, _ in build().of("set_retry")] == [(0,), (1,)]
     retry = '[pools.one]\nretry = { on = ["5xx"], unsafe = true, within = "2s", budget = 0.5, budget_floor = 7 }'

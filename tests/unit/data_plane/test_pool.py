@@ -137,3 +137,51 @@ def test_picks_of_damaged_images_that_pass_are_backends_of_the_pool(algorithm: s
                 assert plane.pick(0, tried=[first_pick], key=key) != first_pick
         plane.close()
     assert passed > 10
+
+
+# ---------------------------------------------------------------------------------------------------------- protection
+def protected() -> tuple[bytes, int]:
+    """An image whose pool has passive health, limits and panic, and where the pool stands."""
+    writer = Writer()
+    writer.backend(writer.pool(health={}, limits={"connections": 1, "retries": 2}, panic_below=0.5))
+    image = writer.image()
+    assert not is_refused(image)
+    return image, find_sections(image)["pools"][0]
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong", "right"),
+    [
+        ("counts", (1 << 20, 0xFFFFFFFF), (0, 1)),
+        ("error_permille", (1001, 0xFFFFFFFF), (0, 1000)),
+        ("window_ms", (0,), (1, 0xFFFFFFFF)),
+        ("ejection_ms", (0, 0xFFFFFFFF), (1,)),
+        ("max_ejection_ms", (0, 1), (0xFFFFFFFF,)),
+        ("max_ejected_permille", (1001,), (0, 1000)),
+        ("panic_permille", (1001,), (0, 1000)),
+    ],
+)
+def test_numbers_of_passive_health_and_panic_are_in_their_ranges(field: str, wrong: tuple[int, ...], right: tuple[int, ...]) -> None:
+    image, at = protected()
+    assert all(is_refused(patch(image, at + LAYOUT["pools"][field], value)) for value in wrong)
+    assert not any(is_refused(patch(image, at + LAYOUT["pools"][field], value)) for value in right)
+
+
+@pytest.mark.parametrize("row", ["health", "connections", "retries"])
+def test_rows_of_a_pool_are_named_as_no_backend_can_be(row: str) -> None:
+    image, pool = protected()
+    at = pool + (LAYOUT["pools"]["health"] if row == "health" else LAYOUT["pools"]["limits"] + {"connections": 0, "retries": 36}[row])
+    offset, size = struct.unpack_from("<II", image, at)
+    assert image[offset : offset + size] == f"|api|{row}".encode()
+    assert is_refused(patch(image, at, len(image)))
+    assert is_refused(patch(image, at, offset + 1)), "it does not begin with the mark"
+    assert is_refused(patch(image, at + 4, 0xFFFFFFFF))
+    assert is_refused(patch(image, at + 4, 425)), "longer than a row holds"
+    assert is_refused(patch(image, at + 4, 0)) is (row != "health"), "without a row there is no passive health"
+
+
+def test_limit_needs_a_row() -> None:
+    image, pool = protected()
+    pending = pool + LAYOUT["pools"]["limits"] + 12
+    assert struct.unpack_from("<3I", image, pending) == (0, 0, 0)
+    assert is_refused(patch(image, pending + 8, 1))
