@@ -15,8 +15,8 @@ from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t, uintptr
 from libc.stdlib cimport calloc, free, malloc
 
 from fastlb.data_plane.access_log cimport check_log_plan, set_log
-from fastlb.data_plane.engine cimport (engine_abort, engine_assign, engine_close, engine_commit, engine_drain, engine_end_idle, engine_open,
-                                       engine_prepare, engine_publish, engine_pump)
+from fastlb.data_plane.engine cimport (engine_abort, engine_assign, engine_close, engine_commit, engine_cut, engine_drain, engine_end_idle,
+                                       engine_open, engine_prepare, engine_publish, engine_pump)
 from fastlb.data_plane.failure cimport FAILURE_BAD_REQUEST_LINE, FAILURE_END, failures
 from fastlb.data_plane.queue cimport QUEUE_MARK, list_waiting, set_sibling
 from fastlb.data_plane.regex cimport REGEX_CASELESS, close_regex_scratch, compile_regex, free_regex, match_regex, open_regex_scratch, regex_name, write_regex_error, write_regex_version
@@ -1486,6 +1486,15 @@ cdef class SharedMemory:
             raise KeyError(identity)
         return row_at(&self.table, number).state
 
+    def in_flight(self, identity):
+        """Requests assigned to a backend and unfinished, in all workers. KeyError: no such backend."""
+        cdef:
+            bytes raw = identity.encode()
+            uint32_t number = find_row(self.opened(), <const char*>raw, <uint32_t>len(raw))
+        if number == 0:
+            raise KeyError(identity)
+        return row_at(&self.table, number).in_flight
+
     def heartbeat_ms(self, slot):
         """When the engine in this slot last ended a batch, in milliseconds of the monotonic clock; 0 = no engine yet."""
         return self.worker(slot).heartbeat_ms
@@ -1860,6 +1869,15 @@ cdef class Engine:
         """After drain(): ends the connections of clients that are idle still, which END_IDLE_MS (http1) takes at most: they see our end first,
         and a request that is just on its way meets no reset."""
         engine_end_idle(self.opened())
+
+    def cut(self, identity):
+        """Ends what is in flight at a backend: 503 where no answer has begun, else a cut that the client sees. Returns how many exchanges
+        that were. Call pump() afterwards."""
+        cdef:
+            EngineStruct* engine = self.opened()
+            bytes raw = identity.encode()
+            uint32_t number = find_row(engine.shared, <const char*>raw, <uint32_t>len(raw))
+        return engine_cut(engine, number) if number else 0
 
     def connections(self):
         """Client connections open now. 0 after drain() means finished."""

@@ -11,6 +11,8 @@ from fastlb import FastlbError
 # command -> the module that has it, under its own name, and its line in `fastlb --help`
 COMMANDS = {
     "serve": ("fastlb.cli.serve", "Relay requests between clients and backends; without arguments: a demo."),
+    "status": ("fastlb.cli.status", "Show what a running fastlb is doing: processes, listeners, pools, backends."),
+    "backend": ("fastlb.cli.backend", "Take backends out of use and back, change their weights; nothing is restarted."),
     "check": ("fastlb.cli.check", "Say what is wrong with a configuration, all at once."),
     "plan": ("fastlb.cli.plan", "Say what a reload would change."),
     "reload": ("fastlb.cli.reload", "Have a running fastlb read its configuration file again."),

@@ -10,7 +10,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
@@ -170,7 +170,7 @@ def talks_to_fastlb(command: Command) -> Command:
     return command
 
 
-def end(error: FastlbError) -> None:
+def end(error: FastlbError) -> NoReturn:
     """Ends the command with what went wrong: 3 when nobody answered, otherwise as `fastlb.cli.fail`."""
     from fastlb.cli import fail
 

@@ -10,30 +10,34 @@ import pickle
 import signal
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import uvloop
 
 from fastlb import BUILD_ID, FastlbError, _core
 from fastlb.control_plane.admin.app import make_app
 from fastlb.control_plane.admin.server import AdminServer
-from fastlb.control_plane.backend_states import BackendStates
+from fastlb.control_plane.backend_states import AdminState, BackendStates
 from fastlb.control_plane.config.loader import Loaded, load_file
 from fastlb.control_plane.config.log_destination import LogDestination
 from fastlb.control_plane.config.schema import Config, Listener
+from fastlb.control_plane.draining import Drains
 from fastlb.control_plane.health.checker import Checker, HealthError
 from fastlb.control_plane.log_plan import log_destinations
 from fastlb.control_plane.names import Names
 from fastlb.control_plane.reloads import Outcome, Reloads
-from fastlb.control_plane.resolver import Resolver
+from fastlb.control_plane.resolver import Endpoint, Resolver
 from fastlb.control_plane.snapshot import build_image
 from fastlb.control_plane.sticky_key import StickyKey, StickyKeyError, load_sticky_key
+from fastlb.control_plane.weights import NO_WEIGHTS, Weights, keep_weights
 from fastlb.processes.channel import Channel
 from fastlb.processes.cpus import usable_cpus
 from fastlb.processes.messages import (
     AdminSocket,
     Applied,
     Apply,
+    Cut,
+    CutDone,
     DrainAll,
     FromController,
     Hello,
@@ -52,6 +56,8 @@ from fastlb.processes.output import report, report_warnings
 
 # How long a snapshot waits for names that are new; most answers take a few milliseconds.
 FIRST_NAMES_SECONDS = 1.0
+# A worker that stands still is killed before that.
+CUT_SECONDS = 15.0
 
 
 class ApplyError(FastlbError):
@@ -104,6 +110,11 @@ class Controller:
         self.states = BackendStates(shared)
         self.health = Checker(loop, self.states, report)
         self._processes: tuple[ProcessState, ...] = ()
+        self._weights: Weights = NO_WEIGHTS
+        self.drains = Drains(shared.in_flight, self._cut)
+        self._cutting = asyncio.Lock()
+        self._n_cuts = 0
+        self._cut_answer: asyncio.Future[int] | None = None
         self._admin = AdminServer(loop, make_app(self))
 
     # -------------------------------------------------------------------------------------------------- for the admin API
@@ -131,6 +142,47 @@ class Controller:
         """As the supervisor told last."""
         return self._processes
 
+    @property
+    def endpoints(self) -> dict[str, tuple[Endpoint, ...]]:
+        """What names stand for now."""
+        return self._names.endpoints
+
+    @property
+    def weights(self) -> Weights:
+        """What the operator has put in the place of configured ones."""
+        return self._weights
+
+    async def set_weight(self, key: str, weight: int | None) -> int:
+        """Puts a weight in the place of the configured one, or takes it back (None); see weights.py for the key. Returns the generation.
+
+        Raises:
+            ApplyError: nothing has changed.
+        """
+        async with self._applying:
+            before = self._weights
+            others = {name: value for name, value in before.items() if name != key}
+            self._weights = others if weight is None else {**others, key: weight}
+            try:
+                return await self._apply(self._config)
+            except BaseException:
+                self._weights = before
+                raise
+
+    def set_admin(self, identity: str, state: AdminState, timeout_ms: int | None = None) -> None:
+        """What the operator wants of a backend.
+
+        Args:
+            timeout_ms: how long it may finish what it has, where it is drained; None for drain_timeout.
+
+        Raises:
+            KeyError: there is no such backend.
+        """
+        self.states.set_admin(identity, state)
+        if state is AdminState.DRAIN:
+            self.drains.begin(identity, self._config.settings.drain_timeout_ms if timeout_ms is None else timeout_ms)
+        else:
+            self.drains.forget(identity)
+
     def drain(self) -> None:
         """Has this fastlb finish what is in flight, and end."""
         self._send(DrainAll())
@@ -157,7 +209,8 @@ class Controller:
         try:
             if left is not None:
                 self._config, self._generation, self._tried = left.config, left.generation, left.generation
-                self._sticky_key = left.sticky_key
+                self._sticky_key, self._weights = left.sticky_key, left.weights
+                self._resume_drains()
                 self._use_servers(self._config)
                 self._names.watch(names_of(self._config))
                 self._probe_as_before()
@@ -175,6 +228,7 @@ class Controller:
             self._reloads.close()
             self._resolver.close()
             self._admin.close()
+            self.drains.close()
 
     async def apply(self, config: Config, sticky_key: StickyKey | None = None) -> int:
         """Makes this the configuration of every new request. If that fails, nothing has changed.
@@ -219,19 +273,20 @@ class Controller:
         key = found.key if found is not None else b""
         endpoints = self._names.endpoints
         generation = self._tried = self._tried + 1
+        weights = keep_weights(self._weights, config)
         try:
             self.health.prepare(config)
             if self._generation:
-                image = await asyncio.to_thread(build_image, config, endpoints, generation, key)
+                image = await asyncio.to_thread(build_image, config, endpoints, generation, key, weights)
             else:
-                image = build_image(config, endpoints, generation, key)
+                image = build_image(config, endpoints, generation, key, weights)
         except HealthError as error:
             raise ApplyError(str(error)) from error
         except (ValueError, OSError) as error:
             raise ApplyError(f"the snapshot could not be built: {error}") from error
         try:
             self._shared.add_rows(image)
-            state = _write_state(State(config, generation, found or self._sticky_key))
+            state = _write_state(State(config, generation, found or self._sticky_key, weights))
             try:
                 self._answer = self._loop.create_future()
                 self._send(_describe(config, generation, logs), image, state)
@@ -249,6 +304,7 @@ class Controller:
             raise ApplyError(answer.text)
         self._generation = generation
         self._sticky_key = found or self._sticky_key
+        self._weights = weights
         self.health.follow(config, endpoints)
 
     def _probe_as_before(self) -> None:
@@ -298,6 +354,9 @@ class Controller:
             case Applied(generation) | Rejected(generation):
                 if self._answer is not None and not self._answer.done() and generation == self._tried:
                     self._answer.set_result(message)
+            case CutDone(ticket, exchanges):
+                if self._cut_answer is not None and not self._cut_answer.done() and ticket == self._n_cuts:
+                    self._cut_answer.set_result(exchanges)
             case Reread():
                 self._reloads.take(message, descriptors)
             case Processes(processes):
@@ -309,6 +368,25 @@ class Controller:
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(Rejected(self._tried, "fastlb is ending"))
         self._stopped.set()
+
+    def _resume_drains(self) -> None:
+        """What a predecessor began."""
+        for identity, state in self.states.restore().items():
+            if state.admin is AdminState.DRAIN:
+                self.drains.begin(identity, self._config.settings.drain_timeout_ms)
+
+    async def _cut(self, identity: str) -> int:
+        """Ends what is in flight at a backend, in every worker; returns how many exchanges that were."""
+        async with self._cutting:
+            self._n_cuts += 1
+            self._cut_answer = self._loop.create_future()
+            self._send(Cut(self._n_cuts, identity))
+            try:
+                return await asyncio.wait_for(self._cut_answer, CUT_SECONDS)
+            except TimeoutError:
+                raise ApplyError(f"not every worker answered within {CUT_SECONDS:g} s") from None
+            finally:
+                self._cut_answer = None
 
     def _on_names_changed(self) -> None:
         self._applying_names = self._loop.create_task(self._apply_names())
@@ -335,6 +413,7 @@ class State:
     config: Config
     generation: int
     sticky_key: StickyKey | None = None
+    weights: Weights = field(default_factory=dict)
 
 
 def names_of(config: Config) -> set[str]:

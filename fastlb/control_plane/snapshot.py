@@ -16,18 +16,26 @@ from fastlb.control_plane.resolver import Endpoint
 from fastlb.control_plane.route_plan import build_route_table, choose_host_sets
 from fastlb.control_plane.route_program import add_program, compile_template, name_of, pool_of
 from fastlb.control_plane.sticky_plan import make_cookie_value, set_sticky
+from fastlb.control_plane.weights import NO_WEIGHTS, Weights, override_weight
 
 # The engine keeps a head together with its buffer's own record in 64 KiB.
 MAX_HEAD_BYTES = 65536 - 64
 
 
-def build_image(config: Config, endpoints: Mapping[str, Sequence[Endpoint]], generation: int, sticky_key: bytes = b"") -> int:
+def build_image(
+    config: Config,
+    endpoints: Mapping[str, Sequence[Endpoint]],
+    generation: int,
+    sticky_key: bytes = b"",
+    weights: Weights = NO_WEIGHTS,
+) -> int:
     """Writes one snapshot image.
 
     Args:
         endpoints: what every name stands for that is resolved, by the question (`BackendAddress.question`).
         generation: counts up from 1.
         sticky_key: what makes the values of sticky cookies, where a pool has them.
+        weights: what the operator has put in the place of configured ones.
 
     Returns:
         A descriptor of the sealed image; the caller closes it.
@@ -86,7 +94,7 @@ def build_image(config: Config, endpoints: Mapping[str, Sequence[Endpoint]], gen
         if pool.hedge.after_ms:
             writer.set_hedge(pool_index, after_ms=pool.hedge.after_ms)
         set_protection(writer, pool_index, pool)
-        for group in list_groups(pool, settings, endpoints):
+        for group in list_groups(pool, settings, endpoints, weights):
             writer.begin_group(pool_index)
             for row in group:
                 writer.add_backend(
@@ -110,9 +118,12 @@ def build_image(config: Config, endpoints: Mapping[str, Sequence[Endpoint]], gen
     return writer.finish()
 
 
-def list_groups(pool: Pool, settings: GlobalSettings, endpoints: Mapping[str, Sequence[Endpoint]]) -> list[list[Row]]:
+def list_groups(
+    pool: Pool, settings: GlobalSettings, endpoints: Mapping[str, Sequence[Endpoint]], weights: Weights = NO_WEIGHTS
+) -> list[list[Row]]:
     """The backends of a pool as its snapshot has them: those that this node uses, in their groups."""
-    return order_rows([row for backend in pool.backends for row in list_rows(pool, backend, endpoints)], pool, settings)
+    rows = [override_weight(row, pool, weights) for backend in pool.backends for row in list_rows(pool, backend, endpoints)]
+    return order_rows(rows, pool, settings)
 
 
 def list_rows(pool: Pool, backend: Backend, endpoints: Mapping[str, Sequence[Endpoint]]) -> list[Row]:

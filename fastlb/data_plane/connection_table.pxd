@@ -14,6 +14,15 @@ cdef inline uint64_t connection_handle(const Connection* connection) noexcept no
     return <uint64_t>connection.generation << 32 | connection.index
 
 
+cdef inline uint32_t count_slots(const ConnectionTable* table) noexcept nogil:
+    return table.n_slabs << 8
+
+
+cdef inline Connection* connection_at(const ConnectionTable* table, uint32_t index) noexcept nogil:
+    # Slot `index`, below count_slots, open (fd >= 0) or not.
+    return &table.slabs[index >> 8][index & 255]
+
+
 cdef inline Connection* find_connection(ConnectionTable* table, uint64_t handle) noexcept nogil:
     # The connection a handle was made for, or NULL when its slot has been closed (and perhaps used again) since.
     cdef:

@@ -14,3 +14,4 @@ cdef int engine_commit(Engine* engine, const Socket* sockets, uint32_t n_sockets
 cdef int engine_assign(Engine* engine, const Socket* sockets, uint32_t n_sockets, int* removed, uint32_t* n_removed) noexcept nogil
 cdef void engine_end_idle(Engine* engine) noexcept nogil
 cdef void engine_drain(Engine* engine, uint32_t idle_grace_ms, int* removed, uint32_t* n_removed) noexcept nogil
+cdef uint32_t engine_cut(Engine* engine, uint32_t row) noexcept nogil

@@ -13,9 +13,11 @@ from fastlb.data_plane.access_log cimport close_log, end_log_batch, prepare_log,
 from fastlb.data_plane.backend_table cimport backend_table_close, backend_table_open, set_queue
 from fastlb.data_plane.buffer cimport buffer_pool_close, buffer_pool_open
 from fastlb.data_plane.connection cimport adopt_client, close_connection, drop_listener, limit_idle, set_deadline
-from fastlb.data_plane.connection_table cimport (bury_connection, connection_table_close, connection_table_open, empty_graveyard,
-                                                 find_connection, open_connection)
-from fastlb.data_plane.exchange cimport close_exchange, free_ended_exchanges, serve_queues
+from fastlb.data_plane.connection_table cimport (bury_connection, connection_at, connection_table_close, connection_table_open, count_slots,
+                                                 empty_graveyard, find_connection, open_connection)
+from fastlb.data_plane.exchange cimport close_exchange, fail_attempt, free_ended_exchanges, serve_queues
+from fastlb.data_plane.failure cimport FAILURE_BACKEND_DRAINED
+from fastlb.data_plane.hedge cimport face_attempt
 from fastlb.data_plane.http1 cimport http1_backend_codec, http1_client_codec
 from fastlb.data_plane.mirror cimport mirror_transport
 from fastlb.data_plane.mirror_client cimport mirror_codec
@@ -531,6 +533,26 @@ cdef void limit_idle_clients(Engine* engine, uint32_t grace_ms) noexcept nogil:
         if client.state == STATE_IDLE:
             limit_idle(engine, client)
         client = client.all_next
+
+
+cdef uint32_t engine_cut(Engine* engine, uint32_t row) noexcept nogil:
+    # Ends what is in flight at the backend with this row: a local answer where none has begun, else a cut that the client sees. Returns how
+    # many exchanges that were; one that is under way at another backend too (a hedge) goes on there. Between two pumps; one has to follow.
+    cdef:
+        Connection* connection
+        Exchange* exchange
+        uint32_t n = 0, index
+    engine.now_ms = clock_ms(CLOCK_MONOTONIC)
+    for index in range(count_slots(&engine.connections)):
+        connection = connection_at(&engine.connections, index)
+        if connection.fd < 0 or connection.kind != KIND_BACKEND or connection.attempt == NULL:
+            continue
+        if connection.attempt.backend.number == row:
+            exchange = connection.exchange
+            n += exchange.hedge == NULL
+            face_attempt(exchange, connection.attempt)
+            fail_attempt(engine, exchange, FAILURE_BACKEND_DRAINED)
+    return n
 
 
 # ---------------------------------------------------------------------------------------------------------- pump

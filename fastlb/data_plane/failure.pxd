@@ -23,6 +23,7 @@ cdef extern from *:
         FAILURE_REGEX_LIMIT, FAILURE_TOO_MANY_PARAMETERS,
         FAILURE_CLOSED_BY_ROUTE,
         FAILURE_CONNECTIONS_LIMIT, FAILURE_PENDING_LIMIT, FAILURE_REQUESTS_LIMIT,
+        FAILURE_BACKEND_DRAINED,
         FAILURE_END
     };
     enum fastlb_side { SIDE_SELF = 0, SIDE_CLIENT = 1, SIDE_BACKEND = 2 };
@@ -89,6 +90,7 @@ cdef extern from *:
         [FAILURE_CONNECTIONS_LIMIT] = {"connections_limit", "This pool has as many connections to its backends as it may have.", 503, SIDE_SELF, RETRY_NO},
         [FAILURE_PENDING_LIMIT] = {"pending_limit", "As many requests as this pool allows wait for a connection to a backend.", 503, SIDE_SELF, RETRY_NO},
         [FAILURE_REQUESTS_LIMIT] = {"requests_limit", "As many requests as this pool allows are under way.", 503, SIDE_SELF, RETRY_NO},
+        [FAILURE_BACKEND_DRAINED] = {"backend_drained", "The backend was taken out of use before it had answered.", 503, SIDE_SELF, RETRY_NO},
     };
     """
     ctypedef struct FailureInfo:
@@ -112,6 +114,7 @@ cdef extern from *:
         FAILURE_REGEX_LIMIT, FAILURE_TOO_MANY_PARAMETERS
         FAILURE_CLOSED_BY_ROUTE
         FAILURE_CONNECTIONS_LIMIT, FAILURE_PENDING_LIMIT, FAILURE_REQUESTS_LIMIT
+        FAILURE_BACKEND_DRAINED
         FAILURE_END
         SIDE_SELF, SIDE_CLIENT, SIDE_BACKEND
         RETRY_NO

@@ -237,6 +237,20 @@ class Processes(Message, frozen=True):
     processes: tuple[ProcessState, ...]
 
 
+class Cut(Message, frozen=True):
+    """Controller -> supervisor -> every worker: end what is in flight at this backend. A later one takes the place of an earlier one."""
+
+    ticket: Number
+    identity: str
+
+
+class CutDone(Message, frozen=True):
+    """Worker -> supervisor -> controller: done, here or everywhere; so many exchanges were ended."""
+
+    ticket: Number
+    exchanges: Number
+
+
 class AdminSocket(Message, frozen=True):
     """Supervisor -> controller: serve the admin API here, too. Descriptor: a listening socket."""
 
@@ -247,10 +261,10 @@ class Read(Message, frozen=True):
 
 
 FromZygote = Forked | ForkFailed
-FromWorker = Hello | Prepared | Refused | Committed | Drained
-FromController = Hello | Pong | Apply | Reload | Reloaded | DrainAll
+FromWorker = Hello | Prepared | Refused | Committed | Drained | CutDone
+FromController = Hello | Pong | Apply | Reload | Reloaded | DrainAll | Cut
 FromLoader = Read
 ToZygote = Fork
-ToWorker = Siblings | Prepare | Abort | Lend | Commit | Assign | Log | Drain | Stop
-ToController = Ping | Applied | Rejected | Reread | Processes | Stop | AdminSocket
+ToWorker = Siblings | Prepare | Abort | Lend | Commit | Assign | Log | Drain | Stop | Cut
+ToController = Ping | Applied | Rejected | Reread | Processes | Stop | AdminSocket | CutDone
 ToLoader = Stop

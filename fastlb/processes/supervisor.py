@@ -31,6 +31,7 @@ from fastlb.processes import _system
 from fastlb.processes.changeover import Changeover, Snapshot
 from fastlb.processes.channel import MAX_DESCRIPTORS, Channel
 from fastlb.processes.child import Child
+from fastlb.processes.cuts import Cuts
 from fastlb.processes.lending import Lending, Place
 from fastlb.processes.log_files import LogFiles
 from fastlb.processes.messages import (
@@ -40,6 +41,8 @@ from fastlb.processes.messages import (
     Apply,
     Assign,
     Committed,
+    Cut,
+    CutDone,
     Drain,
     DrainAll,
     Drained,
@@ -187,6 +190,7 @@ class Supervisor:
         self._bound: list[tuple[int, BoundAddress]] = []  # with the index of the listener
         self._lending = Lending()
         self._logs = LogFiles()
+        self._cuts = Cuts()
         self._changeover: Changeover[Opened] = Changeover(self)
         self._telling = False  # the list of processes is about to be sent
         self._finished = asyncio.Event()
@@ -376,6 +380,11 @@ class Supervisor:
                 self._controller_owes = 0.0
             case DrainAll():
                 self.start_drain()
+            case Cut(ticket):
+                told = [slot for slot in self.slots if slot.state in COMMITTED]
+                for slot in told:
+                    self.tell(slot, message)
+                self._answer_cut(self._cuts.begin(ticket, [slot.number for slot in told]))
             case Reload(ticket):
                 self._reloading.request(ticket)
             case Reloaded(number):
@@ -387,6 +396,10 @@ class Supervisor:
                     self.tell_controller(Rejected(message.generation, "too many configurations at once"))
                 else:
                     self._start(self._apply(offered))
+
+    def _answer_cut(self, done: CutDone | None) -> None:
+        if done is not None:
+            self.tell_controller(done)
 
     def _hand_over_admin(self) -> None:
         """Lends a controller the sockets of the admin API, which stay when it dies."""
@@ -465,6 +478,8 @@ class Supervisor:
                 self._announce_if_ready()
             case Drained():
                 slot.state = State.DRAINING
+            case CutDone():
+                self._answer_cut(self._cuts.add(slot.number, message))
         self._tell_processes()
 
     def _introduce(self, slot: Slot, others: Sequence[Slot]) -> None:
@@ -486,6 +501,7 @@ class Supervisor:
         was = slot.state
         wait = slot.end(asyncio.get_running_loop().time())
         self._changeover.on_gone(slot)
+        self._answer_cut(self._cuts.forget(slot.number))
         self._share_sockets()
         if not self._ending and not self.has_doors_closed and not slot.retired:
             again = "starting another" if not wait else f"starting another in {wait:g} s"

@@ -18,6 +18,8 @@ from fastlb.processes.messages import (
     Assign,
     Commit,
     Committed,
+    Cut,
+    CutDone,
     Drain,
     Drained,
     FromWorker,
@@ -153,6 +155,10 @@ class Worker:
                 self._limit_drain(self._drain_timeout_ms if timeout_ms is None else timeout_ms)
                 self._send(Drained())
                 self._start(self._stop_when_drained())
+            case Cut(ticket, identity):
+                exchanges = self._engine.cut(identity)
+                self._engine.pump(self._options.pump_budget)  # whoever has pipelined has its turn
+                self._send(CutDone(ticket, exchanges))
             case Stop():
                 self._stopped.set()
 

@@ -26,7 +26,7 @@ def answer(content: Any, status: int = 200) -> Response:
     return Response(json.dumps(content, indent=1) + "\n", status, media_type="application/json")
 
 
-async def read_object(request: Request, **kinds: type) -> dict[str, Any]:
+async def read_object(request: Request, **kinds: type | tuple[type, ...]) -> dict[str, Any]:
     """The request's body: a JSON object with no other keys than these, each of its type. No body is an empty object.
 
     Raises:
@@ -48,8 +48,15 @@ async def read_object(request: Request, **kinds: type) -> dict[str, Any]:
         if key not in kinds:
             hint = f"the keys are {quote_all(kinds)}" if kinds else "no key is expected"
             errors.append(f"unknown key {quote(key)}; {hint}")
-        elif type(value) is not kinds[key]:
-            errors.append(f"{quote(key)} has to be of type {kinds[key].__name__}")
+        elif type(value) not in (wanted := _each(kinds[key])):
+            errors.append(f"{quote(key)} has to be {' or '.join(_KINDS[kind] for kind in wanted)}")
     if errors:
         raise ApiError(400, "\n".join(errors))
     return read
+
+
+_KINDS = {int: "a whole number", str: "a text", bool: "true or false", type(None): "null"}
+
+
+def _each(kinds: type | tuple[type, ...]) -> tuple[type, ...]:
+    return kinds if isinstance(kinds, tuple) else (kinds,)

@@ -6,6 +6,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from fastlb import BUILD_ID, __version__
+from fastlb.control_plane.admin.backends import describe_backends
 from fastlb.control_plane.admin.messages import ApiError, answer, read_object
 
 if TYPE_CHECKING:
@@ -25,8 +27,8 @@ def routes(controller: "Controller") -> list[Route]:
     async def show_processes(request: Request) -> Response:
         return answer({"processes": list_processes(controller)})
 
-    async def show_backends(request: Request) -> Response:
-        return answer({"backends": shared.backends()})
+    async def show_status(request: Request) -> Response:
+        return answer(describe(controller))
 
     async def verify(request: Request) -> Response:
         return answer({"rows": shared.verify()})
@@ -43,10 +45,10 @@ def routes(controller: "Controller") -> list[Route]:
         return answer({}, 202)
 
     return [
+        Route("/v1/status", show_status),
         Route("/v1/counters", show_counters),
         Route("/v1/queues", show_queues),
         Route("/v1/processes", show_processes),
-        Route("/v1/backends", show_backends),
         Route("/v1/verify", verify),
         Route("/v1/apply", apply, methods=["POST"]),
         Route("/v1/drain", drain, methods=["POST"]),
@@ -57,6 +59,38 @@ def list_processes(controller: "Controller") -> list[dict[str, Any]]:
     """A dict for each process; a worker has the generation that it uses."""
     return [
         {"role": one.role, "slot": one.slot, "pid": one.pid, "state": one.state, "restarts": one.restarts}
-        | ({"generation": controller.shared.worker_generation(one.slot)} if one.role == "worker" else {})
+        | (_describe_worker(controller, one.slot) if one.role == "worker" else {})
         for one in controller.processes
     ]
+
+
+def _describe_worker(controller: "Controller", slot: int) -> dict[str, int]:
+    shared = controller.shared
+    return {"generation": shared.worker_generation(slot), "connections": shared.worker_connections(slot)}
+
+
+def describe(controller: "Controller") -> dict[str, Any]:
+    """All of it at a glance."""
+    config = controller.config
+    queues = {queue["pool"]: queue for queue in controller.shared.queues()}
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in describe_backends(controller):
+        rows.setdefault(row["pool"], []).append(row)
+    pools = [
+        {
+            "name": pool.name,
+            "algorithm": pool.algorithm,
+            "waiting": queues.get(pool.name, {}).get("waiting", 0),
+            "backends": rows.get(pool.name, []),
+        }
+        for pool in config.pools
+    ]
+    return {
+        "version": __version__,
+        "build": BUILD_ID,
+        "generation": controller.generation,
+        "connections": controller.shared.connections(),
+        "processes": list_processes(controller),
+        "listeners": [{"name": one.name, "bind": [str(address) for address in one.bind]} for one in config.listeners],
+        "pools": pools,
+    }

@@ -374,7 +374,7 @@ def test_requests_to_the_admin_api_are_answered(serve: Serve) -> None:
         assert await case.ask("GET", "/v1/queues") == (200, {"queues": []})
         assert await case.ask("GET", "/v1/verify") == (200, {"rows": []})
         assert await case.ask("POST", "/v1/apply") == (400, {"errors": ['"config" is missing: the path of a file']})
-        assert await case.ask("POST", "/v1/apply", config=3) == (400, {"errors": ['"config" has to be of type str']})
+        assert await case.ask("POST", "/v1/apply", config=3) == (400, {"errors": ['"config" has to be a text']})
         assert await case.ask("POST", "/v1/drain") == (202, {})
         assert await case.hear() == DrainAll()
 

@@ -50,6 +50,7 @@ STATUS = {
     "connections_limit": 503,
     "pending_limit": 503,
     "requests_limit": 503,
+    "backend_drained": 503,
 }
 
 

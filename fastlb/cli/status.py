@@ -1,0 +1,117 @@
+"""`fastlb status`: what a running fastlb is doing, for people or as JSON."""
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+from fastlb import FastlbError
+from fastlb.cli.client import end, find, print_json, talks_to_fastlb
+from fastlb.cli.table import format_age, format_table
+
+# Some pool has no backend that may be picked.
+EXIT_NO_BACKEND = 4
+
+
+@click.command()
+@talks_to_fastlb
+def status(admin: str, config: str | None, as_json: bool) -> None:
+    """Show what a running fastlb is doing: processes, listeners, pools and their backends.
+
+    Exit code 0: it answers, and every pool has a backend that may be picked; 4: a pool has none; 3: nobody answers; 2: wrong arguments.
+    """
+    try:
+        shown = find(admin, config).get("/v1/status")
+    except FastlbError as error:
+        end(error)
+    if as_json:
+        print_json(shown)
+    else:
+        click.echo("\n".join(format_status(shown)))
+    if not all(any(map(is_eligible, pool["backends"])) for pool in shown["pools"]):
+        sys.exit(EXIT_NO_BACKEND)
+
+
+def format_status(shown: dict[str, Any]) -> Iterable[str]:
+    """The lines for people."""
+    yield f"fastlb {shown['version']}, generation {shown['generation']}, {_count(shown['connections'], 'connection')}"
+    yield ""
+    yield from format_table(
+        ("PROCESS", "PID", "STATE", "RESTARTS", "GENERATION", "CONNECTIONS"),
+        [
+            (
+                f"{one['role']} {one['slot']}" if one["role"] == "worker" else one["role"],
+                one["pid"] or "-",
+                one["state"],
+                one["restarts"],
+                one.get("generation", "-"),
+                one.get("connections", "-"),
+            )
+            for one in shown["processes"]
+        ],
+    )
+    yield ""
+    yield from format_table(("LISTENER", "ADDRESSES"), [(one["name"], ", ".join(one["bind"])) for one in shown["listeners"]])
+    for pool in shown["pools"]:
+        yield ""
+        yield f"pool {pool['name']} ({pool['algorithm']})" + (f", {pool['waiting']} waiting" if pool["waiting"] else "")
+        yield from format_backends(pool["backends"])
+
+
+def format_backends(rows: Iterable[dict[str, Any]], with_pool: bool = False) -> list[str]:
+    """A line for each backend."""
+    head = ("BACKEND", "WEIGHT", "ADMIN", "HEALTH", "IN FLIGHT", "IDLE", "REQUESTS", "FAILURES")
+    lines = [
+        (
+            row["display"],
+            format_weight(row),
+            format_admin(row),
+            format_health(row),
+            row["in_flight"],
+            row["idle"],
+            row["requests"],
+            row["failures"],
+        )
+        for row in rows
+    ]
+    if with_pool:
+        return format_table(("POOL", *head), [(row["pool"], *line) for row, line in zip(rows, lines, strict=True)])
+    return format_table(head, lines)
+
+
+def format_weight(row: dict[str, Any]) -> str:
+    if not row["listed"]:
+        return "-"
+    if row["weight"] != row["configured_weight"]:
+        return f"{row['weight']} (configured: {row['configured_weight']})"
+    return str(row["weight"])
+
+
+def format_admin(row: dict[str, Any]) -> str:
+    if not row["listed"]:
+        return "leaving"
+    drain = row["drain"]
+    if drain is None or row["admin"] != "drain":
+        return str(row["admin"])
+    if not drain["over"]:
+        return f"drain, {format_age(drain['left_ms'] + 999)} left"
+    return f"drain, {drain['cut']} cut" if drain["cut"] else "drain, done"
+
+
+def format_health(row: dict[str, Any]) -> str:
+    text = str(row["health"])
+    if row["health_since_ms"] is not None:
+        text += f" for {format_age(row['health_since_ms'])}"
+    if row["ejected"]:
+        text += ", ejected"
+    return text + (f": {row['last_error']}" if row.get("last_error") else "")
+
+
+def is_eligible(row: dict[str, Any]) -> bool:
+    """Whether it may be picked."""
+    return bool(row["listed"] and row["weight"] and row["admin"] == "ready" and row["health"] == "up" and not row["ejected"])
+
+
+def _count(n: int, word: str) -> str:
+    return f"{n} {word}" if n == 1 else f"{n} {word}s"
