@@ -41,7 +41,7 @@ def list_(pool: str, admin: str, config: str | None, as_json: bool) -> None:
     try:
         shown = find(admin, config).get("/v1/backends")
     except FastlbError as error:
-        end(error)
+        end(error, as_json)
     rows = [row for row in shown["backends"] if not pool or row["pool"] == pool]
     if pool and not rows:
         end(FastlbError(f'there is no pool "{pool}" that has a backend'))
@@ -73,7 +73,7 @@ def drain(pool: str, address: str, admin: str, config: str | None, as_json: bool
         if not no_wait:
             rows = _wait(client, _path(pool, address), rows, quiet=as_json)
     except FastlbError as error:
-        end(error)
+        end(error, as_json)
     if as_json:
         print_json({"backends": rows})
     elif no_wait:
@@ -110,7 +110,7 @@ def weight(pool: str, address: str, admin: str, config: str | None, as_json: boo
     try:
         rows = find(admin, config).post(_path(pool, address), weight=number)["backends"]
     except FastlbError as error:
-        end(error)
+        end(error, as_json)
     if as_json:
         print_json({"backends": rows})
     else:
@@ -121,7 +121,7 @@ def _set(pool: str, address: str, admin: str, config: str | None, as_json: bool,
     try:
         rows = find(admin, config).post(_path(pool, address), admin=admin_state)["backends"]
     except FastlbError as error:
-        end(error)
+        end(error, as_json)
     if as_json:
         print_json({"backends": rows})
     else:

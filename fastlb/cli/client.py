@@ -170,10 +170,14 @@ def talks_to_fastlb(command: Command) -> Command:
     return command
 
 
-def end(error: FastlbError) -> NoReturn:
-    """Ends the command with what went wrong: 3 when nobody answered, otherwise as `fastlb.cli.fail`."""
-    from fastlb.cli import fail
+def end(error: FastlbError, as_json: bool = False) -> NoReturn:
+    """Ends the command with what went wrong: 3 when nobody answered, otherwise as `fastlb.cli.fail`. A refusal is an answer:
+    with --json it goes to standard output like any other."""
+    from fastlb.cli import EXIT_FAILED, fail
 
+    if as_json and isinstance(error, Refused):
+        print_json({"errors": str(error).splitlines()})
+        sys.exit(EXIT_FAILED)
     if isinstance(error, NotReached):
         click.echo(f"fastlb: {error}", err=True)
         sys.exit(EXIT_NOT_REACHED)

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from fastlb import FastlbError
-from fastlb.cli.client import Refused, end, find, print_json, talks_to_fastlb
+from fastlb.cli.client import end, find, print_json, talks_to_fastlb
 
 # Reading (30 s at most), names, and every worker's step.
 RELOAD_SECONDS = 90.0
@@ -21,13 +21,8 @@ def reload(admin: str, config: str | None, as_json: bool) -> None:
     """
     try:
         done: dict[str, Any] = find(admin, config).post("/v1/reload", RELOAD_SECONDS)
-    except Refused as error:
-        if as_json:
-            print_json({"errors": str(error).splitlines()})
-            raise SystemExit(1) from error
-        end(error)
     except FastlbError as error:
-        end(error)
+        end(error, as_json)
     else:
         if as_json:
             print_json(done)

@@ -24,7 +24,7 @@ def status(admin: str, config: str | None, as_json: bool) -> None:
     try:
         shown = find(admin, config).get("/v1/status")
     except FastlbError as error:
-        end(error)
+        end(error, as_json)
     if as_json:
         print_json(shown)
     else:

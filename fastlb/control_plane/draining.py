@@ -82,8 +82,8 @@ class Drains:
                 report(
                     f"backend {identity.replace('|', ' ', 1)}: drained for {format_duration(drain.timeout_ms)}; exchanges cut: {drain.cut}"
                 )
-        except KeyError:
-            pass  # it is listed no more, and nothing is in flight there
+        except KeyError:  # it is listed no more, and nothing is in flight there
+            self._drains.pop(identity, None)
         except FastlbError as error:
             report(f"{_name(identity)}: what is in flight could not be cut: {error}")
         drain.is_over = True

@@ -199,7 +199,14 @@ def serve(tmp_path: Path, resolver: Resolver) -> Iterator[Serve]:
 def test_the_first_configuration_is_offered_and_put_in_force(serve: Serve) -> None:
     async def test(case: Case) -> None:
         apply = await case.begin()
-        assert apply == Apply(1, 2, (ListenerBinds("web", (("127.0.0.1", 0, ""),), FIRST.listeners[0].backlog, True),), (), 30_000, 2000)
+        assert apply == Apply(
+            1,
+            2,
+            (ListenerBinds("web", (("127.0.0.1", 0, ""),), FIRST.listeners[0].backlog, True),),
+            (),
+            30_000,
+            FIRST.settings.drain_idle_grace_ms,
+        )
         while (await case.ask("GET", "/v1/counters"))[1]["generation"] != 1:
             pass
         assert [row["identity"] for row in case.shared.backends()] == ["p|127.0.0.1:1"]
@@ -363,7 +370,7 @@ def test_requests_to_the_admin_api_are_answered(serve: Serve) -> None:
         status, shown = await case.ask("GET", "/v1/processes")
         assert status == 200
         assert shown["processes"] == [
-            {"role": "worker", "slot": 0, "pid": 12, "state": "ready", "restarts": 1, "generation": 0},
+            {"role": "worker", "slot": 0, "pid": 12, "state": "ready", "restarts": 1, "generation": 0, "connections": 0},
             {"role": "controller", "slot": -1, "pid": 13, "state": "ready", "restarts": 0},
         ]
         status, shown = await case.ask("GET", "/v1/counters")
