@@ -10,7 +10,7 @@ import pickle
 import signal
 import socket
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import uvloop
 
@@ -101,6 +101,7 @@ class Controller:
         self._answer: asyncio.Future[Applied | Rejected] | None = None
         self._applying_names: asyncio.Task[None] | None = None
         self._config = Config()
+        self._frozen: tuple[Config, bytes] | None = None  # the pickle of the configuration that was offered last
         self._generation = 0  # of what is in force
         self._tried = 0  # the latest that was offered: a number is never used again
         self._resolver = Resolver()
@@ -230,11 +231,12 @@ class Controller:
             self._admin.close()
             self.drains.close()
 
-    async def apply(self, config: Config, sticky_key: StickyKey | None = None) -> int:
+    async def apply(self, config: Config, sticky_key: StickyKey | None = None, frozen: bytes = b"") -> int:
         """Makes this the configuration of every new request. If that fails, nothing has changed.
 
         Args:
             sticky_key: what was read for it; None: one that is known already, or can be read with the rights that the controller has.
+            frozen: the pickle of the configuration, where there is one already.
 
         Returns:
             The generation of the snapshot.
@@ -243,6 +245,8 @@ class Controller:
             ApplyError: an address cannot be bound, a worker refused the image, or this fastlb is ending.
         """
         async with self._applying:
+            if frozen:
+                self._frozen = config, frozen
             return await self._apply(config, sticky_key)
 
     async def _apply(self, config: Config, sticky_key: StickyKey | None = None) -> int:
@@ -286,7 +290,7 @@ class Controller:
             raise ApplyError(f"the snapshot could not be built: {error}") from error
         try:
             self._shared.add_rows(image)
-            state = _write_state(State(config, generation, found or self._sticky_key, weights))
+            state = _write_state(State(config, generation, found or self._sticky_key, weights), self._freeze(config))
             try:
                 self._answer = self._loop.create_future()
                 self._send(_describe(config, generation, logs), image, state)
@@ -314,6 +318,12 @@ class Controller:
         except HealthError as error:
             report(f"{error}; its backends stay what they are")
         self.health.follow(self._config, self._names.endpoints)
+
+    def _freeze(self, config: Config) -> bytes:
+        """The pickle of a configuration, made once: addresses that change offer the same one again."""
+        if self._frozen is None or self._frozen[0] is not config:
+            self._frozen = config, pickle.dumps(config)
+        return self._frozen[1]
 
     def _find_sticky_key(self, config: Config, known: StickyKey | None) -> StickyKey | None:
         """The key of a configuration's sticky cookies; None where it has none. One that is not known is read with the rights that the
@@ -446,9 +456,10 @@ def _describe_listener(listener: Listener) -> ListenerBinds:
     return ListenerBinds(listener.name, bind, listener.backlog, listener.defer_accept)
 
 
-def _write_state(state: State) -> int:
+def _write_state(state: State, frozen: bytes) -> int:
+    """A memfd that holds it; `frozen`: the pickle of its configuration."""
     descriptor = os.memfd_create("fastlb-state", os.MFD_CLOEXEC)
-    view = memoryview(pickle.dumps(state))
+    view = memoryview(pickle.dumps((replace(state, config=Config()), frozen)))
     while view:
         view = view[os.write(descriptor, view) :]
     return descriptor
@@ -457,7 +468,10 @@ def _write_state(state: State) -> int:
 def _read_state(descriptor: int | None) -> State | None:
     if descriptor is None:
         return None
-    state = pickle.loads(os.pread(descriptor, os.fstat(descriptor).st_size, 0))  # noqa: S301  only controllers of this fastlb write it
-    os.close(descriptor)
+    try:
+        left = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+    finally:
+        os.close(descriptor)
+    state, frozen = pickle.loads(left)  # noqa: S301  only controllers of this fastlb write it
     assert isinstance(state, State)
-    return state
+    return replace(state, config=pickle.loads(frozen))  # noqa: S301  as above

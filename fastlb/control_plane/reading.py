@@ -8,7 +8,7 @@ the controller, which may trust it; the supervisor passes the descriptor on and 
 import os
 import pickle
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastlb import FastlbError
 from fastlb.control_plane.config.errors import ConfigError
@@ -26,12 +26,14 @@ class Reading:
 
     Args:
         errors: as `fastlb check` writes them.
+        frozen: the pickle of `config` once it has travelled: thousands of routes take a while, and the next controller gets the same.
     """
 
     config: Config | None = None
     sticky_key: StickyKey | None = None
     warnings: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
+    frozen: bytes = b""
 
 
 def read_again(path: str, override: Callable[[Loaded], Loaded]) -> Reading:
@@ -47,13 +49,14 @@ def read_again(path: str, override: Callable[[Loaded], Loaded]) -> Reading:
         return Reading(errors=tuple(error.lines()))
     except FastlbError as error:
         return Reading(errors=tuple(str(error).splitlines()))
-    return Reading(loaded.config, sticky_key, (*map(str, loaded.warnings), *warnings))
+    return Reading(loaded.config, sticky_key=sticky_key, warnings=(*map(str, loaded.warnings), *warnings))
 
 
 def write_reading(reading: Reading) -> int:
     """A memfd that holds it; the caller closes it."""
     descriptor = os.memfd_create("fastlb-reading", os.MFD_CLOEXEC)
-    view = memoryview(pickle.dumps(reading))
+    frozen = pickle.dumps(reading.config) if reading.config is not None else b""
+    view = memoryview(pickle.dumps(replace(reading, config=None, frozen=frozen)))
     while view:
         view = view[os.write(descriptor, view) :]
     return descriptor
@@ -66,7 +69,7 @@ def take_reading(descriptor: int) -> Reading:
     finally:
         os.close(descriptor)
     assert isinstance(reading, Reading)
-    return reading
+    return replace(reading, config=pickle.loads(reading.frozen)) if reading.frozen else reading  # noqa: S301  as above
 
 
 def warn_of_settings_that_stay(started: GlobalSettings, wanted: GlobalSettings) -> Iterator[str]:

@@ -49,14 +49,14 @@ class Reloads:
 
     Args:
         send: says something to the supervisor.
-        apply: puts a configuration in force with its sticky key and returns the generation; FastlbError: nothing has changed.
+        apply: puts a configuration in force, with its sticky key and its pickle; returns the generation. FastlbError: nothing has changed.
         started: the settings that this fastlb was started with.
     """
 
     def __init__(
         self,
         send: Callable[[FromController], None],
-        apply: Callable[[Config, StickyKey | None], Awaitable[int]],
+        apply: Callable[[Config, StickyKey | None, bytes], Awaitable[int]],
         started: GlobalSettings,
     ) -> None:
         self._send = send
@@ -109,7 +109,7 @@ class Reloads:
         if reading.config is None:
             return Outcome(errors=reading.errors)
         try:
-            generation = await self._apply(reading.config, reading.sticky_key)
+            generation = await self._apply(reading.config, reading.sticky_key, reading.frozen)
         except FastlbError as error:
             return Outcome(errors=tuple(str(error).splitlines()))
         warnings = (*reading.warnings, *warn_of_settings_that_stay(self._started, reading.config.settings))

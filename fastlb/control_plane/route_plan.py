@@ -63,6 +63,8 @@ def _routes_of(config: Config, listener: str | None) -> tuple[int, ...]:
 
 def compile_conditions(route: Route) -> Iterator[Condition]:
     """What a request has to be besides its host and path, as RouteTableWriter.add_rule takes it."""
+    if not (route.methods or route.clients or route.headers or route.cookies or route.query):
+        return
     for negated, methods in _split(route.methods):
         yield "method", negated, "", list(dict.fromkeys(methods))
     for negated, networks in _split(route.clients):

@@ -11,6 +11,7 @@ from fastlb.control_plane.config.template import Template
 
 TemplatePiece = bytes | tuple[str, str, str]
 HeaderOperation = tuple[str, str, Sequence[TemplatePiece]]
+INHERITED = RouteTimeouts()
 NO_GROUPS: Mapping[str, int] = MappingProxyType({})
 
 
@@ -34,6 +35,8 @@ def compile_template(template: Template, groups: Mapping[str, int] = NO_GROUPS) 
 
 def compile_edits(edits: RequestHeaders | ResponseHeaders, groups: Mapping[str, int] = NO_GROUPS) -> list[HeaderOperation]:
     """In the order in which fields are written: those that are set, then those that are added."""
+    if not (edits.remove or edits.set or edits.add):
+        return []  # most routes, of which there may be thousands
     operations: list[HeaderOperation] = [("remove", name, ()) for name in edits.remove]
     operations += [("set", name, compile_template(value, groups)) for name, value in edits.set]
     operations += [("add", name, compile_template(value, groups)) for name, value in edits.add]
@@ -62,7 +65,7 @@ def add_program(writer: _core.SnapshotWriter, index: int, route: Route, pool_ind
         writer.set_target(index, compile_template(route.rewrite, groups))
     elif route.strip_prefix or route.replace_prefix:
         writer.set_prefix(index, len((route.strip_prefix or route.path.literal).encode()), route.replace_prefix)
-    if route.timeouts != RouteTimeouts():
+    if route.timeouts != INHERITED:
         writer.set_route_timeouts(
             index,
             connect_ms=route.timeouts.connect_ms,

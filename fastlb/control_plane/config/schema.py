@@ -384,10 +384,11 @@ class Route:
         return not (self.path.regex or self.methods or self.headers or self.query or self.cookies or self.clients)
 
     def templates(self) -> Iterator[Template]:
-        """Every template of it."""
-        yield from (self.split_by, self.redirect.to, self.respond.body, self.rewrite)
+        """Every template of it that holds something."""
+        yield from (one for one in (self.split_by, self.redirect.to, self.respond.body, self.rewrite) if one.pieces)
         for edits in (self.request_headers, self.response_headers):
-            yield from (value for _, value in (*edits.set, *edits.add))
+            if edits.set or edits.add:
+                yield from (value for _, value in (*edits.set, *edits.add))
 
     hosts: tuple[str, ...] = option("host", ListOf(Text("a host", parse_host, "shop.example.com"), least=1), "*", ("hosts", "server_name"))
     path: RoutePath = option("path", Text("a path", parse_path, "/api/"), "/", ("prefix", "location", "paths", "path_prefix"))

@@ -1,6 +1,7 @@
 """Who waits for a reload, and what it is told; the supervisor and the applying are the test's."""
 
 import asyncio
+import pickle
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -28,7 +29,8 @@ class Case:
         self.refusal = ""
         self.reloads = Reloads(self.said.append, self.apply, CONFIG.settings)
 
-    async def apply(self, config: Config, sticky_key: StickyKey | None) -> int:
+    async def apply(self, config: Config, sticky_key: StickyKey | None, frozen: bytes) -> int:
+        assert pickle.loads(frozen) == config
         if self.refusal:
             raise FastlbError(self.refusal)
         self.applied.append((config, sticky_key))
