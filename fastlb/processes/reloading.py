@@ -94,8 +94,9 @@ class Reloading:
         self._wanted.set()
 
     def on_done(self, number: int) -> None:
-        """The controller has applied what was read, or said why not."""
-        self._done = max(self._done, number)
+        """The controller has applied what was read, or said why not. A number that is not due means nothing."""
+        if number == self._number:
+            self._done = number
 
     async def run(self) -> None:
         """Reloads whenever it is wished. Runs until it is cancelled."""

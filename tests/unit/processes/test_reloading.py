@@ -97,6 +97,9 @@ def test_who_asks_during_a_reload_gets_one_more_afterwards_once_for_all() -> Non
             for ticket in (2, 3, 4):
                 case.reloading.request(ticket)
             case.reloading.request()
+            for wrong in (0, first.number + 1, 1 << 40):
+                case.finish(wrong)
+                await asyncio.sleep(0)
             assert case.supervisor.told.empty()
             case.finish(first.number)
             second, _ = await case.hear()
