@@ -1,6 +1,8 @@
 """Reloads under constant load: no request fails, what is open stays open, and of a replaced configuration nothing is left."""
 
+import os
 import resource
+import signal
 
 import pytest
 
@@ -108,3 +110,24 @@ def test_a_thousand_reloads_with_a_tunnel_each_lose_nothing_and_leave_nothing(fa
         run(Case(fastlb, keep, scripted), 1000)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_controllers_and_zygotes_killed_during_reloads_cost_no_request(fastlb, keep, scripted):
+    case = Case(fastlb, keep, scripted)
+    lb = case.lb
+    with Load(("127.0.0.1", lb.port), fresh=4, kept=4) as load:
+        for number in range(1, 7):
+            load.wait_for_answers(20)
+            role = ("controller", "zygote")[number % 2]
+            (pid,) = (row["pid"] for row in lb.processes() if row["role"] == role)
+            lb.rewrite(case.text(number))
+            lb.signal(signal.SIGHUP)
+            os.kill(pid, signal.SIGKILL)
+            lb.reconnect()
+        answer = lb.reload()  # whatever became of the others
+        assert answer["ok"], answer
+        load.wait_for_answers(100)
+    assert load.failures == []
+    assert lb.control.ask("counters")["generation"] == answer["generation"]
+    case.source.close()
+    assert lb.wait_for(lambda now: now["snapshots_opened"] - now["snapshots_closed"] == 1, "one snapshot is left")
