@@ -9,6 +9,7 @@ program) keeps its verdict.
 """
 
 import os
+import resource
 import socket
 import ssl
 import struct
@@ -33,7 +34,7 @@ from fastlb.control_plane.health.verdict import Judge, Verdict
 from fastlb.control_plane.resolver import Endpoint
 from fastlb.control_plane.snapshot import list_groups
 
-# Each takes a descriptor while it runs, of the thousands that the controller may have; programs take a process each.
+# At a time. A connection takes a descriptor, of which probes use no more than half; a program takes a process.
 MAX_CONNECTIONS = 1024
 MAX_SCRIPTS = 32
 
@@ -73,12 +74,12 @@ class Watch:
 
     __slots__ = ("due", "judge", "make_probe", "planned", "probe", "result", "schedule", "since", "wish")
 
-    def __init__(self, wish: Wish, judge: Judge, now: float, schedule: Schedule, make_probe: MakeProbe) -> None:
+    def __init__(self, wish: Wish, judge: Judge, now: float, schedule: Schedule) -> None:
         self.wish = wish
         self.judge = judge
         self.since = now  # of the verdict
         self.schedule = schedule
-        self.make_probe = make_probe
+        self.make_probe: MakeProbe | None = None  # made for the first probe: a thousand at once would make others wait
         self.due = now  # of the last start or the next one
         self.result: Result | None = None
         self.planned: Planned | None = None
@@ -86,14 +87,19 @@ class Watch:
 
 
 class PoolWatch:
-    """The backends of one pool that are probed."""
+    """The backends of one pool that are probed.
 
-    def __init__(self) -> None:
+    Args:
+        wanted: what their answers have to be, where they are asked over HTTP.
+    """
+
+    def __init__(self, wanted: Wanted | None) -> None:
+        self.wanted = wanted
         self.watches: dict[str, Watch] = {}
         self.is_out = False  # all are down, and that was said
 
-    def count_down(self) -> int:
-        return sum(watch.judge.verdict is Verdict.DOWN for watch in self.watches.values())
+    def are_all_down(self) -> bool:
+        return bool(self.watches) and all(watch.judge.verdict is Verdict.DOWN for watch in self.watches.values())
 
 
 class Checker:
@@ -115,7 +121,7 @@ class Checker:
         self._states = states
         self._report = report
         self._clock = clock
-        self._connections = Schedule(loop, MAX_CONNECTIONS, clock)
+        self._connections = Schedule(loop, min(MAX_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2), clock)
         self._scripts = Schedule(loop, MAX_SCRIPTS, clock)
         self._pools: dict[str, PoolWatch] = {}
         self._contexts: dict[ContextKey, Context] = {}
@@ -145,19 +151,14 @@ class Checker:
         before, self._pools = self._pools, {}
         self._said.clear()
         for pool in config.pools:
-            known = before.pop(pool.name, PoolWatch())
+            known = before.pop(pool.name, None)
             rows = [row for group in list_groups(pool, config.settings, endpoints) for row in group if row.address is not None]
             if pool.health.type == OFF:
                 self._forget_verdicts(pool, rows)
             else:
-                self._pools[pool.name] = now = PoolWatch()
-                now.is_out = known.is_out
-                for row in rows:
-                    watch = self._follow_backend(pool, row, known.watches.pop(row.identity, None))
-                    if watch is not None:
-                        now.watches[row.identity] = watch
-                self._look_at_pool(pool.name)
-            self._drop(known)
+                self._follow_pool(pool, rows, known)
+            if known is not None:
+                self._drop(known)
         for gone in before.values():
             self._drop(gone)
 
@@ -166,6 +167,16 @@ class Checker:
         for pool in self._pools.values():
             self._drop(pool)
         self._pools = {}
+
+    def _follow_pool(self, pool: Pool, rows: Sequence[Row], known: PoolWatch | None) -> None:
+        self._pools[pool.name] = now = PoolWatch(make_wanted(pool.health) if pool.health.type == HTTP else None)
+        for row in rows:
+            watch = self._follow_backend(pool, row, known.watches.pop(row.identity, None) if known is not None else None)
+            if watch is not None:
+                now.watches[row.identity] = watch
+        # What the last prober left down is no news.
+        now.is_out = known.is_out if known is not None else now.are_all_down()
+        self._look_at_pool(pool.name)
 
     def _follow_backend(self, pool: Pool, row: Row, watch: Watch | None) -> Watch | None:
         """Begins to watch a backend, or goes on; None: it is not in the snapshot that is in force, so another one follows soon."""
@@ -178,17 +189,16 @@ class Checker:
             return watch
         now = self._clock()
         schedule = self._scripts if health.type == SCRIPT else self._connections
-        make_probe = _make_maker(self._loop, pool, wish)
         if watch is None:
             try:
                 was_up = self._states.get(row.identity).up
             except KeyError:
                 return None
             judge = Judge(health.rise, health.fall, Verdict.UNDECIDED if was_up else Verdict.DOWN)
-            watch = Watch(wish, judge, now, schedule, make_probe)
+            watch = Watch(wish, judge, now, schedule)
         else:
             self._stop(watch)
-            watch.wish, watch.schedule, watch.make_probe = wish, schedule, make_probe
+            watch.wish, watch.schedule, watch.make_probe = wish, schedule, None
             watch.judge.rise, watch.judge.fall = health.rise, health.fall
         self._plan(watch, now + first_delay(min(health.fast_interval_ms, health.interval_ms) / 1000))
         return watch
@@ -224,6 +234,8 @@ class Checker:
 
     def _begin(self, watch: Watch) -> None:
         watch.planned = None
+        if watch.make_probe is None:
+            watch.make_probe = make_maker(self._loop, watch.wish, self._pools[_pool_of(watch.wish.row)].wanted)
         watch.probe = watch.make_probe(partial(self._take, watch))
         watch.probe.start()
 
@@ -245,7 +257,7 @@ class Checker:
         self._plan(watch, max(self._clock(), watch.due + jittered(wait_ms / 1000)))
 
     def _say_unknown(self, watch: Watch, result: Result) -> None:
-        pool = _pool_of(watch)
+        pool = _pool_of(watch.wish.row)
         if (pool, result.text) not in self._said:
             self._said.add((pool, result.text))
             self._report(f'backends of pool "{pool}" cannot be probed, and stay what they are: {result.text}')
@@ -256,7 +268,7 @@ class Checker:
         if is_up and before is Verdict.UNDECIDED:
             return  # that counted as up already
         self._states.set_health(watch.wish.row.identity, is_up)
-        pool, n = _pool_of(watch), watch.judge.in_a_row
+        pool, n = _pool_of(watch.wish.row), watch.judge.in_a_row
         what = f"is up again: {n} of {n} checks passed" if is_up else f"is down: {n} of {n} checks failed"
         output = f", which wrote: {result.output}" if result.output and not is_up else ""
         self._report(f'backend {watch.wish.row.display} of pool "{pool}" {what}, last: {result.text}{output}')
@@ -266,7 +278,7 @@ class Checker:
         """Says it when the last backend goes down, and when there is one again."""
         pool = self._pools[name]
         n = len(pool.watches)
-        is_out = n > 0 and pool.count_down() == n
+        is_out = pool.are_all_down()
         if is_out != pool.is_out:
             pool.is_out = is_out
             all_of_them = f"all {n} are down" if n > 1 else "its only one is down"
@@ -308,8 +320,8 @@ class Checker:
                 }
 
 
-def _pool_of(watch: Watch) -> str:
-    return watch.wish.row.identity.partition("|")[0]  # a pool's name has no such character
+def _pool_of(row: Row) -> str:
+    return row.identity.partition("|")[0]  # a pool's name has no such character
 
 
 def _context_key(health: Health) -> ContextKey:
@@ -326,14 +338,16 @@ def _sign(path: str) -> tuple[int, ...]:
 
 def _make_context(verify: bool, path: str) -> ssl.SSLContext:
     if verify:
-        return ssl.create_default_context(cafile=path or None)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
+        context = ssl.create_default_context(cafile=path or None)
+    else:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    context.options |= ssl.OP_NO_RENEGOTIATION  # whoever asked for it could keep a probe busy until its time-out
     return context
 
 
-def _make_maker(loop: AbstractEventLoop, pool: Pool, wish: Wish) -> MakeProbe:
+def make_maker(loop: AbstractEventLoop, wish: Wish, wanted: Wanted | None) -> MakeProbe:
     """What makes the probes of one backend; everything that is the same for all of them is made here."""
     health, row = wish.health, wish.row
     assert row.address is not None
@@ -341,7 +355,7 @@ def _make_maker(loop: AbstractEventLoop, pool: Pool, wish: Wish) -> MakeProbe:
     written = row.backend.address
     if health.type == SCRIPT:
         host, port = (place.address, 0) if isinstance(place.address, str) else place.address
-        environment = make_environment(pool.name, row.display, host, port, row.backend.weight)
+        environment = make_environment(_pool_of(row), row.display, host, port, row.backend.weight)
         return lambda done: ScriptProbe(loop, health.command, environment, health.timeout_ms, done)
     if health.port and not isinstance(place.address, str):
         place = Place(place.family, (place.address[0], health.port))
@@ -350,16 +364,10 @@ def _make_maker(loop: AbstractEventLoop, pool: Pool, wish: Wish) -> MakeProbe:
         asked = health.host.rpartition(":")[0] if health.host.rpartition(":")[2].isdecimal() else health.host
         own = row.table_name.rpartition(":")[0] if written.is_service else written.host
         tls = Tls(wish.context.context, health.tls_server_name or asked.strip("[]") or own.strip("[]"))
-    if health.type == HTTP:
-        request, wanted = make_request(health, _host_of(row, health)), make_wanted(health)
-        return partial(_make_http_probe, loop, place, health.timeout_ms, tls, request, wanted)
+    if wanted is not None:
+        request = make_request(health, _host_of(row, health))
+        return lambda done: HttpProbe(loop, place, health.timeout_ms, tls, done, request, wanted)
     return lambda done: TcpProbe(loop, place, health.timeout_ms, tls, done)
-
-
-def _make_http_probe(
-    loop: AbstractEventLoop, place: Place, timeout_ms: int, tls: Tls | None, request: Any, wanted: Wanted, done: Done
-) -> HttpProbe:
-    return HttpProbe(loop, place, timeout_ms, tls, done, request, wanted)
 
 
 def _host_of(row: Row, health: Health) -> str:

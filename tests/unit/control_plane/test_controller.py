@@ -21,6 +21,7 @@ from fastlb.control_plane.config.schema import Config
 from fastlb.control_plane.controller import ApplyError, Controller, ControllerOptions, State, run_controller
 from fastlb.control_plane.names import Names
 from fastlb.control_plane.resolver import Answer, Endpoint, LookupFailure
+from fastlb.control_plane.snapshot import build_image
 from fastlb.processes.channel import Channel, open_pair
 from fastlb.processes.messages import (
     AdminSocket,
@@ -159,13 +160,20 @@ def serve(tmp_path: Path, resolver: Resolver) -> Iterator[Serve]:
     """Runs a controller while a test plays its supervisor; in the end it has ended, and left nothing."""
     uvloop.new_event_loop().close()  # the first one opens what stays
 
-    def run(test: Test, first: Config = FIRST, left: State | None = None, **options: Any) -> None:
+    def run(
+        test: Test,
+        first: Config = FIRST,
+        left: State | None = None,
+        prepare: Callable[[_core.SharedMemory], None] = lambda shared: None,
+        **options: Any,
+    ) -> None:
         before = descriptors()
         loop = uvloop.new_event_loop()
         ours, theirs = open_pair()
         channel: Channel[ToController] = Channel(theirs, ToController)
         control = tmp_path / "control"
         with_shared = _core.SharedMemory.create()
+        prepare(with_shared)
 
         async def main() -> None:
             made = Controller(loop, channel, with_shared, ControllerOptions(first, **options))
@@ -470,3 +478,61 @@ def test_sigterm_ends_the_process_whatever_was_inherited(tmp_path: Path) -> None
                 os.close(descriptor)
         supervisor.close()
         shared.close()
+
+
+def probed(*backends: str, health: str = '{ type = "tcp", interval = "100ms", fast_interval = "100ms" }') -> Config:
+    made = config(*backends)
+    pool = load_text(f'[[listeners]]\nname = "w"\nbind = ":0"\n[pools.p]\nbackends = "127.0.0.1:1"\nhealth = {health}\n', "f").config.pools[
+        0
+    ]
+    return replace(made, pools=(replace(made.pools[0], health=pool.health),))
+
+
+def test_what_is_probed_follows_what_is_in_force(serve: Serve) -> None:
+    async def known(case: Case) -> dict[str, str]:
+        _, answer = await case.ask("GET", "/v1/health")
+        return {one["backend"]: one["verdict"] for one in answer["backends"]}
+
+    async def test(case: Case) -> None:
+        await case.begin()
+        while await known(case) != {"127.0.0.1:1": "down"}:  # nobody listens there
+            pass
+        assert not case.controller.states.get("p|127.0.0.1:1").up
+        applying = asyncio.create_task(case.controller.apply(probed("127.0.0.1:1", "127.0.0.1:2")))
+        await case.hear()
+        assert await known(case) == {"127.0.0.1:1": "down"}  # not in force yet
+        case.send(Applied(2))
+        await applying
+        assert set(await known(case)) == {"127.0.0.1:1", "127.0.0.1:2"}
+
+    serve(test, probed("127.0.0.1:1"))
+
+
+def test_certificates_that_cannot_be_read_change_nothing(serve: Serve) -> None:
+    async def test(case: Case) -> None:
+        await case.begin()
+        with pytest.raises(ApplyError, match=r'pool "p": cannot read the certificates in /nowhere/ca\.pem: no such file or directory'):
+            await case.controller.apply(probed("127.0.0.1:1", health='{ type = "tcp", tls = true, tls_ca_file = "/nowhere/ca.pem" }'))
+        case.send(Ping())
+        assert await case.hear() == Pong()  # nothing was offered
+
+    serve(test)
+
+
+def test_the_next_controller_probes_on_from_what_it_finds(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
+    wanted = probed("127.0.0.1:1")
+    image = build_image(wanted, {}, 1)
+
+    async def test(case: Case) -> None:
+        assert await case.hear() == Hello(BUILD_ID)
+        while not (found := case.controller.health.describe()["backends"]) or found[0]["in_a_row"] < 4:
+            await asyncio.sleep(0.01)
+        assert found[0]["verdict"] == "down"
+        assert "down" not in capfd.readouterr().err  # which is no news
+
+    def prepare(shared: _core.SharedMemory) -> None:
+        shared.add_rows(image)
+        shared.set_state("p|127.0.0.1:1", _core.ROW_STATES["down"])
+
+    serve(test, left=State(wanted, 1, None), prepare=prepare)
+    os.close(image)

@@ -110,7 +110,7 @@ class World:
 def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     shared = _core.SharedMemory.create()
     made = World(shared, PlayedLoop())
-    monkeypatch.setattr(module, "_make_maker", lambda loop, pool, wish: lambda done: PlayedProbe(made, wish.row.identity, done))
+    monkeypatch.setattr(module, "make_maker", lambda loop, wish, wanted: lambda done: PlayedProbe(made, wish.row.identity, done))
     yield made
     made.checker.close()
     assert not made.running
