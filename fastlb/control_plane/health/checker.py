@@ -70,12 +70,17 @@ class Wish:
 
 
 class Watch:
-    """One backend that is probed."""
+    """One backend that is probed.
 
-    __slots__ = ("due", "judge", "make_probe", "planned", "probe", "result", "schedule", "since", "wish")
+    Args:
+        wanted: what its answers have to be, where it is asked over HTTP; shared by its pool.
+    """
 
-    def __init__(self, wish: Wish, judge: Judge, now: float, schedule: Schedule) -> None:
+    __slots__ = ("due", "judge", "make_probe", "planned", "probe", "result", "schedule", "since", "wanted", "wish")
+
+    def __init__(self, wish: Wish, wanted: Wanted | None, judge: Judge, now: float, schedule: Schedule) -> None:
         self.wish = wish
+        self.wanted = wanted
         self.judge = judge
         self.since = now  # of the verdict
         self.schedule = schedule
@@ -87,14 +92,9 @@ class Watch:
 
 
 class PoolWatch:
-    """The backends of one pool that are probed.
+    """The backends of one pool that are probed."""
 
-    Args:
-        wanted: what their answers have to be, where they are asked over HTTP.
-    """
-
-    def __init__(self, wanted: Wanted | None) -> None:
-        self.wanted = wanted
+    def __init__(self) -> None:
         self.watches: dict[str, Watch] = {}
         self.is_out = False  # all are down, and that was said
 
@@ -151,36 +151,40 @@ class Checker:
         before, self._pools = self._pools, {}
         self._said.clear()
         for pool in config.pools:
-            known = before.pop(pool.name, None)
+            known = before.get(pool.name)
             rows = [row for group in list_groups(pool, config.settings, endpoints) for row in group if row.address is not None]
             if pool.health.type == OFF:
                 self._forget_verdicts(pool, rows)
             else:
                 self._follow_pool(pool, rows, known)
-            if known is not None:
-                self._drop(known)
-        for gone in before.values():
-            self._drop(gone)
+        kept = {id(watch) for pool_watch in self._pools.values() for watch in pool_watch.watches.values()}
+        for known in before.values():
+            for watch in known.watches.values():
+                if id(watch) not in kept:
+                    self._stop(watch)
+        used = {_context_key(pool.health) for pool in config.pools}
+        self._contexts = {key: context for key, context in self._contexts.items() if key in used}
 
     def close(self) -> None:
         """No probe runs or begins any more. What was found stays in shared memory."""
         for pool in self._pools.values():
-            self._drop(pool)
+            for watch in pool.watches.values():
+                self._stop(watch)
         self._pools = {}
 
     def _follow_pool(self, pool: Pool, rows: Sequence[Row], known: PoolWatch | None) -> None:
-        self._pools[pool.name] = now = PoolWatch(make_wanted(pool.health) if pool.health.type == HTTP else None)
+        self._pools[pool.name] = now = PoolWatch()
+        wanted = make_wanted(pool.health) if pool.health.type == HTTP else None
         for row in rows:
-            watch = self._follow_backend(pool, row, known.watches.pop(row.identity, None) if known is not None else None)
+            watch = self._follow_backend(pool.health, row, wanted, known.watches.get(row.identity) if known is not None else None)
             if watch is not None:
                 now.watches[row.identity] = watch
         # What the last prober left down is no news.
         now.is_out = known.is_out if known is not None else now.are_all_down()
         self._look_at_pool(pool.name)
 
-    def _follow_backend(self, pool: Pool, row: Row, watch: Watch | None) -> Watch | None:
+    def _follow_backend(self, health: Health, row: Row, wanted: Wanted | None, watch: Watch | None) -> Watch | None:
         """Begins to watch a backend, or goes on; None: it is not in the snapshot that is in force, so another one follows soon."""
-        health = pool.health
         context = self._contexts.get(_context_key(health)) if health.tls else None
         if health.tls and context is None:
             return None  # prepare has said why
@@ -195,10 +199,10 @@ class Checker:
             except KeyError:
                 return None
             judge = Judge(health.rise, health.fall, Verdict.UNDECIDED if was_up else Verdict.DOWN)
-            watch = Watch(wish, judge, now, schedule)
+            watch = Watch(wish, wanted, judge, now, schedule)
         else:
             self._stop(watch)
-            watch.wish, watch.schedule, watch.make_probe = wish, schedule, None
+            watch.wish, watch.wanted, watch.schedule, watch.make_probe = wish, wanted, schedule, None
             watch.judge.rise, watch.judge.fall = health.rise, health.fall
         self._plan(watch, now + first_delay(min(health.fast_interval_ms, health.interval_ms) / 1000))
         return watch
@@ -213,10 +217,6 @@ class Checker:
                 continue
             self._states.set_health(row.identity, True)
             self._report(f'backend {row.display} of pool "{pool.name}" is not probed any more, and counts as up')
-
-    def _drop(self, pool: PoolWatch) -> None:
-        for watch in pool.watches.values():
-            self._stop(watch)
 
     def _stop(self, watch: Watch) -> None:
         if watch.planned is not None:
@@ -235,7 +235,7 @@ class Checker:
     def _begin(self, watch: Watch) -> None:
         watch.planned = None
         if watch.make_probe is None:
-            watch.make_probe = make_maker(self._loop, watch.wish, self._pools[_pool_of(watch.wish.row)].wanted)
+            watch.make_probe = make_maker(self._loop, watch.wish, watch.wanted)
         watch.probe = watch.make_probe(partial(self._take, watch))
         watch.probe.start()
 

@@ -273,6 +273,20 @@ def test_no_more_probes_run_than_are_allowed(world: World, monkeypatch: pytest.M
     assert len({identity for _, identity in world.starts}) == 40
 
 
+def test_a_reload_while_probes_wait_for_others_to_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world.checker._connections, "_limit", 2)
+    world.latency = 5.0
+    names = [f"10.0.0.{i}:80" for i in range(1, 21)]
+    world.follow(config(*names))
+    world.play(3)
+    assert world.checker.describe()["probes"]["waiting"] == 18
+    world.follow(config(*names[10:], health='{ type = "tcp", rise = 3 }'))
+    probes = world.checker.describe()["probes"]
+    assert (probes["running"], probes["waiting"]) == (0, 0)
+    world.play(60)
+    assert {identity for at, identity in world.starts if at > 1003} == {f"api|{name}" for name in names[10:]}
+
+
 # ---------------------------------------------------------------------------------------------------------- configurations
 def test_a_reload_keeps_what_is_known_of_backends_that_stay(world: World) -> None:
     world.follow(TWO)
@@ -412,8 +426,12 @@ def test_certificates_are_read_before_a_configuration_is_put_in_force(world: Wor
 def test_a_pool_whose_certificates_cannot_be_read_is_not_probed(world: World, tmp_path: Path) -> None:
     world.follow(ONE)
     missing = config("10.0.0.1:80", health=f'{{ type = "tcp", tls = true, tls_ca_file = "{tmp_path / "no.pem"}" }}')
+    world.play(0.5)
     world.checker.follow(missing, {})
     assert world.checker.describe()["backends"] == []
+    before = len(world.starts)
+    world.play(20)
+    assert len(world.starts) == before
 
 
 # ---------------------------------------------------------------------------------------------------------- addresses
