@@ -32,6 +32,13 @@ from fastlb.data_plane.settlement cimport Settlement, read_row, settle_rows, set
 from fastlb.data_plane.shared_table cimport (COLUMN_BYTES, ROW_BYTES, WORKER_BYTES, add_image_rows, close_shared, column_at, count_rows,
                                              DETAILS_BYTES, count_workers, create_shared, details_at, find_row, has_fault_hook, map_shared,
                                              open_worker, row_at, set_state, sweep_rows, worker_at)
+from fastlb.data_plane.failure cimport FAILURE_BAD_STATUS, FAILURE_CONNECT_REFUSED, FAILURE_TRUNCATED
+from fastlb.data_plane.shared_table cimport (BACKEND_METER_BYTES, METER_BYTES, METER_DETAILS_BYTES, METER_NAME_BYTES, backend_meter_at, count_meters,
+                                             meter_details_at, meter_name_at, meters_at)
+from fastlb.data_plane.system cimport store_word
+from fastlb.data_plane.types cimport BACKEND_REASONS as BACKEND_REASONS_COUNT
+from fastlb.data_plane.types cimport (HISTOGRAM_BUCKETS, HISTOGRAM_HIGHEST_BIT, HISTOGRAM_LOWEST_BIT, MAX_METER_NAME_BYTES, MAX_METERS,
+                                      BackendMeter, Histogram, Meter, MeterDetails, MeterName)
 from fastlb.data_plane.snapshot cimport IMAGE_LAYOUT, IMAGE_MAGIC, map_image
 from fastlb.data_plane.shared_table cimport STICKY_BUCKETS, hash_identity
 from fastlb.data_plane.sticky cimport hash_sticky_value
@@ -63,7 +70,8 @@ from fastlb._build import BUILD_ID
 if <int>FAILURE_END > <int>FAILURE_COUNT:
     raise ImportError("types.pxd: FAILURE_COUNT is too small for failure.pxd")
 if sizeof(SharedRow) != ROW_BYTES or sizeof(RowDetails) != DETAILS_BYTES or sizeof(Column) != COLUMN_BYTES or sizeof(WorkerBlock) > <size_t>WORKER_BYTES \
-        or sizeof(SharedHeader) > <size_t>WORKER_BYTES:
+        or sizeof(SharedHeader) > <size_t>WORKER_BYTES or sizeof(Meter) != METER_BYTES or sizeof(MeterDetails) != METER_DETAILS_BYTES \
+        or sizeof(MeterName) != METER_NAME_BYTES or sizeof(BackendMeter) != BACKEND_METER_BYTES:
     raise ImportError("types.pxd: a struct of shared memory has another size than shared_table.pxd says")
 
 cdef extern from *:
@@ -94,6 +102,14 @@ ALGORITHMS = {"round_robin": types.ALGORITHM_ROUND_ROBIN, "weighted_round_robin"
 ROW_STATES = {"down": types.ROW_DOWN, "drain": types.ROW_DRAIN, "maintenance": types.ROW_MAINTENANCE, "ejected": types.ROW_EJECTED}
 STICKY_FLAGS = {"reject": types.STICKY_REJECT, "drain": types.STICKY_DRAIN, "indirect": types.STICKY_INDIRECT, "secure": types.STICKY_SECURE,
                 "secure_auto": types.STICKY_SECURE_AUTO, "nocache": types.STICKY_NOCACHE}
+
+# By index: reasons of failures, those of a backend's, and the bounds of a histogram's buckets in microseconds (the last has none).
+REASONS = tuple([failures[number].id.decode() for number in range(FAILURE_END)])
+METER_LIMITS = {"meters": MAX_METERS, "name_bytes": MAX_METER_NAME_BYTES}
+BUCKET_BOUNDS_US = (1 << HISTOGRAM_LOWEST_BIT, *[(4 + quarter + 1) << (bit - 2) for bit in range(HISTOGRAM_LOWEST_BIT, HISTOGRAM_HIGHEST_BIT)
+                                                 for quarter in range(4)])
+BACKEND_REASONS = (*[failures[number].id.decode() for number in range(FAILURE_CONNECT_REFUSED, FAILURE_TRUNCATED + 1)],
+                   failures[<int>FAILURE_BAD_STATUS].id.decode(), "other")
 
 RETRY_ON = {"connect": RETRY_ON_CONNECT, "closed": RETRY_ON_CLOSED, "reset": RETRY_ON_RESET, "timeout": RETRY_ON_TIMEOUT,
             "bad_response": RETRY_ON_BAD_RESPONSE, "403": RETRY_ON_403, "404": RETRY_ON_404, "429": RETRY_ON_429, "500": RETRY_ON_500,
@@ -293,6 +309,12 @@ cdef bytes pack_network(network):
     return record(&entry, sizeof(entry))
 
 
+cdef uint32_t check_meter(meter) except? 0:
+    if not 0 <= meter < MAX_METERS:
+        raise ValueError(f"meters are 0 to {MAX_METERS - 1}")
+    return meter
+
+
 cdef class SnapshotWriter:
     """Builds one snapshot image (data_plane/snapshot.pyx reads it). Indices returned by the add_ methods count from 0.
 
@@ -372,9 +394,9 @@ cdef class SnapshotWriter:
         self.networks.append(pack_network(network))
 
     def add_listener(self, name, *, head_timeout_ms, body_timeout_ms, idle_timeout_ms, write_timeout_ms, max_head_bytes,
-                     max_target_bytes, max_headers, max_body_bytes, log_set=None, host_set=0):
+                     max_target_bytes, max_headers, max_body_bytes, log_set=None, host_set=0, meter=0):
         """A listener's settings; times in milliseconds, sizes in bytes, max_body_bytes 0 = no limit; `log_set`: index in the log plan, None
-        where nothing is logged; `host_set`: index in the route table. Returns its index."""
+        where nothing is logged; `host_set`: index in the route table; `meter`: number of its meter, 0 = none. Returns its index."""
         cdef ImageListener entry
         if len(name.encode()) > MAX_LISTENER_NAME_BYTES:
             raise ValueError(f"the name of a listener has at most {MAX_LISTENER_NAME_BYTES} bytes: {name}")
@@ -384,6 +406,7 @@ cdef class SnapshotWriter:
         entry.name = self.add_text(name.encode())
         entry.log_set = <uint32_t>NO_INDEX if log_set is None else log_set
         entry.host_set = host_set
+        entry.meter = check_meter(meter)
         entry.settings.head_timeout_ms = head_timeout_ms
         entry.settings.body_timeout_ms = body_timeout_ms
         entry.settings.idle_timeout_ms = idle_timeout_ms
@@ -397,7 +420,7 @@ cdef class SnapshotWriter:
 
     def add_pool(self, name, *, algorithm, attempts, replay_limit_bytes, max_idle, idle_timeout_ms, connect_timeout_ms,
                  first_byte_timeout_ms, between_bytes_timeout_ms, exchange_timeout_ms, tunnel_timeout_ms, queue_max=0, queue_timeout_ms=0,
-                 balance_permille=0, slow_start_ms=0):
+                 balance_permille=0, slow_start_ms=0, meter=0):
         """A pool; times in milliseconds. `algorithm` is a key of ALGORITHMS or "module:name", `attempts` 1 to 255; `queue_max`: how many may wait while all its
         backends are at their caps, over all workers, 0 = nobody; `balance_permille`: for consistent_hash, the most load of a backend in
         thousandths of its share, over 1000, 0 = no bound. Returns its index."""
@@ -427,6 +450,7 @@ cdef class SnapshotWriter:
             entry.queue_timeout_ms = queue_timeout_ms
         entry.balance_permille = balance_permille
         entry.slow_start_ms = slow_start_ms
+        entry.meter = check_meter(meter)
         self.pools.append(record(&entry, sizeof(entry)))
         self.pool_backends.append([])
         self.pool_groups.append([0])
@@ -587,7 +611,7 @@ cdef class SnapshotWriter:
         self.table_names[pool].append((display if table_name is None else table_name).encode())
         return len(self.pool_backends[pool]) - 1
 
-    def add_route(self, *, pool, name="", priority=DEFAULT_PRIORITY):
+    def add_route(self, *, pool, name="", priority=DEFAULT_PRIORITY, meter=0):
         """What happens to the requests of a route; the route table says which they are. `priority`: in the queue of the pool, 0 (first)
         to 7. Returns its index."""
         cdef ImageRoute entry
@@ -599,6 +623,7 @@ cdef class SnapshotWriter:
         entry.name = self.add_text(name.encode())
         entry.pool = <uint32_t>NO_INDEX if pool is None else pool
         entry.priority = priority
+        entry.meter = check_meter(meter)
         self.routes.append(bytearray(record(&entry, sizeof(entry))))
         return len(self.routes) - 1
 
@@ -1336,6 +1361,23 @@ cdef dict describe_counters(const Counters* counters, const WorkerGauges* gauges
     return result
 
 
+cdef tuple describe_array(const uint64_t* values, uint32_t n):
+    cdef uint32_t i
+    return tuple([values[i] for i in range(n)])
+
+
+cdef void add_histogram(Histogram* total, const Histogram* one) noexcept nogil:
+    # Plain loads while its worker goes on: each number is whole, and one that is a moment older than its neighbour does no harm.
+    cdef uint32_t i
+    total.sum_us += one.sum_us
+    for i in range(HISTOGRAM_BUCKETS):
+        total.buckets[i] += one.buckets[i]
+
+
+cdef tuple describe_histogram(const Histogram* histogram):
+    return histogram.sum_us, describe_array(histogram.buckets, HISTOGRAM_BUCKETS)
+
+
 cdef str describe_identity(const RowDetails* row):
     return row.identity[:min(row.identity_size, <uint32_t>MAX_IDENTITY_BYTES)].decode(errors="replace")
 
@@ -1591,6 +1633,153 @@ cdef class SharedMemory:
                 rows.append({"pool": mark[1:], "limit": kind, "taken": row_at(table, number).in_flight})
         rows.sort(key=lambda row: (row["pool"], row["limit"]))
         return rows
+
+    def set_meter(self, number, name):
+        """Says whose a meter is (1 to MAX_METERS - 1), and sets what all workers have counted there to 0; for the controller, while no worker
+        counts there. b"" = nobody's. ValueError: no such number, or too long a name."""
+        cdef:
+            SharedTable* table = self.opened()
+            MeterName* entry
+            uint32_t slot
+        if not 1 <= number < MAX_METERS or len(name) > MAX_METER_NAME_BYTES:
+            raise ValueError(f"meters are 1 to {MAX_METERS - 1}, their names have up to {MAX_METER_NAME_BYTES} bytes")
+        entry = meter_name_at(table, number)
+        entry.use = 0
+        for slot in range(count_workers(table)):
+            if meters_at(table, slot)[number].opened or meters_at(table, slot)[number].failures:
+                memset(&meters_at(table, slot)[number], 0, sizeof(Meter))
+                memset(&meter_details_at(table, slot)[number], 0, sizeof(MeterDetails))
+        entry.size = <uint32_t>len(name)
+        memcpy(entry.name, <const char*>name, entry.size)
+        entry.use = bool(name)
+        if number >= table.header.n_meters:
+            store_word(&table.header.n_meters, <uint32_t>number + 1)
+
+    def meters(self):
+        """Names of the meters in use, by number."""
+        cdef:
+            SharedTable* table = self.opened()
+            MeterName* entry
+            uint32_t number
+        found = {}
+        for number in range(1, count_meters(table)):
+            entry = meter_name_at(table, number)
+            if entry.use:
+                found[number] = entry.name[:min(entry.size, <uint32_t>MAX_METER_NAME_BYTES)]
+        return found
+
+    def is_metering(self, number):
+        """Whether something that is counted there is open in a worker."""
+        cdef:
+            SharedTable* table = self.opened()
+            uint32_t slot
+        if not 0 <= number < MAX_METERS:
+            raise ValueError(f"meters are 0 to {MAX_METERS - 1}")
+        for slot in range(count_workers(table)):
+            if meters_at(table, slot)[number].opened != meters_at(table, slot)[number].closed:
+                return True
+        return False
+
+    def read_meter(self, number, timed=True):
+        """What all workers, and those that have ended, counted there: a tuple of opened, closed, exchanges by status class (6; 0 = without an
+        answer), bytes_in, bytes_out, retries, connects, reused, the reasons of failures by their index (None where there are none), and
+        the histograms of the total time, the first byte and the connect, each its sum in microseconds and its buckets (None where
+        nothing was opened, or without `timed`)."""
+        cdef:
+            SharedTable* table = self.opened()
+            Meter* one
+            Meter total
+            MeterDetails* details
+            MeterDetails sums
+            uint32_t slot, i, n_workers = count_workers(table), at
+        if not 0 <= number < MAX_METERS:
+            raise ValueError(f"meters are 0 to {MAX_METERS - 1}")
+        at = number
+        memset(&total, 0, sizeof(total))
+        memset(&sums, 0, sizeof(sums))
+        cdef bint with_times = timed
+        with nogil:
+            for slot in range(n_workers):
+                one = &meters_at(table, slot)[at]
+                if one.opened == 0 and one.failures == 0 and one.bytes_in == 0:
+                    continue
+                total.opened += one.opened
+                total.closed += one.closed
+                for i in range(6):
+                    total.statuses[i] += one.statuses[i]
+                total.bytes_in += one.bytes_in
+                total.bytes_out += one.bytes_out
+                total.retries += one.retries
+                total.connects += one.connects
+                total.reused += one.reused
+                total.failures += one.failures
+                details = &meter_details_at(table, slot)[at]
+                if one.failures:
+                    for i in range(FAILURE_END):
+                        sums.reasons[i] += details.reasons[i]
+                if with_times:
+                    add_histogram(&sums.total, &details.total)
+                    add_histogram(&sums.first_byte, &details.first_byte)
+                    add_histogram(&sums.connect, &details.connect)
+        reasons = describe_array(sums.reasons, FAILURE_END) if total.failures else None
+        times = None
+        if timed and total.opened:
+            times = (describe_histogram(&sums.total), describe_histogram(&sums.first_byte), describe_histogram(&sums.connect))
+        return (total.opened, total.closed, describe_array(total.statuses, 6), total.bytes_in, total.bytes_out, total.retries, total.connects,
+                total.reused, reasons, times)
+
+    def read_backend_meters(self):
+        """What all workers counted of each backend: tuples of its identity, state, in_flight, idle connections, attempts, failures, answers by
+        status class (6), bytes_in (from it), bytes_out, connects, reused, retries, failures by BACKEND_REASONS, how often health checks
+        found it up and down, and how often it was ejected."""
+        cdef:
+            SharedTable* table = self.opened()
+            SharedRow* row
+            RowDetails* details
+            Column* column
+            BackendMeter* one
+            BackendMeter total
+            uint64_t idle, claims, failed
+            uint32_t number, slot, i
+        found = []
+        for number in range(1, count_rows(table)):
+            row = row_at(table, number)
+            details = details_at(table, number)
+            if details.use == ROW_FREE or details.identity[0] == QUEUE_MARK:
+                continue
+            memset(&total, 0, sizeof(total))
+            idle = claims = failed = 0
+            for slot in range(count_workers(table)):
+                column = column_at(table, number, slot)
+                if column.claims == 0:
+                    continue
+                idle += column.idle
+                claims += column.claims
+                failed += column.failures
+                one = backend_meter_at(table, number, slot)
+                for i in range(6):
+                    total.statuses[i] += one.statuses[i]
+                total.bytes_in += one.bytes_in
+                total.bytes_out += one.bytes_out
+                total.connects += one.connects
+                total.reused += one.reused
+                total.retries += one.retries
+                for i in range(BACKEND_REASONS_COUNT):
+                    total.reasons[i] += one.reasons[i]
+            found.append((describe_identity(details), row.state, row.in_flight, idle, claims, failed, describe_array(total.statuses, 6),
+                          total.bytes_in, total.bytes_out, total.connects, total.reused, total.retries,
+                          describe_array(total.reasons, BACKEND_REASONS_COUNT), details.ups, details.downs,
+                          details.health.ejections))
+        return found
+
+    def read_worker_times(self, slot):
+        """Histograms of a worker slot, as in read_meter: how long its pumps took, and how late the outer loop called it again."""
+        cdef WorkerBlock* worker = self.worker(slot)
+        return describe_histogram(&worker.pumps), describe_histogram(&worker.lags)
+
+    def worker_slots(self):
+        """How many slots have had a worker so far."""
+        return count_workers(self.opened())
 
     def waiting_workers(self):
         """The slots of the workers in which somebody waits for a backend; to be woken when counts were put right."""

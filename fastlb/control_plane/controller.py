@@ -24,6 +24,7 @@ from fastlb.control_plane.config.schema import Config, Listener
 from fastlb.control_plane.draining import Drains
 from fastlb.control_plane.health.checker import Checker, HealthError
 from fastlb.control_plane.log_plan import log_destinations
+from fastlb.control_plane.metrics.meters import Meters
 from fastlb.control_plane.names import Names
 from fastlb.control_plane.reloads import Outcome, Reloads
 from fastlb.control_plane.resolver import Endpoint, Resolver
@@ -110,6 +111,7 @@ class Controller:
         self._reloads = Reloads(self._send, self.apply, options.config.settings)
         self.states = BackendStates(shared)
         self.health = Checker(loop, self.states, report)
+        self._meters = Meters(shared, report)
         self._processes: tuple[ProcessState, ...] = ()
         self._weights: Weights = NO_WEIGHTS
         self.drains = Drains(shared.in_flight, self._cut)
@@ -184,6 +186,10 @@ class Controller:
         else:
             self.drains.forget(identity)
 
+    @property
+    def meters(self) -> Meters:
+        return self._meters
+
     def drain(self) -> None:
         """Has this fastlb finish what is in flight, and end."""
         self._send(DrainAll())
@@ -215,6 +221,7 @@ class Controller:
                 self._use_servers(self._config)
                 self._names.watch(names_of(self._config))
                 self._probe_as_before()
+                self._meters.put_in_force(self._meters.assign(left.config))
             else:
                 try:
                     await self.apply(self._options.config)
@@ -276,14 +283,15 @@ class Controller:
         found = self._find_sticky_key(config, sticky_key or self._sticky_key)
         key = found.key if found is not None else b""
         endpoints = self._names.endpoints
+        meters = self._meters.assign(config)
         generation = self._tried = self._tried + 1
         weights = keep_weights(self._weights, config)
         try:
             self.health.prepare(config)
             if self._generation:
-                image = await asyncio.to_thread(build_image, config, endpoints, generation, key, weights)
+                image = await asyncio.to_thread(build_image, config, endpoints, generation, key, weights, meters)
             else:
-                image = build_image(config, endpoints, generation, key, weights)
+                image = build_image(config, endpoints, generation, key, weights, meters)
         except HealthError as error:
             raise ApplyError(str(error)) from error
         except (ValueError, OSError) as error:
@@ -296,6 +304,7 @@ class Controller:
                 self._send(_describe(config, generation, logs), image, state)
                 answer = await self._answer
                 if isinstance(answer, Applied):
+                    self._meters.put_in_force(meters)
                     self._shared.sweep(image)  # not before: a worker that starts meanwhile loads the one in force
             finally:
                 self._answer = None

@@ -11,6 +11,7 @@ from fastlb.control_plane.config.address import format_host_port
 from fastlb.control_plane.config.schema import CLIENT_KEY, MAX_PRIORITY, MAX_WEIGHT, WITHOUT_WEIGHTS, Backend, Config, GlobalSettings, Pool
 from fastlb.control_plane.groups import Row, order_rows
 from fastlb.control_plane.log_plan import build_log_plan
+from fastlb.control_plane.metrics.meters import NO_METERS, MeterNumbers
 from fastlb.control_plane.protection_plan import set_protection
 from fastlb.control_plane.resolver import Endpoint
 from fastlb.control_plane.route_plan import build_route_table, choose_host_sets
@@ -28,6 +29,7 @@ def build_image(
     generation: int,
     sticky_key: bytes = b"",
     weights: Weights = NO_WEIGHTS,
+    meters: MeterNumbers = NO_METERS,
 ) -> int:
     """Writes one snapshot image.
 
@@ -36,6 +38,7 @@ def build_image(
         generation: counts up from 1.
         sticky_key: what makes the values of sticky cookies, where a pool has them.
         weights: what the operator has put in the place of configured ones.
+        meters: where its listeners, routes and pools are counted.
 
     Returns:
         A descriptor of the sealed image; the caller closes it.
@@ -51,7 +54,11 @@ def build_image(
         writer.add_trusted_network(network)
     log_plan, log_sets = build_log_plan(config)
     writer.set_log_plan(log_plan)
-    for listener, log_set, host_set in zip(config.listeners, log_sets, choose_host_sets(config), strict=True):
+    listener_meters, route_meters, pool_meters = (
+        numbers or [0] * len(owners)
+        for numbers, owners in ((meters.listeners, config.listeners), (meters.routes, config.routes), (meters.pools, config.pools))
+    )
+    for listener, log_set, host_set, meter in zip(config.listeners, log_sets, choose_host_sets(config), listener_meters, strict=True):
         writer.add_listener(
             listener.name,
             head_timeout_ms=listener.timeouts.head_ms,
@@ -64,9 +71,10 @@ def build_image(
             max_body_bytes=listener.limits.body_bytes,
             log_set=log_set,
             host_set=host_set,
+            meter=meter,
         )
     pool_indexes = {}
-    for pool in config.pools:
+    for pool, meter in zip(config.pools, pool_meters, strict=True):
         pool_index = pool_indexes[pool.name] = writer.add_pool(
             pool.name,
             algorithm=pool.algorithm,
@@ -83,6 +91,7 @@ def build_image(
             queue_timeout_ms=pool.queue.timeout_ms,
             balance_permille=round(pool.balance_factor * 1000),
             slow_start_ms=pool.slow_start_ms,
+            meter=meter,
         )
         retry = pool.retry
         writer.set_retry(
@@ -108,8 +117,8 @@ def build_image(
                     cookie=make_cookie_value(sticky_key, row.identity) if pool.sticky.cookie and sticky_key else "",
                 )
     routes = []
-    for route in config.routes:
-        index = writer.add_route(pool=pool_of(route, pool_indexes), name=name_of(route), priority=route.priority)
+    for route, meter in zip(config.routes, route_meters, strict=True):
+        index = writer.add_route(pool=pool_of(route, pool_indexes), name=name_of(route), priority=route.priority, meter=meter)
         add_program(writer, index, route, pool_indexes)
         if route.mirror.pool:
             writer.set_mirror(index, pool=pool_indexes[route.mirror.pool], share=route.mirror.share)

@@ -3,7 +3,7 @@
 The claim (the backend's in-flight count) lasts from the pick to the end of the attempt. The connection comes from the
 backend's idle cache, newest first, or is opened.
 """
-from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t
 from libc.stdlib cimport free, malloc
 
 from fastlb.data_plane.access_log cimport log_attempt, log_attempt_end, log_connected
@@ -14,6 +14,7 @@ from fastlb.data_plane.failure cimport (FAILURE_CONNECT_FAILED, FAILURE_CONNECT_
                                         FAILURE_OUT_OF_MEMORY, FAILURE_POOL_FULL, FAILURE_REQUESTS_LIMIT, SIDE_BACKEND, failures)
 from fastlb.data_plane.idle_cache cimport cache_take
 from fastlb.data_plane.limits cimport give_place_back, take_connection_places, take_place
+from fastlb.data_plane.meters cimport count_backend_failure, count_connect, count_reuse, note_connected, now_us
 from fastlb.data_plane.panic cimport look_for_panic
 from fastlb.data_plane.passive_health cimport is_counted, note_failure, note_success
 from fastlb.data_plane.retry cimport can_be_hedged, failure_condition, has_untried, status_condition
@@ -21,8 +22,8 @@ from fastlb.data_plane.select.candidates cimport is_eligible
 from fastlb.data_plane.select.dispatch cimport pick
 from fastlb.data_plane.select.latency cimport note_row_latency
 from fastlb.data_plane.sticky cimport pick_sticky
-from fastlb.data_plane.system cimport (CLOCK_MONOTONIC, ECONNREFUSED, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, ETIMEDOUT, clock_gettime,
-                                       close, likely, memset, timespec, unlikely)
+from fastlb.data_plane.system cimport (ECONNREFUSED, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, ETIMEDOUT, close, likely, memset,
+                                       unlikely)
 from fastlb.data_plane.transport cimport start_connect, still_open, watch
 from fastlb.data_plane.types cimport WAIT_HEDGE, X_BODY_DONE, X_HEDGE
 from fastlb.data_plane.types cimport (ALGORITHM_PEAK_EWMA, ATTEMPT_CONNECTING, IO_READABLE, IO_WRITABLE, KIND_BACKEND, NO_BACKEND,
@@ -83,17 +84,10 @@ cdef inline void free_attempt(Engine* engine, Attempt* attempt) noexcept nogil:
     engine.n_free_attempts += 1
 
 
-cdef uint64_t read_clock_us() noexcept nogil:
-    # The batch's clock is too coarse for latencies.
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return <uint64_t>now.tv_sec * 1000000 + <uint64_t>now.tv_nsec // 1000
-
-
 cdef void note_answer(Engine* engine, Attempt* attempt, uint32_t status) noexcept nogil:
     # The final head of its response has come to an attempt that is watched.
     if attempt.watched & POOL_NOTES_LATENCY:
-        note_row_latency(attempt.backend.shared, read_clock_us() - attempt.started_us, engine.now_ms, attempt.peak)
+        note_row_latency(attempt.backend.shared, now_us(engine) - attempt.began_us, engine.now_ms, attempt.peak)
     if attempt.watched & POOL_PASSIVE_HEALTH:
         if is_counted(attempt.backend, status_condition(status)):
             note_failure(engine, attempt.backend)
@@ -107,6 +101,7 @@ cdef void blame_backend(Engine* engine, Exchange* exchange, uint32_t failure) no
     if failures[failure].side != SIDE_BACKEND:
         return
     attempt.backend.column.failures += 1
+    count_backend_failure(attempt.backend, failure)
     if unlikely(attempt.watched & POOL_PASSIVE_HEALTH) and is_counted(attempt.backend, failure_condition(exchange, attempt, failure)):
         note_failure(engine, attempt.backend)
 
@@ -174,9 +169,11 @@ cdef uint32_t open_backend_connection(Engine* engine, Exchange* exchange, Attemp
     connection.state = STATE_CONNECTING
     attempt.connection = connection
     engine.counters.backend_connections_opened += 1
+    count_connect(engine, exchange, backend)
     if not watch(engine, connection):
         return FAILURE_OUT_OF_MEMORY
     if result == 0:
+        note_connected(engine, exchange, attempt)
         if unlikely(exchange.log != NULL):
             log_connected(engine, exchange)
         connection.io |= IO_WRITABLE
@@ -190,7 +187,6 @@ cdef uint32_t watch_attempt(Engine* engine, Exchange* exchange, Attempt* attempt
     if attempt.watched & POOL_LIMITS and not take_place(engine, exchange.pool, LIMIT_REQUESTS, &attempt.request_place):
         return FAILURE_REQUESTS_LIMIT
     if attempt.watched & POOL_NOTES_LATENCY:
-        attempt.started_us = read_clock_us()
         attempt.peak = exchange.pool.algorithm == ALGORITHM_PEAK_EWMA
     engine.counters.panic_picks += exchange.pool.in_panic
     return 0
@@ -234,6 +230,7 @@ cdef uint32_t start_attempt(Engine* engine, Exchange* exchange) noexcept nogil:
         return FAILURE_OUT_OF_MEMORY
     attempt.claimed = True
     attempt.pick = index
+    attempt.began_us = now_us(engine)
     attempt.backend = entry.row
     entry.row.references += 1
     if unlikely(exchange.pool.flags & POOL_WATCHES):
@@ -251,6 +248,7 @@ cdef uint32_t start_attempt(Engine* engine, Exchange* exchange) noexcept nogil:
         attempt.connection = connection
         attempt.reused = True
         engine.counters.backend_reused += 1
+        count_reuse(engine, exchange, entry.row)
     else:
         failure = open_backend_connection(engine, exchange, attempt)
         if failure:

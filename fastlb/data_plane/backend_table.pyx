@@ -7,7 +7,7 @@ shared memory is held. State: Engine.backends.
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
-from fastlb.data_plane.shared_table cimport column_at, hash_identity, hold_row, row_at
+from fastlb.data_plane.shared_table cimport backend_meter_at, column_at, hash_identity, hold_row, row_at
 from fastlb.data_plane.system cimport ENOMEM, memcmp, memcpy, memset, store_word
 from fastlb.data_plane.types cimport NO_SHARED_ROW, Backend, BackendTable, Queue, SharedTable
 
@@ -80,6 +80,7 @@ cdef Backend* hold_backend(BackendTable* table, const char* identity, uint32_t i
     backend.number = number
     backend.shared = row_at(table.shared, number)
     backend.column = column_at(table.shared, number, table.slot)
+    backend.meter = backend_meter_at(table.shared, number, table.slot)
     memcpy(backend.identity, identity, identity_size)
     backend.identity[identity_size] = 0
     backend.identity_size = identity_size

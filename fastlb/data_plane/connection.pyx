@@ -12,6 +12,7 @@ from fastlb.data_plane.buffer cimport return_buffer
 from fastlb.data_plane.connection_table cimport bury_connection
 from fastlb.data_plane.idle_cache cimport cache_put, cache_remove
 from fastlb.data_plane.limits cimport give_place_back
+from fastlb.data_plane.meters cimport count_client_closed, count_client_opened
 from fastlb.data_plane.ready_list cimport list_ready, unlist_ready
 from fastlb.data_plane.shared_table cimport release_row
 from fastlb.data_plane.system cimport unlikely
@@ -34,6 +35,7 @@ cdef void adopt_client(Engine* engine, Connection* client, Listener* listener) n
     engine.clients = client
     engine.n_clients += 1
     engine.counters.clients_opened += 1
+    count_client_opened(engine, client)
     client.number = <uint32_t>engine.counters.clients_opened
     set_deadline(engine, client, engine.now_ms + listener.settings.head_timeout_ms)
 
@@ -71,6 +73,7 @@ cdef void close_connection(Engine* engine, Connection* connection, bint reset) n
         engine.n_clients -= 1
         release_row(engine.shared, engine.worker, engine.node, engine.node_column, NODE_ROW)
         engine.counters.clients_closed += 1
+        count_client_closed(engine, connection)
         drop_listener(engine, connection.listener)
         connection.listener = NULL
     elif connection.kind == KIND_BACKEND:

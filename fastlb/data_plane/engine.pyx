@@ -25,7 +25,8 @@ from fastlb.data_plane.pipe_pool cimport pipe_pool_close, pipe_pool_open
 from fastlb.data_plane.queue cimport forget_siblings, look_again, refresh_caps, wake_siblings
 from fastlb.data_plane.ready_list cimport take_ready
 from fastlb.data_plane.regex cimport close_regex_scratch
-from fastlb.data_plane.shared_table cimport claim_row, column_at, release_row, row_at, worker_at
+from fastlb.data_plane.meters cimport note_time, read_clock_us
+from fastlb.data_plane.shared_table cimport claim_row, column_at, meter_details_at, meters_at, release_row, row_at, worker_at
 from fastlb.data_plane.snapshot cimport drop_snapshot, image_text, load_snapshot
 from fastlb.data_plane.states cimport NEVER_LOOKED, note_states, watch_states
 from fastlb.data_plane.system cimport (CLOCK_MONOTONIC, CLOCK_REALTIME, EFD_CLOEXEC, EFD_NONBLOCK, ENOMEM, EPOLL_CLOEXEC, EPOLL_CTL_ADD,
@@ -82,6 +83,8 @@ cdef int engine_open(Engine* engine, uint32_t max_clients, uint32_t max_descript
     engine.pipes_before = engine.worker.gauges.pipes_taken
     engine.node = row_at(shared, NODE_ROW)
     engine.node_column = column_at(shared, NODE_ROW, slot)
+    engine.meters = meters_at(shared, slot)
+    engine.meter_details = meter_details_at(shared, slot)
     engine.now_ms = clock_ms(CLOCK_MONOTONIC)
     engine.wall_offset_ms = clock_ms(CLOCK_REALTIME) - engine.now_ms
     engine.plain = plain_transport()
@@ -404,6 +407,19 @@ cdef int add_sockets(Engine* engine, const Socket* sockets, uint32_t n_sockets) 
     return 0
 
 
+cdef void set_listener_meter(Engine* engine, Listener* listener, uint32_t number) noexcept nogil:
+    # Where its connections are counted. Those that are open move to a new meter (another name for the same socket), so that both balance.
+    cdef Connection* client = engine.clients
+    if number == listener.meter:
+        return
+    while client != NULL:
+        if client.listener == listener:
+            engine.meters[listener.meter].closed += 1
+            engine.meters[number].opened += 1
+        client = client.all_next
+    listener.meter = number
+
+
 cdef void settle_sockets(Engine* engine, const Socket* sockets, uint32_t n_sockets, bint take_queues, int* removed,
                          uint32_t* n_removed) noexcept nogil:
     # Gives the named sockets the settings of the current snapshot and lets go of all others. `take_queues`: their listeners are gone, so
@@ -426,6 +442,7 @@ cdef void settle_sockets(Engine* engine, const Socket* sockets, uint32_t n_socke
         listener.name_size = listeners[sockets[i].listener].name.size
         memcpy(listener.name, image_text(engine.snapshot, &listeners[sockets[i].listener].name), listener.name_size)
         listener.host_set = listeners[sockets[i].listener].host_set
+        set_listener_meter(engine, listener, listeners[sockets[i].listener].meter)
         set_listener_log(engine, listener, engine.snapshot, listeners[sockets[i].listener].log_set)
         listener.removed = False
         listener.wanted = True
@@ -587,6 +604,7 @@ cdef inline void handle_event(Engine* engine, uint64_t handle, uint32_t events) 
     if unlikely(connection.kind == KIND_LISTENER):
         accept_some(engine, connection.listener, ACCEPTS_PER_EVENT)
         return
+    engine.clock_us = 0
     io = connection.io
     if events & EPOLLIN:
         io |= IO_READABLE
@@ -627,7 +645,8 @@ cdef inline void end_batch(Engine* engine) noexcept nogil:
         empty_graveyard(&engine.connections)
     if engine.exchange_graveyard != NULL:
         free_ended_exchanges(engine)
-    engine.now_ms = clock_ms(CLOCK_MONOTONIC)
+    engine.clock_us = read_clock_us()
+    engine.now_ms = engine.clock_us // 1000
     engine.worker.heartbeat_ms = engine.now_ms
     expire(engine)
     note_states(engine)
@@ -650,6 +669,7 @@ cdef uint32_t turn_ready(Engine* engine, uint32_t most) noexcept nogil:
         if connection == NULL:
             break
         n += 1
+        engine.clock_us = 0
         connection.codec.ready(engine, connection)
         if connection == last:
             break
@@ -662,13 +682,17 @@ cdef uint32_t engine_pump(Engine* engine, uint32_t budget) noexcept nogil:
     # epoll descriptor is readable.
     cdef:
         uint32_t handled = 0, room, ready
-        uint64_t stop_ms
+        uint64_t stop_ms, began_us
         uint64_t one = 1
         int n, i
     if budget == 0:
         budget = DEFAULT_PUMP_BUDGET
     engine.counters.pumps += 1
     end_batch(engine)                           # reads the clock, expires timers
+    began_us = engine.clock_us
+    if engine.pump_due_us != 0:
+        note_time(&engine.worker.lags, began_us - engine.pump_due_us)
+        engine.pump_due_us = 0
     engine.wall_offset_ms = clock_ms(CLOCK_REALTIME) - engine.now_ms     # it may be set while we run
     stop_ms = engine.now_ms + PUMP_MS
     while handled < budget:
@@ -692,8 +716,11 @@ cdef uint32_t engine_pump(Engine* engine, uint32_t budget) noexcept nogil:
         handled += <uint32_t>n + ready
         if n + ready == 0 or engine.now_ms >= stop_ms:
             break
+    note_time(&engine.worker.pumps, engine.clock_us - began_us)
     if engine.ready_head != NULL or engine.queue_work:
         write(engine.event_fd, &one, sizeof(one))
+        engine.pump_due_us = engine.clock_us
+    engine.clock_us = 0
     arm_wheel(&engine.timers, engine.now_ms)
     engine_publish(engine)
     return handled

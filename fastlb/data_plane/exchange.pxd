@@ -1,5 +1,6 @@
 from libc.stdint cimport uint32_t
 
+from fastlb.data_plane.meters cimport count_failure
 from fastlb.data_plane.types cimport KIND_MIRROR, Connection, Engine, Exchange, Head
 
 cdef Exchange* open_exchange(Engine* engine, Connection* client) noexcept nogil
@@ -22,3 +23,6 @@ cdef inline void count_reason(Engine* engine, const Exchange* exchange, uint32_t
     # Why a client got no whole answer of a backend. What becomes of a mirror no client sees.
     if exchange.client.kind != KIND_MIRROR:
         engine.counters.reasons[failure] += 1
+        count_failure(engine, exchange.client.listener.meter, failure)
+        count_failure(engine, exchange.route_meter, failure)
+        count_failure(engine, exchange.pool_meter, failure)

@@ -29,6 +29,7 @@ from fastlb.data_plane.failure cimport (FAILURE_BAD_FRAMING, FAILURE_BAD_RESPONS
                                         FAILURE_POOL_FULL, FAILURE_TRUNCATED, RETRY_NO)
 from fastlb.data_plane.hedge cimport begin_hedge, clear_way, end_rival, lose_race
 from fastlb.data_plane.limits cimport give_place_back, give_retry_place_back, take_retry_place
+from fastlb.data_plane.meters cimport count_backend_failure, count_retry, end_meters, note_connected, note_response_head, now_us
 from fastlb.data_plane.mirror cimport open_mirror
 from fastlb.data_plane.queue cimport enter_queue, give_way, is_full, leave_queue, must_wait, wake_siblings
 from fastlb.data_plane.ready_list cimport list_ready
@@ -112,6 +113,7 @@ cdef void close_exchange(Engine* engine, Exchange* exchange) noexcept nogil:
     if unlikely(exchange.hedge != NULL):
         end_rival(engine, exchange)
     end_attempt(engine, exchange, False)
+    end_meters(engine, exchange)
     if unlikely(exchange.log != NULL):
         write_log(engine, exchange)
     relay_close(engine, &exchange.up)
@@ -148,6 +150,7 @@ cdef void begin_exchange(Engine* engine, Exchange* exchange, Head* head) noexcep
     if unlikely(exchange.client.io & IO_ERROR):
         abandon(engine, exchange, FAILURE_CLIENT_RESET)     # reset behind its request: nobody waits for the answer
         return
+    exchange.began_us = now_us(engine)
     exchange.method = head.method
     if head.method == METHOD_HEAD:
         flags |= X_IS_HEAD
@@ -215,6 +218,7 @@ cdef void connected(Engine* engine, Exchange* exchange) noexcept nogil:
     cdef uint32_t failure
     exchange.attempt.connection.state = STATE_EXCHANGE
     exchange.attempt.connection.wait = WAIT_UNSET
+    note_connected(engine, exchange, exchange.attempt)
     if unlikely(exchange.log != NULL):
         log_connected(engine, exchange)
     if unlikely(exchange.attempt.watched & POOL_LIMITS):
@@ -349,6 +353,7 @@ cdef bint end_failed_attempt(Engine* engine, Exchange* exchange, uint32_t failur
                  and may_retry(engine, exchange, attempt, end_condition(exchange, attempt, failure)) and take_retry_place(engine, exchange))
         if again:
             engine.counters.retries += 1
+            count_retry(engine, exchange, attempt)
     leave_attempt(engine, exchange, False)
     return again
 
@@ -427,6 +432,7 @@ cdef void take_response_head(Engine* engine, Exchange* exchange, Head* head, cha
         Attempt* attempt = exchange.attempt
         Connection* client = exchange.client
         bint sent
+    note_response_head(engine, exchange, attempt, head.status)
     if unlikely(attempt.watched):
         note_answer(engine, attempt, head.status)
     if unlikely(head.status >= 400) and drop_answer(engine, exchange, head, body_size):
@@ -493,8 +499,10 @@ cdef bint drop_answer(Engine* engine, Exchange* exchange, const Head* head, uint
     if unlikely(exchange.log != NULL):
         log_answer(engine, exchange, head.status)
     attempt.backend.column.failures += 1
+    count_backend_failure(attempt.backend, FAILURE_BAD_STATUS)
     exchange.failure = FAILURE_BAD_STATUS
     engine.counters.retries += 1
+    count_retry(engine, exchange, attempt)
     # What has not come of its body is not waited for: the connection goes.
     whole = body_size == 0 if head.framing == FRAME_NONE else head.framing == FRAME_LENGTH and head.content_length == <int64_t>body_size
     leave_attempt(engine, exchange, whole and exchange.up.state == RELAY_DONE and stays_open(head))

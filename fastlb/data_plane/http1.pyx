@@ -21,6 +21,7 @@ from fastlb.data_plane.exchange cimport hedge_attempt
 from fastlb.data_plane.hedge cimport face_attempt, win_race
 from fastlb.data_plane.http1_head cimport HEAD_INCOMPLETE, kept_request, parse_request, parse_response
 from fastlb.data_plane.http1_serialise cimport local_body_bytes, write_answer, write_informational, write_local, write_request, write_response
+from fastlb.data_plane.meters cimport count_client_in, count_failure
 from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.relay cimport relay_close, relay_interject, relay_offer, relay_open, relay_redirect, relay_replay, relay_run
 from fastlb.data_plane.system cimport likely, memchr, memcpy, unlikely
@@ -86,12 +87,14 @@ cdef void read_request(Engine* engine, Connection* client) noexcept nogil:
                 return
             if client.state == STATE_HEAD:
                 engine.counters.reasons[FAILURE_CLIENT_CLOSED if n == 0 else FAILURE_CLIENT_RESET] += 1
+                count_failure(engine, client.listener.meter, FAILURE_CLIENT_CLOSED if n == 0 else FAILURE_CLIENT_RESET)
                 if unlikely(client.listener.log_set != NULL):
                     log_cut_head(engine, client, FAILURE_CLIENT_CLOSED if n == 0 else FAILURE_CLIENT_RESET)
             close_connection(engine, client, False)
             return
         size = <uint32_t>n
         engine.counters.client_bytes_in += size
+        count_client_in(engine, client, size)
         if likely(client.input == NULL):
             if use_request_bytes(engine, client, data, size, False, True):
                 return
@@ -359,6 +362,7 @@ cdef void drain_input(Engine* engine, Connection* client) noexcept nogil:
             close_connection(engine, client, False)
             return
         engine.counters.client_bytes_in += <uint64_t>n
+        count_client_in(engine, client, <uint64_t>n)
         client.drained_bytes += <uint32_t>n
         if client.drained_bytes > LINGER_BYTES:
             close_connection(engine, client, True)
@@ -507,6 +511,7 @@ cdef bint read_response(Engine* engine, Connection* connection, Exchange* exchan
             return False
         size = <uint32_t>n
         engine.counters.backend_bytes_in += size
+        connection.backend.meter.bytes_in += size
         exchange.attempt.state = ATTEMPT_ANSWERED
         if unlikely(exchange.hedge != NULL):
             win_race(engine, exchange)

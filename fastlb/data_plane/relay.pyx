@@ -13,6 +13,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from fastlb.data_plane.buffer cimport append_bytes, return_buffer, take_buffer
 from fastlb.data_plane.http1_body cimport chunk_decoder_close, chunk_decoder_open, decode_chunked, write_chunk_header
 from fastlb.data_plane.http1_head cimport may_be_trailer, parse_trailers
+from fastlb.data_plane.meters cimport count_body_in, count_client_in, count_client_out
 from fastlb.data_plane.pipe_pool cimport return_pipe, take_pipe
 from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.system cimport likely, memcpy, unlikely
@@ -69,16 +70,20 @@ cdef void relay_close(Engine* engine, Relay* relay) noexcept nogil:
 cdef inline void count_in(Engine* engine, Relay* relay, uint64_t size) noexcept nogil:
     if relay.source.kind == KIND_CLIENT:
         engine.counters.client_bytes_in += size
+        count_client_in(engine, relay.source, size)
     else:
         engine.counters.backend_bytes_in += size
+        relay.source.backend.meter.bytes_in += size
 
 
 cdef inline void count_out(Engine* engine, Relay* relay, uint64_t size) noexcept nogil:
     relay.sent += size
     if relay.sink.kind == KIND_CLIENT:
         engine.counters.client_bytes_out += size
+        count_client_out(engine, relay.sink.exchange, size)      # relay.exchange is not set yet for interim heads
     elif relay.sink.kind == KIND_BACKEND:       # a mirror drops its answer
         engine.counters.backend_bytes_out += size
+        relay.sink.backend.meter.bytes_out += size
 
 
 cdef bint hold(Engine* engine, Relay* relay, const char** parts, const size_t* sizes, int n_parts, size_t sent) noexcept nogil:
@@ -240,6 +245,8 @@ cdef uint32_t take(Engine* engine, Relay* relay, uint32_t prefix_size, char* dat
     elif relay.source_framing == FRAME_NONE:
         used = run_size = 0
     relay.moved += run_size
+    if run_size and relay == &relay.exchange.up:
+        count_body_in(engine, relay.exchange, run_size)
     if unlikely(relay.limit != 0 and relay.moved > relay.limit):
         relay.state = RELAY_TOO_LARGE
         return used
@@ -354,6 +361,8 @@ cdef bint splice_turn(Engine* engine, Relay* relay, uint32_t* turn) noexcept nog
             pipe.fill += <uint32_t>n
             relay.remaining -= n
             relay.moved += <uint64_t>n
+            if relay == &relay.exchange.up:
+                count_body_in(engine, relay.exchange, <uint64_t>n)
             turn[0] += <uint32_t>n
             count_in(engine, relay, <uint64_t>n)
             engine.counters.spliced_bytes += <uint64_t>n

@@ -13,6 +13,7 @@ from fastlb.data_plane.failure cimport (FAILURE_BAD_HOST, FAILURE_BAD_TARGET, FA
 from fastlb.data_plane.header_edits cimport check_edits
 from fastlb.data_plane.http1_head cimport kept_request
 from fastlb.data_plane.image cimport range_fits, text_fits
+from fastlb.data_plane.meters cimport enter_pool_meter, enter_route_meter
 from fastlb.data_plane.mirror cimport choose_mirror
 from fastlb.data_plane.random cimport next_random
 from fastlb.data_plane.route_table cimport find_route
@@ -20,7 +21,7 @@ from fastlb.data_plane.select.key cimport hash_bytes, hash_key
 from fastlb.data_plane.system cimport memchr, unlikely
 from fastlb.data_plane.target cimport has_dot_segment, request_path
 from fastlb.data_plane.template cimport check_template, keep_match, put_encoded, put_template
-from fastlb.data_plane.types cimport X_HEDGE, X_IDEMPOTENT
+from fastlb.data_plane.types cimport MAX_METERS, X_HEDGE, X_IDEMPOTENT
 from fastlb.data_plane.types cimport (ENCODE_NOTHING, ENCODE_PATH, FRAME_LENGTH, MAX_HEAD_BYTES, POOL_ENTRY, POOL_HEDGES, POOL_NEEDS_KEY, QUEUE_PRIORITIES, ROUTE_ANSWERS,
                                       ROUTE_CHANGES_TARGET, ROUTE_HAS_LIMITS, ROUTE_HAS_TIMEOUTS, ROUTE_KEEPS_MATCH, ROUTE_MIRROR, ROUTE_NEEDS_HOST,
                                       ROUTE_REPLACES_PREFIX, ROUTE_SPLITS, Engine, Exchange, Head, ImageHeader, ImagePool, ImageRoute,
@@ -51,7 +52,7 @@ cdef bint check_route(const char* image, const ImageHeader* header, const ImageR
     if not (text_fits(header.size, &route.name) and check_edits(header, &route.request) and check_edits(header, &route.response)
             and check_template(header, &route.host) and check_template(header, &route.target) and check_template(header, &route.body)
             and text_fits(header.size, &route.prefix) and text_fits(header.size, &route.phrase)
-            and text_fits(header.size, &route.content_type) and route.priority < QUEUE_PRIORITIES):
+            and text_fits(header.size, &route.content_type) and route.priority < QUEUE_PRIORITIES and route.meter < MAX_METERS):
         return False
     if route.prefix.size > MAX_HEAD_BYTES or route.phrase.size > MAX_PHRASE_BYTES or route.content_type.size > MAX_PHRASE_BYTES \
             or route.status > 999:
@@ -102,6 +103,7 @@ cdef void enter_pool(Engine* engine, Exchange* exchange, uint32_t pool) noexcept
     exchange.deadline_ms = engine.now_ms + image.exchange_timeout_ms
     exchange.started_ms = engine.now_ms
     exchange.pool.n_exchanges += 1
+    enter_pool_meter(engine, exchange, image.meter)
     if unlikely(exchange.pool.flags & POOL_ENTRY):
         if exchange.pool.flags & POOL_NEEDS_KEY:
             make_key(engine, exchange)
@@ -205,6 +207,7 @@ cdef uint32_t run_program(Engine* engine, Exchange* exchange, Head* head) noexce
     if failure:
         return failure
     exchange.route = <const ImageRoute*>(snapshot.image + snapshot.header.routes.offset) + engine.match.route
+    enter_route_meter(engine, exchange, exchange.route.meter)
     exchange.max_body_bytes = exchange.client.listener.settings.max_body_bytes
     if unlikely(exchange.route.features):
         return run_features(engine, exchange, head)

@@ -34,6 +34,8 @@ from fastlb.data_plane.shared_table cimport (FAULT_SETTLE_BALANCED, FAULT_SETTLE
                                              column_at, count_rows, count_workers, details_at, fault_point, row_at, worker_at)
 from fastlb.data_plane.system cimport (add_count, keep_bits, load_count, load_long, load_word, memset, nanosleep, sched_yield, store_long,
                                        store_word, timespec)
+from fastlb.data_plane.shared_table cimport count_meters, meters_at
+from fastlb.data_plane.types cimport Meter
 from fastlb.data_plane.types cimport (ROW_FREE, WORKER_CLOSED, WORKER_DYING, WORKER_FREE, WORKER_LIVE, Column, Counters, SharedRow,
                                       SharedTable, WorkerBlock)
 
@@ -121,6 +123,16 @@ cdef void close_counters(Counters* counters) noexcept nogil:
     counters.log_records_returned = counters.log_records_taken
 
 
+cdef void close_meters(SharedTable* table, uint32_t slot) noexcept nogil:
+    # As close_counters: what was open is closed.
+    cdef:
+        Meter* meters = meters_at(table, slot)
+        uint32_t number
+    for number in range(count_meters(table)):
+        if meters[number].closed != meters[number].opened:
+            meters[number].closed = meters[number].opened
+
+
 cdef Settlement settle_worker(SharedTable* table, uint32_t slot) noexcept nogil:
     # For a slot (below MAX_WORKERS) whose process has ended, however it ended. A slot that is settled already stays as it is.
     cdef:
@@ -160,6 +172,7 @@ cdef Settlement settle_worker(SharedTable* table, uint32_t slot) noexcept nogil:
     table.header.exchanges_lost += result.exchanges_lost
     table.header.workers_died += not in_order
     close_counters(&worker.counters)
+    close_meters(table, slot)
     taken = worker.gauges.buffers_taken
     worker.gauges.buffers_returned = taken
     taken = worker.gauges.pipes_taken

@@ -8,27 +8,37 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from fastlb.data_plane.system cimport add_count, exchange_if, load_relaxed, store_long, store_word
 from fastlb.data_plane.types cimport (INDEX_CHAINS, MAX_ROWS, MAX_WORKERS, ROWS_PER_BLOCK, Column, RowDetails, SharedRow, SharedTable,
                                       WorkerBlock)
+from fastlb.data_plane.types cimport MAX_METERS, BackendMeter, Meter, MeterDetails, MeterName
 
 cdef enum:
-    SHARED_LAYOUT = 5
+    SHARED_LAYOUT = 6
     # Offsets: the header's page, a page per worker, the index, the sticky table, then blocks of rows. Only what is used takes memory.
     WORKERS_AT = 4096
     WORKER_BYTES = 4096
     INDEX_AT = WORKERS_AT + MAX_WORKERS * WORKER_BYTES
     STICKY_AT = INDEX_AT + INDEX_CHAINS * 4
     STICKY_BUCKETS = 131072         # a power of two; eight records of eight bytes each (sticky_table.pyx)
-    BLOCKS_AT = STICKY_AT + STICKY_BUCKETS * 64
+    # Names of meters, then per worker its meters, one behind the other, and then their details.
+    METER_NAMES_AT = STICKY_AT + STICKY_BUCKETS * 64
+    METER_NAME_BYTES = 256
+    METERS_AT = METER_NAMES_AT + MAX_METERS * METER_NAME_BYTES
+    METER_BYTES = 128
+    METER_DETAILS_BYTES = 2624
+    WORKER_METERS_BYTES = MAX_METERS * (METER_BYTES + METER_DETAILS_BYTES)
+    BLOCKS_AT = METERS_AT + MAX_WORKERS * WORKER_METERS_BYTES
     # A block: its rows, a cache line each and side by side, because a pick may read those of a whole pool; their details; then per worker
-    # one page with the columns of these rows, so that no two workers write to one cache line.
+    # one page with the columns of these rows, so that no two workers write to one cache line, and per worker what metrics count of them.
     ROW_BYTES = 64
     DETAILS_BYTES = 672
     COLUMN_BYTES = 32
     DETAILS_AT = ROWS_PER_BLOCK * ROW_BYTES
     COLUMNS_AT = DETAILS_AT + ROWS_PER_BLOCK * DETAILS_BYTES
     WORKER_COLUMNS_BYTES = ROWS_PER_BLOCK * COLUMN_BYTES
-    BLOCK_BYTES = COLUMNS_AT + MAX_WORKERS * WORKER_COLUMNS_BYTES
+    BACKEND_METERS_AT = COLUMNS_AT + MAX_WORKERS * WORKER_COLUMNS_BYTES
+    BACKEND_METER_BYTES = 192
+    WORKER_BACKEND_METERS_BYTES = ROWS_PER_BLOCK * BACKEND_METER_BYTES
+    BLOCK_BYTES = BACKEND_METERS_AT + MAX_WORKERS * WORKER_BACKEND_METERS_BYTES
     MAX_BLOCKS = 512                # MAX_ROWS rows
-    SHARED_BYTES = BLOCKS_AT + MAX_BLOCKS * BLOCK_BYTES     # the largest size: 305 MiB of address space
 
 # Where a process may be told to end itself, for the tests of settlement (fault_point below).
 cdef enum FaultPoint:
@@ -67,6 +77,7 @@ cdef void close_shared(SharedTable* table) noexcept nogil
 cdef uint32_t measure_rows(SharedTable* table) noexcept nogil
 cdef uint32_t count_rows(SharedTable* table) noexcept nogil
 cdef uint32_t count_workers(const SharedTable* table) noexcept nogil
+cdef uint32_t count_meters(const SharedTable* table) noexcept nogil
 cdef bint open_worker(SharedTable* table, uint32_t slot, int32_t pid) noexcept nogil
 cdef uint64_t hash_identity(const char* text, uint32_t size) noexcept nogil
 cdef uint32_t find_row(SharedTable* table, const char* identity, uint32_t identity_size) noexcept nogil
@@ -108,6 +119,31 @@ cdef inline void note_return(SharedRow* row, uint64_t now_ms) noexcept nogil:
     # says little about what it is now.
     store_long(&row.up_since_ms, now_ms)
     store_long(&row.latency, 0)
+
+
+cdef inline size_t shared_bytes() noexcept nogil:
+    # The largest size: 2.6 GB of address space, and of memory what is used.
+    return <size_t>BLOCKS_AT + <size_t>MAX_BLOCKS * <size_t>BLOCK_BYTES
+
+
+cdef inline BackendMeter* backend_meter_at(const SharedTable* table, uint32_t number, uint32_t slot) noexcept nogil:
+    # For a number that row_at knows and a slot below MAX_WORKERS.
+    return <BackendMeter*>(table.base + BLOCKS_AT + <size_t>(number // ROWS_PER_BLOCK) * BLOCK_BYTES + BACKEND_METERS_AT
+                           + <size_t>slot * WORKER_BACKEND_METERS_BYTES + <size_t>(number % ROWS_PER_BLOCK) * BACKEND_METER_BYTES)
+
+
+cdef inline MeterName* meter_name_at(const SharedTable* table, uint32_t number) noexcept nogil:
+    # For a number below MAX_METERS.
+    return <MeterName*>(table.base + METER_NAMES_AT) + number
+
+
+cdef inline Meter* meters_at(const SharedTable* table, uint32_t slot) noexcept nogil:
+    # The meters of a slot below MAX_WORKERS, by number.
+    return <Meter*>(table.base + METERS_AT + <size_t>slot * WORKER_METERS_BYTES)
+
+
+cdef inline MeterDetails* meter_details_at(const SharedTable* table, uint32_t slot) noexcept nogil:
+    return <MeterDetails*>(table.base + METERS_AT + <size_t>slot * WORKER_METERS_BYTES + <size_t>MAX_METERS * METER_BYTES)
 
 
 cdef inline bint claim_row(SharedTable* table, WorkerBlock* worker, SharedRow* row, Column* column, uint32_t number,

@@ -4,10 +4,10 @@ It is address space until somebody writes: a file of holes, grown by whole block
 nothing in it ever moves. Who writes what:
 
 - the supervisor: settlement of the dead (settlement.pyx), and what the header counts of them;
-- the controller: the rows' identities and the index (add_image_rows before a snapshot is handed out, sweep_rows once every worker has
+- the controller: the names of meters; the rows' identities and the index (add_image_rows before a snapshot is handed out, sweep_rows once every worker has
   committed it), their states (set_state), and the header's numbers of rows;
-- a worker: its slot (open_worker, once that is settled), its own page, its own columns, the in_flight of any row by claim_row and release_row,
-  and what it learns of backends by asking them: their latency, failures and ROW_EJECTED.
+- a worker: its slot (open_worker, once that is settled), its own page, its own columns and meters, the in_flight of any row by claim_row and
+  release_row, and what it learns of backends by asking them: their latency, failures and ROW_EJECTED.
 
 There are no locks. Readers of the index look while the controller writes: a row is whole before its chain leads to it, a freed row keeps
 its `next` until it is used again, and before that `index_changes` is counted up, so that a look-up which found nothing knows whether to
@@ -23,6 +23,7 @@ from fastlb.data_plane.system cimport (EINVAL, ENOMEM, ENOSPC, F_ADD_SEALS, F_DU
                                        MAP_FAILED, MAP_NORESERVE, MAP_SHARED, MFD_ALLOW_SEALING, MFD_CLOEXEC, PROT_READ, PROT_WRITE,
                                        SEEK_END, add_long, close, errno, exchange_word_if, fcntl, ftruncate, full_fence, getrandom, load_count, load_long, load_word,
                                        lseek, memcmp, memcpy, memfd_create, memset, mmap, munmap, sched_yield, store_long, store_word, strlen)
+from fastlb.data_plane.types cimport MAX_METERS
 from fastlb.data_plane.types cimport (INDEX_CHAINS, MAX_IDENTITY_BYTES, MAX_ROWS, MAX_WORKERS, NODE_ROW, ROW_DISPLAY_BYTES, ROW_DOWN, ROW_FREE,
                                       ROW_CONTROLLED, ROW_LEAVING, ROW_USED, ROWS_PER_BLOCK, WORKER_FREE, WORKER_LIVE, Column, ImageBackend, ImageHeader,
                                       ImagePool, ImageSection, ImageText, LIMIT_KINDS, RowDetails, RowHealth, SharedHeader, SharedRow, SharedTable, WorkerBlock)
@@ -57,7 +58,7 @@ cdef void read_fault_point(SharedTable* table) noexcept nogil:
 
 cdef int map_descriptor(SharedTable* table) noexcept nogil:
     # 0 or an errno.
-    cdef void* base = mmap(NULL, SHARED_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, table.fd, 0)
+    cdef void* base = mmap(NULL, shared_bytes(), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, table.fd, 0)
     if base == MAP_FAILED:
         return errno
     table.base = <char*>base
@@ -131,7 +132,7 @@ cdef int map_shared(SharedTable* table, int fd, const char* build) noexcept nogi
 cdef void close_shared(SharedTable* table) noexcept nogil:
     # Safe on a table that is not open.
     if table.base != NULL:
-        munmap(table.base, SHARED_BYTES)
+        munmap(table.base, shared_bytes())
         table.base = NULL
         table.header = NULL
     if table.fd >= 0:
@@ -160,6 +161,10 @@ cdef uint32_t count_rows(SharedTable* table) noexcept nogil:
 
 cdef uint32_t count_workers(const SharedTable* table) noexcept nogil:
     return min(load_word(&table.header.n_workers), <uint32_t>MAX_WORKERS)
+
+
+cdef uint32_t count_meters(const SharedTable* table) noexcept nogil:
+    return min(load_word(&table.header.n_meters), <uint32_t>MAX_METERS)
 
 
 cdef bint open_worker(SharedTable* table, uint32_t slot, int32_t pid) noexcept nogil:
@@ -265,6 +270,7 @@ cdef uint32_t take_free(SharedTable* table, uint32_t n_rows) noexcept nogil:
             for slot in range(count_workers(table)):
                 column = column_at(table, number, slot)     # nobody holds it, so these are ours
                 column.claims = column.releases = column.failures = 0
+                memset(backend_meter_at(table, number, slot), 0, BACKEND_METER_BYTES)
             return number
     table.header.n_free = 0
     return 0

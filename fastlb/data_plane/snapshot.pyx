@@ -23,7 +23,7 @@ from fastlb.data_plane.template cimport check_segments, check_template
 from fastlb.data_plane.types cimport (MAX_HEAD_BYTES, MAX_HEADERS, MAX_IDENTITY_BYTES, NO_INDEX, Backend, Engine, Group,
                                       ImageBackend, ImageGroup, ImageHeader, ImageHeaderOperation, ImageListener, ImageLogPlan, ImageNetwork,
                                       ImagePool, ImageRoute, ImageRouteTable, ImageSticky, Pool, PoolBackend, Snapshot)
-from fastlb.data_plane.types cimport MAX_LISTENER_NAME_BYTES, ROW_BARRED, ImageSegment, ImageShare
+from fastlb.data_plane.types cimport MAX_LISTENER_NAME_BYTES, MAX_METERS, ROW_BARRED, ImageSegment, ImageShare
 
 
 cdef int check_image(const char* image, size_t size) noexcept nogil:
@@ -62,7 +62,8 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
         n_log_sets = (<const ImageLogPlan*>(image + header.log_plan.offset)).sets.count
     listeners = <const ImageListener*>(image + header.listeners.offset)
     for i in range(header.listeners.count):
-        if (listeners[i].log_set != <uint32_t>NO_INDEX and listeners[i].log_set >= n_log_sets) or listeners[i].host_set >= n_host_sets:
+        if (listeners[i].log_set != <uint32_t>NO_INDEX and listeners[i].log_set >= n_log_sets) or listeners[i].host_set >= n_host_sets \
+                or listeners[i].meter >= <uint32_t>MAX_METERS:
             return -1
         if (not text_fits(size, &listeners[i].name) or listeners[i].name.size > MAX_LISTENER_NAME_BYTES or listeners[i].settings.head.max_fields - 1 >= <uint32_t>MAX_HEADERS
                 or listeners[i].settings.head.max_bytes > <uint32_t>MAX_HEAD_BYTES):
@@ -78,6 +79,7 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
     pools = <const ImagePool*>(image + header.pools.offset)
     for i in range(header.pools.count):
         if not text_fits(size, &pools[i].name) or not range_fits(&pools[i].backends, &header.backends) \
+                or pools[i].meter >= <uint32_t>MAX_METERS \
                 or not 0 < pools[i].attempts < 256 or pools[i].retry_on & ~<uint32_t>RETRY_BITS \
                 or pools[i].retry_share_ppm > RETRY_TOKENS or pools[i].retry_floor > MAX_RETRY_FLOOR \
                 or not check_template(header, &pools[i].hash_key) or not check_pool(image, size, &pools[i]) or not check_sticky(image, size, &pools[i]):

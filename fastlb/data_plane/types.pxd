@@ -64,6 +64,15 @@ cdef enum:
     NODE_ROW = 0                    # the row whose in_flight is the node's client connections
     QUEUE_PRIORITIES = 8            # of waiting exchanges; 0 first
 
+    # Metrics (meters.pxd)
+    MAX_METERS = 2048               # listeners, routes and pools that are told apart; the rest of a kind share one meter
+    MAX_METER_NAME_BYTES = 248
+    # Four buckets for each doubling from 64 us to 134 s, one below and one above: a time is known to a quarter of its power of two.
+    HISTOGRAM_LOWEST_BIT = 6
+    HISTOGRAM_HIGHEST_BIT = 27
+    HISTOGRAM_BUCKETS = 86
+    BACKEND_REASONS = 12            # failures that speak of a backend (meters.pxd: backend_reason)
+
 cdef enum:
     NO_BACKEND = -1
     NO_PIPE = -1
@@ -840,7 +849,7 @@ cdef struct Attempt:
     bint claimed
     bint peak                       # how its latency counts: see select/latency.pxd
     uint8_t watched                 # those of POOL_WATCHES that its pool has
-    uint64_t started_us             # monotonic; 0 where nobody looks at its latency
+    uint64_t began_us               # monotonic
     Backend* request_place          # counted: the row of a limit that it is counted in; NULL = none
     Backend* pending_place          # the same, while it connects
 
@@ -872,6 +881,8 @@ cdef struct Exchange:
     uint32_t connect_timeout_ms, first_byte_timeout_ms, between_bytes_timeout_ms, tunnel_timeout_ms
     uint64_t deadline_ms            # of the whole exchange
     uint64_t started_ms             # when it entered its pool
+    uint64_t began_us               # monotonic: its request head was here
+    uint16_t route_meter, pool_meter        # numbers; 0 = nobody's
     Relay up                        # request body, client -> backend
     Relay down                      # response body, backend -> client; also carries every byte sent to the client
     LogRecord* log                  # owned: what its log line will need; NULL where nothing is logged
@@ -949,6 +960,44 @@ cdef struct Column:
     uint32_t held                   # 1 while it may claim: the row must not be freed
     # 32 bytes
 
+cdef struct Histogram:              # of times in microseconds
+    uint64_t sum_us
+    uint64_t buckets[HISTOGRAM_BUCKETS]
+    uint64_t padding
+
+cdef struct Meter:
+    # What one worker counted of one listener, route or pool. It alone writes here, with plain stores. Only grows.
+    uint64_t opened, closed         # exchanges; of a listener: client connections
+    uint64_t statuses[6]            # exchanges that have ended, by status // 100; 0 = without an answer
+    uint64_t bytes_in, bytes_out    # of clients: heads and bodies as they came and went
+    uint64_t retries
+    uint64_t connects, reused       # connections to backends that were begun, and those that served again
+    uint64_t failures               # sum of MeterDetails.reasons
+    uint64_t padding[2]
+    # 128 bytes
+
+cdef struct MeterDetails:
+    # The rest of a meter, apart from it: who looks for what has been used at all reads the meters only, and gives no memory to the rest.
+    uint64_t reasons[64]            # FAILURE_COUNT
+    Histogram total                 # from the request's head to the end of the exchange
+    Histogram first_byte            # from the beginning of the attempt that answered to its response head
+    Histogram connect               # of connections that were made
+    # 2624 bytes
+
+cdef struct BackendMeter:           # what one worker counted of one backend, as Meter. A row has one per worker, as it has a Column
+    uint64_t statuses[6]            # answers, by status // 100
+    uint64_t bytes_in, bytes_out    # from the backend, to the backend
+    uint64_t connects, reused
+    uint64_t retries                # attempts here that another attempt followed
+    uint64_t padding
+    uint64_t reasons[BACKEND_REASONS]
+    # 192 bytes
+
+cdef struct MeterName:              # whose meter it is. The controller writes it; workers have the number from their image
+    uint32_t use                    # 0 = nobody's
+    uint32_t size
+    char name[MAX_METER_NAME_BYTES]
+
 cdef struct SharedHeader:
     uint64_t magic
     uint32_t layout_version
@@ -960,6 +1009,8 @@ cdef struct SharedHeader:
     uint64_t state_changes          # counted up behind each change of a row's state: what is built of eligible rows is built anew
     char build[128]
     uint64_t sticky_key[2]          # random: what the hashes of the sticky table are keyed with
+    uint32_t n_meters               # used so far: the highest number + 1
+    uint32_t header_padding
 
 cdef struct SharedTable:
     # One process's mapping of it.
@@ -981,6 +1032,7 @@ cdef struct Backend:
     # The running row of one backend in this worker, found by identity, outliving snapshots. Counts live in shared memory.
     SharedRow* shared               # borrowed: the mapping outlives the engine
     Column* column                  # borrowed: ours of that row
+    BackendMeter* meter             # borrowed: ours of that row
     uint32_t number                 # of that row
     IdleCache idle
     int64_t references              # snapshots that list it + attempts + connections
@@ -1032,6 +1084,7 @@ cdef struct Listener:
     bint removed                    # its clients are told Connection: close
     bint wanted                     # scratch of settle_sockets
     uint32_t host_set               # of the current snapshot's route table
+    uint32_t meter                  # number of its meter
     LogPlan* log_plan               # counted; NULL where nothing is logged
     const ImageLogSet* log_set      # borrowed from log_plan
     char name[MAX_LISTENER_NAME_BYTES]      # copied from the current snapshot at each commit
@@ -1071,6 +1124,7 @@ cdef struct ImageListener:
     ImageText name
     uint32_t log_set                # index in the log plan, NO_INDEX = nothing is logged
     uint32_t host_set               # index in the route table
+    uint32_t meter                  # number of its meter; 0 = it has none. Below MAX_METERS, here and below
     ListenerSettings settings
 
 # The route table (route_table.pyx): which route a request takes. Offsets count from its own start; the sections inside a record, and every
@@ -1163,6 +1217,7 @@ cdef struct ImageRoute:             # what happens to a request: its program (re
     uint32_t mirror_pool            # ROUTE_MIRROR
     uint32_t mirror_share           # 0 to MIRROR_ALL: how many requests of that many
     uint32_t priority               # in the queue of the pool, below QUEUE_PRIORITIES
+    uint32_t meter
 
 cdef struct ImageShare:             # of a route's requests
     uint32_t bound                  # a draw up to here, and above the bound of the one before, goes to
@@ -1204,7 +1259,7 @@ cdef struct ImagePool:
     ImageText queue                 # identity of the queue's row; size 0 = no queue
     uint32_t queue_max, queue_timeout_ms
     uint32_t sticky                 # index in the stickies, NO_INDEX = none
-    uint32_t padding
+    uint32_t meter
     ImageText picker                # ALGORITHM_USER: "module:name"
     ImageHealth health
     ImageLimit limits[LIMIT_KINDS]
@@ -1451,9 +1506,14 @@ cdef struct WorkerBlock:
     uint64_t generation             # of its snapshot; 0 = none yet
     WorkerGauges gauges
     Counters counters               # cumulative over all workers that this slot had
+    Histogram pumps                 # how long pumps took, and with them whoever waited for the outer loop
+    Histogram lags                  # how long the outer loop took to come back when there was more to do
 
 cdef struct Engine:
     uint64_t now_ms                 # monotonic; read once per batch
+    uint64_t clock_us               # monotonic; read when somebody asks, once an event at most; 0 = not yet in this one
+    Meter* meters                   # borrowed, as `shared`: ours, by number
+    MeterDetails* meter_details     # borrowed, as `shared`: ours, by number
     Counters* counters              # = &worker.counters
     WorkerBlock* worker             # borrowed, as `shared`
     SharedRow* node                 # borrowed, as `shared`: its in_flight is the node's client connections
@@ -1511,6 +1571,7 @@ cdef struct Engine:
     Timer return_timer              # when the next ejected backend comes back
     uint64_t states_seen            # SharedHeader.state_changes at the last look (states.pyx); NEVER_LOOKED
     bint watches_states             # a pool of the current snapshot has to know of them
+    uint64_t pump_due_us            # when the last pump asked to be called again at once; 0 = it did not
     uint64_t gave_way_ms            # since when every look has left a free backend to a sibling; 0 = the last one did not
     uint64_t wakes[2]               # a bit per sibling that is told of a free place when the batch ends
     int siblings[MAX_WORKERS]       # owned eventfds, by slot; -1 = not known

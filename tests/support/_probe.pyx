@@ -51,10 +51,19 @@ from fastlb.data_plane.select.tables cimport fill_maglev as plane_fill_maglev
 from fastlb.data_plane.select.key cimport crc32, crc32_joined, hash_bytes, hash_key
 from fastlb.data_plane.select.latency cimport age_latency, note_row_latency, pack_latency
 from fastlb.data_plane.system cimport CLOCK_MONOTONIC, add_count, clock_gettime, itimerspec, timespec
+from fastlb.data_plane.meters cimport bucket_of as plane_bucket_of
+from fastlb.data_plane.meters cimport count_client_in as plane_count_client_in
+from fastlb.data_plane.meters cimport count_client_out as plane_count_client_out
+from fastlb.data_plane.meters cimport count_reuse as plane_count_reuse
+from fastlb.data_plane.meters cimport end_meters as plane_end_meters
+from fastlb.data_plane.meters cimport enter_pool_meter as plane_enter_pool_meter
+from fastlb.data_plane.meters cimport enter_route_meter as plane_enter_route_meter
+from fastlb.data_plane.meters cimport note_response_head as plane_note_response_head
+from fastlb.data_plane.meters cimport now_us as plane_now_us
 from fastlb.data_plane.settlement cimport settle_worker
 from fastlb.data_plane.shared_table cimport (BLOCK_BYTES, BLOCKS_AT, COLUMNS_AT, DETAILS_AT, DETAILS_BYTES, FAULT_CLAIM_ADDED, FAULT_CLAIM_NAMED, FAULT_CLAIM_NOTED,
                                              FAULT_RELEASE_NAMED, FAULT_RELEASE_NOTED, FAULT_RELEASE_TAKEN, FAULT_SETTLE_BALANCED,
-                                             FAULT_SETTLE_CORRECTED, FAULT_SETTLE_COUNTED, FAULT_SETTLE_MARKED, INDEX_AT, ROW_BYTES,
+                                             FAULT_SETTLE_CORRECTED, FAULT_SETTLE_COUNTED, FAULT_SETTLE_MARKED, INDEX_AT, METERS_AT, WORKER_METERS_BYTES, ROW_BYTES,
                                              WORKER_BYTES, WORKER_COLUMNS_BYTES, WORKERS_AT, add_image_rows, add_row, claim_row,
                                              close_shared, column_at, create_shared, find_row, hold_row, map_shared, open_worker,
                                              release_row, row_at, set_state, worker_at)
@@ -64,6 +73,7 @@ from fastlb.data_plane.shared_table cimport STICKY_AT, STICKY_BUCKETS
 from fastlb.data_plane.siphash cimport siphash
 from fastlb.data_plane.http1_head cimport kept_request
 from fastlb.data_plane.sticky cimport begin_sticky
+from fastlb.data_plane.types cimport BackendMeter, Listener, Meter, MeterDetails
 from fastlb.data_plane.types cimport X_COOKIE_OLD
 from fastlb.data_plane.sticky_table cimport (MAX_STICKY_TICKS, NOTED_AGAIN, NOTED_ALREADY, NOTED_INSTEAD, NOTED_NEW, NOTED_NOT, STICKY_TICK_MS,
                                              StickyPart, find_sticky, note_sticky)
@@ -171,13 +181,13 @@ LAYOUT = {
                    "value": <size_t>&(<ImageHeaderOperation*>NULL).value},
     "segments": {"size": sizeof(ImageSegment), "kind": <size_t>&(<ImageSegment*>NULL).kind,
                  "encoding": <size_t>&(<ImageSegment*>NULL).encoding, "text": <size_t>&(<ImageSegment*>NULL).text},
-    "listeners": {"size": sizeof(ImageListener), "name": <size_t>&(<ImageListener*>NULL).name,
+    "listeners": {"size": sizeof(ImageListener), "meter": <size_t>&(<ImageListener*>NULL).meter, "name": <size_t>&(<ImageListener*>NULL).name,
                   "settings": <size_t>&(<ImageListener*>NULL).settings},
-    "routes": {"size": sizeof(ImageRoute), "name": <size_t>&(<ImageRoute*>NULL).name, "pool": <size_t>&(<ImageRoute*>NULL).pool,
+    "routes": {"size": sizeof(ImageRoute), "meter": <size_t>&(<ImageRoute*>NULL).meter, "name": <size_t>&(<ImageRoute*>NULL).name, "pool": <size_t>&(<ImageRoute*>NULL).pool,
                "mirror_pool": <size_t>&(<ImageRoute*>NULL).mirror_pool, "priority": <size_t>&(<ImageRoute*>NULL).priority,
                "request": <size_t>&(<ImageRoute*>NULL).request.operations, "response": <size_t>&(<ImageRoute*>NULL).response.operations,
                "host": <size_t>&(<ImageRoute*>NULL).host},
-    "pools": {"size": sizeof(ImagePool), "name": <size_t>&(<ImagePool*>NULL).name,
+    "pools": {"size": sizeof(ImagePool), "meter": <size_t>&(<ImagePool*>NULL).meter, "name": <size_t>&(<ImagePool*>NULL).name,
               "hash_key": <size_t>&(<ImagePool*>NULL).hash_key, "attempts": <size_t>&(<ImagePool*>NULL).attempts, "algorithm": <size_t>&(<ImagePool*>NULL).algorithm,
               "groups": <size_t>&(<ImagePool*>NULL).groups, "backends": <size_t>&(<ImagePool*>NULL).backends, "queue": <size_t>&(<ImagePool*>NULL).queue,
               "queue_max": <size_t>&(<ImagePool*>NULL).queue_max, "sticky": <size_t>&(<ImagePool*>NULL).sticky,
@@ -786,7 +796,7 @@ FAULT_POINTS = {"claim_named": FAULT_CLAIM_NAMED, "claim_added": FAULT_CLAIM_ADD
                 "release_named": FAULT_RELEASE_NAMED, "release_taken": FAULT_RELEASE_TAKEN, "release_noted": FAULT_RELEASE_NOTED,
                 "settle_marked": FAULT_SETTLE_MARKED, "settle_corrected": FAULT_SETTLE_CORRECTED,
                 "settle_balanced": FAULT_SETTLE_BALANCED, "settle_counted": FAULT_SETTLE_COUNTED}
-SHARED_OFFSETS = {"workers": WORKERS_AT, "worker_bytes": WORKER_BYTES, "index": INDEX_AT, "blocks": BLOCKS_AT, "row_bytes": ROW_BYTES,
+SHARED_OFFSETS = {"meters": METERS_AT, "worker_meters_bytes": WORKER_METERS_BYTES, "workers": WORKERS_AT, "worker_bytes": WORKER_BYTES, "index": INDEX_AT, "blocks": BLOCKS_AT, "row_bytes": ROW_BYTES,
                   "details": DETAILS_AT, "details_bytes": DETAILS_BYTES,
                   "columns": COLUMNS_AT, "worker_columns_bytes": WORKER_COLUMNS_BYTES, "block_bytes": BLOCK_BYTES}
 
@@ -1165,6 +1175,73 @@ cdef class Pool:
     @cursor.setter
     def cursor(self, uint32_t value):
         self.pool.groups[0].cursor = value
+
+
+def bucket_of(uint64_t us):
+    """The bucket of a histogram that a time of so many microseconds falls in."""
+    return plane_bucket_of(us)
+
+
+cdef class MeteredExchange:
+    """One exchange that is counted again and again, of a listener, a route, a pool and a backend."""
+    cdef:
+        Engine* engine
+        MeterDetails* details
+        Exchange* exchange
+        Attempt attempt
+        Connection client, connection
+        Listener listener
+        Backend backend
+        BackendMeter backend_meter
+        Buffer head
+
+    def __cinit__(self):
+        self.engine = <Engine*>calloc(1, sizeof(Engine))
+        self.exchange = <Exchange*>calloc(1, sizeof(Exchange))
+        if self.engine != NULL:
+            self.engine.meters = <Meter*>calloc(4, sizeof(Meter))
+            self.engine.meter_details = self.details = <MeterDetails*>calloc(4, sizeof(MeterDetails))
+        if self.exchange == NULL or self.engine == NULL or self.engine.meters == NULL or self.details == NULL:
+            raise MemoryError
+        self.listener.meter = 1
+        self.client.kind = KIND_CLIENT
+        self.client.listener = &self.listener
+        self.client.exchange = self.exchange
+        self.backend.meter = &self.backend_meter
+        self.attempt.backend = &self.backend
+        self.connection.backend = &self.backend
+        self.head.end = 100
+        self.exchange.client = &self.client
+        self.exchange.request_head = &self.head
+        self.exchange.status = 200
+        self.exchange.flags = X_HEAD_SENT
+
+    def __dealloc__(self):
+        if self.engine != NULL:
+            free(self.engine.meters)
+            free(self.details)
+        free(self.engine)
+        free(self.exchange)
+
+    def count(self, uint32_t rounds):
+        """What metrics add to `rounds` requests over a reused connection, with both readings of the clock."""
+        cdef uint32_t _i
+        with nogil:
+            for _i in range(rounds):
+                self.engine.clock_us = 0
+                plane_count_client_in(self.engine, &self.client, 100)
+                self.exchange.began_us = plane_now_us(self.engine)
+                plane_enter_route_meter(self.engine, self.exchange, 2)
+                plane_enter_pool_meter(self.engine, self.exchange, 3)
+                self.attempt.began_us = plane_now_us(self.engine)
+                plane_count_reuse(self.engine, self.exchange, &self.backend)
+                self.backend.meter.bytes_out += 100
+                self.engine.clock_us = 0
+                self.backend.meter.bytes_in += 100
+                plane_note_response_head(self.engine, self.exchange, &self.attempt, 200)
+                plane_count_client_out(self.engine, self.exchange, 100)
+                plane_end_meters(self.engine, self.exchange)
+        return self.engine.meters[3].statuses[2]
 
 
 def is_stale_reuse(reason, *, reused=False, answered=False):

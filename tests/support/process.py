@@ -71,6 +71,12 @@ class Control:
         response = self._connection.getresponse()
         return response.status, json.loads(response.read())
 
+    def read(self, path: str, accept: str = "") -> tuple[int, str, bytes]:
+        """The status, the kind and the content of what is no JSON."""
+        self._connection.request("GET", path, headers={"Accept": accept} if accept else {})
+        response = self._connection.getresponse()
+        return response.status, response.headers["content-type"], response.read()
+
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
         """The answer with whether it is a good one ("ok")."""
         status, answer = self.request(*QUESTIONS[do], arguments or None)

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from fastlb import FastlbError
-from fastlb.control_plane.admin import backends, health, reload, status
+from fastlb.control_plane.admin import backends, health, metrics, reload, status
 from fastlb.control_plane.admin.messages import ApiError, answer
 from fastlb.control_plane.config.errors import ConfigError, nearest, quote
 from fastlb.processes.output import report
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fastlb.control_plane.controller import Controller
 
 # Each gives its routes for a controller.
-MODULES = (status.routes, backends.routes, reload.routes, health.routes)
+MODULES = (status.routes, backends.routes, reload.routes, health.routes, metrics.routes)
 # What `Host` may be: a page of somebody else's whose name leads to this machine has its own name there (DNS rebinding).
 LOCAL_HOSTS = frozenset(("localhost", "127.0.0.1", "[::1]", ""))
 

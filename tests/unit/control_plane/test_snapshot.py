@@ -9,6 +9,7 @@ import pytest
 
 from fastlb.control_plane import snapshot
 from fastlb.control_plane.config.loader import load_text
+from fastlb.control_plane.metrics.meters import MeterNumbers
 from fastlb.control_plane.resolver import Endpoint
 
 TEXT = """
@@ -111,9 +112,16 @@ def test_settings_and_listeners_are_written_in_their_units(writer: type[Recordin
             "max_body_bytes": 1 << 20,
             "log_set": None,
             "host_set": 0,
+            "meter": 0,
         },
     )
     assert second[0] == ("other",)
+
+
+def test_meters_are_those_of_the_configuration_in_its_order(writer: type[RecordingWriter]) -> None:
+    snapshot.build_image(load_text(TEXT, "f").config, {}, 1, meters=MeterNumbers([7, 8], [9, 10], [11, 12]))
+    for call, meters in (("add_listener", [7, 8]), ("add_route", [9, 10]), ("add_pool", [11, 12])):
+        assert [options["meter"] for _, options in RecordingWriter.last.of(call)] == meters
 
 
 def test_a_reason_header_that_is_off_is_none(writer: type[RecordingWriter]) -> None:
@@ -124,8 +132,8 @@ def test_a_reason_header_that_is_off_is_none(writer: type[RecordingWriter]) -> N
 
 def test_each_route_names_its_pool_by_index_whatever_its_hosts(writer: type[RecordingWriter]) -> None:
     assert [options for _, options in build().of("add_route")] == [
-        {"pool": 1, "name": "a.example/api/", "priority": 4},
-        {"pool": 0, "name": "*/", "priority": 4},
+        {"pool": 1, "name": "a.example/api/", "priority": 4, "meter": 0},
+        {"pool": 0, "name": "*/", "priority": 4, "meter": 0},
     ]
 
 
@@ -148,6 +156,7 @@ def test_pools_are_written_in_their_units(writer: type[RecordingWriter]) -> None
             "queue_timeout_ms": 5000,
             "balance_permille": 0,
             "slow_start_ms": 0,
+            "meter": 0,
         },
     )
     assert second[1]["algorithm"] == "round_robin"

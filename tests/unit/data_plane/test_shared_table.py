@@ -358,11 +358,12 @@ def test_whatever_a_worker_writes_into_it_nobody_else_falls_over(seed: int) -> N
     numbers = random.Random(seed)
     with mmap.mmap(memory.fileno(), 0) as raw:
         if seed % 2:
-            raw[64:] = numbers.randbytes(len(raw) - 64)
+            for begin, end in ((64, OFFSETS["meters"]), (OFFSETS["meters"], OFFSETS["meters"] + 65536), (OFFSETS["blocks"], len(raw))):
+                raw[begin:end] = numbers.randbytes(end - begin)
             raw[8:64] = numbers.randbytes(56)
         else:  # what leads somewhere: the header's numbers, the index, chains, sizes
             struct.pack_into("<III", raw, 12, 0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF)
-            for at in range(OFFSETS["index"], OFFSETS["blocks"], 4):
+            for at in range(OFFSETS["index"], OFFSETS["meters"], 4):
                 struct.pack_into("<I", raw, at, numbers.choice([1, 2, 3, 128, 100_000, 0xFFFFFFFF]))
             for number in range(201):
                 block = OFFSETS["blocks"] + number // 128 * OFFSETS["block_bytes"]
@@ -371,7 +372,11 @@ def test_whatever_a_worker_writes_into_it_nobody_else_falls_over(seed: int) -> N
     memory.counters()
     memory.backends()
     memory.verify()
+    for number in memory.meters():
+        memory.read_meter(number)
+    memory.read_backend_meters()
     for slot in (0, 1, 127):
+        memory.read_worker_times(slot)
         memory.settle_worker(slot)
         memory.heartbeat_ms(slot), memory.worker_generation(slot), memory.worker_connections(slot)
     memory.settle_all()
