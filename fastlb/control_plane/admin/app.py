@@ -4,6 +4,7 @@ Errors are JSON, {"errors": ["..."]}, with a fitting status. Requests that a bro
 made to send by somebody else's page are refused: there is no authentication that would tell them from the operator's.
 """
 
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 # Each gives its routes for a controller.
 MODULES = (status.routes, backends.routes, reload.routes, health.routes, metrics.routes)
-# What `Host` may be: a page of somebody else's whose name leads to this machine has its own name there (DNS rebinding).
-LOCAL_HOSTS = frozenset(("localhost", "127.0.0.1", "[::1]", ""))
 
 
 def make_app(controller: "Controller") -> Any:
@@ -61,7 +60,7 @@ class Guard:
             await send(message)
             answered = message["type"] == "http.response.body" and not message.get("more_body", False)
 
-        if b"origin" in headers or _without_port(host) not in LOCAL_HOSTS:
+        if b"origin" in headers or not _is_local(host):
             text = "requests of web pages are refused, and Host has to be localhost or an address of this machine's loopback"
             await answer({"errors": [text]}, 403)(scope, receive, send)
             return
@@ -101,7 +100,13 @@ def _answer_gone(request: Request, error: Exception) -> Response:
     return Response(status_code=499)  # nobody reads it
 
 
-def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host.partition("]")[0] + "]"
-    return host.partition(":")[0]
+def _is_local(host: str) -> bool:
+    """Whether a `Host` can be meant for this API: a page of somebody else's whose name leads to this machine has its own name there (DNS
+    rebinding)."""
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    if name in ("", "localhost"):
+        return True
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return False

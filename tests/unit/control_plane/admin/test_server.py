@@ -173,7 +173,9 @@ def test_a_mistake_of_ours_is_answered_and_told_and_the_next_request_is_served(s
     assert said == 'fastlb: a mistake in fastlb\'s admin API: GET "/v1/fail": ZeroDivisionError: by nothing\n'
 
 
-@pytest.mark.parametrize("field", ["Host: evil.example", "Host: evil.example:80", "Host: localhost.evil.example", "Origin: null"])
+@pytest.mark.parametrize(
+    "field", ["Host: evil.example", "Host: evil.example:80", "Host: localhost.evil.example", "Host: 192.0.2.1:80", "Origin: null"]
+)
 def test_requests_that_a_web_page_made_are_refused(serve: Serve, field: str) -> None:
     async def test(world: World) -> None:
         assert (await world.ask("GET", "/v1/status", "", field))[0] == 403
@@ -181,7 +183,7 @@ def test_requests_that_a_web_page_made_are_refused(serve: Serve, field: str) -> 
     serve(test)
 
 
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:80", "127.0.0.1:9090", "[::1]:9090", "[::1]"])
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:80", "127.0.0.1:9090", "127.1.2.3", "[::1]:9090", "[::1]"])
 def test_hosts_that_are_this_machine_are_served(serve: Serve, host: str) -> None:
     async def test(world: World) -> None:
         assert (await world.ask("GET", "/v1/status", "", f"Host: {host}"))[0] == 200
