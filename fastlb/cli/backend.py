@@ -133,9 +133,9 @@ def _wait(client: Client, path: str, rows: list[dict[str, Any]], *, quiet: bool)
     shown, when = -1, 0.0
     while any(row["admin"] == "drain" and row["drain"] is not None and not row["drain"]["over"] for row in rows):
         left, now = _in_flight(rows), time.monotonic()
-        if not quiet and left != shown and now - when >= SHOW_SECONDS:
+        if not quiet and left and left != shown and now - when >= SHOW_SECONDS:
             left_ms = max(row["drain"]["left_ms"] for row in rows if row["drain"] is not None)
-            click.echo(f"draining: {left} in flight, at most {format_duration(left_ms // 1000 * 1000 + 1000)} more")
+            click.echo(f"draining: {left} in flight, at most {format_duration((left_ms + 999) // 1000 * 1000)} more")
             shown, when = left, now
         time.sleep(LOOK_SECONDS)
         rows = client.get(path)["backends"]

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.support.configuration import configuration
-from tests.support.load import Load, PacedBackend, assert_consistent, wait_for_end
+from tests.support.load import Load, PacedBackend, assert_consistent, process_state, wait_for_end, wait_for_workers
 from tests.support.message import request, response
 from tests.support.process import ROOT
 from tests.support.waiting import wait_until
@@ -215,6 +215,37 @@ def test_what_was_asked_for_survives_the_controller_and_a_reload(fastlb, paced):
     assert row_of(lb, backends[0])["admin"] == "ready"
 
 
+def test_a_caller_who_comes_while_there_is_no_controller_waits_for_the_next(fastlb, paced):
+    (backend,) = paced(1)
+    lb = fastlb([backend])
+    (controller,) = (row["pid"] for row in lb.processes() if row["role"] == "controller")
+    os.kill(controller, signal.SIGKILL)
+    wait_for_end(controller)
+    shown = json.loads(ok(lb, "status", "--json"))
+    assert shown["generation"] == 1
+    lb.reconnect()
+
+
+def test_a_worker_that_dies_while_it_is_to_cut_owes_no_answer(fastlb, scripted):
+    first = scripted()
+    lb = fastlb([first], workers=2)
+    clients = [lb.connect() for _ in range(8)]
+    for client in clients:
+        client.send(request())
+        first.accept().read_request()
+    held = row_of(lb, first)["in_flight"]
+    assert held == 8
+    pid = lb.worker_pid(1)
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: process_state(pid) == "T", "a worker stands still")
+    change(lb, first, admin="drain", timeout_ms=0)
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: row_of(lb, first)["drain"]["over"], "the drain is over")
+    wait_until(lambda: row_of(lb, first)["in_flight"] == 0, "the counts are right again")
+    wait_for_workers(lb, 2)
+    assert_consistent(lb)
+
+
 # ------------------------------------------------------------------------------------------------------------ refusals
 def test_wrong_requests_are_told_with_what_was_meant(fastlb, paced):
     (backend,) = paced(1)
@@ -271,7 +302,7 @@ def test_status_shows_processes_listeners_pools_and_backends(fastlb, paced):
     assert [one["role"] for one in shown["processes"]] == ["supervisor", "zygote", "controller", "worker", "worker"]
     assert {one["generation"] for one in shown["processes"] if one["role"] == "worker"} == {2}
     (pool,) = shown["pools"]
-    assert [row["weight"] for row in sorted(pool["backends"], key=lambda row: row["address"] != backends[0].address)] == [5, 1]
+    assert [(row["address"], row["weight"]) for row in pool["backends"]] == [(backends[0].address, 5), (backends[1].address, 1)]
     assert sum(row["requests"] for row in pool["backends"]) == 1
 
 

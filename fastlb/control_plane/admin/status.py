@@ -7,7 +7,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from fastlb import BUILD_ID, __version__
-from fastlb.control_plane.admin.backends import describe_backends
+from fastlb.control_plane.admin.backends import describe_backends, list_backends
 from fastlb.control_plane.admin.messages import ApiError, answer, read_object
 
 if TYPE_CHECKING:
@@ -73,8 +73,9 @@ def describe(controller: "Controller") -> dict[str, Any]:
     """All of it at a glance."""
     config = controller.config
     queues = {queue["pool"]: queue for queue in controller.shared.queues()}
+    order = {one.row.identity: index for index, one in enumerate(list_backends(controller))}
     rows: dict[str, list[dict[str, Any]]] = {}
-    for row in describe_backends(controller):
+    for row in sorted(describe_backends(controller), key=lambda row: order.get(row["identity"], len(order))):
         rows.setdefault(row["pool"], []).append(row)
     pools = [
         {
