@@ -8,8 +8,7 @@ from tests.support.process import ROOT
 
 # Each of these brings many others, and is for something that comes later or not at all: another command, a build.
 LATER = {
-    *("ctypes", "http.server"),
-    *("sqlite3", "unittest", "urllib.request", "xml"),
+    *("ctypes", "sqlite3", "unittest", "xml"),
     *("Cython", "rich", "setuptools", "websockets"),
 }
 
