@@ -46,7 +46,7 @@ from fastlb.data_plane.sticky_table cimport MAX_STICKY_TICKS, STICKY_TICK_MS, co
 from fastlb.data_plane.system cimport EINVAL, ENOSPC, errno, memcpy, memset, munmap
 from fastlb.data_plane cimport types
 from fastlb.data_plane.types cimport (FAILURE_COUNT, HEADER_OTHER, MAX_HEAD_BYTES, MAX_HEADERS, MAX_IDENTITY_BYTES, MAX_ROWS, MAX_WORKERS,
-                                      NO_INDEX, NO_SHARED_ROW, NODE_ROW, ROW_DISPLAY_BYTES, ROW_FREE, WORKER_LIVE, Backend, Column,
+                                      NO_INDEX, NO_SHARED_ROW, NODE_ROW, ROW_DISPLAY_BYTES, ROW_FREE, WORKER_FREE, WORKER_LIVE, Backend, Column,
                                       Connection, Counters)
 from fastlb.data_plane.types cimport (MAX_HEADER_NAME_BYTES, MAX_HEADER_OPERATIONS, MAX_LISTENER_NAME_BYTES, MAX_TEMPLATE_LITERAL_BYTES,
                                       MAX_TEMPLATE_SEGMENTS, OPERATION_ADD, ROUTE_DROPS_NAMES, ROUTE_EDITS_RESPONSE, ROUTE_MIRROR, ROUTE_SETS_HOST,
@@ -1392,7 +1392,7 @@ cdef class SharedMemory:
         fd: of the memory that another process made; it is copied, and stays the caller's.
 
     Raises:
-        ValueError: this is no shared memory, or one of another build. OSError.
+        ValueError: this is no shared memory, or one of another layout. OSError.
     """
     cdef:
         SharedTable table
@@ -1404,9 +1404,9 @@ cdef class SharedMemory:
         self.table.fd = -1
         if fd < 0:
             return                  # create() goes on from here
-        error = map_shared(&self.table, fd, <bytes>BUILD_ID.encode())
+        error = map_shared(&self.table, fd)
         if error == -1:
-            raise ValueError("this is not shared memory of this build of fastlb")
+            raise ValueError("this is not shared memory, or of another layout than that of this build of fastlb")
         if error:
             raise OSError(error, os.strerror(error))
 
@@ -1540,6 +1540,13 @@ cdef class SharedMemory:
     def heartbeat_ms(self, slot):
         """When the engine in this slot last ended a batch, in milliseconds of the monotonic clock; 0 = no engine yet."""
         return self.worker(slot).heartbeat_ms
+
+    def workers(self):
+        """The processes of the slots that are in use or not settled yet: a dict from slot to pid."""
+        cdef:
+            SharedTable* table = self.opened()
+            uint32_t slot
+        return {slot: worker_at(table, slot).pid for slot in range(count_workers(table)) if worker_at(table, slot).use != WORKER_FREE}
 
     def worker_pid(self, slot):
         """Process of this slot, 0 = none."""

@@ -13,6 +13,7 @@ COMMANDS = {
     "serve": ("fastlb.cli.serve", "Relay requests between clients and backends; without arguments: a demo."),
     "status": ("fastlb.cli.status", "Show what a running fastlb is doing: processes, listeners, pools, backends."),
     "backend": ("fastlb.cli.backend", "Take backends out of use and back, change their weights; nothing is restarted."),
+    "upgrade": ("fastlb.cli.upgrade", "Have the fastlb that is installed by now take over from the one that runs."),
     "check": ("fastlb.cli.check", "Say what is wrong with a configuration, all at once."),
     "plan": ("fastlb.cli.plan", "Say what a reload would change."),
     "reload": ("fastlb.cli.reload", "Have a running fastlb read its configuration file again."),

@@ -4,6 +4,8 @@ Owns those three bits of each backend's state, and no copy of them: they stand i
 pick, and where the next controller finds them. Nothing else calls `SharedMemory.set_state`. For the controller's thread alone.
 """
 
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -49,6 +51,12 @@ class BackendStates:
     def restore(self) -> dict[str, BackendState]:
         """What there is of every backend, by identity: for a controller that begins where another has ended."""
         return {str(row["identity"]): _read(int(row["state"])) for row in self._shared.backends()}
+
+    def copy(self, states: Mapping[str, int]) -> None:
+        """Takes over what a fastlb with other shared memory said, of those backends that there are here."""
+        for identity, bits in states.items():
+            with suppress(KeyError, ValueError):
+                self._shared.set_state(identity, bits)
 
     def set_health(self, identity: str, up: bool) -> None:
         """What health checks found. KeyError: there is no such backend."""

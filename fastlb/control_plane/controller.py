@@ -9,7 +9,7 @@ import os
 import pickle
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import uvloop
@@ -20,7 +20,7 @@ from fastlb.control_plane.admin.server import AdminServer
 from fastlb.control_plane.backend_states import AdminState, BackendStates
 from fastlb.control_plane.config.loader import Loaded, load_file
 from fastlb.control_plane.config.log_destination import LogDestination
-from fastlb.control_plane.config.schema import Config, Listener
+from fastlb.control_plane.config.schema import MAX_WEIGHT, Config, Listener
 from fastlb.control_plane.draining import Drains
 from fastlb.control_plane.health.checker import Checker, HealthError
 from fastlb.control_plane.log_plan import log_destinations
@@ -30,9 +30,10 @@ from fastlb.control_plane.reloads import Outcome, Reloads
 from fastlb.control_plane.resolver import Endpoint, Resolver
 from fastlb.control_plane.snapshot import build_image
 from fastlb.control_plane.sticky_key import StickyKey, StickyKeyError, load_sticky_key
-from fastlb.control_plane.weights import NO_WEIGHTS, Weights, keep_weights
+from fastlb.control_plane.weights import Weights, keep_weights
 from fastlb.processes.channel import Channel
 from fastlb.processes.cpus import usable_cpus
+from fastlb.processes.memory_lock import changing_rows
 from fastlb.processes.messages import (
     AdminSocket,
     Applied,
@@ -42,6 +43,7 @@ from fastlb.processes.messages import (
     DrainAll,
     FromController,
     Hello,
+    LeaveAdmin,
     ListenerBinds,
     LogTarget,
     Ping,
@@ -52,6 +54,8 @@ from fastlb.processes.messages import (
     Reread,
     Stop,
     ToController,
+    Upgrade,
+    Upgraded,
 )
 from fastlb.processes.output import report, report_warnings
 
@@ -65,6 +69,10 @@ class ApplyError(FastlbError):
     """A configuration that could not be put in force; nothing has changed."""
 
 
+class UpgradeError(FastlbError):
+    """A new fastlb that has not taken over; nothing has changed."""
+
+
 @dataclass(frozen=True, slots=True)
 class ControllerOptions:
     """What a controller is told.
@@ -73,11 +81,15 @@ class ControllerOptions:
         config: what to begin with, unless a predecessor left something.
         override: what the command line said holds for every file that is read later, too.
         sticky_key: that of `config`, read with the privileges that fastlb was started with.
+        weights: that the operator had put in the place of configured ones when the fastlb before this one ran.
+        states: of backends, by identity, as a fastlb with another shared memory left them; for their rows when they are made.
     """
 
     config: Config
     override: Callable[[Loaded], Loaded] = lambda loaded: loaded
     sticky_key: StickyKey | None = None
+    states: Mapping[str, int] = field(default_factory=dict)
+    weights: Weights = field(default_factory=dict)
 
 
 def run_controller(channel: Channel[ToController], shared: _core.SharedMemory, state_fd: int | None, options: ControllerOptions) -> None:
@@ -113,11 +125,12 @@ class Controller:
         self.health = Checker(loop, self.states, report)
         self._meters = Meters(shared, report)
         self._processes: tuple[ProcessState, ...] = ()
-        self._weights: Weights = NO_WEIGHTS
+        self._weights: Weights = {key: weight for key, weight in options.weights.items() if weight <= MAX_WEIGHT}
         self.drains = Drains(shared.in_flight, self._cut)
         self._cutting = asyncio.Lock()
         self._n_cuts = 0
         self._cut_answer: asyncio.Future[int] | None = None
+        self._upgraded: asyncio.Future[Upgraded] | None = None
         self._admin = AdminServer(loop, make_app(self))
 
     # -------------------------------------------------------------------------------------------------- for the admin API
@@ -198,6 +211,20 @@ class Controller:
         """Has the configuration file read again, with the privileges that fastlb was started with."""
         return await self._reloads.ask()
 
+    async def upgrade(self) -> int:
+        """Has the installed fastlb take over; returns its process as soon as that is ready. This one ends when its clients are gone.
+
+        Raises:
+            UpgradeError: it could not be started or did not get ready; nothing has changed.
+        """
+        if self._upgraded is None or self._upgraded.done():
+            self._upgraded = self._loop.create_future()
+            self._send(Upgrade())
+        outcome = await asyncio.shield(self._upgraded)
+        if not outcome.pid:
+            raise UpgradeError(outcome.text)
+        return outcome.pid
+
     async def apply_file(self, path: str) -> int:
         """Puts the configuration of a file in force, which is read with the rights that the controller has; returns the generation.
 
@@ -223,6 +250,8 @@ class Controller:
                 self._probe_as_before()
                 self._meters.put_in_force(self._meters.assign(left.config))
             else:
+                # Workers of the fastlb before this one may be there still: no number means two things in one shared memory.
+                self._tried = max((self._shared.worker_generation(slot) for slot in self._shared.workers()), default=0)
                 try:
                     await self.apply(self._options.config)
                 except ApplyError:
@@ -283,7 +312,8 @@ class Controller:
         found = self._find_sticky_key(config, sticky_key or self._sticky_key)
         key = found.key if found is not None else b""
         endpoints = self._names.endpoints
-        meters = self._meters.assign(config)
+        with changing_rows(self._shared):
+            meters = self._meters.assign(config)
         generation = self._tried = self._tried + 1
         weights = keep_weights(self._weights, config)
         try:
@@ -297,15 +327,19 @@ class Controller:
         except (ValueError, OSError) as error:
             raise ApplyError(f"the snapshot could not be built: {error}") from error
         try:
-            self._shared.add_rows(image)
+            with changing_rows(self._shared):
+                self._shared.add_rows(image)
+            if not self._generation:
+                self.states.copy(self._options.states)
             state = _write_state(State(config, generation, found or self._sticky_key, weights), self._freeze(config))
             try:
                 self._answer = self._loop.create_future()
-                self._send(_describe(config, generation, logs), image, state)
+                self._send(_describe(config, generation, logs, weights), image, state)
                 answer = await self._answer
                 if isinstance(answer, Applied):
                     self._meters.put_in_force(meters)
-                    self._shared.sweep(image)  # not before: a worker that starts meanwhile loads the one in force
+                    with changing_rows(self._shared):
+                        self._shared.sweep(image)  # not before: a worker that starts meanwhile loads the one in force
             finally:
                 self._answer = None
                 os.close(state)
@@ -368,6 +402,11 @@ class Controller:
             case AdminSocket():
                 for descriptor in descriptors:
                     self._admin.open(socket.socket(fileno=descriptor))
+            case LeaveAdmin():
+                self._admin.leave()
+            case Upgraded():
+                if self._upgraded is not None and not self._upgraded.done():
+                    self._upgraded.set_result(message)
             case Ping():
                 self._send(Pong())
             case Applied(generation) | Rejected(generation):
@@ -445,7 +484,7 @@ def choose_workers(configured: int) -> int:
     return configured or usable_cpus()
 
 
-def _describe(config: Config, generation: int, logs: Sequence[LogTarget]) -> Apply:
+def _describe(config: Config, generation: int, logs: Sequence[LogTarget], weights: Weights) -> Apply:
     """What the supervisor has to know of a configuration."""
     settings = config.settings
     listeners = tuple(_describe_listener(listener) for listener in config.listeners)
@@ -457,6 +496,7 @@ def _describe(config: Config, generation: int, logs: Sequence[LogTarget]) -> App
         settings.drain_timeout_ms,
         settings.drain_idle_grace_ms,
         settings.watch,
+        dict(weights),
     )
 
 

@@ -11,7 +11,9 @@ from fastlb.data_plane.types cimport (INDEX_CHAINS, MAX_ROWS, MAX_WORKERS, ROWS_
 from fastlb.data_plane.types cimport MAX_METERS, BackendMeter, Meter, MeterDetails, MeterName
 
 cdef enum:
-    SHARED_LAYOUT = 6
+    # Raise it whenever something here means something else than before, or claim_row, release_row or settlement go another way: builds of
+    # one layout work on one memory at the same time, during an upgrade.
+    SHARED_LAYOUT = 7
     # Offsets: the header's page, a page per worker, the index, the sticky table, then blocks of rows. Only what is used takes memory.
     WORKERS_AT = 4096
     WORKER_BYTES = 4096
@@ -72,7 +74,7 @@ cdef extern from *:
     void fault_point "fastlb_fault_point"(SharedTable* table, FaultPoint point) nogil
 
 cdef int create_shared(SharedTable* table, const char* build) noexcept nogil
-cdef int map_shared(SharedTable* table, int fd, const char* build) noexcept nogil
+cdef int map_shared(SharedTable* table, int fd) noexcept nogil
 cdef void close_shared(SharedTable* table) noexcept nogil
 cdef uint32_t measure_rows(SharedTable* table) noexcept nogil
 cdef uint32_t count_rows(SharedTable* table) noexcept nogil

@@ -25,8 +25,11 @@ from fastlb.data_plane.system cimport (EINVAL, ENOMEM, ENOSPC, F_ADD_SEALS, F_DU
                                        lseek, memcmp, memcpy, memfd_create, memset, mmap, munmap, sched_yield, store_long, store_word, strlen)
 from fastlb.data_plane.types cimport MAX_METERS
 from fastlb.data_plane.types cimport (INDEX_CHAINS, MAX_IDENTITY_BYTES, MAX_ROWS, MAX_WORKERS, NODE_ROW, ROW_DISPLAY_BYTES, ROW_DOWN, ROW_FREE,
-                                      ROW_CONTROLLED, ROW_LEAVING, ROW_USED, ROWS_PER_BLOCK, WORKER_FREE, WORKER_LIVE, Column, ImageBackend, ImageHeader,
-                                      ImagePool, ImageSection, ImageText, LIMIT_KINDS, RowDetails, RowHealth, SharedHeader, SharedRow, SharedTable, WorkerBlock)
+                                      ROW_CONTROLLED, ROW_LEAVING, ROW_USED, ROWS_PER_BLOCK, WORKER_FREE, WORKER_LIVE, Column, Counters,
+                                      ImageBackend, ImageHeader, ImagePool, ImageSection, ImageText, LIMIT_KINDS, RowDetails, RowHealth,
+                                      SharedHeader, SharedRow, SharedTable, WorkerBlock, WorkerGauges)
+
+from fastlb.data_plane.types cimport BackendMeter, Meter, MeterDetails, MeterName
 
 cdef extern from "<stdlib.h>" nogil:
     char* getenv(const char* name)
@@ -97,18 +100,35 @@ cdef int create_shared(SharedTable* table, const char* build) noexcept nogil:
         close_shared(table)
         return error
     table.header.layout_version = SHARED_LAYOUT
+    table.header.layout_sizes = measure_layout()
     memcpy(table.header.build, build, min(strlen(build), sizeof(table.header.build) - 1))
     store_long(&table.header.magic, SHARED_MAGIC)
     return 0
 
 
-cdef int map_shared(SharedTable* table, int fd, const char* build) noexcept nogil:
-    # Maps what another process made. The descriptor is copied and stays the caller's. 0; -1: it is not ours, or of another layout
-    # or build; or an errno.
+cdef uint64_t measure_layout() noexcept nogil:
+    # A number that differs where a struct has another size: what was forgotten when SHARED_LAYOUT should have been raised. FNV-1a.
+    cdef:
+        size_t sizes[17]
+        uint64_t value = <uint64_t>0xCBF29CE484222325
+        uint32_t i
+    sizes[0], sizes[1], sizes[2] = sizeof(SharedHeader), sizeof(SharedRow), sizeof(RowDetails)
+    sizes[3], sizes[4], sizes[5] = sizeof(Column), sizeof(WorkerBlock), sizeof(Counters)
+    sizes[6], sizes[7], sizes[8] = sizeof(WorkerGauges), MAX_WORKERS, ROWS_PER_BLOCK
+    sizes[9], sizes[10], sizes[11] = <size_t>INDEX_AT, <size_t>BLOCKS_AT, <size_t>BLOCK_BYTES
+    sizes[12], sizes[13], sizes[14] = sizeof(RowHealth), sizeof(Meter), sizeof(BackendMeter)
+    sizes[15], sizes[16] = sizeof(MeterDetails), sizeof(MeterName)
+    for i in range(17):
+        value = (value ^ <uint64_t>sizes[i]) * <uint64_t>0x100000001B3
+    return value
+
+
+cdef int map_shared(SharedTable* table, int fd) noexcept nogil:
+    # Maps what another process made, of this build or of another one with the same layout. The descriptor is copied and stays the
+    # caller's. 0; -1: it is not ours, or of another layout; or an errno.
     cdef:
         int64_t file_bytes = lseek(fd, 0, SEEK_END)
         int error
-        size_t size = min(strlen(build), sizeof(table.header.build) - 1)
     memset(table, 0, sizeof(SharedTable))
     table.fd = -1
     if file_bytes < 0:
@@ -123,7 +143,7 @@ cdef int map_shared(SharedTable* table, int fd, const char* build) noexcept nogi
         close_shared(table)
         return error
     if load_long(&table.header.magic) != SHARED_MAGIC or table.header.layout_version != SHARED_LAYOUT \
-            or memcmp(table.header.build, build, size) != 0 or table.header.build[size] != 0:
+            or table.header.layout_sizes != measure_layout():
         close_shared(table)
         return -1
     return 0

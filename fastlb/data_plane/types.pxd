@@ -1007,10 +1007,11 @@ cdef struct SharedHeader:
     uint64_t index_changes          # counted up before a freed row is used again
     uint64_t workers_died, exchanges_lost
     uint64_t state_changes          # counted up behind each change of a row's state: what is built of eligible rows is built anew
-    char build[128]
+    char build[128]                 # that made it, for people
     uint64_t sticky_key[2]          # random: what the hashes of the sticky table are keyed with
     uint32_t n_meters               # used so far: the highest number + 1
     uint32_t header_padding
+    uint64_t layout_sizes           # measure_layout of the build that made it
 
 cdef struct SharedTable:
     # One process's mapping of it.

@@ -244,5 +244,5 @@ class Changeover(Generic[Opened]):
         slot.generation = self.generation
         self._fleet.assign(slot)
         apply = self.snapshot.apply
-        self._fleet.tell(slot, Commit(apply.generation, slot.assigned, apply.drain_timeout_ms, apply.drain_idle_grace_ms))
+        self._fleet.tell(slot, Commit(apply.generation, slot.assigned, apply.drain_timeout_ms, apply.drain_idle_grace_ms, apply.weights))
         self._fleet.send_logs(slot)

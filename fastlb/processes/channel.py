@@ -5,6 +5,7 @@ Owns one end of the pair. Descriptors that are sent stay the sender's; those rec
 
 import os
 import socket
+import struct
 from array import array
 from typing import Any, Generic, TypeVar
 
@@ -19,6 +20,8 @@ MAX_BYTES = 64 << 20
 # The kernel passes up to 253 with a message (SCM_MAX_FD).
 MAX_DESCRIPTORS = 200
 INLINE, IN_MEMFD = b"i", b"m"
+# struct ucred: pid, uid, gid (unix(7)).
+CREDENTIALS = struct.Struct("iII")
 
 Received = TypeVar("Received", bound=Message)
 
@@ -33,10 +36,13 @@ class Channel(Generic[Received]):
     Args:
         end: a SOCK_SEQPACKET socket, owned from now on.
         received: the union of the messages that may come from the other end.
+
+    `sender` is the process that sent the last message, as the kernel says, where the end asks for that (SO_PASSCRED); else 0.
     """
 
     def __init__(self, end: socket.socket, received: Any) -> None:
         self._end = end
+        self.sender = 0
         self._decoder: msgspec.json.Decoder[Received] = msgspec.json.Decoder(received)
         self._encoder = msgspec.json.Encoder()
 
@@ -79,9 +85,9 @@ class Channel(Generic[Received]):
             ChannelError: it said something that is no message.
         """
         try:
-            data, rights, flags, _ = self._end.recvmsg(
+            data, ancillary, flags, _ = self._end.recvmsg(
                 MAX_INLINE_BYTES + 1,
-                socket.CMSG_SPACE((MAX_DESCRIPTORS + 1) * 4),
+                socket.CMSG_SPACE((MAX_DESCRIPTORS + 1) * 4) + socket.CMSG_SPACE(CREDENTIALS.size),
                 socket.MSG_CMSG_CLOEXEC | (0 if wait else socket.MSG_DONTWAIT),
             )
         except BlockingIOError:
@@ -91,10 +97,13 @@ class Channel(Generic[Received]):
         if not data:
             raise EOFError
         descriptors = array("i")
-        for _, _, packed in rights:
-            descriptors.frombytes(packed[: len(packed) - len(packed) % 4])
+        for _, kind, packed in ancillary:
+            if kind == socket.SCM_RIGHTS:
+                descriptors.frombytes(packed[: len(packed) - len(packed) % 4])
+            elif kind == socket.SCM_CREDENTIALS:
+                self.sender = CREDENTIALS.unpack(packed)[0]
         try:
-            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(descriptors) > MAX_DESCRIPTORS + 1:
                 raise ChannelError("a message was too long, or descriptors were lost (`ulimit -n`)")
             if data[:1] == IN_MEMFD and descriptors:
                 carrier = descriptors.pop()
@@ -111,6 +120,7 @@ class Channel(Generic[Received]):
             raise ChannelError(f"not a message: {error}") from error
 
     def close(self) -> None:
+        """Hangs up. Sending fails from now on, as to an end that is gone."""
         self._end.close()
 
 

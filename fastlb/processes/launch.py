@@ -8,15 +8,17 @@ from fastlb.control_plane.config.loader import Loaded
 from fastlb.control_plane.controller import ControllerOptions, choose_workers
 from fastlb.control_plane.reading import read_again
 from fastlb.control_plane.sticky_key import load_sticky_key
-from fastlb.processes.admin_socket import open_admin
+from fastlb.processes.admin_socket import admin_addresses, open_admin
+from fastlb.processes.descriptor_store import take_stored
 from fastlb.processes.descriptors import set_limits
 from fastlb.processes.output import report, report_warnings, say
 from fastlb.processes.pid_file import PidFile
 from fastlb.processes.privileges import choose_identity
 from fastlb.processes.runtime_directory import RuntimeDirectory, RuntimeDirectoryError
-from fastlb.processes.sockets import BoundAddress
+from fastlb.processes.sockets import BoundAddress, take_over
 from fastlb.processes.supervisor import SupervisorOptions, run_supervisor
 from fastlb.processes.systemd import inherited_sockets
+from fastlb.processes.upgrade import Elder, meet_elder
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +60,19 @@ def launch(loaded: Loaded, options: LaunchOptions) -> None:
     report_warnings(limits.warnings)
     account = f" as {identity.name}" if identity is not None else ""
     say(f"{n_workers} worker{'s' if n_workers > 1 else ''}{account}, {limits.sentence}")
+    stored = take_stored()
     inherited, warnings = inherited_sockets()
     report_warnings(warnings)
+    elder = meet_elder()
     pid_file = PidFile(settings.pid_file)
     pid_file.write()
-    directory = None
+    runtime = None
     admin: list[BoundAddress] = []
     try:
-        directory = _open_runtime_directory() if settings.admin.usual else None
-        admin = open_admin(settings.admin, directory.path if directory is not None else None)
+        runtime = _open_runtime_directory(elder)
+        places = admin_addresses(settings.admin, runtime.path if runtime is not None else None)
+        kept = [take_over(address, sockets, ()) for address, sockets in elder.take_sockets(places)] if elder is not None else []
+        admin = open_admin(places, kept)
         for url in [url for bound in admin if not bound.address.unix_path for url in bound.urls()]:
             say(f"admin API on {url}")
         run_supervisor(
@@ -84,20 +90,29 @@ def launch(loaded: Loaded, options: LaunchOptions) -> None:
                 config_path=options.config_path,
                 read=partial(read_again, options.config_path, options.override),
                 admin=tuple(admin),
+                runtime=runtime,
+                stored=stored,
+                elder=elder,
+                pid_file=pid_file,
             )
         )
     finally:
         for bound in admin:
             bound.close()
-        if directory is not None:
-            directory.close()
+        if runtime is not None:
+            runtime.close()
         pid_file.remove()
 
 
-def _open_runtime_directory() -> RuntimeDirectory | None:
-    """The place of the usual admin socket. fastlb serves without it, too."""
+def _open_runtime_directory(elder: Elder | None) -> RuntimeDirectory | None:
+    """Where this fastlb is found, by its commands and by the one that comes after it. It serves without, too. During an upgrade it is that
+    of both."""
     try:
-        return RuntimeDirectory.open()
+        shared = elder.take_runtime() if elder is not None else None
+        return shared or RuntimeDirectory.open()
     except RuntimeDirectoryError as error:
-        report(f"warning: {error}: `fastlb status` and the like will not find this one; `admin` in [global] takes another place")
+        report(
+            f"warning: {error}: `fastlb status` and the like will not find this one, and its workers end with their supervisor; "
+            "RUNTIME_DIRECTORY in the environment names another place"
+        )
         return None

@@ -53,8 +53,8 @@ class ProcessState(msgspec.Struct, frozen=True):
 
 # -------------------------------------------------------------------------------------------------------------- supervisor and zygote
 class Fork(Message, frozen=True):
-    """Supervisor -> zygote: fork a process. Descriptors: its end of the channel, the shared memory; for a worker its eventfd; for a
-    controller, where there is one, the state that its predecessor left."""
+    """Supervisor -> zygote: fork a process. Descriptors: its end of the channel, the shared memory; for a worker its eventfd and,
+    where there is one, its door; for a controller, where there is one, the state that its predecessor left."""
 
     role: int  # a slot, or CONTROLLER
     n_workers: Number
@@ -132,13 +132,15 @@ class Commit(Message, frozen=True):
 
     Args:
         sockets: every socket to accept from, with the index of its listener. What waits in sockets that are not named any more is taken in.
-        drain_timeout_ms: how long to go on when the supervisor is gone.
+        drain_timeout_ms: how long a drain takes where nobody says otherwise.
+        weights: what the operator has put in the place of configured ones, for the fastlb that may come to the worker's door.
     """
 
     generation: Number
     sockets: tuple[tuple[Number, Number], ...]
     drain_timeout_ms: Number
     drain_idle_grace_ms: Number
+    weights: dict[str, Number] = {}
 
 
 class Committed(Message, frozen=True):
@@ -187,6 +189,7 @@ class Apply(Message, frozen=True):
     drain_timeout_ms: Number
     drain_idle_grace_ms: Number
     watch: bool = False
+    weights: dict[str, Number] = {}  # that the operator has put in the place of configured ones
 
 
 class Applied(Message, frozen=True):
@@ -255,16 +258,77 @@ class AdminSocket(Message, frozen=True):
     """Supervisor -> controller: serve the admin API here, too. Descriptor: a listening socket."""
 
 
+class LeaveAdmin(Message, frozen=True):
+    """Supervisor -> controller: accept no more callers of the admin API; those of a new fastlb are accepted there."""
+
+
+class Upgrade(Message, frozen=True):
+    """Controller -> supervisor: start the installed fastlb, and end when it has taken over."""
+
+
+class Upgraded(Message, frozen=True):
+    """Supervisor -> controller: the process that has taken over; or 0, nothing has changed, and why."""
+
+    pid: Number
+    text: str
+
+
 # -------------------------------------------------------------------------------------------------------------- supervisor and loader
 class Read(Message, frozen=True):
     """Loader -> supervisor: the file has been read. Descriptor: what came of it, for the controller."""
 
 
+# -------------------------------------------------------------------------------------------------------------- one fastlb and the next
+# These, and what goes with them (Siblings, Lend, Drain, Drained, Stop), are also said between builds: a build that changes one of them
+# cannot take over from those before it.
+class Outlived(Message, frozen=True):
+    """Worker -> the next fastlb, first: its supervisor is gone, and it serves on. Descriptors: the shared memory, what wakes this worker.
+    Its listening sockets follow, each `Lend` with some of them.
+
+    Args:
+        states: of the backends that are not simply up and ready, by identity: for a build that cannot read the memory.
+        weights: that the operator has put in the place of configured ones.
+    """
+
+    build_id: str
+    slot: Number
+    n_sockets: Number
+    states: dict[str, Number] = {}
+    weights: dict[str, Number] = {}
+
+
+class Bequeath(Message, frozen=True):
+    """Supervisor -> the fastlb that it has started to take its place, first. Descriptors: the shared memory, what wakes the worker in each
+    slot, and the runtime directory if there is one. The listening sockets follow, each `Lend` with some of them."""
+
+    build_id: str
+    slots: tuple[Number, ...]
+    n_sockets: Number
+    has_runtime: bool
+    runtime_made: bool
+    states: dict[str, Number] = {}
+    weights: dict[str, Number] = {}
+
+
+class Freed(Message, frozen=True):
+    """Supervisor -> its heir: nobody is in this slot any more, and what was there is settled."""
+
+    slot: Number
+
+
+class Succeeded(Message, frozen=True):
+    """Heir -> supervisor: my workers serve."""
+
+
 FromZygote = Forked | ForkFailed
 FromWorker = Hello | Prepared | Refused | Committed | Drained | CutDone
-FromController = Hello | Pong | Apply | Reload | Reloaded | DrainAll | Cut
+FromController = Hello | Pong | Apply | Reload | Reloaded | DrainAll | Cut | Upgrade
+FromElder = Bequeath | Lend | Freed
+FromHeir = Succeeded
 FromLoader = Read
+FromOrphan = Outlived | Lend | Drained
 ToZygote = Fork
 ToWorker = Siblings | Prepare | Abort | Lend | Commit | Assign | Log | Drain | Stop | Cut
-ToController = Ping | Applied | Rejected | Reread | Processes | Stop | AdminSocket | CutDone
+ToOrphan = Siblings | Drain | Stop
+ToController = Ping | Applied | Rejected | Reread | Processes | Stop | AdminSocket | CutDone | LeaveAdmin | Upgraded
 ToLoader = Stop

@@ -18,6 +18,8 @@ MODE = 0o644
 MAX_BYTES = 32
 # Others that start or end at the same moment can get in between; each of them makes one try fail.
 TRIES = 100
+# Of the pid file of a fastlb whose successor runs.
+SUFFIX = ".oldbin"
 
 
 class PidFileError(FastlbError):
@@ -34,6 +36,7 @@ class PidFile:
     def __init__(self, path: str) -> None:
         self._path = Path(path) if path else None
         self._descriptor = -1  # owned; holds the lock
+        self._aside = False
 
     def write(self) -> None:
         """Puts the number of this process there, whole or not at all. What a process left behind that is gone is replaced.
@@ -57,6 +60,26 @@ class PidFile:
         except PidFileError:
             self._forget()
             raise
+
+    def step_aside(self) -> None:
+        """Leaves the path to the fastlb that takes our place: what was written here is found under the name with ".oldbin", as nginx has
+        it. OSError."""
+        if self._path is not None and self._descriptor >= 0 and not self._aside and _is_at(self._descriptor, self._path):
+            aside = self._path.with_name(self._path.name + SUFFIX)
+            self._path.rename(aside)
+            self._path, self._aside = aside, True
+
+    def come_back(self) -> None:
+        """Takes the path again, that the other one is gone. OSError; PidFileError: somebody alive has it."""
+        if self._path is not None and self._aside:
+            path = self._path.with_name(self._path.name.removesuffix(SUFFIX))
+            try:
+                os.link(self._path, path)
+                self._path.unlink()
+            except FileExistsError:
+                if not _replace(self._path, path):
+                    raise PidFileError(f"the pid file {path} keeps changing hands") from None
+            self._path, self._aside = path, False
 
     def remove(self) -> None:
         """Removes the file if it is still the one that was written here."""

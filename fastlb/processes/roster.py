@@ -4,6 +4,7 @@ A slot outlives its processes: its eventfd, its columns in shared memory and the
 """
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -14,6 +15,8 @@ from fastlb.processes.lending import Assignment
 START_SECONDS = 10.0
 # A worker that lived this long had a reason of its own to die; the next one starts at once.
 STEADY_SECONDS = 1.0
+# As many slots as the shared memory has.
+MAX_WORKERS = 128
 # Waits after the second, third, … death in quick succession; meanwhile siblings have its sockets.
 FIRST_BACK_OFF_SECONDS = 0.1
 LONGEST_BACK_OFF_SECONDS = 10.0
@@ -49,6 +52,7 @@ class Slot:
         busy_since: when it was last given something to do before it is ready.
         pinged_ms: when a heartbeat was asked for that has not come yet; 0 = none is owed.
         retired: there shall be no worker here.
+        reserved: a worker of the fastlb before this one is still here; see predecessor.py.
         catching_up: it has been told to prepare the snapshot in force, alone and not with all others.
         awaited: the next worker is on its way: the last one is being settled, it has to wait, or it is being forked.
     """
@@ -66,6 +70,7 @@ class Slot:
     n_quick_deaths: int = 0
     restarts: int = -1
     retired: bool = False
+    reserved: bool = False
     catching_up: bool = False
     awaited: bool = False
 
@@ -106,5 +111,15 @@ class Slot:
         os.eventfd_write(self.event_fd, 1)
 
 
-def make_slot(number: int) -> Slot:
-    return Slot(number, os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
+def choose_slots(slots: Iterable[Slot], n_workers: int) -> list[int]:
+    """Where so many workers shall be: where some are already, and then where nobody is. The slots may be more than there are yet."""
+    slots = list(slots)
+    kept = [slot.number for slot in slots if not slot.retired and not slot.reserved]
+    free = [slot.number for slot in slots if slot.retired and not slot.reserved]
+    beyond = len(slots)
+    return sorted([*kept, *free, *range(beyond, beyond + n_workers)][:n_workers])
+
+
+def make_slot(number: int, event_fd: int = -1) -> Slot:
+    """An empty slot. `event_fd`: the one that it has already, owned from now on."""
+    return Slot(number, event_fd if event_fd >= 0 else os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))

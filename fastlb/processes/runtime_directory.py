@@ -47,7 +47,7 @@ class RuntimeDirectory:
     def __init__(self, path: Path, descriptor: int, made: bool) -> None:
         self.path = path
         self._descriptor = descriptor
-        self._made = made
+        self.made = made
 
     @classmethod
     def open(cls, path: Path | None = None) -> "RuntimeDirectory":
@@ -80,6 +80,25 @@ class RuntimeDirectory:
             raise RuntimeDirectoryError(f"cannot use the runtime directory {path}: {reason}") from error
         raise RuntimeDirectoryError(f"the runtime directory {path} keeps changing hands")
 
+    @classmethod
+    def share(cls, descriptor: int, made: bool, path: Path | None = None) -> "RuntimeDirectory":
+        """That of another fastlb, which has given us its descriptor and with it the lock. Owned, and closed on errors.
+
+        Args:
+            made: as that one had it.
+
+        Raises:
+            RuntimeDirectoryError: ours is another one.
+        """
+        path = path if path is not None else find_runtime_directory()
+        try:
+            if os.path.samestat(os.fstat(descriptor), path.lstat()):
+                return cls(path, descriptor, made)
+        except OSError:
+            pass
+        os.close(descriptor)
+        raise RuntimeDirectoryError(f"the runtime directory {path} is not that of the fastlb before this one")
+
     def fileno(self) -> int:
         """The descriptor with the lock; whoever gets a copy has the directory, too."""
         return self._descriptor
@@ -88,7 +107,7 @@ class RuntimeDirectory:
         """Gives it back; removes it if it was made here and nothing is left in it."""
         if self._descriptor < 0:
             return
-        if self._made:
+        if self.made:
             try:
                 self.path.rmdir()
             except OSError:

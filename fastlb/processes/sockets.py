@@ -9,6 +9,7 @@ import os
 import socket
 import stat
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -19,6 +20,8 @@ from fastlb.control_plane.config.address import ANY_HOST, BindAddress, format_ho
 
 # How often ":0" tries to find a port that is free for IPv4 and IPv6 alike.
 PORT_TRIES = 16
+# The home of a socket that is nobody's: there are more of them than workers.
+NOBODY = -1
 
 
 class BindError(FastlbError):
@@ -62,7 +65,7 @@ class BoundAddress:
     address: BindAddress
     sockets: list[ListeningSocket] = field(default_factory=list)
     unix_file: tuple[int, int] | None = None  # device and inode, so that nobody else's socket is removed
-    inherited: bool = False  # the service manager keeps it open for us, whether a listener wants it or not
+    inherited: bool = False  # somebody else accepts there too, or keeps it for us: nothing is lost when we end
 
     def urls(self) -> list[str]:
         """What to connect to, with the ports that the kernel chose."""
@@ -88,10 +91,13 @@ class BoundAddress:
             one.socket.close()
 
 
-def bind_listeners(listeners: Sequence[Binds], kept: Iterable[BoundAddress] = (), n_workers: int = 1) -> list[tuple[int, BoundAddress]]:
+def bind_listeners(
+    listeners: Sequence[Binds], kept: Iterable[BoundAddress] = (), homes: Sequence[int] = (0,)
+) -> list[tuple[int, BoundAddress]]:
     """Opens the sockets of a configuration.
 
     Args:
+        homes: the slots of the workers.
         kept: what is bound already; an address that is wanted again keeps its sockets and with them its clients, and gets more of them if
             there are more workers now. Those of workers that are no more stay too: closing one would reset who waits there. What the
             kernel is told of the others is left to `update_listening`, once the configuration is in force.
@@ -116,9 +122,9 @@ def bind_listeners(listeners: Sequence[Binds], kept: Iterable[BoundAddress] = ()
                 growing.append((bound, listener))
             else:
                 try:
-                    bound = bind_address(address, listener.backlog, listener.defer_accept)
+                    bound = bind_address(address, listener.backlog, listener.defer_accept, homes[0])
                     opened.append(bound)
-                    _add_sockets(bound, n_workers, listener)
+                    _add_sockets(bound, homes, listener)
                 except OSError as error:
                     own = next((str(other) for other in by_address if other.overlaps(address)), "")
                     failures.append(f'cannot bind {address} (listener "{listener.name}"): {_explain(address, error, own)}')
@@ -127,7 +133,7 @@ def bind_listeners(listeners: Sequence[Binds], kept: Iterable[BoundAddress] = ()
     # Last, because clients come to a socket beside others at once: closing it again would reset them.
     for bound, listener in () if failures else growing:
         try:
-            _add_sockets(bound, n_workers, listener)
+            _add_sockets(bound, homes, listener)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             failures.append(f'cannot bind {bound.address} (listener "{listener.name}") for more workers: {reason}')
@@ -145,8 +151,8 @@ def update_listening(listeners: Sequence[Binds], bound: Iterable[tuple[int, Boun
             _listen(one.socket, listeners[index].backlog, listeners[index].defer_accept)
 
 
-def bind_address(address: BindAddress, backlog: int, defer_accept: bool = False) -> BoundAddress:
-    """Opens, binds and listens, for the first worker.
+def bind_address(address: BindAddress, backlog: int, defer_accept: bool = False, home: int = 0) -> BoundAddress:
+    """Opens, binds and listens, for the worker in this slot.
 
     Raises:
         OSError: as the kernel said it.
@@ -155,19 +161,19 @@ def bind_address(address: BindAddress, backlog: int, defer_accept: bool = False)
         return _bind_unix(address, backlog)
     if address.host != ANY_HOST:
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-        return BoundAddress(address, [_own(_bind_tcp(family, address.host, address.port, backlog, defer_accept))])
+        return BoundAddress(address, [_own(_bind_tcp(family, address.host, address.port, backlog, defer_accept), home)])
     for tries_left in reversed(range(PORT_TRIES if address.port == 0 else 1)):
         first = _bind_tcp(socket.AF_INET, "0.0.0.0", address.port, backlog, defer_accept)
         try:
             second = _bind_tcp(socket.AF_INET6, "::", first.getsockname()[1], backlog, defer_accept)
         except OSError as error:
             if error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):  # no IPv6 here
-                return BoundAddress(address, [_own(first)])
+                return BoundAddress(address, [_own(first, home)])
             first.close()
             if error.errno != errno.EADDRINUSE or not tries_left:
                 raise
         else:
-            return BoundAddress(address, [_own(first), _own(second)])
+            return BoundAddress(address, [_own(first, home), _own(second, home)])
     raise AssertionError("the last try returns or raises")
 
 
@@ -176,12 +182,34 @@ def adopt_sockets(address: BindAddress, inherited: Iterable[socket.socket]) -> B
     return BoundAddress(address, [ListeningSocket(one, next(_numbers), None) for one in inherited], inherited=True)
 
 
-def _own(first: socket.socket) -> ListeningSocket:
-    return ListeningSocket(first, next(_numbers), 0)
+def take_over(address: BindAddress, sockets: Iterable[socket.socket], homes: Sequence[int]) -> BoundAddress:
+    """Listening sockets of the fastlb before this one, whose workers accept from them, too: each is for one of our workers, as far as there
+    are so many. The others are lent: closing them would reset who waits there.
+
+    As long as `inherited` is not taken back, they are left to the other fastlb when this one ends.
+    """
+    found: list[ListeningSocket] = []
+    used: dict[int, int] = {}  # by family
+    unix_file = None
+    for one in sockets:
+        if one.family == socket.AF_UNIX:
+            home: int | None = None
+            with suppress(OSError):
+                status = Path(address.unix_path).stat()
+                unix_file = (status.st_dev, status.st_ino)
+        else:
+            at = used[one.family] = used.get(one.family, -1) + 1
+            home = homes[at] if at < len(homes) else NOBODY
+        found.append(ListeningSocket(one, next(_numbers), home))
+    return BoundAddress(address, found, unix_file, inherited=True)
 
 
-def _add_sockets(bound: BoundAddress, n_workers: int, listener: Binds) -> None:
-    """Binds what is missing for this number of workers.
+def _own(first: socket.socket, home: int) -> ListeningSocket:
+    return ListeningSocket(first, next(_numbers), home)
+
+
+def _add_sockets(bound: BoundAddress, homes: Sequence[int], listener: Binds) -> None:
+    """Binds what is missing for these workers.
 
     Raises:
         OSError: nothing was added.
@@ -191,10 +219,10 @@ def _add_sockets(bound: BoundAddress, n_workers: int, listener: Binds) -> None:
         return
     added: list[ListeningSocket] = []
     try:
-        for slot in range(n_workers):
+        for slot in homes:
             if slot in present:
                 continue
-            for one in [one for one in bound.sockets if one.home == 0]:
+            for one in {one.socket.family: one for one in bound.sockets}.values():
                 name = one.socket.getsockname()
                 another = _bind_tcp(one.socket.family, name[0], name[1], listener.backlog, listener.defer_accept, name)
                 added.append(ListeningSocket(another, next(_numbers), slot))

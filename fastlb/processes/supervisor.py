@@ -3,6 +3,9 @@
 Owns the listening sockets, the shared memory's life, the children and, through changeover.py, the snapshot in force. It is the only process
 that keeps privileges, so it parses nothing from the network and nothing from its children but small typed messages.
 
+Workers outlive it: the next fastlb finds them at their doors in the runtime directory (handover.py), takes over what they hold, starts its
+own workers beside them and lets them drain (predecessor.py).
+
 When a worker dies, three things happen at once: its sockets go to siblings, so that nobody who connects has to wait; its share of the
 counts in shared memory is taken back; and another one is forked, which gets the sockets back when it is ready.
 """
@@ -16,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,8 +35,11 @@ from fastlb.processes.changeover import Changeover, Snapshot
 from fastlb.processes.channel import MAX_DESCRIPTORS, Channel
 from fastlb.processes.child import Child
 from fastlb.processes.cuts import Cuts
+from fastlb.processes.descriptor_store import DescriptorStore, Stored
+from fastlb.processes.handover import Doors
 from fastlb.processes.lending import Lending, Place
 from fastlb.processes.log_files import LogFiles
+from fastlb.processes.memory_lock import try_settling
 from fastlb.processes.messages import (
     CONTROLLER,
     AdminSocket,
@@ -50,6 +56,7 @@ from fastlb.processes.messages import (
     FromController,
     FromWorker,
     Hello,
+    LeaveAdmin,
     Lend,
     Log,
     Ping,
@@ -65,14 +72,20 @@ from fastlb.processes.messages import (
     Stop,
     ToController,
     ToWorker,
+    Upgrade,
+    Upgraded,
 )
 from fastlb.processes.nursery import Nursery
 from fastlb.processes.output import report, report_warnings, say, write_line
+from fastlb.processes.pid_file import PidFile
+from fastlb.processes.predecessor import NOTHING_STORED, Predecessor, adopt_orphans, find_predecessor
 from fastlb.processes.privileges import Identity, drop
 from fastlb.processes.reloading import Reloading
-from fastlb.processes.roster import ACCEPTING, COMMITTED, START_SECONDS, Slot, State, make_slot
-from fastlb.processes.sockets import BoundAddress, adopt_sockets, bind_listeners, end_deferring, update_listening
+from fastlb.processes.roster import ACCEPTING, COMMITTED, MAX_WORKERS, START_SECONDS, Slot, State, choose_slots, make_slot
+from fastlb.processes.runtime_directory import RuntimeDirectory
+from fastlb.processes.sockets import BoundAddress, adopt_sockets, bind_listeners, end_deferring, take_over, update_listening
 from fastlb.processes.systemd import InheritedSocket, hand_over, notify, watchdog_interval
+from fastlb.processes.upgrade import Elder, Upgrading
 from fastlb.processes.worker import END_SECONDS, WorkerOptions, run_worker
 from fastlb.processes.zygote import ZygoteOptions
 
@@ -119,6 +132,10 @@ class SupervisorOptions:
         config_path: of the file that a reload reads; "" for none.
         read: reads it, in a process of its own that has the privileges of this one.
         admin: where the admin API listens; borrowed, open until the end.
+        runtime: the directory in which workers are found that outlive their supervisor; borrowed. None: they do not.
+        stored: what the service manager has kept for us.
+        elder: the fastlb that has started this one to take its place.
+        pid_file: written already; it steps aside during an upgrade.
     """
 
     controller: ControllerOptions
@@ -134,6 +151,10 @@ class SupervisorOptions:
     config_path: str = ""
     read: Callable[[], Reading] = Reading
     admin: tuple[BoundAddress, ...] = ()
+    runtime: RuntimeDirectory | None = None
+    stored: Stored = NOTHING_STORED
+    elder: Elder | None = None
+    pid_file: PidFile = field(default_factory=partial(PidFile, ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +174,7 @@ class Opened:
     snapshot: Snapshot
     before: list[BoundAddress]
     after: list[tuple[int, BoundAddress]]  # with the index of the listener
+    homes: list[int]  # the slots that shall have workers
 
 
 def run_supervisor(options: SupervisorOptions) -> None:
@@ -162,9 +184,18 @@ def run_supervisor(options: SupervisorOptions) -> None:
         FastlbError: it could not start.
     """
     _system.set_child_subreaper()
-    shared = _core.SharedMemory.create()
+    predecessor: Predecessor | Elder = Predecessor()
+    if options.elder is not None:
+        predecessor = options.elder
+        options.elder.map(options.n_workers)
+    else:
+        wanted = [address for listener in options.controller.config.listeners for address in listener.bind]
+        directory = options.runtime.path if options.runtime is not None else None
+        predecessor = find_predecessor(directory, wanted, options.n_workers, options.stored)
+    shared = predecessor.shared or _core.SharedMemory.create()
+    options = replace(options, controller=replace(options.controller, states=predecessor.states, weights=predecessor.weights))
     try:
-        supervisor = Supervisor(options, shared)
+        supervisor = Supervisor(options, shared, predecessor)
         supervisor.open_nursery()  # before there is a loop, or anything else that a fork should not copy
         asyncio.run(supervisor.run())
     finally:
@@ -174,12 +205,15 @@ def run_supervisor(options: SupervisorOptions) -> None:
 class Supervisor:
     """All of a running fastlb, seen from above."""
 
-    def __init__(self, options: SupervisorOptions, shared: _core.SharedMemory) -> None:
+    def __init__(self, options: SupervisorOptions, shared: _core.SharedMemory, predecessor: Predecessor | Elder | None = None) -> None:
         self._options = options
         self._shared = shared
+        self._predecessor: Predecessor | Elder = predecessor if predecessor is not None else Predecessor()
+        self._doors = Doors(options.runtime.path) if options.runtime is not None else None
         kept = frozenset((shared.fileno(),))
         zygote = ZygoteOptions(partial(drop, options.identity), partial(_run_forked, options, shared), kept)
         self._nursery = Nursery(self, zygote, options.spared)
+        self._upgrading = Upgrading(self, self._nursery)
         self._reloading = Reloading(self, self._nursery, options.config_path, options.read)
         self._controller: Child | None = None
         self._controller_greeted = False
@@ -188,6 +222,10 @@ class Supervisor:
         self._controller_owes = 0.0  # since when an answer to a ping has been missing
         self.slots: list[Slot] = []
         self._bound: list[tuple[int, BoundAddress]] = []  # with the index of the listener
+        self._taken_over: list[BoundAddress] = []  # from the fastlb before this one, when it was met
+        self._for_both: list[BoundAddress] = []  # an heir accepts there, too
+        self._store = DescriptorStore(options.stored.names)
+        self._given: set[BindAddress] = set()  # what the service manager listens on by itself
         self._lending = Lending()
         self._logs = LogFiles()
         self._cuts = Cuts()
@@ -218,11 +256,16 @@ class Supervisor:
             loop.add_signal_handler(number, self._finished.set)
         loop.add_signal_handler(signal.SIGQUIT, self.start_drain)
         loop.add_signal_handler(signal.SIGUSR1, self.reopen_logs)
-        loop.add_signal_handler(signal.SIGHUP, self._reloading.request)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        loop.add_signal_handler(signal.SIGUSR2, self._upgrading.begin)
+        loop.add_signal_handler(signal.SIGWINCH, self._upgrading.rest)
         loop.set_exception_handler(lambda _, context: report(f"a mistake in fastlb: {context.get('exception') or context['message']}"))
         try:
             self._nursery.start()
-            self.slots = [make_slot(number) for number in range(self._options.n_workers)]
+            self._make_slots()
+            self._predecessor.watch(self._on_predecessor_exit, self._on_elder_end)
+            self._predecessor.introduce({slot.number: slot.event_fd for slot in self.slots})
+            self._settle_left()
             self._fork(CONTROLLER)
             for slot in self.slots:
                 self._fork_worker(slot)
@@ -234,12 +277,32 @@ class Supervisor:
         if self._failure is not None:
             raise self._failure
 
+    def _make_slots(self) -> None:
+        """The slots of our workers, around those in which the workers of the fastlb before this one still are."""
+        reserved = self._predecessor.take_event_fds()
+        n_slots = max([self._options.n_workers + len(reserved), *(number + 1 for number in reserved)])
+        self.slots = [make_slot(number, reserved.get(number, -1)) for number in range(n_slots)]
+        for slot in self.slots:
+            slot.retired, slot.reserved = True, slot.number in reserved
+        for number in choose_slots(self.slots, self._options.n_workers):
+            self.slots[number].retired = False
+
     def start_drain(self) -> None:
         """Stops accepting; ends when the last client is gone or drain_timeout is over."""
         if not self._draining and not self._ending:
             self._draining = True
-            notify("STOPPING=1", "STATUS=finishing what is in flight")
+            if not self._upgrading.is_ready:
+                notify("STOPPING=1", "STATUS=finishing what is in flight")
+                if self._announced:
+                    self._store.forget()
             self._start(self._drain())
+
+    def _on_hangup(self) -> None:
+        """SIGHUP: a reload; or, to a fastlb whose heir has taken over, to go on itself."""
+        if self._upgrading.is_resting:
+            self._upgrading.resume()
+        else:
+            self._reloading.request()
 
     def reopen_logs(self) -> None:
         """Opens every log anew, for files that were moved away. One that cannot be opened goes on to where it did."""
@@ -252,24 +315,36 @@ class Supervisor:
     async def _stop(self) -> None:
         """Ends all children, in order or by force, and gives everything back."""
         self._ending = True
-        notify("STOPPING=1", "STATUS=stopping")
+        if not self._upgrading.is_ready:  # otherwise the service goes on, without us
+            notify("STOPPING=1", "STATUS=stopping")
+            if self._announced:
+                self._store.forget()
+        self._upgrading.close()
         for task in list(self._tasks):
             task.cancel()
         self._reloading.close()
+        if self._announced:
+            self._predecessor.stop()
+        else:
+            self._predecessor.leave()  # it serves on as if we had never been
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_SECONDS):
                 for child in self._children():
                     child.send(Stop())
-                await self.wait_for(lambda: not self._children() and not self._nursery.is_expecting)
+                await self.wait_for(lambda: not self._children() and not self._nursery.is_expecting and self._predecessor.is_gone)
+        self._predecessor.kill()
         for child in self._children():
             report(f"process {child.pid} does not end: killed")
             child.signal(signal.SIGKILL)
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_SECONDS):
-                await self.wait_for(lambda: not self._children())
+                await self.wait_for(lambda: not self._children() and self._predecessor.is_gone)
                 self._nursery.close(self._changed.set)
                 await self.wait_for(lambda: not self._nursery.zygote_pid)
         self._nursery.kill()
+        self._predecessor.leave()
+        if self._doors is not None:
+            self._doors.close()
         for _, bound in self._bound:
             bound.close()
         for slot in self.slots:
@@ -307,7 +382,9 @@ class Supervisor:
         if self._ending:
             return
         if role != CONTROLLER:
-            self._nursery.fork(role, len(self.slots), FromWorker, self.slots[role].event_fd)
+            door = self._doors.open(role) if self._doors is not None else None
+            descriptors = (self.slots[role].event_fd, door.fileno()) if door is not None else (self.slots[role].event_fd,)
+            self._nursery.fork(role, len(self.slots), FromWorker, *descriptors)
         elif self._changeover.snapshot is not None:
             self._nursery.fork(role, len(self.slots), FromController, self._changeover.snapshot.state_fd)
         else:
@@ -390,6 +467,8 @@ class Supervisor:
             case Reloaded(number):
                 self._reloading.on_done(number)
                 self._changed.set()
+            case Upgrade():
+                self._start(self._upgrade())
             case Apply():
                 offered = self._changeover.take(message, descriptors)
                 if offered is None:
@@ -402,7 +481,10 @@ class Supervisor:
             self.tell_controller(done)
 
     def _hand_over_admin(self) -> None:
-        """Lends a controller the sockets of the admin API, which stay when it dies."""
+        """Lends a controller the sockets of the admin API, which stay when it dies. During an upgrade there is one API: the new one's, as
+        soon as that is ready."""
+        if self._upgrading.is_ready or (self._options.elder is not None and not self._announced):
+            return
         controller = self._controller
         if controller is not None:
             for one in [one for bound in self._options.admin for one in bound.sockets]:
@@ -457,6 +539,7 @@ class Supervisor:
             if slot.child is not None or not slot.retired:
                 pid = slot.child.pid if slot.child is not None else 0
                 rows.append(ProcessState("worker", slot.number, pid, slot.state.value, max(slot.restarts, 0)))
+        rows += [ProcessState("worker", number, pid, State.DRAINING.value, 0) for number, pid in self._predecessor.pids.items()]
         if not self._controller.send(Processes(tuple(rows))):
             self._tell_processes()  # it does not read just now; if that goes on, the watchdog ends it
 
@@ -499,6 +582,7 @@ class Supervisor:
         assert child is not None
         how = self._nursery.bury(child)
         was = slot.state
+        slot.reserved = False
         wait = slot.end(asyncio.get_running_loop().time())
         self._changeover.on_gone(slot)
         self._answer_cut(self._cuts.forget(slot.number))
@@ -518,16 +602,53 @@ class Supervisor:
         A live worker that stands still in the middle of the same count is waited for; the watchdog ends that.
         """
         now = asyncio.get_running_loop().time()
-        if not self._shared.settle_worker(slot.number)["settled"]:
+        if not self._settle_slot(slot.number):
             self._later(SETTLE_SECONDS, self._settle, slot, when)
             return
-        for number in self._shared.waiting_workers():
-            if number < len(self.slots):
-                self.slots[number].wake()  # what the dead one had claimed is free for who waits there
+        self._wake_waiting()
         if when > now:
             self._later(when - now, self._fork_worker, slot)
         else:
             self._fork_worker(slot)
+
+    def _settle_slot(self, number: int) -> bool:
+        """Settles the worker that was in a slot. False: not yet, for reasons that pass."""
+        with try_settling(self._shared) as alone:
+            if not alone or not self._shared.settle_worker(number)["settled"]:
+                return False
+        if self.slots[number].retired:
+            self._upgrading.tell_freed(number)
+        return True
+
+    def _wake_waiting(self) -> None:
+        """What a dead worker had claimed is free for who waits for it."""
+        for number in self._shared.waiting_workers():
+            if number < len(self.slots):
+                self.slots[number].wake()
+
+    def _settle_left(self, first: bool = True) -> None:
+        """Takes back what processes that ended without a supervisor had claimed, before anybody of ours is there. What a live one in the
+        middle of a count holds up is looked at again; our own workers' slots are settled by then, or when they could not begin there."""
+        if self._predecessor.shared is None:
+            return
+        kept = {slot.number for slot in self.slots if slot.reserved or not (first or slot.retired)}
+        with try_settling(self._shared) as alone:
+            settled = alone and self._shared.settle_all(kept)
+        if not settled:
+            self._later(SETTLE_SECONDS, self._settle_left, False)
+        self._wake_waiting()
+
+    def _on_predecessor_exit(self, number: int | None) -> None:
+        """A worker of the fastlb before this one has ended; its slot is free once its counts are settled."""
+        self._tell_processes()
+        if number is None:
+            return
+        slot = self.slots[number]
+        if self._settle_slot(number):
+            slot.reserved = False
+            self._wake_waiting()
+        else:
+            self._later(SETTLE_SECONDS, self._on_predecessor_exit, number)
 
     def _fork_worker(self, slot: Slot) -> None:
         """Has the next worker forked, if there shall be one."""
@@ -602,14 +723,19 @@ class Supervisor:
             raise StartError("fastlb is ending and takes no configuration any more")
         before = [bound for _, bound in self._bound]
         listeners = _wanted(offered.apply)
+        homes = choose_slots(self.slots, offered.apply.n_workers)
+        if self._upgrading.heir_pid:  # whose workers may be in any slot that is free here
+            raise StartError("an upgrade is under way, and the configuration is the new one's")
+        if homes[-1] >= MAX_WORKERS:
+            raise StartError("there is no room for so many workers as long as those of the fastlb before this one have not ended")
         try:
             self._logs.open(_destinations(offered))
-            after = bind_listeners(listeners, [*before, *self._adopt(listeners, before)], offered.apply.n_workers)
+            after = bind_listeners(listeners, [*before, *self._adopt(listeners, before, homes)], homes)
         except FastlbError:
             self._logs.keep(_destinations(self._changeover.snapshot))
             raise
         self._share_sockets()  # more workers: the sockets for them are beside the old ones already, and clients come to them
-        return Opened(offered, before, after)
+        return Opened(offered, before, after, homes)
 
     def abandon(self, opened: Opened) -> None:
         """Closes what has been opened for a snapshot that nobody uses."""
@@ -624,11 +750,12 @@ class Supervisor:
     def adjust(self, opened: Opened) -> None:
         """Makes sockets, workers and logs as the snapshot in force wants them."""
         update_listening(_wanted(opened.snapshot.apply), opened.after)
-        self._resize(opened.snapshot.apply.n_workers)
+        self._resize(opened.homes)
         self._logs.keep(_destinations(opened.snapshot))
 
     def retire(self, opened: Opened) -> None:
         """Closes what is not listened on any more: its queue has been taken in."""
+        self._keep_in_store()
         for bound in _without(opened.before, [bound for _, bound in opened.after]):
             bound.close()
         for index, bound in opened.after:
@@ -636,24 +763,35 @@ class Supervisor:
                 say(f'listening on {url} (listener "{opened.snapshot.apply.listeners[index].name}")')
         self._announce_if_ready()
 
-    def _adopt(self, listeners: Sequence[WantedListener], bound: Iterable[BoundAddress]) -> list[BoundAddress]:
-        """Sockets of the service manager for addresses that are not listened on yet."""
+    def _keep_in_store(self) -> None:
+        """Has the service manager keep what the next fastlb needs, should all of us be killed."""
+        self._store.keep(self._shared.fileno(), [bound for _, bound in self._bound if bound.address not in self._given])
+
+    def _adopt(self, listeners: Sequence[WantedListener], bound: Iterable[BoundAddress], homes: Sequence[int]) -> list[BoundAddress]:
+        """Sockets of the service manager, or of the fastlb before this one, for addresses that are not listened on yet."""
         addresses = [address for listener in listeners for address in listener.bind]
         handover = hand_over(self._options.inherited, addresses)
         report_warnings(handover.warnings)
         known = {one.address for one in bound}
-        return [adopt_sockets(address, sockets) for address, sockets in handover.by_address.items() if address not in known]
+        self._given.update(handover.by_address)
+        adopted = [adopt_sockets(address, sockets) for address, sockets in handover.by_address.items() if address not in known]
+        wanted = [address for address in addresses if address not in handover.by_address]
+        taken_over = [take_over(address, sockets, homes) for address, sockets in self._predecessor.take_sockets(wanted)]
+        self._taken_over += taken_over
+        return adopted + taken_over
 
-    def _resize(self, n_workers: int) -> None:
+    def _resize(self, homes: Sequence[int]) -> None:
         """Starts the workers that are missing and lets those go that are too many: siblings get their sockets, and they finish."""
         n_before = len(self.slots)
-        while len(self.slots) < n_workers:
+        while len(self.slots) <= max(homes, default=0):
             self.slots.append(make_slot(len(self.slots)))
+        if n_before < len(self.slots):
+            self._predecessor.introduce({slot.number: slot.event_fd for slot in self.slots[n_before:]})
         for slot in self.slots[:n_before]:
             if slot.state is not State.WAITING:  # who has not said hello yet is told of all then
                 self._introduce(slot, self.slots[n_before:])
         for slot in self.slots:
-            was, slot.retired = slot.retired, slot.number >= n_workers
+            was, slot.retired = slot.retired, slot.number not in homes
             if not slot.retired and slot.child is None and not slot.awaited:
                 slot.awaited = True
                 self._fork(slot.number)
@@ -675,15 +813,146 @@ class Supervisor:
 
     def _announce_if_ready(self) -> None:
         """Says that all is ready, once."""
-        if self._announced or self._changeover.snapshot is None or any(slot.state is not State.READY for slot in self.slots):
+        if (
+            self._announced
+            or self._changeover.snapshot is None
+            or any(slot.state is not State.READY for slot in self.slots if not slot.retired)
+        ):
             return
         self._announced = True
         self._changed.set()
+        self._predecessor.succeed()
+        if self._options.elder is not None:
+            self._hand_over_admin()
+        else:
+            for bound in self._taken_over:
+                bound.inherited = False  # ours alone from now on
+        if not self._predecessor.is_gone:
+            self._start(self._see_off())
         self._send_processes()  # who waits for the line below may ask at once
         say(f"ready (pid {os.getpid()}, generation {self._changeover.generation})")
         notify("READY=1", f"MAINPID={os.getpid()}", f"STATUS=serving with {len(self._accepting())} workers")
         if self._options.greet is not None:
             write_line(sys.stdout, self._options.greet([url for _, bound in self._bound for url in bound.urls()]))
+
+    async def _see_off(self) -> None:
+        """Has the workers of the fastlb before this one end, now that ours accept from the same sockets."""
+        assert self._changeover.snapshot is not None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._changeover.snapshot.apply.drain_timeout_ms / 1000 + ENDING_SECONDS):
+                await self.wait_for(lambda: self._predecessor.is_gone)
+        self._predecessor.stop()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_SECONDS):
+                await self.wait_for(lambda: self._predecessor.is_gone)
+        self._predecessor.kill()
+
+    # -------------------------------------------------------------------------------------------------- upgrades
+    @property
+    def shared(self) -> _core.SharedMemory:
+        return self._shared
+
+    @property
+    def weights(self) -> dict[str, int]:
+        return self._changeover.snapshot.apply.weights if self._changeover.snapshot is not None else {}
+
+    @property
+    def can_be_upgraded(self) -> bool:
+        return self._announced and not self._ending and not self._draining
+
+    @property
+    def runtime(self) -> RuntimeDirectory | None:
+        return self._options.runtime
+
+    def sockets(self) -> list[socket.socket]:
+        return [one.socket for bound in (*self._options.admin, *(bound for _, bound in self._bound)) for one in bound.sockets]
+
+    def step_aside(self) -> None:
+        self._options.pid_file.step_aside()
+
+    async def _upgrade(self) -> None:
+        """All of an upgrade, for the controller, which hears when the heir is ready, or why it is not."""
+        if self._upgrading.begin():
+            self._start(self._upgrading.go_over())
+            await self.wait_for(lambda: self._upgrading.is_ready or not self._upgrading.heir_pid)
+        if self._upgrading.is_ready:
+            self.tell_controller(Upgraded(self._upgrading.heir_pid, ""))
+        else:
+            self.tell_controller(Upgraded(0, self._upgrading.failure))
+
+    def on_heir_ready(self, pid: int) -> None:
+        """The heir serves: closing our sockets loses nobody, and their files are its own."""
+        self.tell_controller(LeaveAdmin())
+        self._store.leave()
+        self._for_both = [bound for bound in (*self._options.admin, *(bound for _, bound in self._bound)) if not bound.inherited]
+        for bound in self._for_both:
+            bound.inherited = True
+        report(f"process {pid} has taken over; both accept until one of them is told to end")
+        notify(f"MAINPID={pid}")
+        self._changed.set()
+
+    def on_heir_gone(self, was_ready: bool) -> None:
+        """We are alone again, with what the heir left, should it have been killed."""
+        for bound in self._for_both:
+            bound.inherited = False
+        try:
+            self._options.pid_file.come_back()
+        except (OSError, FastlbError) as error:
+            report(f"the pid file: {error}")
+        if was_ready:
+            notify(f"MAINPID={os.getpid()}")
+            self._hand_over_admin()
+            self._keep_in_store()
+        if self._changeover.snapshot is not None:
+            self._adopt_orphans()
+        self._changed.set()
+
+    def _on_elder_end(self) -> None:
+        """The fastlb that has started this one has gone."""
+        for bound in (*self._taken_over, *self._options.admin):
+            bound.inherited = False
+        self._adopt_orphans()
+
+    def _adopt_orphans(self) -> None:
+        """Takes over from workers whose supervisor, which ran beside us over the same memory, has been killed; or settles what is left."""
+        if self._ending:
+            return
+        own = {slot.number for slot in self.slots if slot.child is not None or slot.awaited or not (slot.retired or slot.reserved)}
+        if self._options.runtime is not None and self._doors is not None:
+            self._predecessor.leave()
+            self._predecessor = adopt_orphans(self._options.runtime.path, self._shared, own, self._doors.name)
+        taken = self._predecessor.take_event_fds()
+        while len(self.slots) <= max([*taken, *self._shared.workers()], default=0):
+            self.slots.append(make_slot(len(self.slots)))
+            self.slots[-1].retired = True
+        for number, event_fd in taken.items():
+            slot = self.slots[number]
+            slot.reserved = True
+            if event_fd >= 0:
+                os.close(slot.event_fd)
+                slot.event_fd = event_fd
+        self._predecessor.watch(self._on_predecessor_exit, self._on_elder_end)
+        for number in self._shared.workers():
+            if number not in taken and number not in own:
+                self._on_predecessor_exit(number)
+        if self._announced and not self._predecessor.is_gone:
+            self._predecessor.succeed()
+            self._start(self._see_off())
+
+    def rest(self) -> None:
+        """Lets all our workers drain."""
+        self._resize(())
+
+    def resume(self) -> None:
+        """Starts as many as the snapshot in force wants, where nobody of another fastlb is."""
+        if self._changeover.snapshot is not None and not self._ending and not self._draining:
+            for number in self._shared.workers():  # who drains here is no help, and where the heir's workers are is no room
+                if number < len(self.slots):
+                    self.slots[number].reserved = True
+            self._resize(choose_slots(self.slots, self._changeover.snapshot.apply.n_workers))
+
+    def finish(self) -> None:
+        self._finished.set()
 
     # -------------------------------------------------------------------------------------------------- draining
     async def _drain(self) -> None:
@@ -695,7 +964,7 @@ class Supervisor:
                 return
             deadline = asyncio.get_running_loop().time() + apply.drain_timeout_ms / 1000
             sockets = [one.socket for _, bound in self._bound for one in bound.sockets]
-            if end_deferring(sockets):
+            if not self._upgrading.is_ready and end_deferring(sockets):
                 await asyncio.sleep(min(DEFERRED_SECONDS, apply.drain_timeout_ms / 1000))
             self.has_doors_closed = True
             left_ms = max(deadline - asyncio.get_running_loop().time(), 0) * 1000
@@ -710,7 +979,7 @@ class Supervisor:
         report(f"draining, at most {format_duration(apply.drain_timeout_ms)}; connections left: {self._count_clients()}")
         with suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
-                await self.wait_for(lambda: all(slot.child is None for slot in self.slots))
+                await self.wait_for(lambda: all(slot.child is None for slot in self.slots) and self._predecessor.is_gone)
         left = self._count_clients()
         report(f"drain_timeout is over; connections closed: {left}" if left else "drained")
         with suppress(TimeoutError):
@@ -788,7 +1057,8 @@ def _run_forked(options: SupervisorOptions, shared: _core.SharedMemory, fork: Fo
         pipes = max(PIPES_IN_ALL // max(fork.n_workers, 1), 1)
         max_sockets = max(options.max_descriptors - SPARE_DESCRIPTORS - fork.n_workers, 2)  # it has an eventfd of every sibling
         worker = WorkerOptions(options.max_connections, max_sockets, pipes, options.pump_budget)
-        run_worker(fork.role, Channel(end, ToWorker), shared, descriptors[1], worker)
+        door = socket.socket(fileno=descriptors[2]) if len(descriptors) > 2 else None
+        run_worker(fork.role, Channel(end, ToWorker), shared, descriptors[1], worker, door)
 
 
 def _wanted(apply: Apply) -> list[WantedListener]:

@@ -7,7 +7,8 @@ Sources: sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3), systemd.socket(
 import os
 import socket
 import stat
-from collections.abc import Iterable
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from pathlib import Path
@@ -41,8 +42,11 @@ class Handover:
     warnings: list[str]
 
 
-def notify(*lines: str) -> bool:
-    """Tells the service manager: "READY=1", "STOPPING=1", "WATCHDOG=1", "STATUS=what a person reads", "MAINPID=…".
+def notify(*lines: str, descriptors: Sequence[int] = ()) -> bool:
+    """Tells the service manager: "READY=1", "STOPPING=1", "WATCHDOG=1", "STATUS=what a person reads", "MAINPID=…", "FDSTORE=1".
+
+    Args:
+        descriptors: go with it; they stay the caller's.
 
     Returns:
         Whether there is one and it was told. That it could not be told is no reason to stop serving.
@@ -55,7 +59,8 @@ def notify(*lines: str) -> bool:
     try:
         # Non-blocking: a manager that does not read must not stop us.
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as sender:
-            sender.sendto(message.encode("utf-8", "surrogateescape"), address)
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))] if descriptors else []
+            sender.sendmsg([message.encode("utf-8", "surrogateescape")], rights, 0, address)
     except OSError:
         return False
     return True

@@ -2,17 +2,23 @@
 
 Owns the engine and the listening descriptors that the supervisor lends it. The loop watches one descriptor for the engine and one for the
 supervisor: no client and no backend is ever seen here.
+
+It outlives the supervisor: it goes on with the snapshot and the sockets that it has, without limit, until the next fastlb comes to its door
+(handover.py) and tells it to drain.
 """
 
 import asyncio
 import os
 import signal
+import socket
 from dataclasses import dataclass
+from typing import Any
 
 import uvloop
 
 from fastlb import BUILD_ID, FastlbError, _core
-from fastlb.processes.channel import Channel
+from fastlb.processes.channel import MAX_DESCRIPTORS, Channel, ChannelError
+from fastlb.processes.handover import peer_user, states_to_copy
 from fastlb.processes.messages import (
     Abort,
     Assign,
@@ -26,11 +32,14 @@ from fastlb.processes.messages import (
     Hello,
     Lend,
     Log,
+    Message,
+    Outlived,
     Prepare,
     Prepared,
     Refused,
     Siblings,
     Stop,
+    ToOrphan,
     ToWorker,
 )
 from fastlb.processes.output import report
@@ -59,8 +68,33 @@ class WorkerOptions:
     pump_budget: int = 0
 
 
-def run_worker(slot: int, channel: Channel[ToWorker], shared: _core.SharedMemory, event_fd: int, options: WorkerOptions) -> None:
-    """Serves until the supervisor says otherwise, or is gone and nothing is in flight any more."""
+@dataclass(frozen=True, slots=True)
+class Estate:
+    """What a worker hands to the next fastlb when its supervisor is gone, besides the sockets that it accepts from.
+
+    Args:
+        shared: lent.
+        door: where that one knocks (handover.py).
+        user: the account that may.
+    """
+
+    slot: int
+    shared: _core.SharedMemory
+    event_fd: int
+    door: socket.socket
+    user: int
+
+
+def run_worker(
+    slot: int,
+    channel: Channel[ToWorker],
+    shared: _core.SharedMemory,
+    event_fd: int,
+    options: WorkerOptions,
+    door: socket.socket | None = None,
+) -> None:
+    """Serves until the supervisor says otherwise. Without it, until the next one does; or, where there is no door for that one, until
+    nothing is in flight any more."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     shared.open_worker(slot, os.getpid())
     loop = uvloop.new_event_loop()
@@ -72,8 +106,9 @@ def run_worker(slot: int, channel: Channel[ToWorker], shared: _core.SharedMemory
         slot=slot,
         event_fd=event_fd,
     )
+    estate = Estate(slot, shared, event_fd, door, peer_user(door)) if door is not None else None
     try:
-        loop.run_until_complete(Worker(loop, engine, channel, options).serve())
+        loop.run_until_complete(Worker(loop, engine, channel, options, estate).serve())
     finally:
         engine.close()  # every pair of its counters is equal now
 
@@ -88,11 +123,21 @@ def map_image(image_fd: int) -> tuple[_core.Image, dict[int, int]]:
 class Worker:
     """What surrounds one engine, from the first message to the last connection."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, engine: _core.Engine, channel: Channel[ToWorker], options: WorkerOptions) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        engine: _core.Engine,
+        channel: Channel[ToWorker],
+        options: WorkerOptions,
+        estate: Estate | None = None,
+    ) -> None:
         self._loop = loop
         self._engine = engine
-        self._channel = channel
+        self._channel: Channel[Any] = channel  # to the supervisor, and after its end to the next fastlb while there is one
         self._options = options
+        self._estate = estate
+        self._is_orphan = False
+        self._is_draining = False
         self._stopped = asyncio.Event()
         self._sockets: dict[int, int] = {}  # the descriptors of those that were lent, by number
         self._n_aborted = 0
@@ -100,6 +145,7 @@ class Worker:
         self._prepared = 0
         self._drain_timeout_ms = 0
         self._drain_idle_grace_ms = 0
+        self._weights: dict[str, int] = {}
         self._failure: BaseException | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -108,7 +154,8 @@ class Worker:
         self._loop.add_reader(self._channel.fileno(), self._on_readable)
         self._send(Hello(BUILD_ID))
         await self._stopped.wait()
-        self._loop.remove_reader(self._channel.fileno())
+        if self._channel.fileno() >= 0:
+            self._loop.remove_reader(self._channel.fileno())
         if self._failure is not None:
             raise self._failure
 
@@ -117,8 +164,12 @@ class Worker:
             while (received := self._channel.receive()) is not None:
                 self._handle(*received)
         except EOFError:
-            self._on_orphaned()
+            self._on_left()
         except Exception as error:
+            if isinstance(error, ChannelError) and self._is_orphan:
+                report(f"worker {os.getpid()}: who came to its door talks nonsense: {error}")
+                self._on_left()
+                return
             self._failure = error
             self._stopped.set()
 
@@ -135,7 +186,8 @@ class Worker:
                 self._engine.abort()
             case Lend(numbers):
                 self._sockets.update(zip(numbers, descriptors, strict=True))
-            case Commit(generation, sockets, drain_timeout_ms, drain_idle_grace_ms):
+            case Commit(generation, sockets, drain_timeout_ms, drain_idle_grace_ms, weights):
+                self._weights = weights
                 self._drain_timeout_ms, self._drain_idle_grace_ms = drain_timeout_ms, drain_idle_grace_ms
                 if generation != self._prepared:
                     raise ValueError(f"generation {generation} is to be committed and {self._prepared} is prepared")
@@ -154,7 +206,6 @@ class Worker:
                 self._drain()
                 self._limit_drain(self._drain_timeout_ms if timeout_ms is None else timeout_ms)
                 self._send(Drained())
-                self._start(self._stop_when_drained())
             case Cut(ticket, identity):
                 exchanges = self._engine.cut(identity)
                 self._engine.pump(self._options.pump_budget)  # whoever has pipelined has its turn
@@ -194,9 +245,12 @@ class Worker:
         return map_image(image_fd)
 
     def _drain(self) -> None:
-        """Accepts nothing any more; what waits in the queues is taken in first."""
-        self._close(self._engine.drain(self._drain_idle_grace_ms))
-        self._sockets.clear()
+        """Accepts nothing any more; what waits in the queues is taken in first. Ends with the last connection."""
+        if not self._is_draining:
+            self._is_draining = True
+            self._close(self._engine.drain(self._drain_idle_grace_ms))
+            self._sockets.clear()
+            self._start(self._stop_when_drained())
 
     def _limit_drain(self, timeout_ms: int) -> None:
         """Cuts what is left when the time is over; who is idle is told, and has a moment to hear it."""
@@ -212,13 +266,56 @@ class Worker:
             await asyncio.sleep(DRAIN_POLL_SECONDS)
         self._stopped.set()
 
-    def _on_orphaned(self) -> None:
-        """The supervisor is gone: nobody will lend, restart or stop anything. What is in flight may end, and a new fastlb can start."""
+    # -------------------------------------------------------------------------------------------------- without a supervisor
+    def _on_left(self) -> None:
+        """Whoever told this worker what to do is gone: it serves on, until the next one comes."""
         self._loop.remove_reader(self._channel.fileno())
-        report(f"worker {os.getpid()}: the supervisor is gone: draining")
+        self._channel.close()
+        first, self._is_orphan = not self._is_orphan, True
+        if self._estate is not None:
+            self._loop.add_reader(self._estate.door.fileno(), self._on_knock)
+        if self._estate is None or self._is_draining or not self._engine.generation():
+            # Nobody would find it, or there is not much to find.
+            report(f"worker {os.getpid()}: the supervisor is gone: draining")
+            self._retire()
+        elif first:
+            report(f"worker {os.getpid()}: the supervisor is gone: serving on")
+            self._n_aborted += 1
+            self._engine.abort()
+            self._loop.add_signal_handler(signal.SIGQUIT, self._retire)  # what an operator can still say to it
+
+    def _retire(self) -> None:
+        """Drains with nobody who would see to its end."""
         self._drain()
-        self._start(self._stop_when_drained())
-        self._loop.call_later(self._drain_timeout_ms / 1000, self._stopped.set)
+        self._limit_drain(self._drain_timeout_ms)
+
+    def _on_knock(self) -> None:
+        """Somebody is at the door: the next fastlb is given what there is. One at a time; others wait outside."""
+        estate = self._estate
+        assert estate is not None
+        try:
+            visitor, _ = estate.door.accept()
+        except OSError:
+            return
+        if peer_user(visitor) not in (0, estate.user):
+            visitor.close()
+            return
+        self._loop.remove_reader(estate.door.fileno())
+        self._channel = Channel(visitor, ToOrphan)
+        sockets = list(self._sockets.items())
+        self._loop.add_reader(self._channel.fileno(), self._on_readable)
+        try:
+            outlived = Outlived(BUILD_ID, estate.slot, len(sockets), states_to_copy(estate.shared), self._weights)
+            self._offer(outlived, estate.shared.fileno(), estate.event_fd)
+            for at in range(0, len(sockets), MAX_DESCRIPTORS):
+                some = sockets[at : at + MAX_DESCRIPTORS]
+                self._offer(Lend(tuple(number for number, _ in some)), *(descriptor for _, descriptor in some))
+        except OSError:
+            self._on_left()
+
+    def _offer(self, message: Message, *descriptors: int) -> None:
+        """Says something to a visitor, for whom nobody waits. OSError: it is gone, or does not read."""
+        self._channel.send(message, *descriptors, wait=False)
 
     def _keep(self, wanted: set[int]) -> None:
         """Forgets the sockets that are not wanted; their descriptors are closed."""
@@ -232,8 +329,8 @@ class Worker:
     def _send(self, message: FromWorker) -> None:
         try:
             self._channel.send(message)
-        except ConnectionError:
-            pass  # the supervisor is gone: the channel's end will tell
+        except OSError:
+            pass  # the other end is gone: the channel's end will tell, or has told
 
     def _start(self, work: "asyncio._CoroutineLike[None]") -> None:
         task = self._loop.create_task(work)

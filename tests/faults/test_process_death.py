@@ -127,9 +127,10 @@ def test_zygote_that_stands_still_is_killed_and_its_work_done_by_another(fastlb,
     assert load.unexcused([death]) == []
 
 
-def test_workers_of_a_killed_supervisor_finish_and_end_and_another_fastlb_can_start(fastlb, keep):
+def test_workers_that_nobody_could_find_finish_and_end_and_another_fastlb_can_start(fastlb, keep):
+    """Those that can be found outlive their supervisor: test_supervisor_death.py."""
     slow = keep(PacedBackend())
-    lb = fastlb([slow], workers=2)
+    lb = fastlb([slow], workers=2, environment={"RUNTIME_DIRECTORY": "/dev/null/run"})
     rows = lb.processes()
     slow.hold()
     clients = [lb.connect() for _ in range(8)]

@@ -12,7 +12,7 @@ from tests.support.backend import listen
 from tests.support.configuration import configuration
 from tests.support.load import Load, PacedBackend, kill_worker, wait_for_restart
 from tests.support.process import listening_inodes
-from tests.support.waiting import DEADLINE_SECONDS
+from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
 # What systemd does between fork and exec: the sockets from descriptor 3 on, and whom they are for.
 LAUNCH = """
@@ -103,8 +103,8 @@ def test_client_that_waited_for_the_start_is_served(fastlb, keep):
 def test_service_manager_hears_of_readiness_and_end(fastlb, instant, manager):
     lb = fastlb([instant()], workers=2, environment={"NOTIFY_SOCKET": manager.getsockname()})
     said = hear(manager, "READY=1")
-    assert len(said) == 1, "nothing comes before readiness"
-    assert f"MAINPID={lb.pid}" in said[0]
+    assert all(message[0] == "FDSTORE=1" for message in said[:-1]), "nothing comes before readiness but what is to be kept"
+    assert f"MAINPID={lb.pid}" in said[-1]
     lb.rest()
     lb.signal(signal.SIGTERM)
     hear(manager, "STOPPING=1")
@@ -142,3 +142,111 @@ def test_service_manager_hears_that_fastlb_lives_whatever_its_workers_do(fastlb,
         hear(manager, "WATCHDOG=1")
     wait_for_restart(lb, 2, kill_worker(lb, 1, exactly=False))
     hear(manager, "WATCHDOG=1")
+
+
+# ------------------------------------------------------------------------------------------------------------ what it keeps
+LAUNCH_STORED = """
+import os, sys
+names, count = sys.argv[1], int(sys.argv[2])
+for index in range(count):
+    os.dup2(int(sys.argv[3 + index]), 100 + index)
+for index in range(count):
+    os.dup2(100 + index, 3 + index)
+    os.close(100 + index)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(count), LISTEN_FDNAMES=names)
+os.execvp(sys.argv[3 + count], sys.argv[3 + count:])
+"""
+
+
+class Store:
+    """The descriptor store of the service manager."""
+
+    def __init__(self, manager):
+        self.manager = manager
+        self.kept = []  # names and descriptors
+
+    def hear(self, word):
+        """Does as it is told, until it is told this."""
+        while True:
+            data, descriptors, _, _ = socket.recv_fds(self.manager, 4096, 250)
+            lines = data.decode().splitlines()
+            name = next((line.removeprefix("FDNAME=") for line in lines if line.startswith("FDNAME=")), "")
+            if "FDSTOREREMOVE=1" in lines:
+                self.drop([one for one in self.kept if one[0] == name])
+            known = {os.fstat(descriptor).st_ino for _, descriptor in self.kept}
+            for descriptor in descriptors:
+                if os.fstat(descriptor).st_ino in known:
+                    os.close(descriptor)
+                else:
+                    self.kept.append((name, descriptor))
+            if word in lines:
+                return
+
+    def drop(self, some):
+        for one in some:
+            os.close(one[1])
+            self.kept.remove(one)
+
+    def prefix(self):
+        names = ":".join(name for name, _ in self.kept)
+        return [sys.executable, "-c", LAUNCH_STORED, names, str(len(self.kept)), *(str(descriptor) for _, descriptor in self.kept)]
+
+
+def test_sockets_and_counts_are_kept_when_the_whole_service_is_killed(fastlb, keep, manager, tmp_path):
+    backend = keep(PacedBackend())
+    path = tmp_path / "web"
+    environment = {"NOTIFY_SOCKET": manager.getsockname()}
+    listener = {"bind": ["127.0.0.1:0", f"unix:{path}"]}
+    first = fastlb([backend], workers=2, environment=environment, listener=listener)
+    store = Store(manager)
+    store.hear("READY=1")
+    assert len(store.kept) == 4, "two sockets of the port, the unix one, and the memory"
+    for _ in range(3):
+        assert first.get().status == 200
+    port = first.port
+    backend.hold()
+    busy = first.connect()
+    busy.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    wait_until(lambda: backend.open == 1, "a request is in flight")
+    first._was_killed = True
+    for pid in [first.pid, *(row["pid"] for row in first.processes() if row["role"] != "supervisor")]:
+        os.kill(pid, signal.SIGKILL)
+    first.process.wait()
+    backend.release()
+    with socket.create_connection(("127.0.0.1", port)) as client, socket.socket(socket.AF_UNIX) as local:
+        local.connect(str(path))
+        for one in (client, local):
+            one.settimeout(DEADLINE_SECONDS)
+            one.sendall(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+        text = configuration([backend], listener={"bind": [f"127.0.0.1:{port}", f"unix:{path}"]})
+        descriptors = [descriptor for _, descriptor in store.kept]
+        second = fastlb(text, workers=2, prefix=store.prefix(), pass_fds=descriptors, environment=environment)
+        second._applied = True  # it was not at rest when it started
+        for one in (client, local):
+            assert one.recv(100).startswith(b"HTTP/1.1 200 "), "it waited for the next one"
+    store.hear("READY=1")
+    assert len(store.kept) == 4
+    counters = second.rest()
+    assert counters["responses_2xx"] == 5
+    assert (counters["workers_died"], counters["exchanges_lost"]) == (2, 1)
+    assert [row["in_flight"] for row in second.backends()] == [0]
+    second.stop()
+    store.hear("STOPPING=1")
+    while store.kept:
+        store.hear("FDSTOREREMOVE=1")
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0, "an orderly end leaves nothing open"
+    assert not path.exists()
+
+
+def test_what_is_kept_follows_the_configuration(fastlb, instant, manager):
+    lb = fastlb([instant()], workers=1, environment={"NOTIFY_SOCKET": manager.getsockname()})
+    store = Store(manager)
+    store.hear("READY=1")
+    before = [name for name, _ in store.kept]
+    lb.apply_ok(configuration([instant()], listener={"bind": "127.0.0.2:0"}), new_sockets=1)
+    store.hear("FDSTORE=1")
+    names = [name for name, _ in store.kept]
+    assert len(names) == len(before) == 2
+    assert set(names) & set(before) == {"fastlb.memory"}
+    store.drop(list(store.kept))

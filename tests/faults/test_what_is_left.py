@@ -33,11 +33,12 @@ def files():
 def start(fastlb, keep, files):
     """Starts fastlb with everything that could be left: a unix socket, a pid file, two workers."""
 
-    def make(**settings):
+    def make(environment=None, **settings):
         backend = keep(PacedBackend())
         return fastlb(
             [backend],
             workers=2,
+            environment=environment,
             listener={"bind": ["127.0.0.1:0", f"unix:{files}/web"]},
             settings={"pid_file": str(files / "pid"), "drain_idle_grace": "100ms", "drain_timeout": "1s", **settings},
         )
@@ -109,8 +110,10 @@ def test_drain_waits_no_longer_than_its_time_for_workers_that_stand_still(start,
     assert_nothing_is_left(lb, files)
 
 
-def test_killed_supervisor_leaves_no_process_and_nothing_that_keeps_the_next_from_starting(start, files):
-    lb = start()
+def test_killed_supervisor_without_a_runtime_directory_leaves_nothing_that_keeps_the_next_from_starting(start, files):
+    """Nobody could find its workers again, so they end."""
+    lb = start({"RUNTIME_DIRECTORY": str(files / "missing" / "run")})
+    assert "its workers end with their supervisor" in lb.messages()
     idle = lb.connect()
     assert idle.ask(request()).status == 200
     lb.kill_supervisor()

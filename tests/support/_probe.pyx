@@ -102,7 +102,6 @@ from fastlb.data_plane.writer cimport Writer, put, put_number
 import array
 import os
 
-from fastlb._build import BUILD_ID
 from fastlb._core import LOG_DESTINATION_KINDS, SnapshotWriter
 
 POOL_SETTINGS = {"attempts": 3, "replay_limit_bytes": 0, "max_idle": 0, "idle_timeout_ms": 0, "connect_timeout_ms": 0,
@@ -812,7 +811,7 @@ cdef class SharedWorker:
         self.table.fd = -1
         if slot >= MAX_WORKERS:
             raise ValueError("no such slot")
-        error = map_shared(&self.table, fd, <bytes>BUILD_ID.encode())
+        error = map_shared(&self.table, fd)
         if error:
             raise OSError(error, "map_shared")
         self.worker = worker_at(&self.table, slot)
@@ -1860,7 +1859,7 @@ cdef class StickyTable:
 
     def __cinit__(self, int fd, uint32_t first=0, uint32_t mask=STICKY_BUCKETS - 1):
         self.table.fd = -1
-        error = map_shared(&self.table, fd, <bytes>BUILD_ID.encode())
+        error = map_shared(&self.table, fd)
         if error:
             raise OSError(error, "map_shared")
         self.part.first, self.part.mask = first, mask

@@ -98,6 +98,7 @@ class Fastlb:
         open_directory: everybody may make files in `directory`.
         prefix: a command that runs the one which is given after it, in its own process.
         environment: variables beside those that this process has.
+        runtime: the runtime directory; None for one of its own.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class Fastlb:
         prefix: Sequence[str] = (),
         environment: dict[str, str] | None = None,
         pass_fds: Sequence[int] = (),
+        runtime: Path | None = None,
     ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="fastlb-"))  # short: a unix path has at most 107 bytes
         if open_directory:
@@ -135,7 +137,7 @@ class Fastlb:
         self.process = subprocess.Popen(
             [*prefix, *command],
             cwd=ROOT,
-            env={**os.environ, **(environment or {})},
+            env={**os.environ, "RUNTIME_DIRECTORY": str(runtime or self.directory / "run"), **(environment or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from fastlb import FastlbError
-from fastlb.control_plane.admin import backends, health, metrics, reload, status
+from fastlb.control_plane.admin import backends, health, metrics, reload, status, upgrade
 from fastlb.control_plane.admin.messages import ApiError, answer
 from fastlb.control_plane.config.errors import ConfigError, nearest, quote
 from fastlb.processes.output import report
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fastlb.control_plane.controller import Controller
 
 # Each gives its routes for a controller.
-MODULES = (status.routes, backends.routes, reload.routes, health.routes, metrics.routes)
+MODULES = (status.routes, backends.routes, reload.routes, health.routes, metrics.routes, upgrade.routes)
 
 
 def make_app(controller: "Controller") -> Any:

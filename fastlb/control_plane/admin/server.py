@@ -69,12 +69,16 @@ class AdminServer:
         self._is_accepting = False
         self._accept_if_room()
 
-    def close(self) -> None:
-        """Ends every conversation. The sockets go on to listen: they are the supervisor's."""
+    def leave(self) -> None:
+        """Accepts nobody any more, as another fastlb does; who talks is answered."""
         self._stop_accepting()
         for one in self._listening:
             one.close()
         self._listening.clear()
+
+    def close(self) -> None:
+        """Ends every conversation. The sockets go on to listen: they are the supervisor's."""
+        self.leave()
         for task in [*self._joining, *self._state.tasks]:
             task.cancel()
         for conversation in list(self._state.connections):

@@ -104,8 +104,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Started]]:
 
     def run_it(*arguments: str) -> Started:
         command = [sys.executable, "-m", "fastlb", "serve", *OWN_ACCOUNT, *arguments]
-        environment = {**os.environ, "RUNTIME_DIRECTORY": str(tmp_path)}  # the machine may have a fastlb of its own
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+        environment = {**os.environ, "RUNTIME_DIRECTORY": str(tmp_path / f"run{len(processes)}")}
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         processes.append(process)
         assert process.stdout is not None
         lines: list[str] = []
@@ -116,7 +116,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Started]]:
 
     yield run_it
     for process in processes:
-        process.kill()
+        process.terminate()  # workers would outlive SIGKILL
         process.communicate()
 
 
@@ -185,7 +185,8 @@ def connect_when_it_listens(path: str) -> socket.socket:
 
 def test_it_serves_on_when_nobody_reads_what_it_says(tmp_path: Path) -> None:
     command = f"{sys.executable} -m fastlb serve --listen unix:{tmp_path}/s --counters {tmp_path}/counters"
-    process = subprocess.Popen(["sh", "-c", f"exec {command} 2>&1 >/dev/full"], stdout=subprocess.PIPE, text=True)
+    environment = {**os.environ, "RUNTIME_DIRECTORY": str(tmp_path / "run")}
+    process = subprocess.Popen(["sh", "-c", f"exec {command} 2>&1 >/dev/full"], env=environment, stdout=subprocess.PIPE, text=True)
     try:
         with connect_when_it_listens(f"{tmp_path}/s") as client:
             client.settimeout(60)
@@ -195,7 +196,7 @@ def test_it_serves_on_when_nobody_reads_what_it_says(tmp_path: Path) -> None:
         assert process.communicate(timeout=60)[0] == ""
         assert process.returncode == 0
     finally:
-        process.kill()
+        process.terminate()
         process.communicate()
 
 

@@ -75,7 +75,7 @@ def test_what_another_process_made_is_mapped_by_its_descriptor(memory: _core.Sha
         other.backends()
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "unsealed", "magic", "layout", "build"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "unsealed", "magic", "layout", "sizes"])
 def test_memory_of_another_kind_is_refused(memory: _core.SharedMemory, damage: str) -> None:
     whole = os.fstat(memory.fileno()).st_size
     if damage in ("empty", "cut", "unsealed"):
@@ -84,10 +84,25 @@ def test_memory_of_another_kind_is_refused(memory: _core.SharedMemory, damage: s
         os.pwrite(fd, os.pread(memory.fileno(), 4096, 0) if damage != "empty" else b"", 0)
     else:
         fd = os.dup(memory.fileno())
-        os.pwrite(fd, b"\x7f", {"magic": 1, "layout": 8, "build": 59}[damage])
-    with pytest.raises(ValueError, match="not shared memory of this build"):
+        os.pwrite(fd, b"\x7f", {"magic": 1, "layout": 8, "sizes": 208}[damage])
+    with pytest.raises(ValueError, match="not shared memory, or of another layout"):
         _core.SharedMemory(fd)
     os.close(fd)
+
+
+def test_memory_of_another_build_with_the_same_layout_is_mapped(memory: _core.SharedMemory) -> None:
+    os.pwrite(memory.fileno(), b"another build", 56)
+    other = _core.SharedMemory(memory.fileno())
+    assert names(other) == names(memory)
+    other.close()
+
+
+def test_slots_in_use_are_known_with_their_processes(memory: _core.SharedMemory) -> None:
+    memory.open_worker(0, 11)
+    memory.open_worker(2, 13)
+    assert memory.workers() == {0: 11, 2: 13}
+    memory.settle_worker(0)
+    assert memory.workers() == {2: 13}
 
 
 def test_nobody_can_cut_it_or_seal_it_against_growing(memory: _core.SharedMemory) -> None:

@@ -186,3 +186,28 @@ def test_of_many_that_start_at_once_one_wins(path: Path) -> None:
     finally:
         for process in processes:
             process.communicate()
+
+
+def test_it_steps_aside_for_a_successor_and_comes_back(tmp_path):
+    path, aside = tmp_path / "pid", tmp_path / "pid.oldbin"
+    ours = PidFile(str(path))
+    ours.write()
+    number = path.read_text()
+    ours.step_aside()
+    ours.step_aside()  # nothing more happens
+    assert not path.exists()
+    assert aside.read_text() == number
+    path.write_text("1\n")  # of a successor that died
+    ours.come_back()
+    assert path.read_text() == number
+    assert not aside.exists()
+    ours.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_is_removed_under_the_name_that_it_has(tmp_path):
+    ours = PidFile(str(tmp_path / "pid"))
+    ours.write()
+    ours.step_aside()
+    ours.remove()
+    assert list(tmp_path.iterdir()) == []

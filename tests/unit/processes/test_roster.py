@@ -5,7 +5,7 @@ import os
 from fastlb.processes.channel import Channel, open_pair
 from fastlb.processes.child import Child
 from fastlb.processes.messages import FromWorker
-from fastlb.processes.roster import FIRST_BACK_OFF_SECONDS, LONGEST_BACK_OFF_SECONDS, Slot, State, make_slot
+from fastlb.processes.roster import FIRST_BACK_OFF_SECONDS, LONGEST_BACK_OFF_SECONDS, Slot, State, choose_slots, make_slot
 
 
 def live(slot: Slot, born: float, died: float) -> float:
@@ -54,3 +54,28 @@ def test_waking_adds_to_the_eventfd() -> None:
     slot.wake()
     assert os.eventfd_read(slot.event_fd) == 2
     os.close(slot.event_fd)
+
+
+def test_slots_are_chosen_where_workers_are_and_never_where_others_still_are() -> None:
+    slots = [make_slot(number) for number in range(5)]
+    try:
+        for slot in slots:
+            slot.retired = slot.number != 3
+        slots[0].reserved = slots[1].reserved = True
+        assert choose_slots(slots, 1) == [3]
+        assert choose_slots(slots, 2) == [2, 3]
+        assert choose_slots(slots, 5) == [2, 3, 4, 5, 6]
+        slots[0].reserved = False
+        assert choose_slots(slots, 3) == [0, 2, 3]
+        assert choose_slots([], 2) == [0, 1]
+    finally:
+        for slot in slots:
+            os.close(slot.event_fd)
+
+
+def test_slot_keeps_the_eventfd_that_it_is_given() -> None:
+    event_fd = os.eventfd(0)
+    slot = make_slot(4, event_fd)
+    slot.wake()
+    assert os.eventfd_read(event_fd) == 1
+    os.close(event_fd)

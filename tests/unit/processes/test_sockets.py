@@ -13,7 +13,7 @@ import pytest
 from fastlb.control_plane.config.loader import load_text
 from fastlb.control_plane.config.schema import Listener
 from fastlb.processes import sockets
-from fastlb.processes.sockets import BindError, BoundAddress, adopt_sockets, bind_listeners
+from fastlb.processes.sockets import NOBODY, BindError, BoundAddress, adopt_sockets, bind_listeners, take_over
 
 Bound = list[tuple[int, BoundAddress]]
 
@@ -169,7 +169,7 @@ def homes(bound: BoundAddress) -> list[int | None]:
 
 
 def test_each_worker_has_a_socket_of_its_own_at_the_same_address(opened: list[Bound]) -> None:
-    opened.append(bind_listeners(listeners("127.0.0.1:0", ":0"), n_workers=3))
+    opened.append(bind_listeners(listeners("127.0.0.1:0", ":0"), homes=range(3)))
     (_, one), (_, all_addresses) = opened[0]
     assert homes(one) == [0, 1, 2]
     assert sorted(homes(all_addresses), key=str) == [0, 0, 1, 1, 2, 2]
@@ -179,7 +179,7 @@ def test_each_worker_has_a_socket_of_its_own_at_the_same_address(opened: list[Bo
 
 
 def test_connections_are_spread_over_the_sockets_of_an_address(opened: list[Bound]) -> None:
-    opened.append(bind_listeners(listeners("127.0.0.1:0", backlog=200), n_workers=2))
+    opened.append(bind_listeners(listeners("127.0.0.1:0", backlog=200), homes=range(2)))
     clients = [socket.create_connection(("127.0.0.1", port_of(opened[0])), 5) for _ in range(100)]
     counts = []
     for one in opened[0][0][1].sockets:
@@ -200,29 +200,29 @@ def test_connections_are_spread_over_the_sockets_of_an_address(opened: list[Boun
 
 
 def test_more_workers_get_sockets_beside_those_there_are_and_fewer_keep_them(opened: list[Bound]) -> None:
-    before = bind_listeners(listeners("127.0.0.1:0"), n_workers=2)
+    before = bind_listeners(listeners("127.0.0.1:0"), homes=range(2))
     opened.append(before)
     first = list(before[0][1].sockets)
-    more = bind_listeners(listeners("127.0.0.1:0"), [bound for _, bound in before], n_workers=4)
+    more = bind_listeners(listeners("127.0.0.1:0"), [bound for _, bound in before], homes=range(4))
     assert more[0][1] is before[0][1]
     assert homes(more[0][1]) == [0, 1, 2, 3]
     assert more[0][1].sockets[:2] == first
-    fewer = bind_listeners(listeners("127.0.0.1:0"), [bound for _, bound in more], n_workers=1)
+    fewer = bind_listeners(listeners("127.0.0.1:0"), [bound for _, bound in more], homes=range(1))
     assert homes(fewer[0][1]) == [0, 1, 2, 3]
 
 
 def test_sockets_that_were_added_go_again_when_another_address_cannot_be_bound(opened: list[Bound]) -> None:
-    before = bind_listeners(listeners("127.0.0.1:0"), n_workers=1)
+    before = bind_listeners(listeners("127.0.0.1:0"), homes=range(1))
     opened.append(before)
     with pytest.raises(BindError):
-        bind_listeners(listeners("127.0.0.1:0", "192.0.2.1:0"), [bound for _, bound in before], n_workers=3)
+        bind_listeners(listeners("127.0.0.1:0", "192.0.2.1:0"), [bound for _, bound in before], homes=range(3))
     assert homes(before[0][1]) == [0]
-    again = bind_listeners(listeners("127.0.0.1:0"), [bound for _, bound in before], n_workers=3)
+    again = bind_listeners(listeners("127.0.0.1:0"), [bound for _, bound in before], homes=range(3))
     assert homes(again[0][1]) == [0, 1, 2]
 
 
 def test_a_unix_socket_is_shared_by_all_workers(opened: list[Bound], tmp_path: Path) -> None:
-    opened.append(bind_listeners(listeners(f"unix:{tmp_path}/s"), n_workers=4))
+    opened.append(bind_listeners(listeners(f"unix:{tmp_path}/s"), homes=range(4)))
     assert homes(opened[0][0][1]) == [None]
 
 
@@ -230,8 +230,43 @@ def test_what_the_service_manager_opened_is_shared_and_outlives_its_listener(ope
     with socket.create_server(("127.0.0.1", 0)) as inherited:
         (listener,) = listeners(f"127.0.0.1:{inherited.getsockname()[1]}")
         adopted = adopt_sockets(listener.bind[0], [inherited])
-        ((_, bound),) = bind_listeners([listener], [adopted], n_workers=4)
+        ((_, bound),) = bind_listeners([listener], [adopted], homes=range(4))
         assert bound is adopted
         assert homes(bound) == [None]
         bound.close()
         assert inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+
+
+def test_sockets_of_the_fastlb_before_get_homes_and_what_is_missing_is_bound_beside_them(opened):
+    before = bind_listeners(listeners(":0"), homes=range(2))
+    port = before[0][1].sockets[0].socket.getsockname()[1]
+    (wanted,) = listeners(f":{port}")
+    taken = take_over(wanted.bind[0], [one.socket for one in before[0][1].sockets], [4, 5, 7])
+    assert taken.inherited
+    opened.append(bind_listeners([wanted], [taken], homes=[4, 5, 7]))
+    homes = sorted((one.socket.family.name, one.home) for one in taken.sockets)
+    assert homes == [(family, home) for family in sorted({name for name, _ in homes}) for home in (4, 5, 7)]
+    assert {one.socket.getsockname()[1] for one in taken.sockets} == {port}
+    taken.inherited = False
+
+
+def test_sockets_beyond_the_number_of_workers_are_nobodys_and_stay_open(opened):
+    before = bind_listeners(listeners("127.0.0.1:0"), homes=range(3))
+    bound = before[0][1]
+    taken = take_over(bound.address, [one.socket for one in bound.sockets], [6])
+    assert [one.home for one in taken.sockets] == [6, NOBODY, NOBODY]
+    taken.close()
+    assert all(one.socket.fileno() >= 0 for one in taken.sockets), "the other fastlb may still accept there"
+    opened.append(before)
+
+
+def test_unix_socket_of_the_fastlb_before_is_shared_and_its_file_goes_with_the_last(tmp_path):
+    before = bind_listeners(listeners(f"unix:{tmp_path}/s"))
+    bound = before[0][1]
+    taken = take_over(bound.address, [bound.sockets[0].socket], [0, 1])
+    assert taken.sockets[0].home is None
+    taken.close()
+    assert (tmp_path / "s").exists()
+    taken.inherited = False
+    taken.close()
+    assert not (tmp_path / "s").exists()

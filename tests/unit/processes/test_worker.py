@@ -13,6 +13,7 @@ import uvloop
 from fastlb import BUILD_ID, _core
 from fastlb.processes import worker
 from fastlb.processes.channel import Channel, open_pair
+from fastlb.processes.handover import open_door
 from fastlb.processes.messages import (
     Abort,
     Assign,
@@ -20,10 +21,12 @@ from fastlb.processes.messages import (
     Committed,
     Drain,
     Drained,
+    FromOrphan,
     FromWorker,
     Hello,
     Lend,
     Message,
+    Outlived,
     Prepare,
     Prepared,
     Refused,
@@ -31,7 +34,7 @@ from fastlb.processes.messages import (
     Stop,
     ToWorker,
 )
-from fastlb.processes.worker import Worker, WorkerOptions
+from fastlb.processes.worker import Estate, Worker, WorkerOptions
 from tests.support.pickers import LAST
 
 
@@ -46,6 +49,7 @@ class FakeEngine:
         self.clients = 0
         self.pumped: list[int] = []
         self.siblings: list[int] = []
+        self.ended_idle = False
 
     def fileno(self) -> int:
         return self.readable
@@ -78,6 +82,9 @@ class FakeEngine:
     def drain(self, idle_grace_ms: int) -> list[int]:
         released, self.sockets = [descriptor for descriptor, _ in self.sockets], []
         return released
+
+    def end_idle(self) -> None:
+        self.ended_idle = True
 
     def connections(self) -> int:
         return self.clients
@@ -136,6 +143,8 @@ class Case:
             received = self.supervisor.receive()
             if received is not None:
                 message: Message = received[0]
+                for descriptor in received[1]:
+                    os.close(descriptor)
                 return message
             await asyncio.sleep(0.001)
 
@@ -169,12 +178,12 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Test], None]]:
 
     uvloop.new_event_loop().close()  # the first one opens what stays
 
-    def run(test: Test) -> None:
+    def run(test: Test, estate: Estate | None = None) -> None:
         before = descriptors()
         loop = uvloop.new_event_loop()
         engine = FakeEngine()
         ours, theirs = open_pair()
-        served = Worker(loop, engine, Channel(theirs, ToWorker), WorkerOptions(10, 20, 1, 7))  # type: ignore[arg-type]
+        served = Worker(loop, engine, Channel(theirs, ToWorker), WorkerOptions(10, 20, 1, 7), estate)  # type: ignore[arg-type]
         case = Case(served, engine, Channel(ours, FromWorker))
 
         async def main() -> None:
@@ -192,7 +201,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Test], None]]:
             loop.run_until_complete(loop.shutdown_default_executor())
             loop.close()
         case.supervisor.close()
-        theirs.close()
+        served._channel.close()
         engine.close()
         assert descriptors() == before
 
@@ -367,6 +376,101 @@ def test_without_a_supervisor_it_drains_for_drain_timeout_at_most(
 
     serve(test)
     assert "the supervisor is gone: draining" in capfd.readouterr().err
+
+
+@pytest.fixture
+def estate(tmp_path: Path) -> Iterator[Estate]:
+    shared, event_fd = _core.SharedMemory.create(), os.eventfd(0)
+    with open_door(tmp_path / "door") as door:
+        yield Estate(2, shared, event_fd, door, os.geteuid())
+    shared.close()
+    os.close(event_fd)
+
+
+def visit(case: Case, estate: Estate) -> None:
+    """Goes to the door; the supervisor's end of the channel is the visitor's from now on."""
+    visitor = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    visitor.connect(estate.door.getsockname())
+    case.supervisor = Channel(visitor, FromOrphan)
+
+
+async def orphaned(case: Case, capfd: pytest.CaptureFixture[str]) -> None:
+    case.supervisor.close()
+    err = ""
+    while "the supervisor is gone: serving on" not in err:
+        err += capfd.readouterr().err
+        await asyncio.sleep(0.001)
+
+
+def test_it_serves_on_without_a_supervisor_and_hands_over_what_it_has(
+    serve: Callable[..., None], estate: Estate, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def test(case: Case) -> None:
+        await case.begin(5, 6)
+        case.engine.clients = 1
+        await orphaned(case, capfd)
+        assert len(case.engine.sockets) == 2
+        os.write(case.engine.writable, b"x")
+        while not case.engine.pumped:
+            await asyncio.sleep(0.001)
+        for _ in range(2):  # the first visitor leaves without a word
+            visit(case, estate)
+            assert await case.hear() == Outlived(BUILD_ID, 2, 2)
+            assert await case.hear() == Lend((5, 6))
+            if case.engine.siblings == []:
+                case.supervisor.close()
+                case.engine.siblings.append(0)
+        event_fd = os.eventfd(0)
+        case.send(Siblings((4,)), event_fd)
+        case.send(Drain())
+        assert await case.hear() == Drained()
+        assert case.engine.siblings == [0, 4]
+        assert case.engine.sockets == []
+        os.close(event_fd)
+        case.engine.clients = 0
+        await case.ended()
+
+    serve(test, estate)
+
+
+def test_what_only_a_supervisor_may_say_is_not_heard_from_a_visitor(
+    serve: Callable[..., None], estate: Estate, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def test(case: Case) -> None:
+        await case.begin(5)
+        await orphaned(case, capfd)
+        visit(case, estate)
+        assert isinstance(await case.hear(), Outlived)
+        case.send(Assign(()))
+        with pytest.raises(EOFError):
+            while True:
+                await case.hear()
+        assert len(case.engine.sockets) == 1
+        case.supervisor.close()
+        visit(case, estate)  # whoever comes next is heard
+        case.send(Stop())
+        await case.ended()
+        close_what_is_lent(case)
+
+    serve(test, estate)
+
+
+def test_draining_worker_answers_at_its_door_while_it_lasts(
+    serve: Callable[..., None], estate: Estate, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def test(case: Case) -> None:
+        await case.begin(5)
+        case.engine.clients = 1
+        case.send(Drain())
+        assert await case.hear() == Drained()
+        case.worker._drain_timeout_ms = 60_000
+        case.supervisor.close()
+        visit(case, estate)
+        assert await case.hear() == Outlived(BUILD_ID, 2, 0)
+        case.engine.clients = 0
+        await case.ended()
+
+    serve(test, estate)
 
 
 def test_a_real_engine_takes_what_a_worker_gives_it() -> None:

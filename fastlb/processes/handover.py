@@ -1,0 +1,234 @@
+"""How a fastlb finds the workers that outlived the supervisor before it, and what they hand over.
+
+Each slot has a *door*: a unix socket in the runtime directory, which the supervisor binds before it forks and which only its own account
+can connect to. A worker looks at it from the moment when its supervisor is gone. Whoever comes then is told what the worker has, and gets
+copies of it: the shared memory, the worker's eventfd, and the listening sockets that it accepts from. The worker goes on as before until it
+is told to drain; a visitor that leaves without a word has changed nothing.
+
+`Doors` belongs to the supervisor, `Orphan` to the one that comes after it; the worker's side of a door is in worker.py.
+"""
+
+import os
+import secrets
+import select
+import socket
+import stat
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fastlb import _core
+from fastlb.processes.channel import CREDENTIALS, Channel, ChannelError
+from fastlb.processes.messages import FromOrphan, Lend, Outlived
+from fastlb.processes.output import report
+
+PREFIX = "worker."
+# For all workers together: they answer between two pumps.
+MEETING_SECONDS = 3.0
+# More than listeners times addresses of any configuration that can be had.
+MAX_SOCKETS = 1 << 16
+
+
+class Doors:
+    """The doors of one supervisor's workers, by slot. Owns the sockets and their files.
+
+    Args:
+        directory: where they are.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.name = secrets.token_hex(4)  # those of a supervisor before us stay until its workers are gone
+        self._doors: dict[int, socket.socket] = {}
+        self._failed = False
+
+    def open(self, slot: int) -> socket.socket | None:
+        """The door of a slot; the same one for each worker that it has. None: it cannot be had, which is said once."""
+        if slot not in self._doors and not self._failed:
+            try:
+                self._doors[slot] = open_door(self._path(slot))
+            except OSError as error:
+                self._failed = True
+                report(f"cannot bind {self._path(slot)}: {(error.strerror or str(error)).lower()}; workers do not outlive this supervisor")
+        return self._doors.get(slot)
+
+    def close(self) -> None:
+        for slot, door in self._doors.items():
+            door.close()
+            self._path(slot).unlink(missing_ok=True)
+        self._doors.clear()
+
+    def _path(self, slot: int) -> Path:
+        return self._directory / f"{PREFIX}{self.name}.{slot}"
+
+
+def open_door(path: Path) -> socket.socket:
+    """A listening socket that only this account can connect to. OSError."""
+    door = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    mask = os.umask(0o177)
+    try:
+        door.bind(str(path))
+        door.listen(1)
+    except BaseException:
+        door.close()
+        raise
+    finally:
+        os.umask(mask)
+    return door
+
+
+def peer_user(connection: socket.socket) -> int:
+    """The account of the other end; of a door, who bound it."""
+    uid = CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))[1]
+    return int(uid)
+
+
+def states_to_copy(shared: _core.SharedMemory) -> dict[str, int]:
+    """What the controller and the operator said of backends, by identity, without those that are up and ready."""
+    said = sum(_core.ROW_STATES[name] for name in ("down", "drain", "maintenance"))
+    states = {str(row["identity"]): int(row["state"]) & said for row in shared.backends()}
+    return {identity: state for identity, state in states.items() if state}
+
+
+@dataclass(slots=True)
+class Orphan:
+    """A worker that outlived its supervisor, met at its door. Owns the channel and all descriptors.
+
+    Args:
+        pid: as the kernel says; it is not our child.
+        sockets: those that it accepts from.
+        pidfd: tells of its end.
+    """
+
+    path: Path
+    channel: Channel[FromOrphan]
+    pid: int
+    pidfd: int
+    build_id: str
+    slot: int
+    shared_fd: int
+    event_fd: int
+    sockets: list[socket.socket] = field(default_factory=list)
+    states: dict[str, int] = field(default_factory=dict)
+    weights: dict[str, int] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """Lets go of it: it serves on, or ends by itself when it has been told to."""
+        self.channel.close()
+        for descriptor in (self.pidfd, self.shared_fd, self.event_fd):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self.pidfd = self.shared_fd = self.event_fd = -1
+        for one in self.sockets:
+            one.close()
+        self.sockets.clear()
+
+
+def find_orphans(directory: Path, but: str = "") -> list[Orphan]:
+    """Meets all workers that serve without a supervisor, and takes away the doors of those that are no more.
+
+    Only for who has the directory. `but`: the name of those doors that are our own workers'."""
+    met: list[tuple[Path, socket.socket]] = []
+    for path in sorted(directory.glob(PREFIX + "*")):
+        if but and path.name.startswith(f"{PREFIX}{but}."):
+            continue
+        try:
+            connection = _knock(path)
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)  # nobody has it open any more
+        except OSError as error:
+            report(f"{path} is no worker of ours: {(error.strerror or str(error)).lower()}")
+        else:
+            met.append((path, connection))
+    deadline = time.monotonic() + MEETING_SECONDS
+    found = []
+    for path, connection in met:
+        try:
+            found.append(_hear(path, connection, deadline))
+        except (OSError, EOFError, ChannelError) as error:
+            report(f"the worker of {path} hands nothing over: {str(error) or 'it hung up'}")
+    return found
+
+
+def _knock(path: Path) -> socket.socket:
+    """Connects to a door.
+
+    Raises:
+        OSError: it is none, or not one that our account has made.
+    """
+    if not stat.S_ISSOCK(path.lstat().st_mode):
+        raise OSError("it is not a socket")
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    try:
+        connection.settimeout(0)  # the queue of a door that is full: somebody else is there
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        connection.connect(str(path))
+        if peer_user(connection) != os.geteuid():
+            raise OSError(f"user {peer_user(connection)} has bound it")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _hear(path: Path, connection: socket.socket, deadline: float) -> Orphan:
+    """What a worker hands over.
+
+    Raises:
+        OSError, EOFError, ChannelError: it does not answer, or says what no worker says.
+    """
+    channel: Channel[FromOrphan] = Channel(connection, FromOrphan)
+    orphan = Orphan(path, channel, 0, -1, "", 0, -1, -1)
+    try:
+        first, descriptors = _receive(connection, channel, deadline)
+        if not isinstance(first, Outlived) or len(descriptors) != 2 or first.n_sockets > MAX_SOCKETS or not channel.sender:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise ChannelError("it does not say who it is")
+        orphan.shared_fd, orphan.event_fd = descriptors
+        orphan.build_id, orphan.slot, orphan.pid, orphan.states = first.build_id, first.slot, channel.sender, first.states
+        orphan.weights = first.weights
+        orphan.pidfd = os.pidfd_open(orphan.pid)
+        while len(orphan.sockets) < first.n_sockets:
+            message, descriptors = _receive(connection, channel, deadline)
+            taken = take_listening(descriptors)
+            orphan.sockets += taken
+            if not isinstance(message, Lend) or not taken or len(taken) != len(descriptors):
+                raise ChannelError("it does not hand over what it said")
+        if _has_hung_up(connection):
+            raise EOFError  # and its number may be somebody else's by now
+        connection.settimeout(None)
+    except BaseException:
+        orphan.close()
+        raise
+    return orphan
+
+
+def _receive(connection: socket.socket, channel: Channel[FromOrphan], deadline: float) -> tuple[FromOrphan, list[int]]:
+    connection.settimeout(max(deadline - time.monotonic(), 0.001))
+    received = channel.receive(wait=True)
+    if received is None:
+        raise TimeoutError("it does not answer")
+    return received
+
+
+def _has_hung_up(connection: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(connection, 0)
+    return bool(poll.poll(0))
+
+
+def take_listening(descriptors: list[int]) -> list[socket.socket]:
+    """Those of them that are listening stream sockets; the others are closed."""
+    taken = []
+    for descriptor in descriptors:
+        if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            continue
+        one = socket.socket(fileno=descriptor)
+        if one.type == socket.SOCK_STREAM and one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            one.setblocking(False)
+            taken.append(one)
+        else:
+            one.close()
+    return taken

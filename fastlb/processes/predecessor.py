@@ -1,0 +1,288 @@
+"""The fastlb before this one, as far as it still serves: workers that outlived their supervisor.
+
+Owns what they handed over until it is taken: copies of their listening sockets, and the shared memory. They serve on, beside our own
+workers, until those are ready; then they are told to drain, and end within drain_timeout. If we do not get that far, we leave without a
+word and nothing has changed for them.
+
+Where the shared memory has our layout, it becomes ours: counts, health and what the operator said stay exact, and the slots in which the
+old workers are stay theirs until they have ended. Otherwise only the sockets are taken over.
+
+The workers are not our children and not trusted more than others: what they say leads to no signal but to the process that the kernel has
+named as the one that spoke.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+
+from fastlb import _core
+from fastlb.control_plane.config.address import BindAddress
+from fastlb.processes.channel import ChannelError
+from fastlb.processes.descriptor_store import Stored
+from fastlb.processes.handover import Orphan, find_orphans
+from fastlb.processes.messages import Drain, Siblings, Stop, ToOrphan
+from fastlb.processes.output import report
+from fastlb.processes.roster import MAX_WORKERS
+from fastlb.processes.systemd import InheritedSocket, match
+
+NOTHING_STORED = Stored()
+
+
+class Predecessor:
+    """What is left of it. Without orphans it is nothing, and every method does nothing.
+
+    Args:
+        orphans: its workers, owned.
+        shared: the memory of those whose slots are in `slots`; owned by the caller. None: another layout, or there is none.
+        slots: the orphans that are in slots of that memory.
+        others: processes that are in slots of it and did not answer, most of which are dead.
+        sockets: that listen, and nobody accepts from; owned.
+    """
+
+    def __init__(
+        self,
+        orphans: Sequence[Orphan] = (),
+        shared: _core.SharedMemory | None = None,
+        slots: Iterable[Orphan] = (),
+        others: Mapping[int, int] = MappingProxyType({}),
+        sockets: Iterable[socket.socket] = (),
+    ) -> None:
+        self._orphans = list(orphans)
+        self.states = {} if shared is not None or not orphans else dict(orphans[0].states)  # of backends, where the memory is not ours
+        self.weights = dict(orphans[0].weights) if orphans else {}
+        self._sockets = list(sockets)
+        self.shared = shared
+        self._slots = {orphan.slot: orphan for orphan in slots}
+        self._strangers: dict[int, int] = {}  # by slot: the pidfd of one that lives and did not answer
+        for slot, pid in others.items():
+            if slot not in self._slots and pid > 0:
+                with suppress(OSError):
+                    self._strangers[slot] = os.pidfd_open(pid)
+        self._on_gone: Callable[[int | None], None] = lambda _: None
+
+    def take_event_fds(self) -> dict[int, int]:
+        """What wakes the worker in each slot that is not free yet, or -1; the caller owns them."""
+        taken = {slot: orphan.event_fd for slot, orphan in self._slots.items()} | dict.fromkeys(self._strangers, -1)
+        for orphan in self._slots.values():
+            orphan.event_fd = -1
+        return taken
+
+    @property
+    def pids(self) -> dict[int, int]:
+        """By slot."""
+        return {slot: orphan.pid for slot, orphan in self._slots.items()}
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether all its workers have ended. (Not of those that never answered: nothing waits for them.)"""
+        return not self._orphans
+
+    def take_sockets(self, wanted: Iterable[BindAddress]) -> list[tuple[BindAddress, list[socket.socket]]]:
+        """Takes its listening sockets for these addresses; the caller owns them. An address with port 0 gets a port that it had. The others
+        are closed."""
+        taken, left = share_out([*self._sockets, *(one for orphan in self._orphans for one in orphan.sockets)], wanted)
+        self._sockets.clear()
+        for orphan in self._orphans:
+            orphan.sockets.clear()
+        for one in left:
+            one.close()
+        return taken
+
+    # -------------------------------------------------------------------------------------------------- watching
+    def watch(self, on_gone: Callable[[int | None], None], on_end: Callable[[], None]) -> None:
+        """Calls `on_gone` for each worker that ends, with its slot if that is of our memory. (`on_end` is for an `Elder`, which has an end
+        of its own.) Needs a running loop."""
+        loop = asyncio.get_running_loop()
+        self._on_gone = on_gone
+        for orphan in self._orphans:
+            loop.add_reader(orphan.pidfd, self._on_exit, orphan)
+            loop.add_reader(orphan.channel.fileno(), self._on_readable, orphan)
+        for slot, pidfd in self._strangers.items():
+            loop.add_reader(pidfd, self._on_stranger_exit, slot)
+
+    def introduce(self, event_fds: Mapping[int, int]) -> None:
+        """Gives its workers what wakes ours, by slot."""
+        for slot, orphan in self._slots.items():
+            others = {number: event_fd for number, event_fd in event_fds.items() if number != slot}
+            self._tell(orphan, Siblings(tuple(others)), *others.values())
+
+    def succeed(self) -> None:
+        """Ours are ready: has its workers accept nobody any more, finish, and end."""
+        for orphan in self._orphans:
+            self._tell(orphan, Drain())
+
+    def stop(self) -> None:
+        """Has them end at once."""
+        for orphan in self._orphans:
+            self._tell(orphan, Stop())
+
+    def kill(self) -> None:
+        """Ends those that do not listen; not who has hung up and lives, which no worker does."""
+        for orphan in self._orphans:
+            if orphan.channel.fileno() < 0:
+                continue
+            report(f"worker {orphan.pid} of the fastlb before this one does not end: killed")
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(orphan.pidfd, signal.SIGKILL)
+
+    def leave(self) -> None:
+        """Lets go of them: who has not been told to drain serves on, for the next one that comes."""
+        loop = asyncio.get_running_loop()
+        for orphan in self._orphans:
+            _forget(loop, orphan.pidfd, orphan.channel.fileno())
+            orphan.close()
+        self._orphans.clear()
+        self._slots.clear()
+        for pidfd in self._strangers.values():
+            _forget(loop, pidfd)
+            os.close(pidfd)
+        self._strangers.clear()
+
+    def _tell(self, orphan: Orphan, message: ToOrphan, *descriptors: int) -> None:
+        with suppress(OSError):  # it has ended, which its pidfd tells, or does not read: then it will not end either, and is killed
+            orphan.channel.send(message, *descriptors, wait=False)
+
+    def _on_readable(self, orphan: Orphan) -> None:
+        """Nothing that it says now matters but that it hangs up: its end follows, and frees its slot. Who is in none is forgotten."""
+        try:
+            while (received := orphan.channel.receive()) is not None:
+                for descriptor in received[1]:
+                    os.close(descriptor)
+        except (EOFError, ChannelError):
+            _forget(asyncio.get_running_loop(), orphan.channel.fileno())
+            orphan.channel.close()
+            if self._slots.get(orphan.slot) is not orphan:
+                self._on_exit(orphan)
+
+    def _on_exit(self, orphan: Orphan) -> None:
+        _forget(asyncio.get_running_loop(), orphan.pidfd, orphan.channel.fileno())
+        self._orphans.remove(orphan)
+        slot = orphan.slot if self._slots.get(orphan.slot) is orphan else None
+        if slot is not None:
+            del self._slots[slot]
+        orphan.close()
+        orphan.path.unlink(missing_ok=True)
+        self._on_gone(slot)
+
+    def _on_stranger_exit(self, slot: int) -> None:
+        pidfd = self._strangers.pop(slot)
+        _forget(asyncio.get_running_loop(), pidfd)
+        os.close(pidfd)
+        self._on_gone(slot)
+
+
+def find_predecessor(directory: Path | None, wanted: Sequence[BindAddress], n_workers: int, stored: Stored = NOTHING_STORED) -> Predecessor:
+    """Meets the workers in a runtime directory that is ours, and takes up what the service manager has kept.
+
+    Args:
+        directory: None where there is none.
+        wanted: what this fastlb is going to listen on.
+        n_workers: how many workers it is going to have.
+    """
+    orphans = find_orphans(directory) if directory is not None else []
+    sockets = [one for orphan in orphans for one in orphan.sockets]
+    if sockets and not any(_match(sockets, candidate) for address in wanted for candidate in _candidates(address, sockets)):
+        report(f"workers of another fastlb, which is gone, serve on addresses that are not ours ({directory}): they are left alone")
+        for orphan in orphans:
+            orphan.close()
+        orphans = []
+    memories = [orphan.shared_fd for orphan in orphans] + [stored.memory_fd] * (stored.memory_fd >= 0)
+    try:
+        for memory in memories:
+            found = _map(memory, orphans, n_workers)
+            if found is not None:
+                report(f"taking over {_name(orphans)}, with counts and states")
+                return Predecessor(orphans, *found, found[0].workers(), stored.sockets)
+        if memories:
+            report(f"taking over {_name(orphans)}; the memory is not laid out as ours: counts begin anew, states are copied")
+        return Predecessor(orphans, sockets=stored.sockets)
+    finally:
+        if stored.memory_fd >= 0:
+            os.close(stored.memory_fd)
+
+
+def _name(orphans: Sequence[Orphan]) -> str:
+    if not orphans:
+        return "what the service manager has kept"
+    return f"from {len(orphans)} worker{'s' if len(orphans) > 1 else ''} whose supervisor is gone"
+
+
+Shares = list[tuple[BindAddress, list[socket.socket]]]
+
+
+def share_out(offered: Iterable[socket.socket], wanted: Iterable[BindAddress]) -> tuple[Shares, list[socket.socket]]:
+    """Which of these listening sockets serve which address, and those that serve none."""
+    offered = _distinct(offered)
+    taken: Shares = []
+    # Those that name their port first: what is left over is what the kernel has chosen.
+    for address in sorted(wanted, key=lambda address: not address.unix_path and address.port == 0):
+        for candidate in _candidates(address, offered):
+            if sockets := _match(offered, candidate):
+                offered = [one for one in offered if one not in sockets]
+                taken.append((address, sockets))
+                break
+    return taken, offered
+
+
+def adopt_orphans(directory: Path, shared: _core.SharedMemory, own: Container[int], doors: str) -> Predecessor:
+    """The workers of a fastlb that ran beside this one, over the same memory, and has been killed.
+
+    Args:
+        own: the slots of our workers.
+        doors: the name of theirs.
+    """
+    orphans = find_orphans(directory, doors)
+    workers = {slot: pid for slot, pid in shared.workers().items() if slot not in own}
+    ours = os.fstat(shared.fileno())
+    slots = [orphan for orphan in orphans if orphan.slot in workers and os.path.samestat(os.fstat(orphan.shared_fd), ours)]
+    return Predecessor(orphans, shared, slots, workers)
+
+
+def _map(memory: int, orphans: Iterable[Orphan], n_workers: int) -> tuple[_core.SharedMemory, list[Orphan]] | None:
+    """Shared memory, if it is laid out as this build does it and has room for our workers; and the orphans that are in its slots."""
+    try:
+        shared = _core.SharedMemory(memory)
+    except (ValueError, OSError):
+        return None
+    workers = shared.workers()
+    here = [orphan for orphan in orphans if os.path.samestat(os.fstat(orphan.shared_fd), os.fstat(memory))]
+    slots = {orphan.slot for orphan in here}
+    if len(slots) == len(here) and slots <= workers.keys() and len(workers) + n_workers <= MAX_WORKERS:
+        return shared, here
+    shared.close()
+    return None
+
+
+def _candidates(address: BindAddress, offered: Iterable[socket.socket]) -> Iterable[BindAddress]:
+    """What an address may have been bound to."""
+    if address.unix_path or address.port:
+        return [address]
+    ports = {one.getsockname()[1] for one in offered if one.family != socket.AF_UNIX}
+    return [replace(address, port=port) for port in sorted(ports)]
+
+
+def _match(offered: Iterable[socket.socket], address: BindAddress) -> list[socket.socket]:
+    if address.unix_path and not Path(address.unix_path).is_socket():
+        return []  # nobody comes to it any more
+    return match([InheritedSocket(one, "") for one in offered], address)
+
+
+def _distinct(sockets: Iterable[socket.socket]) -> list[socket.socket]:
+    """Each socket once: one that all workers share has come several times, and the copies are closed."""
+    found: dict[int, socket.socket] = {}
+    for one in sockets:
+        if found.setdefault(os.fstat(one.fileno()).st_ino, one) is not one:
+            one.close()
+    return list(found.values())
+
+
+def _forget(loop: asyncio.AbstractEventLoop, *descriptors: int) -> None:
+    for descriptor in descriptors:
+        if descriptor >= 0:
+            loop.remove_reader(descriptor)

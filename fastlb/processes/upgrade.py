@@ -1,0 +1,363 @@
+"""Binary upgrade: a fastlb starts the one that is installed by now, and gives it what it has.
+
+`Upgrading` is the old one's side, which calls the new one its *heir*; `Elder` is the old one as the new one sees it. Between them is a
+channel, which the new process inherits. The heir gets copies of all listening sockets and the shared memory, makes workers of its own in
+free slots, and says when it is ready. From then on both accept, until one of them ends: the elder's workers drain at SIGWINCH and it ends
+at SIGQUIT, or the heir ends and the elder goes on. Counts are exact over both, as they are one memory. The heir runs with the privileges
+and the arguments of the elder.
+"""
+
+import asyncio
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import Protocol
+
+from fastlb import BUILD_ID, FastlbError, _core
+from fastlb.control_plane.config.address import BindAddress
+from fastlb.processes.channel import MAX_DESCRIPTORS, Channel, ChannelError, open_pair
+from fastlb.processes.child import Child
+from fastlb.processes.handover import states_to_copy, take_listening
+from fastlb.processes.messages import Bequeath, Freed, FromElder, FromHeir, Lend, Succeeded
+from fastlb.processes.nursery import Nursery
+from fastlb.processes.output import report
+from fastlb.processes.predecessor import Shares, share_out
+from fastlb.processes.roster import MAX_WORKERS, Slot
+from fastlb.processes.runtime_directory import RuntimeDirectory
+
+# The descriptor of the heir's end of the channel.
+VARIABLE = "FASTLB_UPGRADE"
+# The elder has said all before the heir begins to listen.
+MEETING_SECONDS = 5.0
+# From the start of an heir to its readiness, in an upgrade that nobody looks after.
+READY_SECONDS = 60.0
+
+
+class UpgradeError(FastlbError):
+    """The new fastlb cannot be started, or what the old one hands over cannot be used."""
+
+
+# -------------------------------------------------------------------------------------------------------------- the old one
+class Parent(Protocol):
+    """The supervisor of the old one."""
+
+    @property
+    def shared(self) -> _core.SharedMemory:
+        """The memory that both work on."""
+
+    @property
+    def slots(self) -> list[Slot]: ...
+
+    @property
+    def weights(self) -> dict[str, int]:
+        """Those of the operator's in the snapshot in force."""
+
+    @property
+    def can_be_upgraded(self) -> bool:
+        """It serves, and is not about to end."""
+
+    def sockets(self) -> list[socket.socket]:
+        """All that it listens on."""
+
+    @property
+    def runtime(self) -> RuntimeDirectory | None:
+        """The runtime directory, if there is one."""
+
+    def on_heir_ready(self, pid: int) -> None:
+        """From now on somebody else accepts from the same sockets."""
+
+    def on_heir_gone(self, was_ready: bool) -> None:
+        """It is alone again; an heir that was ready may have left something."""
+
+    def step_aside(self) -> None:
+        """Leaves the path of the pid file to the heir. OSError."""
+
+    def rest(self) -> None:
+        """Has its workers drain."""
+
+    def resume(self) -> None:
+        """Starts workers again."""
+
+    def finish(self) -> None:
+        """Ends."""
+
+    async def wait_for(self, holds: Callable[[], bool]) -> None:
+        """Looks again whenever a child has moved on."""
+
+
+class Upgrading:
+    """The heir of this fastlb, from its start to the end of one of the two.
+
+    SIGUSR2 starts it and leaves the rest to whoever sent that; `fastlb upgrade` has all of it done, and undone if the heir does not get
+    ready.
+    """
+
+    def __init__(self, parent: Parent, nursery: Nursery) -> None:
+        self._parent = parent
+        self._nursery = nursery
+        self._heir: Child | None = None
+        self.is_ready = False  # there is an heir and it serves
+        self.is_resting = False  # our workers are not to be
+        self.failure = ""  # of the last heir
+
+    @property
+    def heir_pid(self) -> int:
+        """0 = there is none."""
+        return self._heir.pid if self._heir is not None else 0
+
+    def begin(self) -> bool:
+        """Starts the heir. False: it cannot be, which is said and noted in `failure`."""
+        self.failure = ""
+        try:
+            if self._heir is not None:
+                raise UpgradeError(f"an upgrade is under way: process {self._heir.pid}")
+            if not self._parent.can_be_upgraded:
+                raise UpgradeError("this fastlb is starting or ending")
+            self._parent.step_aside()
+            self._heir = self._start()
+        except (FastlbError, OSError) as error:
+            self.failure = str(error)
+            report(f"cannot upgrade: {self.failure}")
+            if self._heir is None:
+                self._parent.on_heir_gone(was_ready=False)
+            return False
+        report(f"upgrading: process {self._heir.pid} is to take over")
+        self._nursery.watch(self._heir, self._on_exit, self._on_message)
+        return True
+
+    def _start(self) -> Child:
+        """Starts the installed fastlb with the arguments of this one and tells it everything. UpgradeError."""
+        parent = self._parent
+        ours, theirs = open_pair()
+        with theirs:
+            theirs.set_inheritable(True)
+            environment = {name: value for name, value in os.environ.items() if name != "WATCHDOG_PID"}  # which is us
+            environment[VARIABLE] = str(theirs.fileno())
+            try:
+                pid = os.posix_spawn(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment, setsigdef=[signal.SIGPIPE])
+            except OSError as error:
+                ours.close()
+                raise UpgradeError(f"cannot start {sys.executable}: {(error.strerror or str(error)).lower()}") from error
+        heir = Child(pid, Channel(ours, FromHeir))
+        slots = [slot for slot in parent.slots if slot.child is not None or slot.awaited or slot.reserved]
+        sockets = parent.sockets()
+        runtime = parent.runtime
+        more = () if runtime is None else (runtime.fileno(),)
+        made = runtime is not None and runtime.made
+        numbers = tuple(slot.number for slot in slots)
+        states = states_to_copy(parent.shared)
+        bequest = Bequeath(BUILD_ID, numbers, len(sockets), runtime is not None, made, states, parent.weights)
+        heir.send(bequest, parent.shared.fileno(), *(slot.event_fd for slot in slots), *more)
+        for at in range(0, len(sockets), MAX_DESCRIPTORS):
+            some = sockets[at : at + MAX_DESCRIPTORS]
+            heir.send(Lend(tuple(range(at, at + len(some)))), *(one.fileno() for one in some))
+        return heir
+
+    def tell_freed(self, slot: int) -> None:
+        """Nobody of ours is in this slot any more, and it is settled."""
+        if self._heir is not None:
+            self._heir.send(Freed(slot))
+
+    def rest(self) -> None:
+        """Has our workers drain: the heir's are enough. Without an heir it is a terminal whose window has changed its size."""
+        if self.is_ready and not self.is_resting:
+            self.is_resting = True
+            self._parent.rest()
+
+    def resume(self) -> None:
+        """Has our workers start again."""
+        if self.is_resting:
+            self.is_resting = False
+            self._parent.resume()
+
+    async def go_over(self) -> None:
+        """All of an upgrade that `begin` has begun: the heir gets ready, our workers drain, and we end. Or it does not, and we go on."""
+        try:
+            async with asyncio.timeout(READY_SECONDS):
+                await self._parent.wait_for(lambda: self._heir is None or self.is_ready)
+        except TimeoutError:
+            assert self._heir is not None
+            report(f"process {self._heir.pid} is not ready after {READY_SECONDS:g} s: killed")
+            self._heir.signal(signal.SIGKILL)
+        if not self.is_ready:
+            return
+        self.rest()
+        await self._parent.wait_for(lambda: self._heir is None or not any(slot.child is not None for slot in self._parent.slots))
+        if self._heir is not None:
+            self._parent.finish()
+
+    def close(self) -> None:
+        """We end: the heir is alone from now on, ready or not."""
+        if self._heir is not None:
+            loop = asyncio.get_running_loop()
+            for descriptor in (self._heir.pidfd, self._heir.channel.fileno()):
+                loop.remove_reader(descriptor)
+            self._heir.release()
+            self._heir = None
+
+    def _on_message(self, message: FromHeir, _: list[int]) -> None:
+        if self._heir is not None and not self.is_ready:
+            self.is_ready = True
+            self._parent.on_heir_ready(self._heir.pid)
+
+    def _on_exit(self) -> None:
+        heir, self._heir = self._heir, None
+        assert heir is not None
+        how = self._nursery.bury(heir)
+        was_ready, self.is_ready = self.is_ready, False
+        self.failure = (
+            f"the new fastlb, process {heir.pid}, ended{' before it was ready' if not was_ready else ''} ({how or 'exit code 0'})"
+        )
+        report(f"{self.failure}: this one goes on")
+        self._parent.on_heir_gone(was_ready)
+        self.resume()
+
+
+# -------------------------------------------------------------------------------------------------------------- the new one
+class Elder:
+    """The fastlb that has started this one, still running. It has the methods of a `Predecessor`.
+
+    Owns the channel and what came over it until it is taken.
+    """
+
+    def __init__(self, channel: Channel[FromElder], bequest: Bequeath, descriptors: list[int], sockets: list[socket.socket]) -> None:
+        self._channel = channel
+        self._shared_fd, *event_fds = descriptors
+        self._runtime_fd = event_fds.pop() if bequest.has_runtime else None
+        self._runtime_made = bequest.runtime_made
+        self._event_fds = dict(zip(bequest.slots, event_fds, strict=True))
+        self._sockets = sockets
+        self._on_gone: Callable[[int | None], None] = lambda _: None
+        self._on_end: Callable[[], None] = lambda: None
+        self.shared: _core.SharedMemory | None = None
+        self.states: dict[str, int] = {}  # of backends, where the memory is not ours
+        self._states = bequest.states
+        self.weights = bequest.weights
+        self.pids: dict[int, int] = {}  # it tells its own controller of them
+
+    @property
+    def is_gone(self) -> bool:
+        """Nothing of ours waits for it: it ends when it is told to, by others."""
+        return True
+
+    def take_event_fds(self) -> dict[int, int]:
+        """As `Predecessor.take_event_fds`."""
+        taken, self._event_fds = self._event_fds, {}
+        if self.shared is None:
+            for event_fd in taken.values():
+                os.close(event_fd)
+            return {}
+        return taken
+
+    def take_runtime(self) -> RuntimeDirectory | None:
+        """The runtime directory, which is of both from now on; None if it had none.
+
+        Raises:
+            RuntimeDirectoryError: ours is another one.
+        """
+        descriptor, self._runtime_fd = self._runtime_fd, None
+        return RuntimeDirectory.share(descriptor, self._runtime_made) if descriptor is not None else None
+
+    def map(self, n_workers: int) -> None:
+        """Maps the shared memory if it is laid out as ours and has room for as many workers more."""
+        with suppress(ValueError, OSError):
+            shared = _core.SharedMemory(self._shared_fd)
+            if len(self._event_fds) + n_workers <= MAX_WORKERS:
+                self.shared = shared
+            else:
+                shared.close()
+        os.close(self._shared_fd)
+        if self.shared is None:
+            self.states = self._states
+            report("the shared memory of the fastlb before this one is not laid out as ours: counts begin anew, states are copied")
+
+    def take_sockets(self, wanted: Iterable[BindAddress]) -> Shares:
+        """As `Predecessor.take_sockets`; those that nobody wants stay here until the end."""
+        taken, self._sockets = share_out(self._sockets, wanted)
+        return taken
+
+    def watch(self, on_gone: Callable[[int | None], None], on_end: Callable[[], None]) -> None:
+        """Calls `on_gone` with a slot that its worker has left, and `on_end` when the elder itself has gone. Needs a running loop."""
+        self._on_gone, self._on_end = on_gone, on_end
+        asyncio.get_running_loop().add_reader(self._channel.fileno(), self._on_readable)
+
+    def introduce(self, event_fds: Mapping[int, int]) -> None:
+        """Its workers find out by themselves, a little later, what ours have freed (queue.pyx)."""
+
+    def succeed(self) -> None:
+        """Says that we are ready."""
+        with suppress(OSError):
+            self._channel.send(Succeeded(), wait=False)
+
+    def stop(self) -> None:
+        """It is not ours to stop."""
+
+    kill = stop
+
+    def leave(self) -> None:
+        """Hangs up: it goes on alone."""
+        if self._channel.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._channel.fileno())
+            self._channel.close()
+        for one in self._sockets:
+            one.close()
+        self._sockets.clear()
+
+    def _on_readable(self) -> None:
+        try:
+            while (received := self._channel.receive()) is not None:
+                message, descriptors = received
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                if isinstance(message, Freed) and self.shared is not None:
+                    self._on_gone(message.slot)
+        except (EOFError, ChannelError):
+            self.leave()
+            self._on_end()
+
+
+def meet_elder() -> Elder | None:
+    """The fastlb that has started this process to take its place; None if nobody did. Call it once: the variable is gone afterwards.
+
+    Raises:
+        UpgradeError: it does not say what it should.
+    """
+    number = os.environ.pop(VARIABLE, "")
+    if not number:
+        return None
+    try:
+        end = socket.socket(fileno=int(number))
+    except (ValueError, OSError) as error:
+        raise UpgradeError(f"{VARIABLE}={number} is no channel to a fastlb") from error
+    end.set_inheritable(False)
+    channel: Channel[FromElder] = Channel(end, FromElder)
+    deadline = time.monotonic() + MEETING_SECONDS
+    try:
+        bequest, descriptors = _receive(channel, deadline)
+        if not isinstance(bequest, Bequeath) or len(descriptors) != 1 + len(bequest.slots) + bequest.has_runtime:
+            raise ChannelError("it does not say what it hands over")
+        sockets: list[socket.socket] = []
+        while len(sockets) < bequest.n_sockets:
+            message, some = _receive(channel, deadline)
+            if not isinstance(message, Lend) or not some:
+                raise ChannelError("it does not hand over what it said")
+            sockets += take_listening(some)
+    except (OSError, EOFError, ChannelError) as error:
+        raise UpgradeError(f"the fastlb that started this one hands nothing over: {str(error) or 'it hung up'}") from error
+    return Elder(channel, bequest, descriptors, sockets)
+
+
+def _receive(channel: Channel[FromElder], deadline: float) -> tuple[FromElder, list[int]]:
+    poll = select.poll()
+    poll.register(channel.fileno(), select.POLLIN)
+    if not poll.poll(max(deadline - time.monotonic(), 0) * 1000):
+        raise TimeoutError("it does not answer")
+    received = channel.receive()
+    if received is None:
+        raise TimeoutError("it does not answer")
+    return received

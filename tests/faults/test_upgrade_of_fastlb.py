@@ -1,0 +1,305 @@
+"""Binary upgrades under constant load: a new fastlb takes over, or does not, and no request is lost."""
+
+import os
+import signal
+import socket
+import sys
+
+import pytest
+
+from tests.support.configuration import configuration
+from tests.support.load import Load, PacedBackend, assert_consistent, process_state, wait_for_end, wait_for_workers
+from tests.support.message import request
+from tests.support.process import Control, session_members
+from tests.support.waiting import wait_until
+
+# Installed in place of Python, as far as a process that is started anew can see: it fails before it is ready.
+BROKEN = "#!/bin/sh\nexit 7\n"
+
+
+@pytest.fixture
+def paced(keep):
+    return [keep(PacedBackend()) for _ in range(2)]
+
+
+class Upgraded:
+    """What has taken over from a Fastlb, as far as the tests look at it."""
+
+    def __init__(self, old, pid):
+        self.port, self.pid = old.port, pid
+        self.directory = old.directory
+        self.control = wait_until(lambda: self._connect(), "the new one answers")
+
+    def _connect(self):
+        try:
+            control = Control(self.directory / "control")
+            rows = control.ask("processes")["processes"]
+        except (OSError, AssertionError, ValueError):
+            return None
+        if any(row["pid"] == self.pid for row in rows):
+            return control
+        control.close()
+        return None
+
+    def processes(self):
+        return self.control.ask("processes")["processes"]
+
+    def workers(self):
+        return [row["slot"] for row in self.processes() if row["role"] == "worker"]
+
+    def counters(self):
+        return self.control.ask("counters")["counters"]
+
+    def wait_for_rest(self):
+        wait_until(lambda: (c := self.counters())["exchanges_opened"] == c["exchanges_closed"] and c["clients"] == 0, "rest")
+        assert_consistent(self)
+        return self.counters()
+
+    def stop(self, number=signal.SIGTERM):
+        self.control.close()
+        os.kill(self.pid, number)
+        wait_for_end(self.pid)
+
+
+@pytest.fixture
+def start(fastlb, paced):
+    def make(**options):
+        return fastlb(paced, workers=2, settings={"drain_timeout": "5s", **options.pop("settings", {})}, **options)
+
+    return make
+
+
+def upgrade(lb):
+    """By the API; the new one's process."""
+    lb.control.patience(60)
+    status, answer = lb.control.request("POST", "/v1/upgrade")
+    assert status == 200, answer
+    return answer["pid"]
+
+
+def begin(lb):
+    """By SIGUSR2; the new one's process, when it serves."""
+    lb.signal(signal.SIGUSR2)
+    line = wait_until(lambda: next((one for one in lb.messages().splitlines() if "has taken over" in one), ""), "the new one is ready")
+    return int(line.split()[2])
+
+
+def end_of_old(lb):
+    """It has ended in order."""
+    assert lb.process.wait(15) == 0, lb.messages()
+    lb._was_killed = True  # nothing is left to be stopped
+
+
+def test_no_request_is_lost_in_an_upgrade_that_does_all_by_itself(start, tmp_path):
+    pid_file = tmp_path / "pid"
+    lb = start(settings={"pid_file": str(pid_file)})
+    with Load(("127.0.0.1", lb.port)) as load:
+        load.wait_for_answers(50)
+        pid = upgrade(lb)
+        load.wait_for_answers(50)
+        end_of_old(lb)
+        new = Upgraded(lb, pid)
+        wait_for_workers(new, 2)
+        load.wait_for_answers(50)
+    assert load.failures == []
+    assert new.workers() == [2, 3]
+    assert pid_file.read_text() == f"{pid}\n"
+    counters = new.wait_for_rest()
+    assert counters["exchanges_opened"] == load.answered
+    assert counters["workers_died"] == 0
+    new.stop()
+    assert list(tmp_path.iterdir()) == []
+    assert not (lb.directory / "control").exists()
+    assert not (lb.directory / "run").exists()
+    wait_until(lambda: [pid for pid in session_members(lb.pid) if process_state(pid) not in ("Z", "")] == [], "no process is left")
+
+
+def test_upgrades_follow_each_other_and_slots_are_used_again(start):
+    lb = start()
+    with Load(("127.0.0.1", lb.port)) as load:
+        new = Upgraded(lb, upgrade(lb))
+        end_of_old(lb)
+        for slots in ([0, 1], [2, 3]):
+            load.wait_for_answers(50)
+            wait_for_workers(new, 2)
+            new.control.patience(60)
+            status, answer = new.control.request("POST", "/v1/upgrade")
+            assert status == 200, answer
+            new.control.close()
+            wait_for_end(new.pid)
+            new = Upgraded(lb, answer["pid"])
+            wait_for_workers(new, 2)
+            assert new.workers() == slots
+        load.wait_for_answers(50)
+    assert load.failures == []
+    new.wait_for_rest()
+    new.stop(signal.SIGQUIT)
+
+
+def test_step_by_step_with_signals_as_nginx_has_it(start, tmp_path):
+    pid_file = tmp_path / "pid"
+    lb = start(settings={"pid_file": str(pid_file)})
+    with Load(("127.0.0.1", lb.port)) as load:
+        load.wait_for_answers(30)
+        pid = begin(lb)
+        assert pid_file.read_text() == f"{pid}\n"
+        assert (tmp_path / "pid.oldbin").read_text() == f"{lb.pid}\n"
+        load.wait_for_answers(30)
+        lb.signal(signal.SIGWINCH)
+        new = Upgraded(lb, pid)
+        wait_for_workers(new, 2)
+        wait_until(lambda: workers_of(lb) == [], "the old workers have drained")
+        load.wait_for_answers(30)
+        assert process_state(lb.pid) == "S", "the old supervisor waits"
+        lb.signal(signal.SIGQUIT)
+        end_of_old(lb)
+        load.wait_for_answers(30)
+    assert load.failures == []
+    assert [path.name for path in tmp_path.iterdir()] == ["pid"]
+    new.wait_for_rest()
+    new.stop()
+
+
+def workers_of(lb):
+    """The old one's: who had a conversation with its controller may go on with it."""
+    return [row for row in lb.processes() if row["role"] == "worker" and row["pid"]]
+
+
+def test_roll_back_starts_the_workers_of_the_old_one_again(start, tmp_path):
+    pid_file = tmp_path / "pid"
+    lb = start(settings={"pid_file": str(pid_file)})
+    with Load(("127.0.0.1", lb.port)) as load:
+        load.wait_for_answers(30)
+        pid = begin(lb)
+        lb.signal(signal.SIGWINCH)
+        wait_until(lambda: workers_of(lb) == [], "the old workers have drained")
+        load.wait_for_answers(30)
+        lb.signal(signal.SIGHUP)
+        wait_for_workers(lb, 2)
+        load.wait_for_answers(30)
+        os.kill(pid, signal.SIGQUIT)
+        wait_until(lambda: "this one goes on" in lb.messages(), "the old one has noticed")
+        lb.control.close()
+        lb.control = wait_until(lambda: connect(lb), "the old one answers")
+        load.wait_for_answers(50)
+    assert load.failures == []
+    assert pid_file.read_text() == f"{lb.pid}\n"
+    assert_consistent(lb)
+    lb._applied = True
+
+
+def connect(lb):
+    try:
+        control = Control(lb.directory / "control")
+        control.ask("processes")
+    except (OSError, AssertionError, ValueError):
+        return None
+    return control
+
+
+def test_new_one_that_is_killed_while_the_old_one_rests_costs_nothing(start):
+    """Its workers serve on as orphans, and the old one starts its own again and takes over from them."""
+    lb = start()
+    with Load(("127.0.0.1", lb.port)) as load:
+        pid = begin(lb)
+        lb.signal(signal.SIGWINCH)
+        load.wait_for_answers(50)
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: "this one goes on" in lb.messages(), "the old one has noticed")
+        load.wait_for_answers(50)
+        lb.control.close()
+        lb.control = wait_until(lambda: connect(lb), "the old one answers")
+        wait_until(lambda: len([row for row in lb.processes() if row["role"] == "worker"]) == 2, "the orphans have ended")
+        load.wait_for_answers(50)
+    assert load.failures == []
+    lb._applied = True
+    lb.rest()
+    assert_consistent(lb)
+
+
+def test_old_one_that_is_killed_leaves_everything_to_the_new_one(start):
+    lb = start()
+    with Load(("127.0.0.1", lb.port)) as load:
+        pid = begin(lb)
+        load.wait_for_answers(30)
+        lb.kill_supervisor()
+        new = Upgraded(lb, pid)
+        load.wait_for_answers(30)
+        wait_for_workers(new, 2)
+        load.wait_for_answers(30)
+    assert load.failures == []
+    new.wait_for_rest()
+    new.stop()
+
+
+def test_upgrade_to_what_does_not_start_changes_nothing(start, tmp_path):
+    broken = tmp_path / "python"
+    broken.write_text(BROKEN)
+    broken.chmod(0o755)
+    launcher = (
+        f"import sys, runpy; sys.executable = {str(broken)!r}; sys.argv[0] = 'fastlb'; runpy.run_module('fastlb', run_name='__main__')"
+    )
+    pid_file = tmp_path / "pid"
+    lb = start(settings={"pid_file": str(pid_file)}, prefix=[sys.executable, "-c", SHIFT, launcher])
+    with Load(("127.0.0.1", lb.port)) as load:
+        load.wait_for_answers(30)
+        for _ in range(2):
+            status, answer = lb.control.request("POST", "/v1/upgrade")
+            assert status == 409
+            assert "ended before it was ready (exit code 7)" in answer["errors"][0]
+        assert pid_file.read_text() == f"{lb.pid}\n"
+        load.wait_for_answers(30)
+    assert load.failures == []
+    assert_consistent(lb)
+
+
+# Runs the second argument as a program of Python, with the arguments of `python -m fastlb …` behind it.
+SHIFT = "import sys; code = sys.argv[1]; sys.argv = sys.argv[4:]; exec(code)"
+
+
+def test_new_one_that_cannot_listen_changes_nothing(start, paced):
+    """The file has changed since: it names a port that somebody else has."""
+    lb = start()
+    with Load(("127.0.0.1", lb.port)) as load, socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        bind = [f"127.0.0.1:{lb.port}", f"127.0.0.1:{taken.getsockname()[1]}"]
+        (lb.directory / "1.toml").write_text(configuration(paced, listener={"bind": bind}))
+        lb.control.patience(60)
+        status, answer = lb.control.request("POST", "/v1/upgrade")
+        assert status == 409
+        assert "ended before it was ready (exit code 1)" in answer["errors"][0]
+        assert "address already in use" in lb.messages()
+        load.wait_for_answers(50)
+    assert load.failures == []
+    assert_consistent(lb)
+
+
+def test_websocket_lasts_until_the_drain_timeout_and_caps_hold_over_both(start, paced):
+    lb = start(settings={"drain_timeout": "1s"})
+    client = lb.connect()
+    assert client.ask(request()).status == 200
+    for backend in paced:
+        backend.hold()
+    client.send(request())
+    wait_until(lambda: sum(backend.open for backend in paced) == 1, "the request is with a backend")
+    pid = upgrade(lb)
+    new = Upgraded(lb, pid)
+    rows = new.control.ask("backends")["backends"]
+    assert sum(row["in_flight"] for row in rows) == 1, "in the old worker, counted in the memory of both"
+    for backend in paced:
+        backend.release()
+    assert client.read_response().status == 200
+    client.close()
+    end_of_old(lb)
+    new.wait_for_rest()
+    new.stop()
+
+
+def test_signals_without_an_upgrade_change_nothing(start):
+    lb = start()
+    for _ in range(2):
+        lb.signal(signal.SIGWINCH)
+        assert lb.get().status == 200
+        assert len(wait_for_workers(lb, 2)) == 2
+    assert "upgrade" not in lb.messages()
