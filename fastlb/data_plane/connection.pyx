@@ -11,7 +11,7 @@ from fastlb.data_plane.backend_table cimport drop_backend, note_idle
 from fastlb.data_plane.buffer cimport return_buffer
 from fastlb.data_plane.connection_table cimport bury_connection
 from fastlb.data_plane.idle_cache cimport cache_put, cache_remove
-from fastlb.data_plane.limits cimport give_place_back
+from fastlb.data_plane.limits cimport give_place_back, take_wanted
 from fastlb.data_plane.meters cimport count_client_closed, count_client_opened
 from fastlb.data_plane.ready_list cimport list_ready, unlist_ready
 from fastlb.data_plane.shared_table cimport release_row
@@ -104,7 +104,8 @@ cdef void keep_idle(Engine* engine, Connection* connection) noexcept nogil:
     cdef Backend* backend = connection.backend
     connection.exchange = NULL
     connection.attempt = NULL
-    if backend.idle.count >= backend.max_idle or connection.io & (IO_HALF_CLOSED | IO_ERROR | IO_EOF) or connection.input != NULL:
+    if backend.idle.count >= backend.max_idle or connection.io & (IO_HALF_CLOSED | IO_ERROR | IO_EOF) or connection.input != NULL \
+            or (unlikely(connection.place != NULL) and take_wanted(connection.place)):
         close_connection(engine, connection, False)
         return
     connection.state = STATE_IDLE

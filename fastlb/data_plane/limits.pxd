@@ -2,6 +2,7 @@ from libc.stdint cimport uint32_t
 
 from fastlb.data_plane.backend_table cimport drop_backend
 from fastlb.data_plane.shared_table cimport claim_row, release_row
+from fastlb.data_plane.system cimport exchange_word_if, load_now
 from fastlb.data_plane.types cimport Attempt, Backend, Engine, Exchange, LimitKind, Pool
 
 cdef uint32_t take_connection_places(Engine* engine, Pool* pool, Attempt* attempt, Backend** connection_place) noexcept nogil
@@ -19,6 +20,15 @@ cdef inline bint take_place(Engine* engine, Pool* pool, LimitKind kind, Backend*
     row.references += 1
     place[0] = row
     return True
+
+
+cdef inline bint take_wanted(Backend* place) noexcept nogil:
+    # Whether this place, of a connection that could be kept idle, is given back for one that was refused.
+    cdef uint32_t wanted = load_now(&place.shared.wanted)
+    while wanted != 0:
+        if exchange_word_if(&place.shared.wanted, &wanted, wanted - 1):
+            return True
+    return False
 
 
 cdef inline void give_place_back(Engine* engine, Backend** place) noexcept nogil:

@@ -5,6 +5,9 @@ backend is, so a limit holds at every instant, survives reloads, and settlement 
 the row that it was taken in: a connection (Connection.place), an attempt (request_place, pending_place) or an exchange (retry_place). So places
 find their way back when the limit was changed, or is gone, by then.
 
+Idle connections have places too, and a worker cannot close those of another. A refusal leaves word in the limit's row (SharedRow.wanted), and the
+next connection that would be kept idle, in any worker, is closed for it: one for one, so that overload does not end all keep-alive.
+
 What is beyond a limit is refused at once, with a reason of its own; a queue is for full backends, not for this. A retry that is beyond its limit
 is not made, and the client gets what came of the attempt before. Attempts of pools without limits pass one test of Attempt.watched.
 """
@@ -12,8 +15,13 @@ from libc.stdint cimport uint32_t
 
 from fastlb.data_plane.connection cimport close_connection
 from fastlb.data_plane.failure cimport FAILURE_CONNECTIONS_LIMIT, FAILURE_PENDING_LIMIT
+from fastlb.data_plane.system cimport add_word, load_now
 from fastlb.data_plane.types cimport (LIMIT_CONNECTIONS, LIMIT_PENDING, LIMIT_RETRIES, POOL_LIMITS, X_RETRY_PLACE, Attempt, Backend, Connection,
                                       Engine, Exchange, Pool)
+
+
+cdef enum:
+    MOST_WANTED = 64                # beyond that they are refused faster than connections come free
 
 
 cdef bint close_idle(Engine* engine, Pool* pool) noexcept nogil:
@@ -39,6 +47,8 @@ cdef uint32_t take_connection_places(Engine* engine, Pool* pool, Attempt* attemp
     if close_idle(engine, pool) and take_place(engine, pool, LIMIT_CONNECTIONS, connection_place):
         return 0
     give_place_back(engine, &attempt.pending_place)
+    if load_now(&pool.limits[<int>LIMIT_CONNECTIONS].shared.wanted) < MOST_WANTED:
+        add_word(&pool.limits[<int>LIMIT_CONNECTIONS].shared.wanted, 1)
     return FAILURE_CONNECTIONS_LIMIT
 
 

@@ -923,7 +923,8 @@ cdef struct SharedRow:
     uint64_t up_since_ms            # monotonic; when it came up, or was added to a running pool. 0 = before that mattered. Whoever says so
     uint64_t waiting[2]             # of a pool's queue: a bit per worker slot in which somebody waits (queue.pyx)
     uint64_t ejecting_ms            # of a pool's health: since when a worker ejects one of its backends; 0 = none does
-    uint8_t more_padding[8]
+    uint32_t wanted                 # of a pool's limit of connections: places that were refused (limits.pyx)
+    uint8_t more_padding[4]
     # 64 bytes
 
 cdef struct RowHealth:

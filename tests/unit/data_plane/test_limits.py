@@ -92,7 +92,6 @@ def test_hedge_beyond_the_limit_is_not_begun(node: Node) -> None:
 def test_connections_are_limited_with_the_idle_ones(node: Node) -> None:
     apply(node, limits={"connections": 2})
     first, second = open_one(node, "/1", 0), open_one(node, "/2", 1)
-    assert refused(node, "/x") == "connections_limit"
     answer(node, "/1", first)
     answer(node, "/2", second)
     assert taken(node) == {"connections": 2}, "both are idle"
@@ -107,6 +106,19 @@ def test_idle_connection_to_another_backend_makes_room(node: Node) -> None:
         answer(node, target, open_one(node, target))
     assert [len(backend.arrived) for backend in node.backends] == [2, 1], "each took the place of the one before"
     assert taken(node) == {"connections": 1}
+
+
+def test_refusal_takes_one_connection_from_the_idle_ones_of_another_worker(node: Node) -> None:
+    apply(node, limits={"connections": 2})
+    first, second = open_one(node, "/1", 0), open_one(node, "/2", 0)
+    assert refused(node, "/x", 1) == "connections_limit"
+    answer(node, "/1", first)  # its connection is closed for the other worker
+    answer(node, "/2", second)  # this one is kept
+    node.until(lambda: taken(node) == {"connections": 1})
+    third = open_one(node, "/3", 1)
+    assert taken(node) == {"connections": 2}
+    answer(node, "/3", third)
+    assert taken(node) == {"connections": 2}
 
 
 def test_connection_keeps_the_place_it_was_given_when_limits_change(node: Node) -> None:
