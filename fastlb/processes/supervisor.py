@@ -319,7 +319,6 @@ class Supervisor:
             notify("STOPPING=1", "STATUS=stopping")
             if self._announced:
                 self._store.forget()
-        self._upgrading.close()
         for task in list(self._tasks):
             task.cancel()
         self._reloading.close()
@@ -345,6 +344,7 @@ class Supervisor:
         self._predecessor.leave()
         if self._doors is not None:
             self._doors.close()
+        self._upgrading.close()  # after that an heir looks at what doors are left, and there are none of ours
         for _, bound in self._bound:
             bound.close()
         for slot in self.slots:
@@ -893,6 +893,8 @@ class Supervisor:
 
     def on_heir_gone(self, was_ready: bool) -> None:
         """We are alone again, with what the heir left, should it have been killed."""
+        if self._ending:
+            return
         for bound in self._for_both:
             bound.inherited = False
         try:

@@ -103,6 +103,7 @@ def test_no_request_is_lost_in_an_upgrade_that_does_all_by_itself(start, tmp_pat
         load.wait_for_answers(50)
     assert load.failures == []
     assert new.workers() == [2, 3]
+    assert "hands nothing over" not in lb.messages(), "it does not take the doors of one that ends in order for those of orphans"
     assert pid_file.read_text() == f"{pid}\n"
     counters = new.wait_for_rest()
     assert counters["exchanges_opened"] == load.answered
