@@ -1,6 +1,7 @@
 """fastlb/control_plane/health/script.py on uvloop, with real programs."""
 
 import asyncio
+import os
 from asyncio import AbstractEventLoop
 from pathlib import Path
 
@@ -36,6 +37,24 @@ def is_gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
         return True
+
+
+def command_of(entry: Path) -> bytes:
+    try:
+        return (entry / "cmdline").read_bytes()
+    except OSError:  # it has ended meanwhile
+        return b""
+
+
+def runs(*command: str) -> bool:
+    """Whether any process of this machine was started so."""
+    wanted = b"".join(word.encode() + b"\0" for word in command)
+    return any(command_of(entry) == wanted for entry in Path("/proc").glob("[0-9]*"))
+
+
+async def wait_until_gone(pid: int) -> None:
+    while not is_gone(pid):
+        await asyncio.sleep(0.005)
 
 
 def test_exit_code_0_passes_and_others_fail() -> None:
@@ -84,10 +103,34 @@ def test_a_program_that_writes_for_ever_is_killed() -> None:
 def test_a_program_that_hangs_is_killed_with_all_that_it_started(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     noting = f"sleep 1000 & echo $! $$ > {pids}.new; mv {pids}.new {pids}"
-    result = sh(f"{noting}; trap '' TERM INT HUP; echo waiting; sleep 1000", timeout_ms=1000)
-    assert (result.outcome, result.text, result.output) == (FAILED, "timed out after 1s", "waiting")
-    for pid in pids.read_text().split():
-        wait_until(lambda pid=pid: is_gone(int(pid)), "it is gone")  # type: ignore[misc]
+    command = ("/bin/sh", "-c", f"{noting}; trap '' TERM INT HUP; echo waiting; sleep 1000")
+
+    async def test(loop: AbstractEventLoop) -> None:
+        found: asyncio.Future[Result] = loop.create_future()
+        hanging = ScriptProbe(loop, command, ENVIRONMENT, 3_600_000, found.set_result)
+        hanging.start()
+        while not hanging._output.endswith(b"\n"):
+            await asyncio.sleep(0.005)
+        hanging._on_time_out()  # as its clock does, which does not wait for the machine to have come so far
+        result = await found
+        assert (result.outcome, result.text, result.output) == (FAILED, "timed out after 1h", "waiting")
+        for pid in pids.read_text().split():
+            await wait_until_gone(int(pid))
+
+    run(test)
+
+
+def test_the_clock_of_a_program_runs() -> None:
+    async def test(loop: AbstractEventLoop) -> None:
+        found: asyncio.Future[Result] = loop.create_future()
+        slow = ScriptProbe(loop, ("/bin/sleep", "1000"), ENVIRONMENT, 1, found.set_result)
+        slow.start()
+        result = await found
+        assert (result.outcome, result.text) == (FAILED, "timed out after 1ms")
+        assert slow._starting is not None
+        await slow._starting  # it may have been on its way still
+
+    run(test)
 
 
 def test_what_a_program_leaves_behind_is_killed_and_not_waited_for(tmp_path: Path) -> None:
@@ -116,13 +159,21 @@ def test_a_cancelled_probe_kills_its_program(tmp_path: Path) -> None:
             await asyncio.sleep(0.005)
         one.cancel()
         one.cancel()
-        while not is_gone(int(pid.read_text())):
-            await asyncio.sleep(0.005)
-        at_once = ScriptProbe(loop, ("/bin/sleep", "1000"), ENVIRONMENT, 60_000, fail)
+        await wait_until_gone(int(pid.read_text()))
+
+    run(test)
+
+
+def test_a_probe_that_is_cancelled_before_its_program_runs_leaves_none() -> None:
+    command = ("/bin/sleep", f"1000.{os.getpid()}")  # which no other run of the tests has
+
+    async def test(loop: AbstractEventLoop) -> None:
+        at_once = ScriptProbe(loop, command, ENVIRONMENT, 3_600_000, lambda result: pytest.fail(str(result)))
         at_once.start()
         at_once.cancel()
-        for _ in range(20):
+        assert at_once._starting is not None
+        await at_once._starting
+        while runs(*command):
             await asyncio.sleep(0.005)
 
     run(test)
-    assert not [one for one in Path("/proc").glob("[0-9]*/cmdline") if one.read_bytes() == b"/bin/sleep\x001000\0"]
