@@ -17,7 +17,7 @@ from fastlb.control_plane.config.route_overlaps import find_shadowed
 from fastlb.control_plane.config.schema import CONSISTENT_HASH, HASH, IP_HASH, MAGLEV, Backend, Config, GlobalSettings, Pool, Route
 from fastlb.control_plane.config.writer import SECRETS, hide, show, write_table, write_value
 from fastlb.control_plane.groups import Row, order_rows
-from fastlb.control_plane.reading import READ_ONCE
+from fastlb.control_plane.reading import READ_ONCE, needs_more_room
 
 HASHING = frozenset((IP_HASH, HASH, CONSISTENT_HASH, MAGLEV))
 # So many tell a share to within one percent, 99 times of 100.
@@ -97,6 +97,8 @@ def _plan_settings(old: Config, new: Config) -> Iterator[Change]:
     if differences:
         keys = {one.key for one in differences}
         notes = [f"{key} is read once, at the start: it waits for the next one" for key in READ_ONCE if key in keys]
+        if needs_more_room(old.settings.max_connections, new.settings.max_connections):
+            notes.append("max_connections can only be lowered while fastlb runs: more than at the start waits for the next one")
         if keys & {"sticky_key", "sticky_key_file"}:
             notes.append("with another key all sticky cookies are void, and their clients are picked a backend anew")
         yield Change("global", "", "changed", differences, tuple(notes))

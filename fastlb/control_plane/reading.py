@@ -79,8 +79,13 @@ def warn_of_settings_that_stay(started: GlobalSettings, wanted: GlobalSettings) 
         if before != after:
             yield f"{name} is read once, at the start: it stays {_show(before)} until fastlb is started again with {_show(after)}"
     before, after = started.max_connections, wanted.max_connections
-    if before and (after == 0 or after > before):
+    if needs_more_room(before, after):
         yield f"max_connections can only be lowered while fastlb runs: the workers have room for {before}; a start makes it {_show(after)}"
+
+
+def needs_more_room(before: int, after: int) -> bool:
+    """Whether `max_connections` is raised, which workers that run cannot do; 0 is as many as descriptors allow."""
+    return before > 0 and (after == 0 or after > before)
 
 
 def _show(value: object) -> str:

@@ -160,6 +160,14 @@ def test_settings_that_wait_for_the_next_start_are_told_and_secrets_are_not() ->
     assert any(line.startswith('    sticky_key: "" → "hidden ') for line in told)
 
 
+@pytest.mark.parametrize(("before", "after", "told"), [(100, 50, False), (100, 200, True), (100, 0, True), (0, 100, False)])
+def test_room_for_connections_that_waits_for_the_next_start_is_told(before: int, after: int, told: bool) -> None:
+    lines = plan(*(f"[global]\nmax_connections = {count}\n{LISTENER}{POOL}" for count in (before, after)))
+    assert lines[:2] == ["~ global (changed)", f"    max_connections: {before} → {after}"]
+    note = "    max_connections can only be lowered while fastlb runs: more than at the start waits for the next one"
+    assert lines[2:] == [note] * told
+
+
 def test_access_log() -> None:
     assert plan(LISTENER + POOL, 'access_log = "stdout"\n' + LISTENER + POOL) == [
         "~ access_log (changed)",
