@@ -173,6 +173,7 @@ cdef uint32_t open_backend_connection(Engine* engine, Exchange* exchange, Attemp
     if not watch(engine, connection):
         return FAILURE_OUT_OF_MEMORY
     if result == 0:
+        give_place_back(engine, &attempt.pending_place)     # unix sockets connect at once
         note_connected(engine, exchange, attempt)
         if unlikely(exchange.log != NULL):
             log_connected(engine, exchange)

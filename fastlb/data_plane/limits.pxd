@@ -2,8 +2,11 @@ from libc.stdint cimport uint32_t
 
 from fastlb.data_plane.backend_table cimport drop_backend
 from fastlb.data_plane.shared_table cimport claim_row, release_row
-from fastlb.data_plane.system cimport exchange_word_if, load_now
-from fastlb.data_plane.types cimport Attempt, Backend, Engine, Exchange, LimitKind, Pool
+from fastlb.data_plane.system cimport exchange_word_if, load_now, store_word
+from fastlb.data_plane.types cimport MAX_WORKERS, Attempt, Backend, Engine, Exchange, LimitKind, Pool
+
+cdef enum:
+    MOST_WANTED = 64                # beyond that they are refused faster than connections come free
 
 cdef uint32_t take_connection_places(Engine* engine, Pool* pool, Attempt* attempt, Backend** connection_place) noexcept nogil
 cdef bint take_retry_place(Engine* engine, Exchange* exchange) noexcept nogil
@@ -25,6 +28,9 @@ cdef inline bint take_place(Engine* engine, Pool* pool, LimitKind kind, Backend*
 cdef inline bint take_wanted(Backend* place) noexcept nogil:
     # Whether this place, of a connection that could be kept idle, is given back for one that was refused.
     cdef uint32_t wanted = load_now(&place.shared.wanted)
+    if wanted > MOST_WANTED + MAX_WORKERS:      # written by nobody of ours
+        store_word(&place.shared.wanted, 0)
+        return False
     while wanted != 0:
         if exchange_word_if(&place.shared.wanted, &wanted, wanted - 1):
             return True

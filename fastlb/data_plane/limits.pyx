@@ -20,10 +20,6 @@ from fastlb.data_plane.types cimport (LIMIT_CONNECTIONS, LIMIT_PENDING, LIMIT_RE
                                       Engine, Exchange, Pool)
 
 
-cdef enum:
-    MOST_WANTED = 64                # beyond that they are refused faster than connections come free
-
-
 cdef bint close_idle(Engine* engine, Pool* pool) noexcept nogil:
     # Closes one of this worker's idle connections to a backend of the pool, the one that has been idle longest there, for its place.
     # False: it has none that counts.

@@ -25,6 +25,7 @@ from fastlb.data_plane.types cimport ROW_EJECTED, Backend, Engine, ImageHealth, 
 
 cdef enum:
     EJECTING_MS = 1_000             # a thousand times what it takes to count a pool of ten thousand
+    CLOCK_SLACK_MS = 1_000          # how far a sibling's clock, which stands during a batch, may be ahead of ours
 
 
 cdef inline RowHealth* health_of(Engine* engine, const Backend* backend) noexcept nogil:
@@ -47,11 +48,14 @@ cdef bint is_share_too_large(Engine* engine, const Backend* backend, RowHealth* 
         const ImageHealth* image = &backend.pool.image.health
         uint64_t ended = count_ended(engine, backend.number) + 1        # this attempt has not
         uint64_t since = load_long(&health.window_ms), requests, failed
-    if since == 0 or engine.now_ms - since >= image.window_ms:
+    # Unsigned: a window that begins further ahead than that was begun by nobody of ours, and is over.
+    if since == 0 or engine.now_ms + CLOCK_SLACK_MS - since >= <uint64_t>image.window_ms + CLOCK_SLACK_MS:
         if exchange_long_if(&health.window_ms, &since, engine.now_ms):
             store_long(&health.window_requests, ended - 1)
             store_long(&health.window_failures, failures - 1)
     failed = failures - load_long(&health.window_failures)
+    if failed == 0 or failed > failures:
+        return False                            # a sibling has begun a window meanwhile, with failures that came after ours
     requests = max(ended - load_long(&health.window_requests), failed)  # of those that fail together none has ended
     return requests >= image.min_requests and failed * 1000 >= requests * image.error_permille
 
@@ -66,7 +70,7 @@ cdef void forget(SharedRow* row, RowHealth* health) noexcept nogil:
 cdef bint begin_ejecting(SharedRow* pool_row, uint64_t now_ms) noexcept nogil:
     # False: another worker is about to eject one of this pool.
     cdef uint64_t since = load_long(&pool_row.ejecting_ms)
-    if since != 0 and (now_ms < since or now_ms - since < EJECTING_MS):
+    if since != 0 and now_ms + EJECTING_MS - since < 2 * EJECTING_MS:   # unsigned: whoever is further off than that is nobody
         return False
     return exchange_long_if(&pool_row.ejecting_ms, &since, now_ms)
 
@@ -117,16 +121,19 @@ cdef bint eject(Engine* engine, Backend* backend, RowHealth* health) noexcept no
 
 
 cdef void note_failure(Engine* engine, Backend* backend) noexcept nogil:
-    # An attempt at this backend failed in a way that its pool counts (is_counted).
+    # An attempt at this backend failed in a way that its pool counts (is_counted). What fails while it is out says nothing about how it will
+    # come back. A worker that drains ejects nobody: its snapshot is an old one, and others may not bring back what theirs knows nothing of.
     cdef:
         Pool* pool = backend.pool
         const ImageHealth* image = &pool.image.health
         SharedRow* row = backend.shared
         RowHealth* health = health_of(engine, backend)
-        uint64_t failures = add_long(&health.failures, 1) + 1
-        uint32_t in_row = add_word(&row.failed_in_row, 1) + 1
-    if load_now(&row.state) != 0:
-        return                                  # out already, for whatever reason
+        uint64_t failures
+        uint32_t in_row
+    if load_now(&row.state) != 0 or engine.draining:
+        return
+    failures = add_long(&health.failures, 1) + 1
+    in_row = add_word(&row.failed_in_row, 1) + 1
     if not (image.failures_in_row != 0 and in_row >= image.failures_in_row) \
             and not (image.error_permille != 0 and is_share_too_large(engine, backend, health, failures)):
         return

@@ -120,6 +120,7 @@ cdef void close_counters(Counters* counters) noexcept nogil:
     counters.snapshots_closed = counters.snapshots_opened
     counters.tunnels_closed = counters.tunnels_opened
     counters.waits_closed = counters.waits_opened
+    counters.mirrors_closed = counters.mirrors_opened
     counters.log_records_returned = counters.log_records_taken
 
 

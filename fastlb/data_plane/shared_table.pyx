@@ -429,6 +429,8 @@ cdef bint set_state(SharedTable* table, const char* identity, uint32_t identity_
         note_health(details_at(table, number), state & ROW_DOWN == 0, now_ms)
     if state == 0:
         note_return(row, now_ms)
+        store_word(&row.failed_in_row, 0)       # passive health begins anew, too
+        store_long(&details_at(table, number).health.window_ms, 0)
     while not exchange_word_if(&row.state, &before, (before & ~<uint32_t>ROW_CONTROLLED) | state):
         pass                                    # `before` is what a worker has just made of it
     add_long(&table.header.state_changes, 1)

@@ -171,8 +171,11 @@ class Node:
 
     def apply(self, *caps: int, **settings: Any) -> None:
         """A snapshot for all engines; a cap of -1 leaves that backend out. `settings` as of image()."""
-        self.last_image = self.image(*caps, **settings)
-        fd = _core.seal(self.last_image)
+        self.apply_image(self.image(*caps, **settings))
+
+    def apply_image(self, image: bytes) -> None:
+        self.last_image = image
+        fd = _core.seal(image)
         try:
             self.shared.add_rows(fd)
             for engine, listening in zip(self.engines, self.listening, strict=True):

@@ -3,10 +3,13 @@
 import socket
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fastlb import _core
+from tests.support.images import Writer
 from tests.support.node import Client, Node
 
 
@@ -227,3 +230,22 @@ def test_places_of_a_dead_worker_are_given_back(node: Node) -> None:
     third = open_one(node, "/3", 1)
     answer(node, "/2", survivor)
     answer(node, "/3", third)
+
+
+def test_a_unix_backend_is_connected_at_once_and_never_pending(node: Node, tmp_path: Path) -> None:
+    path = tmp_path / "backend"
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        writer = Writer(1)
+        writer.listener()
+        number = writer.pool(limits={"pending": 1})
+        writer.add_backend(
+            number, identity="0|unix", display="unix", address=_core.pack_unix(str(path)), weight=1, max_in_flight=0, cookie=""
+        )
+        writer.add_route(host="", path_prefix="/", pool=number)
+        node.apply_image(writer.image())
+        clients = [node.send(f"/{number}") for number in range(2)]
+        node.until(lambda: node.shared.backends()[0]["in_flight"] == 2)
+        assert taken(node) == {"pending": 0}
+        assert [client.status for client in clients] == [0, 0]
