@@ -25,7 +25,7 @@ from fastlb.control_plane.draining import Drains
 from fastlb.control_plane.health.checker import Checker, HealthError
 from fastlb.control_plane.log_plan import log_destinations
 from fastlb.control_plane.metrics.meters import Meters
-from fastlb.control_plane.names import Names
+from fastlb.control_plane.names import RETRY_SECONDS, Names
 from fastlb.control_plane.reloads import Outcome, Reloads
 from fastlb.control_plane.resolver import Endpoint, Resolver
 from fastlb.control_plane.snapshot import build_image
@@ -113,6 +113,8 @@ class Controller:
         self._applying = asyncio.Lock()
         self._answer: asyncio.Future[Applied | Rejected] | None = None
         self._applying_names: asyncio.Task[None] | None = None
+        self._names_retry: asyncio.TimerHandle | None = None
+        self._in_use: dict[str, tuple[Endpoint, ...]] = {}  # what names stand for in the snapshot in force
         self._config = Config()
         self._frozen: tuple[Config, bytes] | None = None  # the pickle of the configuration that was offered last
         self._generation = 0  # of what is in force
@@ -244,6 +246,8 @@ class Controller:
             if left is not None:
                 self._config, self._generation, self._tried = left.config, left.generation, left.generation
                 self._sticky_key, self._weights = left.sticky_key, left.weights
+                self._in_use = dict(left.endpoints)
+                self._names.restore(left.endpoints)
                 self._resume_drains()
                 self._use_servers(self._config)
                 self._names.watch(names_of(self._config))
@@ -260,6 +264,8 @@ class Controller:
         finally:
             if self._applying_names is not None:
                 self._applying_names.cancel()
+            if self._names_retry is not None:
+                self._names_retry.cancel()
             self.health.close()
             self._names.close()
             self._reloads.close()
@@ -296,7 +302,13 @@ class Controller:
         finally:
             self._use_servers(self._config)
             self._names.watch(names_of(self._config))
+            self._retry_names()
         return self._generation
+
+    def _retry_names(self) -> None:
+        """Sees to it that what names stand for by now is used, where it could not be, or came while something else was offered."""
+        if self._generation and self._names.endpoints != self._in_use and self._names_retry is None:
+            self._names_retry = self._loop.call_later(RETRY_SECONDS, self._on_names_changed)
 
     def _use_servers(self, config: Config) -> None:
         """Has names looked up where this configuration says."""
@@ -311,7 +323,8 @@ class Controller:
         logs = [await self._describe_log(destination) for destination in log_destinations(config)]
         found = self._find_sticky_key(config, sticky_key or self._sticky_key)
         key = found.key if found is not None else b""
-        endpoints = self._names.endpoints
+        asked = names_of(config)
+        endpoints = {name: known for name, known in self._names.endpoints.items() if name in asked}
         with changing_rows(self._shared):
             meters = self._meters.assign(config)
         generation = self._tried = self._tried + 1
@@ -331,7 +344,7 @@ class Controller:
                 self._shared.add_rows(image)
             if not self._generation:
                 self.states.copy(self._options.states)
-            state = _write_state(State(config, generation, found or self._sticky_key, weights), self._freeze(config))
+            state = _write_state(State(config, generation, found or self._sticky_key, weights, endpoints), self._freeze(config))
             try:
                 self._answer = self._loop.create_future()
                 self._send(_describe(config, generation, logs, weights), image, state)
@@ -352,6 +365,7 @@ class Controller:
         self._generation = generation
         self._sticky_key = found or self._sticky_key
         self._weights = weights
+        self._in_use = endpoints
         self.health.follow(config, endpoints)
 
     def _probe_as_before(self) -> None:
@@ -447,6 +461,9 @@ class Controller:
                 self._cut_answer = None
 
     def _on_names_changed(self) -> None:
+        if self._names_retry is not None:
+            self._names_retry.cancel()
+            self._names_retry = None
         self._applying_names = self._loop.create_task(self._apply_names())
 
     async def _apply_names(self) -> None:
@@ -472,6 +489,7 @@ class State:
     generation: int
     sticky_key: StickyKey | None = None
     weights: Weights = field(default_factory=dict)
+    endpoints: Mapping[str, tuple[Endpoint, ...]] = field(default_factory=dict)
 
 
 def names_of(config: Config) -> set[str]:

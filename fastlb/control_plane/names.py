@@ -5,7 +5,7 @@ Owns the known endpoints. How a name is looked up is the resolver's matter (reso
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_address
 
 from fastlb.control_plane.config.address import format_host_port
@@ -66,6 +66,10 @@ class Names:
             self._unanswered.add(name)
             self._keepers[name] = self._loop.create_task(self._keep(name))
 
+    def restore(self, endpoints: Mapping[str, tuple[Endpoint, ...]]) -> None:
+        """What an earlier controller knew holds until there is an answer; before the names are watched."""
+        self._endpoints.update(endpoints)
+
     def use(self, resolve: Resolve) -> None:
         """Asks there from the next question on; all names are asked for again, and what they stood for holds until they are answered."""
         self._resolve = resolve
@@ -123,6 +127,8 @@ class Names:
         before = self._endpoints.get(name)
         kept = [one for one in before or () if ip_address(one.ip).version in answer.missing and one not in answer.endpoints]
         endpoints = (*answer.endpoints, *kept)
+        if before is not None and set(endpoints) == set(before):
+            endpoints = before  # in another order
         self._endpoints[name] = endpoints
         if name in self._failed or before not in (None, endpoints):
             self._report(f'"{name}" resolves to {_show(endpoints)}')

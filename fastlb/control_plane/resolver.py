@@ -40,6 +40,10 @@ from fastlb import FastlbError
 SERVICE = "srv:"
 # One question, over all servers and repetitions.
 LIFETIME_SECONDS = 3.0
+# A service with all its targets, and how many these may be. Questions of one resolver at a time: each has a socket of its own.
+SERVICE_SECONDS = 10.0
+MAX_TARGETS = 256
+MAX_QUESTIONS = 128
 # How long an answer holds that does not say so: of /etc/hosts or getaddrinfo.
 DEFAULT_TTL_SECONDS = 30.0
 MAX_ENDPOINTS = 1000
@@ -99,6 +103,7 @@ class Resolver:
         self._resolv_conf = _File(resolv_conf)
         self._dns: dns.asyncresolver.Resolver | None = None
         self._system = SystemLookups()
+        self._questions = asyncio.Semaphore(MAX_QUESTIONS)
 
     async def resolve(self, question: str) -> Answer:
         """Looks a name up.
@@ -106,17 +111,25 @@ class Resolver:
         Raises:
             LookupFailure: there is no answer.
         """
-        if question.startswith(SERVICE):
-            return await self._find_services(question.removeprefix(SERVICE))
+        if not question.startswith(SERVICE):
+            return await self._resolve_name(question)
+        try:
+            async with asyncio.timeout(SERVICE_SECONDS):
+                return await self._find_services(question.removeprefix(SERVICE))
+        except TimeoutError:
+            raise LookupFailure(f"its targets were not resolved within {SERVICE_SECONDS:g} s") from None
+
+    async def _resolve_name(self, name: str) -> Answer:
+        """Its addresses, from wherever they are to be had."""
         if self.servers:
-            return await self._find_addresses(question)
-        if ips := self._look_into_hosts(question):
+            return await self._find_addresses(name)
+        if ips := self._look_into_hosts(name):
             return Answer(_order(ips))
         try:
-            return await self._find_addresses(question)
+            return await self._find_addresses(name)
         except LookupFailure as failure:
             try:
-                return Answer(_order(await self._system.look_up(question)))
+                return Answer(_order(await self._system.look_up(name)))
             except OSError:
                 raise failure from None
 
@@ -152,7 +165,10 @@ class Resolver:
         targets = sorted({record.target.to_text(omit_final_dot=True) for record in records} - {"."})
         if not targets:  # a single "." says that there is decidedly no such service (RFC 2782)
             raise LookupFailure("the service is decidedly not available there")
-        answers = await asyncio.gather(*(self.resolve(target) for target in targets), return_exceptions=True)
+        if len(targets) > MAX_TARGETS:
+            raise LookupFailure(f"the service has {len(targets)} targets; at most {MAX_TARGETS} are looked up")
+        # Their addresses and nothing else: a target is whatever a server says, and not a question of ours.
+        answers = await asyncio.gather(*(self._resolve_name(target) for target in targets), return_exceptions=True)
         addresses: dict[str, Answer] = {}
         failure: BaseException | None = None
         for target, answer in zip(targets, answers, strict=True):
@@ -171,18 +187,19 @@ class Resolver:
                 endpoints.add(Endpoint(one.ip, record.port, record.weight, record.priority))
         ttl = min(_ttl_of(found), *(answer.ttl_seconds for answer in addresses.values()))
         ordered = sorted(endpoints, key=lambda one: (one.priority, _ip_order(one.ip), one.port))[:MAX_ENDPOINTS]
-        return Answer(tuple(ordered), ttl)
+        return Answer(tuple(ordered), ttl, frozenset().union(*(answer.missing for answer in addresses.values())))
 
     async def _ask(self, name: str, record_type: dns.rdatatype.RdataType) -> dns.resolver.Answer:
         """Raises LookupFailure. No records of this type is an answer, too."""
         try:
-            return await self._current_dns().resolve(
-                dns.name.from_text(name) if self.servers else name,
-                record_type,
-                lifetime=LIFETIME_SECONDS,
-                raise_on_no_answer=False,
-                search=None if self.servers else True,
-            )
+            async with self._questions:
+                return await self._current_dns().resolve(
+                    dns.name.from_text(name) if self.servers else name,
+                    record_type,
+                    lifetime=LIFETIME_SECONDS,
+                    raise_on_no_answer=False,
+                    search=None if self.servers else True,
+                )
         except dns.resolver.NXDOMAIN:
             raise LookupFailure("there is no such name") from None
         except dns.resolver.LifetimeTimeout:

@@ -150,6 +150,7 @@ class Resolver:
 def resolver(monkeypatch: pytest.MonkeyPatch) -> Resolver:
     made = Resolver()
     monkeypatch.setattr(controller, "Names", lambda loop, on_change, report, _: Names(loop, on_change, report, made.resolve))
+    monkeypatch.setattr(controller, "RETRY_SECONDS", 0.01)
     for wait in ("RETRY_SECONDS", "MIN_TTL_SECONDS", "MAX_TTL_SECONDS", "SETTLE_SECONDS"):
         monkeypatch.setattr(names, wait, 0.01)
     return made
@@ -337,6 +338,20 @@ def test_a_name_with_new_addresses_makes_a_new_generation(serve: Serve, resolver
     serve(test, config("app.example:80"))
 
 
+def test_what_a_name_stands_for_is_offered_again_where_it_could_not_be_used(serve: Serve, resolver: Resolver) -> None:
+    async def test(case: Case) -> None:
+        await case.begin()
+        resolver.answers["app.example"] = ["10.0.0.1"]
+        for generation in (2, 3):
+            offered = await case.hear()
+            assert isinstance(offered, Apply)
+            assert offered.generation == generation
+            case.send(Rejected(generation, "no memory") if generation == 2 else Applied(generation))
+        assert "p|app.example:80|10.0.0.1" in [row["identity"] for row in case.shared.backends()]
+
+    serve(test, config("app.example:80"))
+
+
 def test_what_a_controller_leaves_is_taken_up_without_another_offer(serve: Serve, resolver: Resolver) -> None:
     resolver.answers["app.example"] = ["10.0.0.1"]
     left: list[State] = []
@@ -354,7 +369,9 @@ def test_what_a_controller_leaves_is_taken_up_without_another_offer(serve: Serve
     async def take_up(case: Case) -> None:
         assert await case.hear() == Hello(BUILD_ID)
         assert (await case.ask("GET", "/v1/counters"))[1]["generation"] == 1
-        offered = await case.hear()  # its names are new to it
+        assert case.controller.endpoints == {"app.example": (Endpoint("10.0.0.1"),)}, "it knows what the last one knew"
+        resolver.answers["app.example"] = ["10.0.0.2"]
+        offered = await case.hear()
         assert isinstance(offered, Apply)
         case.send(Applied(offered.generation))
         assert offered.generation == 2

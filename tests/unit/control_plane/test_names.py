@@ -222,3 +222,23 @@ async def test_many_names_are_not_all_asked_for_at_once(world: World) -> None:
     world.held.set()
     await world.names.first_answers(10)
     assert len(set(world.asked)) == 200
+
+
+@run
+async def test_what_an_earlier_controller_knew_holds_until_there_is_an_answer(world: World) -> None:
+    world.names.restore({"a": (Endpoint("10.0.0.1"),)})
+    assert await world.first("a") == {"a": ("10.0.0.1",)}
+    assert "keeping 10.0.0.1" in world.messages[0]
+    world.answers["a"] = ["10.0.0.2"]
+    assert await world.next_change() == {"a": ("10.0.0.2",)}
+
+
+@run
+async def test_the_same_in_another_order_is_no_change(world: World) -> None:
+    world.answers["a"] = ["10.0.0.1", "10.0.0.2"]
+    await world.first("a")
+    world.answers["a"] = ["10.0.0.2", "10.0.0.1"]
+    asked = len(world.asked)
+    while len(world.asked) < asked + 3:
+        await asyncio.sleep(0.01)
+    assert world.changes == 0

@@ -241,3 +241,32 @@ def test_addresses_of_the_system_without_those_that_need_an_interface(monkeypatc
     answer("fe80::1%eth0")
     with pytest.raises(OSError, match="link-local"):
         resolver.get_addresses("x")
+
+
+def test_a_target_is_a_name_whatever_it_looks_like(server: NameServer) -> None:
+    server.records = {("_x._tcp.e.", "SRV"): ["0 0 80 srv:_x._tcp.e."]}
+    with pytest.raises(LookupFailure, match="there is no such name"):
+        ask("srv:_x._tcp.e", server.port)
+    assert [kind for _, kind in server.asked].count("SRV") == 1
+
+
+def test_a_service_of_too_many_targets_is_a_failure(server: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolver, "MAX_TARGETS", 2)
+    server.records = {("_x._tcp.e.", "SRV"): [f"0 0 80 {number}.e." for number in range(3)]}
+    with pytest.raises(LookupFailure, match="3 targets; at most 2"):
+        ask("srv:_x._tcp.e", server.port)
+    assert len(server.asked) == 1
+
+
+def test_a_service_whose_targets_take_too_long_is_a_failure(server: NameServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolver, "SERVICE_SECONDS", 0.2)
+    server.records = {("_x._tcp.e.", "SRV"): ["0 0 80 a.example."]}
+    server.silent = {"a.example."}
+    with pytest.raises(LookupFailure, match=r"not resolved within 0\.2 s"):
+        ask("srv:_x._tcp.e", server.port)
+
+
+def test_an_ip_version_that_a_target_lacks_an_answer_for_is_missing_from_the_service(server: NameServer) -> None:
+    server.records = {("_x._tcp.e.", "SRV"): ["0 0 80 a.example."], ("a.example.", "A"): ["10.0.0.1"]}
+    server.rcodes = {("a.example.", "AAAA"): "SERVFAIL"}
+    assert ask("srv:_x._tcp.e", server.port).missing == frozenset({6})
