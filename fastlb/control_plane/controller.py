@@ -330,13 +330,11 @@ class Controller:
         generation = self._tried = self._tried + 1
         weights = keep_weights(self._weights, config)
         try:
-            self.health.prepare(config)
+            self._prepare_probes(config)
             if self._generation:
                 image = await asyncio.to_thread(build_image, config, endpoints, generation, key, weights, meters)
             else:
                 image = build_image(config, endpoints, generation, key, weights, meters)
-        except HealthError as error:
-            raise ApplyError(str(error)) from error
         except (ValueError, OSError) as error:
             raise ApplyError(f"the snapshot could not be built: {error}") from error
         try:
@@ -367,6 +365,14 @@ class Controller:
         self._weights = weights
         self._in_use = endpoints
         self.health.follow(config, endpoints)
+
+    def _prepare_probes(self, config: Config) -> None:
+        """Refuses a configuration whose certificates cannot be read; one that is in force already goes on with what is known."""
+        try:
+            self.health.prepare(config)
+        except HealthError as error:
+            if config is not self._config:
+                raise ApplyError(str(error)) from error
 
     def _probe_as_before(self) -> None:
         """What the last controller found is in shared memory; backends of names follow when these are resolved."""

@@ -131,20 +131,25 @@ class Checker:
     def prepare(self, config: Config) -> None:
         """Makes what the probes of a configuration need and `follow` could only fail at: certificates are read here.
 
+        Whatever can be made is made and kept, also where something else cannot; and what is known of a file that cannot be read any more
+        stays, for who goes on without it.
+
         Raises:
             HealthError: a file cannot be read.
         """
         wanted = {_context_key(pool.health): pool for pool in config.pools if pool.health.type != OFF and pool.health.tls}
-        made = {}
+        errors: list[str] = []
         for key, pool in wanted.items():
             verify, path = key
             try:
                 known, signature = self._contexts.get(key), _sign(path)
-                made[key] = known if known is not None and known.signature == signature else Context(_make_context(verify, path), signature)
+                if known is None or known.signature != signature:
+                    self._contexts[key] = Context(_make_context(verify, path), signature)
             except (OSError, ssl.SSLError) as error:
                 reason = (getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)).lower().replace("_", " ")
-                raise HealthError(f'pool "{pool.name}": cannot read the certificates in {path}: {reason}') from error
-        self._contexts |= made
+                errors.append(f'pool "{pool.name}": cannot read the certificates in {path}: {reason}')
+        if errors:
+            raise HealthError("; ".join(errors))
 
     def follow(self, config: Config, endpoints: Mapping[str, Sequence[Endpoint]]) -> None:
         """Probes the backends of this configuration from now on, which has been put in force with these endpoints of its names."""

@@ -40,6 +40,7 @@ from fastlb.processes.messages import (
     Stop,
     ToController,
 )
+from tests.support.certificates import make_certificates
 
 
 def config(*backends: str, head: str = "") -> Config:
@@ -532,6 +533,29 @@ def test_certificates_that_cannot_be_read_change_nothing(serve: Serve) -> None:
             await case.controller.apply(probed("127.0.0.1:1", health='{ type = "tcp", tls = true, tls_ca_file = "/nowhere/ca.pem" }'))
         case.send(Ping())
         assert await case.hear() == Pong()  # nothing was offered
+
+    serve(test)
+
+
+def test_what_is_in_force_goes_on_with_certificates_that_cannot_be_read_any_more(serve: Serve, tmp_path: Path) -> None:
+    make_certificates(tmp_path, "a.example")
+    file = tmp_path / "authority.pem"
+    wanted = probed("127.0.0.1:1", health=f'{{ type = "tcp", tls = true, tls_ca_file = "{file}" }}')
+
+    async def test(case: Case) -> None:
+        await case.begin()
+        applying = asyncio.create_task(case.controller.apply(wanted))
+        await case.hear()
+        case.send(Applied(2))
+        await applying
+        file.unlink()
+        changing = asyncio.create_task(case.controller.set_weight("p|127.0.0.1:1", 3))
+        assert isinstance(await case.hear(), Apply)
+        case.send(Applied(3))
+        assert await changing == 3
+        assert [one["backend"] for one in case.controller.health.describe()["backends"]] == ["127.0.0.1:1"]
+        with pytest.raises(ApplyError, match="cannot read the certificates"):
+            await case.controller.apply(replace(wanted))  # which is one that was read anew
 
     serve(test)
 

@@ -423,6 +423,41 @@ def test_certificates_are_read_before_a_configuration_is_put_in_force(world: Wor
     assert world.checker._contexts[True, str(path)] is not first
 
 
+def two_pools(tmp_path: Path) -> Config:
+    """Two that are asked over TLS; each has a file of authorities."""
+    text = '[[listeners]]\nname = "web"\nbind = "127.0.0.1:0"\n'
+    for name in ("broken", "fine"):
+        health = f'{{ type = "tcp", tls = true, tls_ca_file = "{tmp_path / name / "authority.pem"}" }}'
+        text += f'[[routes]]\nhost = "{name}"\npool = "{name}"\n[pools.{name}]\nbackends = "10.0.0.1:80"\nhealth = {health}\n'
+        (tmp_path / name).mkdir()
+        make_certificates(tmp_path / name, "a.example")
+    return load_text(text, "f").config
+
+
+def test_one_file_that_cannot_be_read_keeps_no_other_pool_from_being_probed(world: World, tmp_path: Path) -> None:
+    wanted = two_pools(tmp_path)
+    (tmp_path / "broken" / "authority.pem").unlink()
+    with pytest.raises(HealthError, match=r'pool "broken": cannot read the certificates in .*: no such file or directory'):
+        world.follow(wanted)
+    image = build_image(wanted, {}, 1)
+    world.shared.add_rows(image)
+    os.close(image)
+    world.checker.follow(wanted, {})  # it is in force already, and this is the next controller
+    assert [one["pool"] for one in world.checker.describe()["backends"]] == ["fine"]
+
+
+def test_what_is_known_of_a_file_that_cannot_be_read_any_more_stays(world: World, tmp_path: Path) -> None:
+    wanted = two_pools(tmp_path)
+    world.follow(wanted)
+    world.play(5)
+    known = {identity: world.known(identity) for identity in ("broken|10.0.0.1:80", "fine|10.0.0.1:80")}
+    (tmp_path / "broken" / "authority.pem").unlink()
+    with pytest.raises(HealthError, match='pool "broken"'):
+        world.checker.prepare(wanted)
+    world.checker.follow(wanted, {})
+    assert {identity: world.known(identity) for identity in known} == known
+
+
 def test_a_pool_whose_certificates_cannot_be_read_is_not_probed(world: World, tmp_path: Path) -> None:
     world.follow(ONE)
     missing = config("10.0.0.1:80", health=f'{{ type = "tcp", tls = true, tls_ca_file = "{tmp_path / "no.pem"}" }}')
