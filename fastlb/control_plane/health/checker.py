@@ -62,7 +62,7 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What the configuration wants of one backend's probes. Where it stays the same nothing is touched."""
+    """What the configuration wants of one backend's probes."""
 
     row: Row
     health: Health
@@ -194,7 +194,10 @@ class Checker:
         if health.tls and context is None:
             return None  # prepare has said why
         wish = Wish(row, health, context)
-        if watch is not None and watch.wish == wish:
+        if watch is not None and _asks_the_same(watch.wish, wish):
+            # A weight or a priority has changed at most, which may happen more often than a probe of who hangs takes.
+            if watch.wish != wish:
+                watch.wish, watch.make_probe = wish, None  # a program is told the weight; one that runs goes on
             return watch
         now = self._clock()
         schedule = self._scripts if health.type == SCRIPT else self._connections
@@ -327,6 +330,11 @@ class Checker:
 
 def _pool_of(row: Row) -> str:
     return row.identity.partition("|")[0]  # a pool's name has no such character
+
+
+def _asks_the_same(one: Wish, other: Wish) -> bool:
+    """Whether a probe for one of them is as good for the other."""
+    return (one.health, one.context, one.row.address) == (other.health, other.context, other.row.address)
 
 
 def _context_key(health: Health) -> ContextKey:

@@ -14,7 +14,7 @@ from fastlb.control_plane.backend_states import AdminState, BackendStates
 from fastlb.control_plane.config.loader import load_text
 from fastlb.control_plane.config.schema import Config
 from fastlb.control_plane.health import checker as module
-from fastlb.control_plane.health.checker import Checker, HealthError, read_address
+from fastlb.control_plane.health.checker import Checker, HealthError, Wish, read_address
 from fastlb.control_plane.health.result import Outcome, Result
 from fastlb.control_plane.resolver import Endpoint
 from fastlb.control_plane.snapshot import build_image
@@ -67,6 +67,7 @@ class World:
         self.lines: list[str] = []
         self.starts: list[tuple[float, str]] = []
         self.results: dict[str, Result | None] = {}
+        self.wishes: dict[str, Wish] = {}  # of the last probe
         self.latency = 0.01
         self.running: set[PlayedProbe] = set()
         self.states = BackendStates(shared)
@@ -110,7 +111,12 @@ class World:
 def world(monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     shared = _core.SharedMemory.create()
     made = World(shared, PlayedLoop())
-    monkeypatch.setattr(module, "make_maker", lambda loop, wish, wanted: lambda done: PlayedProbe(made, wish.row.identity, done))
+
+    def make_maker(loop: object, wish: Wish, wanted: object) -> Any:
+        made.wishes[wish.row.identity] = wish
+        return lambda done: PlayedProbe(made, wish.row.identity, done)
+
+    monkeypatch.setattr(module, "make_maker", make_maker)
     yield made
     made.checker.close()
     assert not made.running
@@ -312,6 +318,23 @@ def test_a_reload_with_other_settings_keeps_the_verdict_and_uses_them(world: Wor
     assert down["verdict"] == "down"
     lines = world.play(20)
     assert lines[0] == 'backend 10.0.0.1:80 of pool "api" is up again: 4 of 4 checks passed, last: connected'
+
+
+def test_another_weight_or_priority_leaves_the_probe_that_runs_alone(world: World) -> None:
+    def weighing(weight: int) -> Config:
+        above = f'[[pools.api.backends]]\naddress = "10.0.0.1:80"\nweight = {weight}\npriority = {weight}\n'
+        text = '[[listeners]]\nname = "web"\nbind = "127.0.0.1:0"\n[[routes]]\npool = "api"\n'
+        return load_text(f'{text}[pools.api]\nhealth = "tcp"\n{above}', "f").config
+
+    world.latency = 2.0  # until a probe of who hangs has failed
+    world.results[A] = REFUSED
+    for weight in range(1, 41):  # one a second
+        world.follow(weighing(weight))
+        world.loop.play(1)
+    assert not world.is_up(A)
+    assert world.lines[0] == 'backend 10.0.0.1:80 of pool "api" is down: 3 of 3 checks failed, last: connection refused'
+    world.play(3)
+    assert world.wishes[A].row.backend.weight == 40, "the next probe knows"
 
 
 def test_probes_of_backends_that_go_are_cancelled(world: World) -> None:
