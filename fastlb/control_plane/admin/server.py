@@ -1,7 +1,8 @@
 """The server of the admin API: uvicorn's HTTP/1.1 protocol (on h11) over sockets that the supervisor has bound.
 
 Owns its copies of the listening sockets and every conversation. uvicorn's own server is not used: it would take the signals, a loop and a
-tick of its own, and accept without limit. What a caller can hold is bounded: connections, bytes of a head, and the time for a request.
+tick of its own, and accept without limit. What a caller can hold is bounded: connections, bytes of a head, and the time for
+a request and for its answer.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ from fastlb.processes.output import report
 MAX_CONNECTIONS = 100
 # A request line and the few fields that a caller sends.
 MAX_HEAD_BYTES = 16 << 10
-# The longest that a caller may take from its first byte to its last.
+# The longest that a caller may take from its first byte to its last, and to take what it has been sent.
 REQUEST_SECONDS = 10.0
 # An idle conversation; as long as a client of a listener has by default.
 IDLE_SECONDS = 75
@@ -125,15 +126,17 @@ class AdminServer:
 
 
 class Protocol(H11Protocol):
-    """One conversation: uvicorn's, with a time limit for requests, and errors in the API's form."""
+    """One conversation: uvicorn's, with time limits for requests and for who does not read, and errors in the API's form."""
 
     def __init__(self, config: Config, state: ServerState, app_state: dict[str, Any], loop: Any = None, on_end: Any = None) -> None:
         super().__init__(config, state, app_state, loop)
         self._on_end = on_end
         self._deadline: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.set_write_buffer_limits(0)  # writing is paused by any byte that the caller does not take
         self._watch()
 
     def data_received(self, data: bytes) -> None:
@@ -147,8 +150,23 @@ class Protocol(H11Protocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+        self._end_pause()
         if self._on_end is not None:
             self._on_end()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._unread is None:  # closing would wait for the caller, so that nothing but this ends it
+            self._unread = self.loop.call_later(REQUEST_SECONDS, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._end_pause()
+
+    def _end_pause(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def _watch(self) -> None:
         """Runs the clock while a request is on its way."""

@@ -228,6 +228,42 @@ def test_who_does_not_finish_a_request_in_time_is_cut_off(serve: Serve, monkeypa
     serve(test)
 
 
+@pytest.mark.parametrize("field", ["Connection: close", "Connection: keep-alive"])
+def test_who_does_not_take_an_answer_is_cut_off(serve: Serve, monkeypatch: pytest.MonkeyPatch, field: str) -> None:
+    """However little of it the kernel has no room for: steps that are smaller than what asyncio keeps without a word by default."""
+    sizes = [16 << 20] + [size << 10 for size in range(128, 513, 32) if field == "Connection: close"]
+    asked: list[str] = []
+    go = asyncio.Event()
+
+    def routes(_: Any) -> list[Route]:
+        async def get(request: Request) -> Response:
+            asked.append(request.query_params["size"])
+            await go.wait()
+            return Response(bytes(int(request.query_params["size"])))
+
+        return [Route("/v1/large", get)]
+
+    monkeypatch.setattr(app, "MODULES", (routes,))
+
+    async def test(world: World) -> None:
+        loop = asyncio.get_running_loop()
+        callers = [socket.socket(socket.AF_UNIX) for _ in sizes]
+        for caller, size in zip(callers, sizes, strict=True):
+            caller.setblocking(False)
+            await loop.sock_connect(caller, str(world.path))
+            await loop.sock_sendall(caller, f"GET /v1/large?size={size} HTTP/1.1\r\nHost: localhost\r\n{field}\r\n\r\n".encode())
+        while len(asked) < len(sizes):
+            await asyncio.sleep(0)
+        monkeypatch.setattr(server, "REQUEST_SECONDS", 0)  # no request is on its way any more
+        go.set()
+        while world.server._state.connections:
+            await asyncio.sleep(0)
+        for caller in callers:
+            caller.close()
+
+    serve(test)
+
+
 def test_several_requests_on_one_connection_are_answered_in_order(serve: Serve) -> None:
     async def test(world: World) -> None:
         reader, writer = await asyncio.open_unix_connection(str(world.path))
