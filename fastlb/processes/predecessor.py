@@ -79,6 +79,11 @@ class Predecessor:
         return {slot: orphan.pid for slot, orphan in self._slots.items()}
 
     @property
+    def is_alive(self) -> bool:
+        """Whether there is a supervisor beside us."""
+        return False
+
+    @property
     def is_gone(self) -> bool:
         """Whether all its workers have ended. (Not of those that never answered: nothing waits for them.)"""
         return not self._orphans

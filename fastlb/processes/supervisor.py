@@ -858,7 +858,9 @@ class Supervisor:
 
     @property
     def can_be_upgraded(self) -> bool:
-        return self._announced and not self._ending and not self._draining
+        # A third one beside two could bring the first back; an heir and a reload that adds workers could choose the same slots.
+        is_alone = not self._predecessor.is_alive and not self._changeover.lock.locked()
+        return self._announced and not self.is_ending and is_alone
 
     @property
     def runtime(self) -> RuntimeDirectory | None:
@@ -917,7 +919,7 @@ class Supervisor:
 
     def _adopt_orphans(self) -> None:
         """Takes over from workers whose supervisor, which ran beside us over the same memory, has been killed; or settles what is left."""
-        if self._ending:
+        if self._ending or self._predecessor.is_alive:
             return
         own = {slot.number for slot in self.slots if slot.child is not None or slot.awaited or not (slot.retired or slot.reserved)}
         if self._options.runtime is not None and self._doors is not None:

@@ -59,7 +59,7 @@ class Parent(Protocol):
 
     @property
     def can_be_upgraded(self) -> bool:
-        """It serves, and is not about to end."""
+        """It serves alone, changes nothing just now, and is not about to end."""
 
     def sockets(self) -> list[socket.socket]:
         """All that it listens on."""
@@ -117,7 +117,7 @@ class Upgrading:
             if self._heir is not None:
                 raise UpgradeError(f"an upgrade is under way: process {self._heir.pid}")
             if not self._parent.can_be_upgraded:
-                raise UpgradeError("this fastlb is starting or ending")
+                raise UpgradeError("this fastlb is starting, reloading or ending, or the one before it has not ended: try again after that")
             self._parent.step_aside()
             self._heir = self._start()
         except (FastlbError, OSError) as error:
@@ -239,6 +239,11 @@ class Elder:
         self._states = bequest.states
         self.weights = bequest.weights
         self.pids: dict[int, int] = {}  # it tells its own controller of them
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it may yet go on in our place."""
+        return self._channel.fileno() >= 0
 
     @property
     def is_gone(self) -> bool:

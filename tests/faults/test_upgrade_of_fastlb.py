@@ -218,6 +218,31 @@ def test_new_one_that_is_killed_while_the_old_one_rests_costs_nothing(start):
     assert_consistent(lb)
 
 
+def test_new_one_is_not_upgraded_before_the_old_one_has_ended(start):
+    """Three at a time: if the second ended, the first would come back beside the third, for ever."""
+    lb = start()
+    with Load(("127.0.0.1", lb.port)) as load:
+        new = Upgraded(lb, begin(lb))
+        for _ in range(2):  # the first refusal does not make it forget the old one
+            status, answer = new.control.request("POST", "/v1/upgrade")
+            assert status == 409, answer
+            assert "the one before it has not ended" in answer["errors"][0]
+        load.wait_for_answers(30)
+        lb.signal(signal.SIGQUIT)
+        end_of_old(lb)
+        wait_for_workers(new, 2)
+        new.control.patience(60)
+        status, answer = new.control.request("POST", "/v1/upgrade")
+        assert status == 200, answer
+        new.control.close()
+        wait_for_end(new.pid)
+        new = Upgraded(lb, answer["pid"])
+        load.wait_for_answers(30)
+    assert load.failures == []
+    new.wait_for_rest()
+    new.stop()
+
+
 def test_old_one_that_is_killed_leaves_everything_to_the_new_one(start):
     lb = start()
     with Load(("127.0.0.1", lb.port)) as load:
