@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -780,11 +780,16 @@ class Supervisor:
         self._taken_over += taken_over
         return adopted + taken_over
 
+    def _add_slots(self, numbers: Collection[int]) -> None:
+        """Makes slots up to the highest of these, where nobody is to be yet."""
+        while len(self.slots) <= max(numbers, default=0):
+            self.slots.append(make_slot(len(self.slots)))
+            self.slots[-1].retired = True
+
     def _resize(self, homes: Sequence[int]) -> None:
         """Starts the workers that are missing and lets those go that are too many: siblings get their sockets, and they finish."""
         n_before = len(self.slots)
-        while len(self.slots) <= max(homes, default=0):
-            self.slots.append(make_slot(len(self.slots)))
+        self._add_slots(homes)
         if n_before < len(self.slots):
             self._predecessor.introduce({slot.number: slot.event_fd for slot in self.slots[n_before:]})
         for slot in self.slots[:n_before]:
@@ -811,13 +816,12 @@ class Supervisor:
         if slot.child is child:
             self.tell(slot, Stop())
 
+    def _are_all_ready(self) -> bool:
+        return all(slot.state is State.READY for slot in self.slots if not slot.retired)
+
     def _announce_if_ready(self) -> None:
         """Says that all is ready, once."""
-        if (
-            self._announced
-            or self._changeover.snapshot is None
-            or any(slot.state is not State.READY for slot in self.slots if not slot.retired)
-        ):
+        if self._announced or self._changeover.snapshot is None or not self._are_all_ready():
             return
         self._announced = True
         self._changed.set()
@@ -894,8 +898,9 @@ class Supervisor:
         self._changed.set()
 
     def on_heir_gone(self, was_ready: bool) -> None:
-        """We are alone again, with what the heir left, should it have been killed."""
-        if self._ending:
+        """We are alone again, with what the heir left, should it have been killed. While we end, its workers serve on, for the next one."""
+        self._changed.set()
+        if self.is_ending:
             return
         for bound in self._for_both:
             bound.inherited = False
@@ -909,7 +914,6 @@ class Supervisor:
             self._keep_in_store()
         if self._changeover.snapshot is not None:
             self._adopt_orphans()
-        self._changed.set()
 
     def _on_elder_end(self) -> None:
         """The fastlb that has started this one has gone."""
@@ -919,16 +923,18 @@ class Supervisor:
 
     def _adopt_orphans(self) -> None:
         """Takes over from workers whose supervisor, which ran beside us over the same memory, has been killed; or settles what is left."""
-        if self._ending or self._predecessor.is_alive:
+        if self.is_ending or self._predecessor.is_alive:
             return
         own = {slot.number for slot in self.slots if slot.child is not None or slot.awaited or not (slot.retired or slot.reserved)}
         if self._options.runtime is not None and self._doors is not None:
             self._predecessor.leave()
             self._predecessor = adopt_orphans(self._options.runtime.path, self._shared, own, self._doors.name)
         taken = self._predecessor.take_event_fds()
-        while len(self.slots) <= max([*taken, *self._shared.workers()], default=0):
-            self.slots.append(make_slot(len(self.slots)))
-            self.slots[-1].retired = True
+        workers = self._shared.workers()
+        self._add_slots([*taken, *workers])
+        for slot in self.slots:
+            if slot.reserved and slot.child is None and slot.number not in workers:
+                slot.reserved = False  # the heir's worker there has ended in order
         for number, event_fd in taken.items():
             slot = self.slots[number]
             slot.reserved = True
@@ -936,12 +942,18 @@ class Supervisor:
                 os.close(slot.event_fd)
                 slot.event_fd = event_fd
         self._predecessor.watch(self._on_predecessor_exit, self._on_elder_end)
-        for number in self._shared.workers():
+        for number in workers:
             if number not in taken and number not in own:
                 self._on_predecessor_exit(number)
         if self._announced and not self._predecessor.is_gone:
-            self._predecessor.succeed()
-            self._start(self._see_off())
+            self._start(self._succeed_orphans(self._predecessor))
+
+    async def _succeed_orphans(self, orphans: Predecessor | Elder) -> None:
+        """Has them drain as soon as ours accept: if we rested, nobody else does."""
+        await self.wait_for(self._are_all_ready)
+        if self._predecessor is orphans and not self.is_ending:
+            orphans.succeed()
+            await self._see_off()
 
     def rest(self) -> None:
         """Lets all our workers drain."""
@@ -950,9 +962,10 @@ class Supervisor:
     def resume(self) -> None:
         """Starts as many as the snapshot in force wants, where nobody of another fastlb is."""
         if self._changeover.snapshot is not None and not self._ending and not self._draining:
-            for number in self._shared.workers():  # who drains here is no help, and where the heir's workers are is no room
-                if number < len(self.slots):
-                    self.slots[number].reserved = True
+            workers = self._shared.workers()  # who drains here is no help, and where the heir's workers are is no room
+            self._add_slots(workers)
+            for number in workers:
+                self.slots[number].reserved = True
             self._resize(choose_slots(self.slots, self._changeover.snapshot.apply.n_workers))
 
     def finish(self) -> None:

@@ -189,6 +189,35 @@ def test_roll_back_starts_the_workers_of_the_old_one_again(start, tmp_path):
     lb._applied = True
 
 
+def test_roll_back_keeps_out_of_the_slots_of_the_new_one_while_old_workers_drain(start, paced):
+    lb = start(settings={"drain_timeout": "60s"})
+    for backend in paced:
+        backend.hold()
+    client = lb.connect()
+    client.send(request())
+    wait_until(lambda: sum(backend.open for backend in paced) == 1, "the request is with a backend")
+    old = {row["pid"] for row in workers_of(lb)}
+    pid = begin(lb)
+    theirs = set(Upgraded(lb, pid).workers())
+    lb.signal(signal.SIGWINCH)
+    wait_until(lambda: len(workers_of(lb)) == 1, "one of the old workers has ended, the other one drains")
+    lb.signal(signal.SIGHUP)
+    again = wait_until(lambda: len(rows := [row for row in workers_of(lb) if row["pid"] not in old]) == 2 and rows, "it goes on")
+    assert theirs.isdisjoint(row["slot"] for row in again)
+    for backend in paced:
+        backend.release()
+    assert client.read_response().status == 200
+    client.close()
+    os.kill(pid, signal.SIGQUIT)
+    wait_until(lambda: "this one goes on" in lb.messages(), "the old one has noticed")
+    lb.control.close()
+    lb.control = wait_until(lambda: connect(lb), "the old one answers")
+    assert lb.get().status == 200
+    lb._applied = True
+    lb.rest()
+    assert_consistent(lb)
+
+
 def connect(lb):
     try:
         control = Control(lb.directory / "control")
@@ -241,6 +270,38 @@ def test_new_one_is_not_upgraded_before_the_old_one_has_ended(start):
     assert load.failures == []
     new.wait_for_rest()
     new.stop()
+
+
+def test_new_one_that_is_killed_while_the_old_one_ends_leaves_its_workers_serving(start, fastlb, paced):
+    """Who ends does not take over: it would have them drain, and nobody would be left."""
+    lb = start(settings={"drain_timeout": "60s"})
+    for backend in paced:
+        backend.hold()
+    client = lb.connect()
+    client.send(request())
+    wait_until(lambda: sum(backend.open for backend in paced) == 1, "the request is with a backend")
+    pid = begin(lb)
+    orphans = [row["pid"] for row in Upgraded(lb, pid).processes() if row["role"] == "worker"]
+    lb.signal(signal.SIGQUIT)
+    wait_until(lambda: "draining, at most" in lb.messages(), "the old one accepts nothing any more")
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: "this one goes on" in lb.messages(), "the old one has noticed")
+    for backend in paced:
+        backend.release()
+    assert client.read_response().status == 200
+    client.close()
+    end_of_old(lb)
+    with Load(("127.0.0.1", lb.port)) as load:
+        load.wait_for_answers(30)
+        text = configuration(paced, listener={"bind": f"127.0.0.1:{lb.port}"})
+        after = fastlb(text, workers=2, runtime=lb.directory / "run")
+        after._applied = True  # the sockets of the orphans are no leak when they go
+        for orphan in orphans:
+            wait_until(lambda orphan=orphan: process_state(orphan) in ("", "Z"), f"worker {orphan} has ended")
+        load.wait_for_answers(30)
+    assert load.failures == []
+    after.rest()
+    assert_consistent(after)
 
 
 def test_old_one_that_is_killed_leaves_everything_to_the_new_one(start):
