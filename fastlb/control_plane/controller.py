@@ -110,6 +110,7 @@ class Controller:
         self._shared = shared
         self._options = options
         self._stopped = asyncio.Event()
+        self._has_left = False  # another fastlb works on the same memory, and says how backends are
         self._applying = asyncio.Lock()
         self._answer: asyncio.Future[Applied | Rejected] | None = None
         self._applying_names: asyncio.Task[None] | None = None
@@ -364,7 +365,8 @@ class Controller:
         self._sticky_key = found or self._sticky_key
         self._weights = weights
         self._in_use = endpoints
-        self.health.follow(config, endpoints)
+        if not self._has_left:
+            self.health.follow(config, endpoints)
 
     def _prepare_probes(self, config: Config) -> None:
         """Refuses a configuration whose certificates cannot be read; one that is in force already goes on with what is known."""
@@ -422,8 +424,16 @@ class Controller:
             case AdminSocket():
                 for descriptor in descriptors:
                     self._admin.open(socket.socket(fileno=descriptor))
-            case LeaveAdmin():
+                if self._has_left:  # that other fastlb is gone
+                    self._has_left = False
+                    self._resume_drains()
+                    self._probe_as_before()
+            case LeaveAdmin(shares_memory):
                 self._admin.leave()
+                if shares_memory:
+                    self._has_left = True
+                    self.health.close()
+                    self.drains.close()
             case Upgraded():
                 if self._upgraded is not None and not self._upgraded.done():
                     self._upgraded.set_result(message)

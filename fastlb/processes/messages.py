@@ -255,11 +255,15 @@ class CutDone(Message, frozen=True):
 
 
 class AdminSocket(Message, frozen=True):
-    """Supervisor -> controller: serve the admin API here, too. Descriptor: a listening socket."""
+    """Supervisor -> controller: serve the admin API here, too. Descriptor: a listening socket, if there is any. It also takes LeaveAdmin
+    back."""
 
 
 class LeaveAdmin(Message, frozen=True):
-    """Supervisor -> controller: accept no more callers of the admin API; those of a new fastlb are accepted there."""
+    """Supervisor -> controller: accept no more callers of the admin API; those of a new fastlb are accepted there. Where that works on the
+    same memory, what is said of backends, by probes and by the clocks of drains, is said by the new one alone."""
+
+    shares_memory: bool
 
 
 class Upgrade(Message, frozen=True):
@@ -316,8 +320,10 @@ class Freed(Message, frozen=True):
     slot: Number
 
 
-class Succeeded(Message, frozen=True):
-    """Heir -> supervisor: my workers serve."""
+class Succeeded(Message, frozen=True, omit_defaults=True):
+    """Heir -> supervisor: my workers serve, over the memory that I was given or over one of my own."""
+
+    shares_memory: bool = True
 
 
 FromZygote = Forked | ForkFailed

@@ -483,7 +483,10 @@ class Supervisor:
     def _hand_over_admin(self) -> None:
         """Lends a controller the sockets of the admin API, which stay when it dies. During an upgrade there is one API: the new one's, as
         soon as that is ready."""
-        if self._upgrading.is_ready or (self._options.elder is not None and not self._announced):
+        if self._upgrading.is_ready:
+            self.tell_controller(LeaveAdmin(self._upgrading.shares_memory))
+            return
+        if self._options.elder is not None and not self._announced:
             return
         controller = self._controller
         if controller is not None:
@@ -888,7 +891,7 @@ class Supervisor:
 
     def on_heir_ready(self, pid: int) -> None:
         """The heir serves: closing our sockets loses nobody, and their files are its own."""
-        self.tell_controller(LeaveAdmin())
+        self.tell_controller(LeaveAdmin(self._upgrading.shares_memory))
         self._store.leave()
         self._for_both = [bound for bound in (*self._options.admin, *(bound for _, bound in self._bound)) if not bound.inherited]
         for bound in self._for_both:
@@ -910,6 +913,7 @@ class Supervisor:
             report(f"the pid file: {error}")
         if was_ready:
             notify(f"MAINPID={os.getpid()}")
+            self.tell_controller(AdminSocket())  # also where the admin API is off
             self._hand_over_admin()
             self._keep_in_store()
         if self._changeover.snapshot is not None:

@@ -102,6 +102,7 @@ class Upgrading:
         self._nursery = nursery
         self._heir: Child | None = None
         self.is_ready = False  # there is an heir and it serves
+        self.shares_memory = True  # that heir works on the memory that is ours
         self.is_resting = False  # our workers are not to be
         self.failure = ""  # of the last heir
 
@@ -202,7 +203,7 @@ class Upgrading:
 
     def _on_message(self, message: FromHeir, _: list[int]) -> None:
         if self._heir is not None and not self.is_ready:
-            self.is_ready = True
+            self.is_ready, self.shares_memory = True, message.shares_memory
             self._parent.on_heir_ready(self._heir.pid)
 
     def _on_exit(self) -> None:
@@ -297,7 +298,7 @@ class Elder:
     def succeed(self) -> None:
         """Says that we are ready."""
         with suppress(OSError):
-            self._channel.send(Succeeded(), wait=False)
+            self._channel.send(Succeeded(self.shared is not None), wait=False)
 
     def stop(self) -> None:
         """It is not ours to stop."""

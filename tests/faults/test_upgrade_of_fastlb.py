@@ -304,6 +304,16 @@ def test_new_one_that_is_killed_while_the_old_one_ends_leaves_its_workers_servin
     assert_consistent(after)
 
 
+def test_only_one_of_the_two_probes_and_the_old_one_does_again_when_it_is_alone(start):
+    lb = start(pool={"health": "tcp"})
+    pid = begin(lb)
+    wait_until(lambda: lb.control.ask("health")["backends"] == [], "the old one, with which this conversation is, probes no more")
+    new = Upgraded(lb, pid)
+    assert len(new.control.ask("health")["backends"]) == 2
+    new.stop(signal.SIGQUIT)
+    wait_until(lambda: len(lb.control.ask("health")["backends"]) == 2, "the old one probes again")
+
+
 def test_old_one_that_is_killed_leaves_everything_to_the_new_one(start):
     lb = start()
     with Load(("127.0.0.1", lb.port)) as load:

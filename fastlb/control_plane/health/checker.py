@@ -16,6 +16,7 @@ import struct
 import time
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -171,7 +172,7 @@ class Checker:
         self._contexts = {key: context for key, context in self._contexts.items() if key in used}
 
     def close(self) -> None:
-        """No probe runs or begins any more. What was found stays in shared memory."""
+        """No probe runs or begins any more, until `follow`. What was found stays in shared memory."""
         for pool in self._pools.values():
             for watch in pool.watches.values():
                 self._stop(watch)
@@ -256,9 +257,12 @@ class Checker:
         if result.outcome is Outcome.UNKNOWN:
             self._say_unknown(watch, result)
         else:
-            before = watch.judge.verdict
-            if watch.judge.note(result.outcome is Outcome.PASSED):
-                self._take_verdict(watch, before, result)
+            before, passed = watch.judge.verdict, result.outcome is Outcome.PASSED
+            is_news = watch.judge.note(passed)
+            if watch.judge.verdict is (Verdict.UP if passed else Verdict.DOWN):
+                self._keep_true(watch.wish.row.identity, passed)
+            if is_news:
+                self._tell_verdict(watch, before, result)
             if not watch.judge.is_settled:
                 wait_ms = min(health.fast_interval_ms, wait_ms)
         # From start to start, so that how long a probe takes makes no difference; one that took longer is followed at once.
@@ -270,12 +274,17 @@ class Checker:
             self._said.add((pool, result.text))
             self._report(f'backends of pool "{pool}" cannot be probed, and stay what they are: {result.text}')
 
-    def _take_verdict(self, watch: Watch, before: Verdict, result: Result) -> None:
+    def _keep_true(self, identity: str, is_up: bool) -> None:
+        """Has shared memory say what was found, also where somebody else has written since: the prober of a fastlb that is about to end."""
+        with suppress(KeyError):  # its row is gone: another configuration follows soon
+            if self._states.get(identity).up is not is_up:
+                self._states.set_health(identity, is_up)
+
+    def _tell_verdict(self, watch: Watch, before: Verdict, result: Result) -> None:
         watch.since = self._clock()
         is_up = watch.judge.verdict is Verdict.UP
         if is_up and before is Verdict.UNDECIDED:
             return  # that counted as up already
-        self._states.set_health(watch.wish.row.identity, is_up)
         pool, n = _pool_of(watch.wish.row), watch.judge.in_a_row
         what = f"is up again: {n} of {n} checks passed" if is_up else f"is down: {n} of {n} checks failed"
         output = f", which wrote: {result.output}" if result.output and not is_up else ""

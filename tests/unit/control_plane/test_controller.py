@@ -16,6 +16,7 @@ import uvloop
 
 from fastlb import BUILD_ID, _core
 from fastlb.control_plane import controller, names
+from fastlb.control_plane.backend_states import AdminState
 from fastlb.control_plane.config.loader import Loaded, load_text
 from fastlb.control_plane.config.schema import Config
 from fastlb.control_plane.controller import ApplyError, Controller, ControllerOptions, State, run_controller
@@ -30,6 +31,7 @@ from fastlb.processes.messages import (
     DrainAll,
     FromController,
     Hello,
+    LeaveAdmin,
     ListenerBinds,
     Message,
     Ping,
@@ -577,3 +579,40 @@ def test_the_next_controller_probes_on_from_what_it_finds(serve: Serve, capfd: p
 
     serve(test, left=State(wanted, 1, None), prepare=prepare)
     os.close(image)
+
+
+def test_while_a_new_fastlb_works_on_the_same_memory_nothing_is_said_of_backends(serve: Serve) -> None:
+    wanted = probed("127.0.0.1:1", health='{ type = "tcp", interval = "1h", fast_interval = "1h" }')
+    name = "p|127.0.0.1:1"
+
+    def says(case: Case) -> tuple[bool, bool]:
+        return bool(case.controller.health.describe()["backends"]), case.controller.drains.get(name) is not None
+
+    async def handled(case: Case) -> None:
+        case.send(Ping())
+        assert await case.hear() == Pong()
+
+    async def test(case: Case) -> None:
+        await case.begin()
+        await handled(case)
+        case.controller.set_admin(name, AdminState.DRAIN)
+        assert says(case) == (True, True)
+        case.send(LeaveAdmin(shares_memory=False))
+        await handled(case)
+        assert says(case) == (True, True)
+        case.send(LeaveAdmin(shares_memory=True))
+        await handled(case)
+        assert says(case) == (False, False)
+        changing = asyncio.create_task(case.controller.set_weight(name, 3))  # it was on its way
+        assert isinstance(await case.hear(), Apply)
+        case.send(Applied(2))
+        await changing
+        assert says(case) == (False, False)
+        case.controller.states.set_health(name, False)  # by the new one, which is gone now
+        case.send(AdminSocket())
+        await handled(case)
+        assert says(case) == (True, True)
+        (found,) = case.controller.health.describe()["backends"]
+        assert found["verdict"] == "down"
+
+    serve(test, wanted)

@@ -162,6 +162,36 @@ def test_the_operators_word_is_not_touched(world: World) -> None:
     assert world.row(A)["downs"] == 1
 
 
+def test_what_somebody_else_has_written_since_is_put_right_by_the_next_result(world: World) -> None:
+    world.follow(TWO)
+    world.results[B] = REFUSED
+    world.play(20)
+    world.states.set_health(A, False)  # the prober of a fastlb that was about to end
+    world.states.set_health(B, True)
+    assert world.play(10) == []
+    assert (world.is_up(A), world.is_up(B)) == (True, False)
+
+
+def test_what_was_written_before_the_first_verdict_is_put_right_by_that(world: World) -> None:
+    world.follow(ONE)
+    world.states.set_health(A, False)
+    assert world.play(20) == []
+    assert (world.is_up(A), world.known(A)["verdict"]) == (True, "up")
+
+
+def test_a_backend_whose_row_is_gone_is_probed_on(world: World) -> None:
+    world.follow(TWO)
+    world.results[B] = REFUSED
+    image = build_image(ONE, {}, 2)
+    world.shared.sweep(image)
+    os.close(image)
+    world.play(20)
+    assert world.known(B)["verdict"] == "down"
+    before = len(world.times(B))
+    world.play(20)
+    assert len(world.times(B)) > before + 2
+
+
 def test_flapping_changes_nothing_but_is_looked_at_more_often(world: World) -> None:
     world.follow(ONE)
     world.play(20)
