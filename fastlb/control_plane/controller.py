@@ -31,7 +31,7 @@ from fastlb.control_plane.resolver import Endpoint, Resolver
 from fastlb.control_plane.snapshot import build_image
 from fastlb.control_plane.sticky_key import StickyKey, StickyKeyError, load_sticky_key
 from fastlb.control_plane.weights import Weights, keep_weights
-from fastlb.processes.channel import Channel
+from fastlb.processes.channel import Channel, ChannelError
 from fastlb.processes.cpus import usable_cpus
 from fastlb.processes.memory_lock import changing_rows
 from fastlb.processes.messages import (
@@ -299,7 +299,6 @@ class Controller:
         try:
             await self._names.first_answers(FIRST_NAMES_SECONDS)
             await self._offer(config, sticky_key)
-            self._config = config
         finally:
             self._use_servers(self._config)
             self._names.watch(names_of(self._config))
@@ -349,6 +348,9 @@ class Controller:
                 self._send(_describe(config, generation, logs, weights), image, state)
                 answer = await self._answer
                 if isinstance(answer, Applied):
+                    # First of all: whatever comes up below, this is in force.
+                    self._config, self._generation, self._in_use = config, generation, endpoints
+                    self._sticky_key, self._weights = found or self._sticky_key, weights
                     self._meters.put_in_force(meters)
                     with changing_rows(self._shared):
                         self._shared.sweep(image)  # not before: a worker that starts meanwhile loads the one in force
@@ -361,10 +363,6 @@ class Controller:
             os.close(image)
         if isinstance(answer, Rejected):
             raise ApplyError(answer.text)
-        self._generation = generation
-        self._sticky_key = found or self._sticky_key
-        self._weights = weights
-        self._in_use = endpoints
         if not self._has_left:
             self.health.follow(config, endpoints)
 
@@ -418,6 +416,10 @@ class Controller:
         except EOFError:
             self._loop.remove_reader(self._channel.fileno())
             self._stop()
+        except ChannelError as error:  # the supervisor may wait for what it said there: the next controller begins anew
+            report(f"controller {os.getpid()}: {error}")
+            self._loop.remove_reader(self._channel.fileno())
+            self._stop("the controller is ending")
 
     def _handle(self, message: ToController, descriptors: list[int]) -> None:
         match message:
@@ -452,9 +454,9 @@ class Controller:
             case Stop():
                 self._stop()
 
-    def _stop(self) -> None:
+    def _stop(self, why: str = "fastlb is ending") -> None:
         if self._answer is not None and not self._answer.done():
-            self._answer.set_result(Rejected(self._tried, "fastlb is ending"))
+            self._answer.set_result(Rejected(self._tried, why))
         self._stopped.set()
 
     def _resume_drains(self) -> None:

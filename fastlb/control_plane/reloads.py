@@ -20,7 +20,7 @@ from fastlb.processes.output import report, report_warnings, say
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of a reload: the generation in force, or errors, and then nothing has changed.
+    """What came of a reload: the generation in force, or errors, and then nothing has changed, unless fastlb itself made a mistake.
 
     Args:
         milliseconds: from the question to the last worker's word.
@@ -85,7 +85,10 @@ class Reloads:
     def take(self, message: Reread, descriptors: list[int]) -> None:
         """The file has been read."""
         began = time.monotonic()
-        reading = Reading(errors=(message.error,)) if message.error or not descriptors else take_reading(descriptors[0])
+        try:
+            reading = Reading(errors=(message.error,)) if message.error or not descriptors else take_reading(descriptors[0])
+        except Exception as error:  # whatever it is: the supervisor has no other reload before this one is done
+            reading = Reading(errors=_describe_mistake(error))
         self._task = asyncio.get_running_loop().create_task(self._finish(message, reading, began))  # the supervisor has one at a time
 
     def close(self) -> None:
@@ -96,12 +99,16 @@ class Reloads:
         self._answer(self._drawn, _ENDING)
 
     async def _finish(self, message: Reread, reading: Reading, began: float) -> None:
-        outcome = replace(await self._use(reading), apply_milliseconds=(time.monotonic() - began) * 1000)
-        report_warnings(outcome.warnings)
-        if outcome.errors:
-            report("\n".join(("the configuration was not reloaded, and the one in force stays:", *outcome.errors)))
-        else:
-            say(f"reloaded (generation {outcome.generation})")
+        try:
+            outcome = replace(await self._use(reading), apply_milliseconds=(time.monotonic() - began) * 1000)
+            report_warnings(outcome.warnings)
+            if outcome.errors:
+                report("\n".join(("the configuration was not reloaded, and the one in force stays:", *outcome.errors)))
+            else:
+                say(f"reloaded (generation {outcome.generation})")
+        except Exception as error:  # as above
+            outcome = Outcome(errors=_describe_mistake(error))
+            report("\n".join(("the reload did not come to its end; `fastlb status` says which generation is in force:", *outcome.errors)))
         self._answer(message.ticket, outcome)
         self._send(Reloaded(message.number))
 
@@ -120,6 +127,10 @@ class Reloads:
         for number, waiting in list(self._tickets.items()):
             if number <= ticket and not waiting.done():
                 waiting.set_result(outcome)
+
+
+def _describe_mistake(error: Exception) -> tuple[str, ...]:
+    return tuple(f"a mistake in fastlb: {type(error).__name__}: {error}".splitlines())
 
 
 _ENDING = Outcome(errors=("fastlb is ending and takes no configuration any more",))

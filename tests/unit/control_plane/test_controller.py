@@ -21,6 +21,7 @@ from fastlb.control_plane.config.loader import Loaded, load_text
 from fastlb.control_plane.config.schema import Config
 from fastlb.control_plane.controller import ApplyError, Controller, ControllerOptions, State, run_controller
 from fastlb.control_plane.names import Names
+from fastlb.control_plane.reading import Reading, write_reading
 from fastlb.control_plane.resolver import Answer, Endpoint, LookupFailure
 from fastlb.control_plane.snapshot import build_image
 from fastlb.processes.channel import Channel, open_pair
@@ -39,6 +40,8 @@ from fastlb.processes.messages import (
     Processes,
     ProcessState,
     Rejected,
+    Reloaded,
+    Reread,
     Stop,
     ToController,
 )
@@ -455,6 +458,41 @@ def test_a_supervisor_that_is_gone_ends_it_and_what_waits_for_an_answer_fails(se
         with pytest.raises(ApplyError, match="fastlb is ending"):
             await applying
         await case.ended()
+
+    serve(test)
+
+
+def test_a_message_that_is_none_ends_it_and_the_supervisor_starts_another(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
+    async def test(case: Case) -> None:
+        await case.begin()
+        applying = asyncio.create_task(case.controller.apply(config("127.0.0.1:2")))
+        await case.hear()
+        case.supervisor._end.send(b"inonsense")
+        with pytest.raises(ApplyError, match="the controller is ending"):
+            await applying
+        await case.ended()
+
+    serve(test)
+    assert f"fastlb: controller {os.getpid()}: not a message: " in capfd.readouterr().err
+
+
+def test_a_mistake_after_a_reload_leaves_what_is_in_force(serve: Serve) -> None:
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    async def test(case: Case) -> None:
+        await case.begin()
+        while case.controller.generation != 1:
+            await asyncio.sleep(0)
+        wanted = config("127.0.0.1:2")
+        descriptor = write_reading(Reading(wanted))
+        case.controller.health.follow = fail  # type: ignore[method-assign]
+        case.supervisor.send(Reread(1, 0, ""), descriptor)
+        os.close(descriptor)
+        assert isinstance(await case.hear(), Apply)
+        case.send(Applied(2))
+        assert await case.hear() == Reloaded(1)
+        assert (case.controller.config, case.controller.generation) == (wanted, 2)
 
     serve(test)
 

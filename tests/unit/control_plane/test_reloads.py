@@ -1,6 +1,7 @@
 """Who waits for a reload, and what it is told; the supervisor and the applying are the test's."""
 
 import asyncio
+import os
 import pickle
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -27,12 +28,15 @@ class Case:
         self.said: list[FromController] = []
         self.applied: list[tuple[Config, StickyKey | None]] = []
         self.refusal = ""
+        self.mistake: Exception | None = None
         self.reloads = Reloads(self.said.append, self.apply, CONFIG.settings)
 
     async def apply(self, config: Config, sticky_key: StickyKey | None, frozen: bytes) -> int:
         assert pickle.loads(frozen) == config
         if self.refusal:
             raise FastlbError(self.refusal)
+        if self.mistake is not None:
+            raise self.mistake
         self.applied.append((config, sticky_key))
         return len(self.applied) + 1
 
@@ -115,6 +119,49 @@ def test_errors_are_answered_and_said(capsys: pytest.CaptureFixture[str], readin
     run(go)
     said = capsys.readouterr().err.splitlines()
     assert said == [f"fastlb: {line}" for line in ("the configuration was not reloaded, and the one in force stays:", *errors)]
+
+
+@pytest.mark.parametrize(
+    ("mistake", "errors"),
+    [
+        (MemoryError(), ["a mistake in fastlb: MemoryError: "]),
+        (ZeroDivisionError("by\nnothing"), ["a mistake in fastlb: ZeroDivisionError: by", "nothing"]),
+    ],
+)
+def test_a_mistake_of_ours_ends_its_reload_and_the_next_one_is_made(
+    capsys: pytest.CaptureFixture[str], mistake: Exception, errors: list[str]
+) -> None:
+    async def go(case: Case) -> None:
+        asked = case.ask()
+        await asyncio.sleep(0)
+        case.mistake = mistake
+        case.read(1, 1, Reading(CONFIG))
+        assert list((await asked).errors) == errors
+        while case.said[-1] != Reloaded(1):
+            await asyncio.sleep(0)
+        case.mistake = None
+        case.read(2, 1, Reading(CONFIG))
+        while case.said[-1] != Reloaded(2):
+            await asyncio.sleep(0)
+
+    run(go)
+    told = capsys.readouterr()
+    head = "the reload did not come to its end; `fastlb status` says which generation is in force:"
+    assert told.err.splitlines() == [f"fastlb: {line}" for line in (head, *errors)]
+    assert told.out == "fastlb: reloaded (generation 2)\n"
+
+
+def test_what_a_loader_left_and_nobody_can_read_ends_its_reload_too() -> None:
+    async def go(case: Case) -> None:
+        asked = case.ask()
+        await asyncio.sleep(0)
+        case.reloads.take(Reread(1, 1, ""), [os.memfd_create("nothing")])
+        (error,) = (await asked).errors
+        assert error.startswith("a mistake in fastlb: EOFError: ")
+        while case.said[-1] != Reloaded(1):
+            await asyncio.sleep(0)
+
+    run(go)
 
 
 def test_what_kept_the_file_from_being_read_is_an_error() -> None:
