@@ -1,6 +1,6 @@
 """Locks between the two fastlbs that work on one shared memory during an upgrade.
 
-Each has a supervisor that settles and a controller that adds and sweeps rows, and both of either kind must not do that at the same moment.
+Each has a supervisor that settles and a controller that adds and sweeps rows, and two must not do either at the same moment.
 They are record locks (fcntl(2)) on bytes of the memory's file: a process that dies holds none. Workers never lock.
 """
 
@@ -31,7 +31,7 @@ def try_settling(shared: _core.SharedMemory) -> Iterator[bool]:
 
 @contextmanager
 def changing_rows(shared: _core.SharedMemory) -> Iterator[None]:
-    """Waits until no other controller adds or frees rows, which takes it milliseconds."""
+    """Waits until nobody else adds or frees rows, which takes it milliseconds."""
     fcntl.lockf(shared.fileno(), fcntl.LOCK_EX, 1, ROWS, os.SEEK_SET)
     try:
         yield

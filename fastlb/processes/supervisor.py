@@ -39,7 +39,7 @@ from fastlb.processes.descriptor_store import DescriptorStore, Stored
 from fastlb.processes.handover import Doors
 from fastlb.processes.lending import Lending, Place
 from fastlb.processes.log_files import LogFiles
-from fastlb.processes.memory_lock import try_settling
+from fastlb.processes.memory_lock import changing_rows, try_settling
 from fastlb.processes.messages import (
     CONTROLLER,
     AdminSocket,
@@ -970,7 +970,16 @@ class Supervisor:
             self._add_slots(workers)
             for number in workers:
                 self.slots[number].reserved = True
+            self._restore_rows(self._changeover.snapshot)
             self._resize(choose_slots(self.slots, self._changeover.snapshot.apply.n_workers))
+
+    def _restore_rows(self, snapshot: Snapshot) -> None:
+        """Makes the rows of backends that only we list: the heir has freed them, if a reload of it found nobody there."""
+        try:
+            with changing_rows(self._shared):
+                self._shared.add_rows(snapshot.image_fd)
+        except (ValueError, OSError) as error:
+            report(f"not all backends have a row in the shared memory: {error}")
 
     def finish(self) -> None:
         self._finished.set()

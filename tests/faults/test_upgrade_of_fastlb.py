@@ -218,6 +218,29 @@ def test_roll_back_keeps_out_of_the_slots_of_the_new_one_while_old_workers_drain
     assert_consistent(lb)
 
 
+def test_roll_back_has_rows_again_for_backends_that_the_new_one_has_forgotten(start, paced):
+    lb = start()
+    (lb.directory / "1.toml").write_text(configuration(paced[:1], listener={"bind": f"127.0.0.1:{lb.port}"}))
+    pid = begin(lb)
+    new = Upgraded(lb, pid)
+    lb.signal(signal.SIGWINCH)
+    wait_until(lambda: workers_of(lb) == [], "the old workers have drained")
+    assert new.control.ask("reload")["ok"]
+    assert len(new.control.ask("backends")["backends"]) == 1, "no worker used the other row any more"
+    lb.signal(signal.SIGHUP)
+    wait_for_workers(lb, 2)
+    assert len(new.control.ask("backends")["backends"]) == 2
+    new.control.close()
+    os.kill(pid, signal.SIGQUIT)
+    wait_until(lambda: "this one goes on" in lb.messages(), "the old one has noticed")
+    lb.control.close()
+    lb.control = wait_until(lambda: connect(lb), "the old one answers")
+    assert lb.get().status == 200
+    lb._applied = True
+    lb.rest()
+    assert_consistent(lb)
+
+
 def connect(lb):
     try:
         control = Control(lb.directory / "control")
