@@ -119,6 +119,10 @@ class Orphan:
             if descriptor >= 0:
                 os.close(descriptor)
         self.pidfd = self.shared_fd = self.event_fd = -1
+        self.close_sockets()
+
+    def close_sockets(self) -> None:
+        """Closes our copies: it accepts on as it did."""
         for one in self.sockets:
             one.close()
         self.sockets.clear()

@@ -118,8 +118,9 @@ class Predecessor:
             self._tell(orphan, Siblings(tuple(others)), *others.values())
 
     def succeed(self) -> None:
-        """Ours are ready: has its workers accept nobody any more, finish, and end."""
+        """Ours are ready: has its workers accept nobody any more, finish, and end. Nobody accepts from sockets that were not taken."""
         for orphan in self._orphans:
+            orphan.close_sockets()
             self._tell(orphan, Drain())
 
     def stop(self) -> None:

@@ -48,11 +48,13 @@ class ListeningSocket:
     Args:
         number: never used twice in the life of a process.
         home: the slot of the worker that it is for; None when all accept from it.
+        inherited: it was there before us.
     """
 
     socket: socket.socket
     number: int
     home: int | None
+    inherited: bool = False
 
 
 _numbers = count()
@@ -75,8 +77,12 @@ class BoundAddress:
         return list(dict.fromkeys(urls))
 
     def close(self) -> None:
-        """Closes what is still open and removes the file of a unix socket. What was inherited stays for a later configuration."""
+        """Closes what is still open and removes the file of a unix socket. What was inherited stays for a later configuration;
+        what we have bound beside it does not, as nobody else accepts there, or has a copy."""
         if self.inherited:
+            for one in self.sockets:
+                if not one.inherited:
+                    one.socket.close()
             return
         if self.unix_file is not None:
             path = Path(self.address.unix_path)
@@ -179,7 +185,7 @@ def bind_address(address: BindAddress, backlog: int, defer_accept: bool = False,
 
 def adopt_sockets(address: BindAddress, inherited: Iterable[socket.socket]) -> BoundAddress:
     """Listening sockets that the service manager has opened for us: all workers accept from them."""
-    return BoundAddress(address, [ListeningSocket(one, next(_numbers), None) for one in inherited], inherited=True)
+    return BoundAddress(address, [ListeningSocket(one, next(_numbers), None, inherited=True) for one in inherited], inherited=True)
 
 
 def take_over(address: BindAddress, sockets: Iterable[socket.socket], homes: Sequence[int]) -> BoundAddress:
@@ -200,7 +206,7 @@ def take_over(address: BindAddress, sockets: Iterable[socket.socket], homes: Seq
         else:
             at = used[one.family] = used.get(one.family, -1) + 1
             home = homes[at] if at < len(homes) else NOBODY
-        found.append(ListeningSocket(one, next(_numbers), home))
+        found.append(ListeningSocket(one, next(_numbers), home, inherited=True))
     return BoundAddress(address, found, unix_file, inherited=True)
 
 

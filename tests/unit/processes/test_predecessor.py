@@ -9,7 +9,10 @@ import pytest
 
 from fastlb import _core
 from fastlb.control_plane.config.address import BindAddress, parse_bind_address
+from fastlb.processes.channel import Channel, open_pair
 from fastlb.processes.descriptor_store import Stored
+from fastlb.processes.handover import Orphan
+from fastlb.processes.messages import Drain, FromOrphan, ToOrphan
 from fastlb.processes.predecessor import Predecessor, find_predecessor, share_out
 from fastlb.processes.sockets import bind_address
 
@@ -100,3 +103,16 @@ def test_without_anything_there_is_no_predecessor() -> None:
     assert nobody.is_gone
     assert nobody.take_event_fds() == nobody.pids == Predecessor().states == {}
     assert nobody.take_sockets([BindAddress("127.0.0.1", 80)]) == []
+
+
+def test_sockets_that_only_orphans_have_go_when_they_drain(tmp_path: Path) -> None:
+    one = bind_address(BindAddress("127.0.0.1", 0), 7).sockets[0].socket
+    ours, theirs = open_pair()
+    orphan = Orphan(tmp_path / "door", Channel(ours, FromOrphan), os.getpid(), -1, "", 0, -1, -1, [one])
+    left = Predecessor([orphan])
+    left.succeed()
+    assert one.fileno() < 0, "whoever came to it would wait for nobody"
+    told: Channel[ToOrphan] = Channel(theirs, ToOrphan)
+    assert told.receive() == (Drain(), [])
+    told.close()
+    orphan.close()

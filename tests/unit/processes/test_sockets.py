@@ -250,6 +250,17 @@ def test_sockets_of_the_fastlb_before_get_homes_and_what_is_missing_is_bound_bes
     taken.inherited = False
 
 
+def test_what_was_bound_beside_the_sockets_of_the_fastlb_before_goes_when_they_are_left_to_it(opened):
+    before = bind_listeners(listeners("127.0.0.1:0"), homes=range(2))
+    opened.append(before)
+    sockets = [one.socket for one in before[0][1].sockets]
+    (wanted,) = listeners(f"127.0.0.1:{sockets[0].getsockname()[1]}")
+    taken = take_over(wanted.bind[0], sockets, [4, 5, 7])
+    bind_listeners([wanted], [taken], homes=[4, 5, 7])
+    taken.close()
+    assert [one.socket.fileno() >= 0 for one in taken.sockets] == [True, True, False], "nobody would accept from the third"
+
+
 def test_sockets_beyond_the_number_of_workers_are_nobodys_and_stay_open(opened):
     before = bind_listeners(listeners("127.0.0.1:0"), homes=range(3))
     bound = before[0][1]
