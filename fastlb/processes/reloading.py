@@ -148,15 +148,10 @@ class Reloading:
         if not self._path:
             raise LoadError("there is nothing to reload: fastlb was started without a configuration file (fastlb serve -c FILE)")
         self._watched.note()
-        ours, theirs = open_pair()
         try:
-            pid = start_loader(theirs, self._read)
+            loader = self._loader = self._start_loader()
         except OSError as error:
-            ours.close()
             raise LoadError(f"cannot fork the process that reads the configuration: {(error.strerror or str(error)).lower()}") from error
-        finally:
-            theirs.close()
-        loader = self._loader = Child(pid, Channel(ours, FromLoader))
         left: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._nursery.watch(loader, partial(self._on_exit, loader, left), partial(self._on_read, left))
         try:
@@ -165,6 +160,22 @@ class Reloading:
         except TimeoutError:
             loader.signal(signal.SIGKILL)
             raise LoadError(f"{self._path}: reading it took more than {LOAD_SECONDS:g} s, and was given up") from None
+
+    def _start_loader(self) -> Child:
+        """OSError: there is none, and nothing is left of it."""
+        ours, theirs = open_pair()
+        try:
+            with theirs:
+                pid = start_loader(theirs, self._read)
+            try:
+                return Child(pid, Channel(ours, FromLoader))
+            except OSError:
+                os.kill(pid, signal.SIGKILL)  # a child of ours that is not reaped: the number is its own
+                os.waitpid(pid, 0)
+                raise
+        except OSError:
+            ours.close()
+            raise
 
     def _on_read(self, left: asyncio.Future[int], _: object, descriptors: list[int]) -> None:
         if descriptors and not left.done():

@@ -1,8 +1,10 @@
 """One reload after the other, with a loader that really is forked and a controller that the test plays."""
 
 import asyncio
+import errno
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from fastlb.control_plane.reading import Reading, read_again, take_reading
 from fastlb.processes import reloading
 from fastlb.processes.child import Child
+from fastlb.processes.loader import start_loader
 from fastlb.processes.messages import Reread, ToController
 from fastlb.processes.nursery import Nursery
 from fastlb.processes.reloading import Reloading, WatchedFile
@@ -223,6 +226,34 @@ def test_a_system_that_does_not_fork_is_an_error(monkeypatch: pytest.MonkeyPatch
             assert said == "cannot fork the process that reads the configuration: resource temporarily unavailable"
 
     asyncio.run(go())
+
+
+@pytest.mark.parametrize("step", ["open_pair", "Child"])
+def test_a_lack_of_descriptors_is_an_error_and_leaves_no_process(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    started: list[int] = []
+
+    def start(end: socket.socket, read: Callable[[], Reading]) -> int:
+        started.append(start_loader(end, read))
+        return started[-1]
+
+    monkeypatch.setattr(reloading, "start_loader", start)
+
+    async def go() -> None:
+        async with run() as case:
+            with monkeypatch.context() as patched:
+                patched.setattr(reloading, step, refuse)
+                case.reloading.request(1)
+                said = (await case.hear())[0]
+                assert said.error == "cannot fork the process that reads the configuration: too many open files"
+            case.finish(said.number)
+            case.reloading.request(2)
+            assert (await case.hear())[1] == FOUND
+
+    asyncio.run(go())
+    assert not any(Path(f"/proc/{pid}").exists() for pid in started[:-1]), "what was forked in vain is killed and reaped"
 
 
 def test_a_wrong_file_is_told_with_its_place(tmp_path: Path) -> None:
