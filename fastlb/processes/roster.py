@@ -103,6 +103,11 @@ class Slot:
             return 0.0
         return float(min(FIRST_BACK_OFF_SECONDS * 2 ** (self.n_quick_deaths - 2), LONGEST_BACK_OFF_SECONDS))
 
+    def begin_draining(self) -> None:
+        """It accepts nothing any more, and needs no snapshot."""
+        self.state = State.DRAINING
+        self.catching_up = False
+
     def is_past(self, generation: int) -> bool:
         """No new request here meets what was in force before this snapshot: it is used, or nothing is accepted any more."""
         return self.state not in ACCEPTING or (self.state is State.READY and self.generation >= generation)

@@ -563,7 +563,7 @@ class Supervisor:
                 self._share_sockets()
                 self._announce_if_ready()
             case Drained():
-                slot.state = State.DRAINING
+                slot.begin_draining()
             case CutDone():
                 self._answer_cut(self._cuts.add(slot.number, message))
         self._tell_processes()
@@ -812,7 +812,8 @@ class Supervisor:
         await self.wait_for(lambda: slot.child is not child or slot.state in (State.READY, State.BLANK))
         if child is None or slot.child is not child or not slot.retired or self._changeover.snapshot is None:
             return
-        slot.state = State.DRAINING
+        slot.begin_draining()
+        self._changed.set()
         self._share_sockets()  # siblings accept from its sockets before it stops doing so, and from then on
         self.tell(slot, Drain())
         await asyncio.sleep(self._changeover.snapshot.apply.drain_timeout_ms / 1000 + ENDING_SECONDS)
@@ -868,6 +869,10 @@ class Supervisor:
         # A third one beside two could bring the first back; an heir and a reload that adds workers could choose the same slots.
         is_alone = not self._predecessor.is_alive and not self._changeover.lock.locked()
         return self._announced and not self.is_ending and is_alone
+
+    @property
+    def is_drained(self) -> bool:
+        return all(slot.child is None for slot in self.slots) and self._predecessor.is_gone
 
     @property
     def runtime(self) -> RuntimeDirectory | None:
@@ -1009,7 +1014,7 @@ class Supervisor:
         report(f"draining, at most {format_duration(apply.drain_timeout_ms)}; connections left: {self._count_clients()}")
         with suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
-                await self.wait_for(lambda: all(slot.child is None for slot in self.slots) and self._predecessor.is_gone)
+                await self.wait_for(lambda: self.is_drained)
         left = self._count_clients()
         report(f"drain_timeout is over; connections closed: {left}" if left else "drained")
         with suppress(TimeoutError):

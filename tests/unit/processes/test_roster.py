@@ -48,6 +48,14 @@ def test_the_next_worker_begins_with_nothing() -> None:
     os.close(slot.event_fd)
 
 
+def test_worker_that_drains_keeps_no_reload_waiting() -> None:
+    slot = make_slot(0)
+    slot.state, slot.catching_up = State.READY, True
+    slot.begin_draining()
+    assert (slot.state, slot.catching_up) == (State.DRAINING, False)
+    os.close(slot.event_fd)
+
+
 def test_waking_adds_to_the_eventfd() -> None:
     slot = make_slot(0)
     slot.wake()
