@@ -61,7 +61,10 @@ class RuntimeDirectory:
         try:
             for _ in range(TRIES):
                 made = _make(path) or made
-                descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                except FileNotFoundError:
+                    continue  # as below, a moment earlier
                 try:
                     _check_owner(path, os.fstat(descriptor))
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

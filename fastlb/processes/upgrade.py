@@ -61,6 +61,10 @@ class Parent(Protocol):
     def can_be_upgraded(self) -> bool:
         """It serves alone, changes nothing just now, and is not about to end."""
 
+    @property
+    def is_drained(self) -> bool:
+        """All workers have ended, its own and those that it has seen off."""
+
     def sockets(self) -> list[socket.socket]:
         """All that it listens on."""
 
@@ -182,13 +186,13 @@ class Upgrading:
             async with asyncio.timeout(READY_SECONDS):
                 await self._parent.wait_for(lambda: self._heir is None or self.is_ready)
         except TimeoutError:
-            assert self._heir is not None
-            report(f"process {self._heir.pid} is not ready after {READY_SECONDS:g} s: killed")
-            self._heir.signal(signal.SIGKILL)
+            if self._heir is not None:  # it may have ended in this very moment
+                report(f"process {self._heir.pid} is not ready after {READY_SECONDS:g} s: killed")
+                self._heir.signal(signal.SIGKILL)
         if not self.is_ready:
             return
         self.rest()
-        await self._parent.wait_for(lambda: self._heir is None or not any(slot.child is not None for slot in self._parent.slots))
+        await self._parent.wait_for(lambda: self._heir is None or self._parent.is_drained)
         if self._heir is not None:
             self._parent.finish()
 

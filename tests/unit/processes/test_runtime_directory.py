@@ -85,6 +85,22 @@ def test_link_and_missing_parent_are_refused(path, tmp_path):
         RuntimeDirectory.open(tmp_path / "missing" / "run")
 
 
+def test_one_that_is_taken_away_before_it_is_opened_is_made_again(path, monkeypatch):
+    path.mkdir(0o700)
+    tries = []
+
+    def open_late(name, *arguments, really=os.open):
+        if name == path and not tries:
+            tries.append(name)
+            path.rmdir()
+        return really(name, *arguments)
+
+    monkeypatch.setattr(os, "open", open_late)
+    RuntimeDirectory.open(path).close()
+    assert tries == [path]
+    assert not path.exists(), "it was made here"
+
+
 def test_refusal_leaves_no_descriptor(path):
     first = RuntimeDirectory.open(path)
     before = len(list(Path("/proc/self/fd").iterdir()))
