@@ -100,6 +100,8 @@ def format_admin(row: dict[str, Any]) -> str:
 
 
 def format_health(row: dict[str, Any]) -> str:
+    if not row["resolved"]:
+        return "no address"
     text = str(row["health"])
     if row["health_since_ms"] is not None:
         text += f" for {format_age(row['health_since_ms'])}"
@@ -110,7 +112,8 @@ def format_health(row: dict[str, Any]) -> str:
 
 def is_eligible(row: dict[str, Any]) -> bool:
     """Whether it may be picked."""
-    return bool(row["listed"] and row["weight"] and row["admin"] == "ready" and row["health"] == "up" and not row["ejected"])
+    is_well = row["resolved"] and row["health"] == "up" and not row["ejected"]
+    return bool(row["listed"] and row["weight"] and row["admin"] == "ready" and is_well)
 
 
 def _count(n: int, word: str) -> str:

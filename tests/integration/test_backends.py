@@ -12,6 +12,7 @@ import pytest
 from tests.support.configuration import configuration
 from tests.support.load import Load, PacedBackend, assert_consistent, process_state, wait_for_end, wait_for_workers
 from tests.support.message import request, response
+from tests.support.name_server import NameServer
 from tests.support.process import ROOT
 from tests.support.waiting import wait_until
 
@@ -22,6 +23,13 @@ DEADLINE_SECONDS = 30
 @pytest.fixture
 def paced(keep):
     return lambda n: [keep(PacedBackend()) for _ in range(n)]
+
+
+@pytest.fixture
+def name_server():
+    server = NameServer()
+    yield server
+    server.close()
 
 
 def fastlb_command(lb, *arguments):
@@ -314,6 +322,14 @@ def test_status_tells_of_a_pool_without_a_backend_by_its_exit_code(fastlb, paced
     code, out, _ = fastlb_command(lb, "status")
     assert code == 4
     assert " maint " in out
+
+
+def test_a_pool_whose_only_name_has_no_address_has_no_backend(fastlb, name_server):
+    lb = fastlb(configuration(["app.example:80"], settings={"resolver": [name_server.address]}))
+    code, out, _ = fastlb_command(lb, "status")
+    assert code == 4
+    assert any(line.split()[:1] == ["app.example:80"] and " no address " in line for line in out.splitlines())
+    assert lb.get().status == 503
 
 
 def test_commands_say_what_to_do_when_nobody_answers(fastlb, paced, tmp_path):

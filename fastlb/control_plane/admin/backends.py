@@ -108,6 +108,7 @@ def describe_backends(controller: "Controller") -> list[dict[str, Any]]:
                 "pool": pool,
                 "address": str(one.row.backend.address) if one is not None else address,
                 "listed": one is not None,
+                "resolved": one is None or one.row.address is not None,  # a name without an address gets no requests
                 "weight": one.row.backend.weight if one is not None else 0,
                 "configured_weight": one.configured_weight if one is not None else 0,
                 "admin": controller.states.get(str(row["identity"])).admin.value,

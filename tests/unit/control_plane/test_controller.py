@@ -332,14 +332,20 @@ def test_rows_of_backends_that_are_gone_are_given_back_once_the_change_is_made(s
 
 
 def test_a_name_with_new_addresses_makes_a_new_generation(serve: Serve, resolver: Resolver) -> None:
+    async def resolved(case: Case) -> list[bool]:
+        _, answer = await case.ask("GET", "/v1/backends")
+        return [row["resolved"] for row in answer["backends"] if row["listed"]]
+
     async def test(case: Case) -> None:
         await case.begin()
+        assert await resolved(case) == [False]
         resolver.answers["app.example"] = ["10.0.0.1"]
         offered = await case.hear()
         assert isinstance(offered, Apply)
         case.send(Applied(offered.generation))
         assert offered.generation == 2
         assert "p|app.example:80|10.0.0.1" in [row["identity"] for row in case.shared.backends()]
+        assert await resolved(case) == [True]
 
     serve(test, config("app.example:80"))
 
