@@ -1,5 +1,6 @@
 """`fastlb backend`: what an operator wants of single backends, while everything goes on."""
 
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +9,7 @@ from urllib.parse import quote
 import click
 
 from fastlb import FastlbError
+from fastlb.cli import EXIT_FAILED
 from fastlb.cli.client import Client, end, find, print_json, talks_to_fastlb
 from fastlb.cli.status import format_backends
 from fastlb.control_plane.config.errors import Rejected
@@ -16,6 +18,8 @@ from fastlb.control_plane.config.quantity import format_duration, parse_duration
 # How often a drain is looked at, and how often it is shown.
 LOOK_SECONDS = 0.2
 SHOW_SECONDS = 1.0
+# So many looks after its end before what is in flight counts as left: a request that sticks to the backend may just be there.
+LOOKS_AFTERWARDS = 10
 
 
 @click.group()
@@ -60,6 +64,8 @@ def drain(pool: str, address: str, admin: str, config: str | None, as_json: bool
 
     Sticky clients still come if the pool says so (sticky.drain). What is in flight after the time-out is cut. It stays out of use until
     `fastlb backend ready`.
+
+    Exit code 1 also where something is in flight still when it is over: it could not be cut, or sticky clients go on coming.
     """
     content: dict[str, Any] = {"admin": "drain"}
     if timeout:
@@ -74,12 +80,17 @@ def drain(pool: str, address: str, admin: str, config: str | None, as_json: bool
             rows = _wait(client, _path(pool, address), rows, quiet=as_json)
     except FastlbError as error:
         end(error, as_json)
+    is_other = any(row["admin"] != "drain" for row in rows)
+    left = 0 if no_wait or is_other else _in_flight(rows)
     if as_json:
         print_json({"backends": rows})
-    elif no_wait:
+        sys.exit(EXIT_FAILED if left else 0)
+    if no_wait:
         click.echo(f"{pool} {address}: draining, {_in_flight(rows)} in flight")
-    elif any(row["admin"] != "drain" for row in rows):
+    elif is_other:
         click.echo(f"{pool} {address}: not draining any more; somebody else has said otherwise")
+    elif left:
+        end(FastlbError(f"{pool} {address}: the drain is over, and {left} in flight still"))
     else:
         cut = sum(row["drain"]["cut"] for row in rows if row["drain"] is not None)
         click.echo(f"{pool} {address}: drained" + (f"; exchanges cut: {cut}" if cut else ""))
@@ -131,12 +142,18 @@ def _set(pool: str, address: str, admin: str, config: str | None, as_json: bool,
 def _wait(client: Client, path: str, rows: list[dict[str, Any]], *, quiet: bool) -> list[dict[str, Any]]:
     """Until the drain is over, showing what is left whenever that has changed."""
     shown, when = -1, 0.0
-    while any(row["admin"] == "drain" and row["drain"] is not None and not row["drain"]["over"] for row in rows):
+    while any(row["admin"] == "drain" and (row["drain"] is None or not row["drain"]["over"]) for row in rows):
         left, now = _in_flight(rows), time.monotonic()
         if not quiet and left and left != shown and now - when >= SHOW_SECONDS:
-            left_ms = max(row["drain"]["left_ms"] for row in rows if row["drain"] is not None)
-            click.echo(f"draining: {left} in flight, at most {format_duration((left_ms + 999) // 1000 * 1000)} more")
+            left_ms = max((row["drain"]["left_ms"] for row in rows if row["drain"] is not None), default=None)
+            at_most = f", at most {format_duration((left_ms + 999) // 1000 * 1000)} more" if left_ms is not None else ""
+            click.echo(f"draining: {left} in flight{at_most}")
             shown, when = left, now
+        time.sleep(LOOK_SECONDS)
+        rows = client.get(path)["backends"]
+    for _ in range(LOOKS_AFTERWARDS):
+        if not _in_flight(rows) or any(row["admin"] != "drain" for row in rows):
+            break
         time.sleep(LOOK_SECONDS)
         rows = client.get(path)["backends"]
     return rows

@@ -261,6 +261,7 @@ class Controller:
                     await self.apply(self._options.config)
                 except ApplyError:
                     return  # the supervisor knows, and says it
+                self._resume_drains()
             await self._stopped.wait()
         finally:
             if self._applying_names is not None:
@@ -460,9 +461,9 @@ class Controller:
         self._stopped.set()
 
     def _resume_drains(self) -> None:
-        """What a predecessor began."""
+        """What a predecessor began, or the fastlb before this one."""
         for identity, state in self.states.restore().items():
-            if state.admin is AdminState.DRAIN:
+            if state.admin is AdminState.DRAIN and self.drains.get(identity) is None:
                 self.drains.begin(identity, self._config.settings.drain_timeout_ms)
 
     async def _cut(self, identity: str) -> int:

@@ -1,7 +1,7 @@
 """Backends that are being drained: until when each may finish what it has, and what had to be cut.
 
 Owns a task for each. That no new work comes to a backend is the matter of its state in shared memory; here is only the clock. A controller
-that begins where another has ended starts the clock of every draining backend anew.
+that begins where another has ended, or another fastlb, starts the clock of every draining backend anew.
 """
 
 import asyncio
@@ -25,7 +25,8 @@ class Drain:
     Args:
         timeout_ms: how long it may take.
         deadline: when that is over, in seconds of the monotonic clock.
-        is_over: nothing is in flight any more, or what was has been cut.
+        is_over: nothing was in flight any more, or the time is over and what was has been cut, as far as the workers of this fastlb have
+            answered.
         cut: exchanges that were cut.
     """
 

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sys
+from urllib.parse import quote
 
 import pytest
 
@@ -335,6 +336,17 @@ def test_only_one_of_the_two_probes_and_the_old_one_does_again_when_it_is_alone(
     assert len(new.control.ask("health")["backends"]) == 2
     new.stop(signal.SIGQUIT)
     wait_until(lambda: len(lb.control.ask("health")["backends"]) == 2, "the old one probes again")
+
+
+def test_a_drain_has_a_clock_at_the_new_one(start, paced):
+    lb = start()
+    path = f"/v1/backends/main/{quote(paced[0].address, safe='')}"
+    assert lb.control.request("POST", path, {"admin": "drain"})[0] == 200
+    new = Upgraded(lb, begin(lb))
+    assert {row["address"] for row in new.control.ask("backends")["backends"] if row["drain"] is not None} == {paced[0].address}
+    lb.signal(signal.SIGQUIT)
+    end_of_old(lb)
+    new.stop()
 
 
 def test_old_one_that_is_killed_leaves_everything_to_the_new_one(start):

@@ -625,6 +625,28 @@ def test_the_next_controller_probes_on_from_what_it_finds(serve: Serve, capfd: p
     os.close(image)
 
 
+@pytest.mark.parametrize("shares_memory", [True, False])
+def test_what_the_fastlb_before_this_one_began_to_drain_has_a_clock_again(serve: Serve, shares_memory: bool) -> None:
+    name, draining = "p|127.0.0.1:1", _core.ROW_STATES["drain"]
+
+    def prepare(shared: _core.SharedMemory) -> None:
+        image = build_image(FIRST, {}, 1)
+        shared.add_rows(image)
+        shared.set_state(name, draining)
+        os.close(image)
+
+    async def test(case: Case) -> None:
+        await case.begin()
+        while (drain := case.controller.drains.get(name)) is None:
+            await asyncio.sleep(0)
+        assert drain.timeout_ms == FIRST.settings.drain_timeout_ms
+
+    if shares_memory:
+        serve(test, prepare=prepare)
+    else:
+        serve(test, states={name: draining})
+
+
 def test_while_a_new_fastlb_works_on_the_same_memory_nothing_is_said_of_backends(serve: Serve) -> None:
     wanted = probed("127.0.0.1:1", health='{ type = "tcp", interval = "1h", fast_interval = "1h" }')
     name = "p|127.0.0.1:1"
