@@ -1,5 +1,6 @@
 """What an operator does to single backends while requests go on: drain, maint, ready, weight. Commands as people type them."""
 
+import contextlib
 import json
 import os
 import signal
@@ -94,6 +95,7 @@ def test_weights_change_under_load_without_a_failed_request(fastlb, paced):
             assert ok(lb, "backend", "weight", "main", backends[0].address, str(weight)) == f"main {backends[0].address}: weight {weight}\n"
             load.wait_for_answers(50)
         ok(lb, "backend", "weight", "main", backends[0].address, "0")
+        wait_until(lambda: row_of(lb, backends[0])["in_flight"] == 0, "what was in flight has ended")
         asked = backends[0].n_requests
         load.wait_for_answers(50)
         assert backends[0].n_requests == asked
@@ -247,7 +249,8 @@ def test_a_worker_that_dies_while_it_is_to_cut_owes_no_answer(fastlb, scripted):
     os.kill(pid, signal.SIGSTOP)
     wait_until(lambda: process_state(pid) == "T", "a worker stands still")
     change(lb, first, admin="drain", timeout_ms=0)
-    os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # on a busy machine the supervisor may have done it
+        os.kill(pid, signal.SIGKILL)
     wait_until(lambda: row_of(lb, first)["drain"]["over"], "the drain is over")
     wait_until(lambda: row_of(lb, first)["in_flight"] == 0, "the counts are right again")
     wait_for_workers(lb, 2)

@@ -13,6 +13,7 @@ import sys
 import pytest
 
 from tests.support.configuration import configuration
+from tests.support.load import stands_still
 from tests.support.message import request, response
 from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
@@ -111,8 +112,12 @@ def test_what_a_reload_cannot_change_is_named(fastlb, instant):
 
 def test_many_signals_at_once_are_few_reloads(fastlb, instant):
     lb = fastlb([instant()])
+    (controller,) = (row["pid"] for row in lb.processes() if row["role"] == "controller")
+    os.kill(controller, signal.SIGSTOP)  # the first reload waits for it, however long the signals take
+    wait_until(lambda: stands_still(controller), "the controller stands still")
     for _ in range(50):
         lb.signal(signal.SIGHUP)
+    os.kill(controller, signal.SIGCONT)
     assert lb.reload()["ok"]  # began after them
     assert generation(lb) <= 1 + 3
     assert lb.get().status == 200
