@@ -321,6 +321,7 @@ class Supervisor:
                 self._store.forget()
         for task in list(self._tasks):
             task.cancel()
+        await self._upgrading.give_up()
         self._reloading.close()
         if self._announced:
             self._predecessor.stop()
@@ -992,6 +993,7 @@ class Supervisor:
     # -------------------------------------------------------------------------------------------------- draining
     async def _drain(self) -> None:
         """Accepts nothing any more and waits for what is in flight."""
+        await self._upgrading.give_up()
         async with self._changeover.lock:
             apply = self._changeover.snapshot.apply if self._changeover.snapshot is not None else None
             if apply is None:

@@ -36,6 +36,8 @@ VARIABLE = "FASTLB_UPGRADE"
 MEETING_SECONDS = 5.0
 # From the start of an heir to its readiness, in an upgrade that nobody looks after.
 READY_SECONDS = 60.0
+# How long an heir has to end after SIGTERM; it has nothing in flight yet.
+GIVE_UP_SECONDS = 5.0
 
 
 class UpgradeError(FastlbError):
@@ -109,6 +111,7 @@ class Upgrading:
         self.shares_memory = True  # that heir works on the memory that is ours
         self.is_resting = False  # our workers are not to be
         self.failure = ""  # of the last heir
+        self._is_given_up = False  # whatever it says, it is to end
 
     @property
     def heir_pid(self) -> int:
@@ -196,8 +199,21 @@ class Upgrading:
         if self._heir is not None:
             self._parent.finish()
 
+    async def give_up(self) -> None:
+        """We are about to end: an heir that is not ready ends first, as it would live on without what we close."""
+        if self._heir is None or self.is_ready:
+            return
+        self._is_given_up = True
+        self._heir.signal(signal.SIGTERM)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GIVE_UP_SECONDS):
+                await self._parent.wait_for(lambda: self._heir is None)
+        if self._heir is not None:
+            self._heir.signal(signal.SIGKILL)
+            await self._parent.wait_for(lambda: self._heir is None)
+
     def close(self) -> None:
-        """We end: the heir is alone from now on, ready or not."""
+        """We end: the heir is alone from now on."""
         if self._heir is not None:
             loop = asyncio.get_running_loop()
             for descriptor in (self._heir.pidfd, self._heir.channel.fileno()):
@@ -206,7 +222,7 @@ class Upgrading:
             self._heir = None
 
     def _on_message(self, message: FromHeir, _: list[int]) -> None:
-        if self._heir is not None and not self.is_ready:
+        if self._heir is not None and not self.is_ready and not self._is_given_up:
             self.is_ready, self.shares_memory = True, message.shares_memory
             self._parent.on_heir_ready(self._heir.pid)
 
@@ -218,7 +234,7 @@ class Upgrading:
         self.failure = (
             f"the new fastlb, process {heir.pid}, ended{' before it was ready' if not was_ready else ''} ({how or 'exit code 0'})"
         )
-        report(f"{self.failure}: this one goes on")
+        report(f"{self.failure}: this one {'ends, too' if self._is_given_up else 'goes on'}")
         self._parent.on_heir_gone(was_ready)
         self.resume()
 

@@ -16,6 +16,7 @@ from tests.support.waiting import wait_until
 
 # Installed in place of Python, as far as a process that is started anew can see: it fails before it is ready.
 BROKEN = "#!/bin/sh\nexit 7\n"
+NEVER_READY = "#!/bin/sh\nexec sleep 600\n"
 
 
 @pytest.fixture
@@ -365,14 +366,8 @@ def test_old_one_that_is_killed_leaves_everything_to_the_new_one(start):
 
 
 def test_upgrade_to_what_does_not_start_changes_nothing(start, tmp_path):
-    broken = tmp_path / "python"
-    broken.write_text(BROKEN)
-    broken.chmod(0o755)
-    launcher = (
-        f"import sys, runpy; sys.executable = {str(broken)!r}; sys.argv[0] = 'fastlb'; runpy.run_module('fastlb', run_name='__main__')"
-    )
     pid_file = tmp_path / "pid"
-    lb = start(settings={"pid_file": str(pid_file)}, prefix=[sys.executable, "-c", SHIFT, launcher])
+    lb = start(settings={"pid_file": str(pid_file)}, prefix=installed(tmp_path, BROKEN))
     with Load(("127.0.0.1", lb.port)) as load:
         load.wait_for_answers(30)
         for _ in range(2):
@@ -383,6 +378,27 @@ def test_upgrade_to_what_does_not_start_changes_nothing(start, tmp_path):
         load.wait_for_answers(30)
     assert load.failures == []
     assert_consistent(lb)
+
+
+def installed(directory, program):
+    """Starts a fastlb that has this installed as its heir's Python."""
+    path = directory / "python"
+    path.write_text(program)
+    path.chmod(0o755)
+    launcher = f"import sys, runpy; sys.executable = {str(path)!r}; sys.argv[0] = 'fastlb'; runpy.run_module('fastlb', run_name='__main__')"
+    return [sys.executable, "-c", SHIFT, launcher]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
+def test_old_one_that_ends_before_the_new_one_is_ready_ends_both(start, tmp_path, number):
+    lb = start(prefix=installed(tmp_path, NEVER_READY))
+    lb.signal(signal.SIGUSR2)
+    line = wait_until(lambda: next((one for one in lb.messages().splitlines() if "is to take over" in one), ""), "it has begun")
+    pid = int(line.split()[3])
+    lb.signal(number)
+    end_of_old(lb)
+    assert process_state(pid) == "", "it has been waited for"
+    assert f"process {pid}, ended before it was ready (killed by SIGTERM): this one ends, too" in lb.messages()
 
 
 # Runs the second argument as a program of Python, with the arguments of `python -m fastlb …` behind it.
