@@ -83,6 +83,12 @@ def peer_user(connection: socket.socket) -> int:
     return int(uid)
 
 
+def peer_process(connection: socket.socket) -> int:
+    """The process at the other end; of a pair of sockets, which made it."""
+    pid = CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size))[0]
+    return int(pid)
+
+
 def states_to_copy(shared: _core.SharedMemory) -> dict[str, int]:
     """What the controller and the operator said of backends, by identity, without those that are up and ready."""
     said = sum(_core.ROW_STATES[name] for name in ("down", "drain", "maintenance"))

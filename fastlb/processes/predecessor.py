@@ -79,6 +79,11 @@ class Predecessor:
         return {slot: orphan.pid for slot, orphan in self._slots.items()}
 
     @property
+    def pid(self) -> int:
+        """Of that supervisor."""
+        return 0
+
+    @property
     def is_alive(self) -> bool:
         """Whether there is a supervisor beside us."""
         return False

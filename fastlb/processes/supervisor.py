@@ -291,11 +291,19 @@ class Supervisor:
         """Stops accepting; ends when the last client is gone or drain_timeout is over."""
         if not self._draining and not self._ending:
             self._draining = True
-            if not self._upgrading.is_ready:
-                notify("STOPPING=1", "STATUS=finishing what is in flight")
-                if self._announced:
-                    self._store.forget()
+            self._notify_end("finishing what is in flight")
             self._start(self._drain())
+
+    def _notify_end(self, status: str) -> None:
+        """Tells the service manager that the service ends, unless it goes on without us."""
+        if self._upgrading.is_ready:
+            return
+        if not self._predecessor.is_alive:
+            notify("STOPPING=1", f"STATUS={status}")
+        if self._announced:
+            self._store.forget()
+        if self._predecessor.is_alive:  # last: it may listen to the main process only
+            notify(f"MAINPID={self._predecessor.pid}")
 
     def _on_hangup(self) -> None:
         """SIGHUP: a reload; or, to a fastlb whose heir has taken over, to go on itself."""
@@ -315,10 +323,7 @@ class Supervisor:
     async def _stop(self) -> None:
         """Ends all children, in order or by force, and gives everything back."""
         self._ending = True
-        if not self._upgrading.is_ready:  # otherwise the service goes on, without us
-            notify("STOPPING=1", "STATUS=stopping")
-            if self._announced:
-                self._store.forget()
+        self._notify_end("stopping")
         for task in list(self._tasks):
             task.cancel()
         await self._upgrading.give_up()

@@ -22,7 +22,7 @@ from fastlb import BUILD_ID, FastlbError, _core
 from fastlb.control_plane.config.address import BindAddress
 from fastlb.processes.channel import MAX_DESCRIPTORS, Channel, ChannelError, open_pair
 from fastlb.processes.child import Child
-from fastlb.processes.handover import states_to_copy, take_listening
+from fastlb.processes.handover import peer_process, states_to_copy, take_listening
 from fastlb.processes.messages import Bequeath, Freed, FromElder, FromHeir, Lend, Succeeded
 from fastlb.processes.nursery import Nursery
 from fastlb.processes.output import report
@@ -246,7 +246,10 @@ class Elder:
     Owns the channel and what came over it until it is taken.
     """
 
-    def __init__(self, channel: Channel[FromElder], bequest: Bequeath, descriptors: list[int], sockets: list[socket.socket]) -> None:
+    def __init__(
+        self, pid: int, channel: Channel[FromElder], bequest: Bequeath, descriptors: list[int], sockets: list[socket.socket]
+    ) -> None:
+        self.pid = pid
         self._channel = channel
         self._shared_fd, *event_fds = descriptors
         self._runtime_fd = event_fds.pop() if bequest.has_runtime else None
@@ -375,7 +378,7 @@ def meet_elder() -> Elder | None:
             sockets += take_listening(some)
     except (OSError, EOFError, ChannelError) as error:
         raise UpgradeError(f"the fastlb that started this one hands nothing over: {str(error) or 'it hung up'}") from error
-    return Elder(channel, bequest, descriptors, sockets)
+    return Elder(peer_process(end), channel, bequest, descriptors, sockets)
 
 
 def _receive(channel: Channel[FromElder], deadline: float) -> tuple[FromElder, list[int]]:
