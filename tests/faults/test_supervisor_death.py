@@ -311,7 +311,7 @@ def test_fastlb_of_other_addresses_leaves_them_alone(orphan, fastlb, paced):
     other = case.succeed(bind="127.0.0.2:0")
     assert "they are left alone" in other.messages()
     other.stop()
-    assert [process_state(pid) for pid in case.pids] == ["S", "S"]
+    assert all(process_state(pid) not in ("", "Z") for pid in case.pids)
     second = case.succeed()
     case.wait_for_end()
     assert second.get().status == 200
@@ -365,17 +365,18 @@ def test_door_is_for_its_own_account(orphan):
     readable, writable = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os.setresuid(65534, 65534, 65534)
         try:
+            os.setresuid(65534, 65534, 65534)
             socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET).connect(path)
             os.write(writable, b"in")
         except PermissionError:
             os.write(writable, b"no")
-        os._exit(0)
+        finally:
+            os._exit(0)
+    os.close(writable)
     os.waitpid(pid, 0)
     assert os.read(readable, 2) == b"no"
     os.close(readable)
-    os.close(writable)
     (case.first.directory / "run").chmod(0o700)
     case.succeed()
     case.wait_for_end()
