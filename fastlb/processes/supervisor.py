@@ -924,6 +924,8 @@ class Supervisor:
             report(f"the pid file: {error}")
         if was_ready:
             notify(f"MAINPID={os.getpid()}")
+            if self._changeover.snapshot is not None:
+                self._restore_rows(self._changeover.snapshot)  # before our controller looks for them
             self.tell_controller(AdminSocket())  # also where the admin API is off
             self._hand_over_admin()
             self._keep_in_store()

@@ -366,6 +366,21 @@ def test_only_one_of_the_two_probes_and_the_old_one_does_again_when_it_is_alone(
     wait_until(lambda: len(lb.control.ask("health")["backends"]) == 2, "the old one probes again")
 
 
+def test_old_one_probes_again_what_the_new_one_has_forgotten(start, paced):
+    health = {"health": "tcp"}
+    lb = start(pool=health)
+    (lb.directory / "1.toml").write_text(configuration(paced[:1], pool=health, listener={"bind": f"127.0.0.1:{lb.port}"}))
+    new = Upgraded(lb, begin(lb))
+    lb.signal(signal.SIGWINCH)
+    wait_until(lambda: workers_of(lb) == [], "the old workers have drained")
+    assert new.control.ask("reload")["ok"]
+    assert len(new.control.ask("backends")["backends"]) == 1, "no worker used the other row any more"
+    new.stop(signal.SIGQUIT)
+    wait_until(lambda: lb.control.ask("health")["backends"], "the old one probes again")
+    assert len(lb.control.ask("health")["backends"]) == 2
+    wait_for_workers(lb, 2)
+
+
 def test_a_drain_has_a_clock_at_the_new_one(start, paced):
     lb = start()
     path = f"/v1/backends/main/{quote(paced[0].address, safe='')}"
