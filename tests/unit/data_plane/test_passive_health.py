@@ -1,10 +1,14 @@
-"""fastlb/data_plane/passive_health.pyx and states.pyx: engines on one shared memory, before backends that the test plays."""
+"""fastlb/data_plane/passive_health.pyx and states.pyx: engines on one shared memory, before backends that the test plays.
+
+Whoever is ejected here is so for longer than any test takes, and tests move time by hand: they change the stamps in shared memory. So
+nothing depends on how long this process is off its processor.
+"""
 
 import mmap
 import select
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -17,8 +21,11 @@ EJECTED = _core.ROW_STATES["ejected"]
 DOWN = _core.ROW_STATES["down"]
 OFFSETS = _probe.SHARED_OFFSETS
 EJECTING_AT = 48  # in a row
-EJECTED_UNTIL_AT = 608 + 32  # in a row's details
-SOON = {"ejection_ms": 40, "max_ejection_ms": 40}
+STATE_CHANGES_AT = 48  # in the header
+SECOND_AT = OFFSETS["blocks"] + OFFSETS["details"] + 2 * OFFSETS["details_bytes"] + 608  # RowHealth of the second backend
+WINDOW_AT, EJECTED_UNTIL_AT, RETURNED_AT = SECOND_AT + 8, SECOND_AT + 32, SECOND_AT + 40
+LONG = {"ejection_ms": 60_000, "max_ejection_ms": 60_000}
+SOON_MS = 40
 
 
 @pytest.fixture
@@ -49,6 +56,21 @@ def states(node: Node) -> list[int]:
 
 def total(node: Node, name: str) -> int:
     return sum(engine.counters()[name] for engine in node.engines)
+
+
+def change(node: Node, at: int, make: Callable[[int], int]) -> int:
+    """Of a word of the shared memory what `make` makes of it."""
+    with mmap.mmap(node.shared.fileno(), 0) as raw:
+        word = make(struct.unpack_from("<Q", raw, at)[0])
+        struct.pack_into("<Q", raw, at, word)
+    return word
+
+
+def end_ejection(node: Node, after_ms: int = SOON_MS) -> int:
+    """Of the second backend, so much later than now, and all workers look at it anew. Returns when."""
+    until = change(node, EJECTED_UNTIL_AT, lambda _: time.monotonic_ns() // 1_000_000 + after_ms)
+    change(node, STATE_CHANGES_AT, lambda changes: changes + 1)
+    return until
 
 
 def wait_until_ms(moment: int) -> None:
@@ -213,12 +235,12 @@ def test_share_below_the_limit_ejects_nobody(node: Node) -> None:
 
 
 def test_window_that_is_over_is_forgotten(node: Node) -> None:
-    apply(node, health={"failures_in_row": 0, "error_ratio": 0.5, "min_requests": 4, "window_ms": 30})
+    apply(node, health={"failures_in_row": 0, "error_ratio": 0.5, "min_requests": 4, "window_ms": 20_000})
     traffic = Traffic(node, 200, 500)
     for _ in range(3):
         traffic.times(4)  # two failures each
-        node.let_time_pass(60)
-    assert states(node) == [0, 0]
+        assert states(node) == [0, 0]
+        change(node, WINDOW_AT, lambda began: began - 20_000)
     traffic.times(8)
     assert states(node) == [0, EJECTED]
 
@@ -261,14 +283,14 @@ def test_backend_is_not_ejected_when_the_others_are_down(node: Node) -> None:
 
 # ---------------------------------------------------------------------------------------------------------- coming back
 def test_ejected_backend_comes_back_when_its_time_is_over(node: Node) -> None:
-    apply(node, health=SOON, slow_start_ms=0)
+    apply(node, health=LONG, slow_start_ms=0)
     traffic = Traffic(node, 200, 500)
     traffic.times(6)
-    before = rows(node)[1]
-    assert before["state"] == EJECTED
+    assert states(node) == [0, EJECTED]
+    until = end_ejection(node)
     node.until(lambda: states(node) == [0, 0])
     after = rows(node)[1]
-    assert after["up_since_ms"] >= before["ejected_until_ms"], "not before its time, and slow start knows"
+    assert after["up_since_ms"] >= until, "not before its time, and slow start knows"
     assert after["failed_in_row"] == 0
     assert (total(node, "ejections"), total(node, "returns")) == (1, 1)
     traffic.answers[1] = 200
@@ -276,36 +298,56 @@ def test_ejected_backend_comes_back_when_its_time_is_over(node: Node) -> None:
     assert set(traffic.got[-4:]) == {0, 1}
 
 
+def check_ejection(traffic: Traffic, expected_ms: int) -> None:
+    """The second backend is ejected for so long, and then comes back."""
+    node = traffic.node
+    before = node.shared.heartbeat_ms(0)
+    traffic.times(2)
+    assert states(node) == [0, EJECTED]
+    until = rows(node)[1]["ejected_until_ms"]
+    assert until - node.shared.heartbeat_ms(0) <= expected_ms <= until - before
+    end_ejection(node, 0)
+    node.until(lambda: states(node) == [0, 0])
+
+
 def test_ejections_that_follow_one_another_take_longer(node: Node) -> None:
-    apply(node, health={"ejection_ms": 20, "max_ejection_ms": 70, "failures_in_row": 1})
+    apply(node, health={"ejection_ms": 20_000, "max_ejection_ms": 70_000, "failures_in_row": 1})
     traffic = Traffic(node, 200, 500)
-    lengths = []
-    for _ in range(5):
-        while not states(node)[1]:
-            traffic.times(1)
-        ejected_at = node.shared.heartbeat_ms(0)
-        lengths.append(rows(node)[1]["ejected_until_ms"] - ejected_at)
-        node.until(lambda: states(node) == [0, 0])
-    # The heartbeat may be a batch before or behind the ejection.
-    for length, expected in zip(lengths, (20, 40, 60, 70, 70), strict=True):
-        assert expected - 20 <= length <= expected
+    for expected in (20_000, 40_000, 60_000, 70_000, 70_000):
+        check_ejection(traffic, expected)
+
+
+@pytest.mark.parametrize(("back_ms", "then"), [(15_000, 45_000), (30_000, 30_000), (45_000, 15_000), (60_000, 15_000)])
+def test_ejections_are_forgotten_while_it_is_back(node: Node, back_ms: int, then: int) -> None:
+    apply(node, health={"ejection_ms": 15_000, "max_ejection_ms": 200_000, "failures_in_row": 1})
+    traffic = Traffic(node, 200, 500)
+    for expected in (15_000, 30_000, 45_000):
+        check_ejection(traffic, expected)
+    change(node, RETURNED_AT, lambda returned: returned - back_ms)
+    check_ejection(traffic, then)
 
 
 def test_backend_ejected_by_a_worker_that_died_is_brought_back_by_another(three: Node) -> None:
-    apply(three, health=SOON)
+    apply(three, health=LONG)
     Traffic(three, 200, 500).times(6)
     assert states(three) == [0, EJECTED]
     dead = three.engines.pop(0)
+    end_ejection(three)
     three.until(lambda: states(three) == [0, 0])
     assert total(three, "returns") == 1
     dead.close()
 
 
 def test_worker_that_slept_through_it_brings_it_back_before_its_next_event(three: Node) -> None:
-    apply(three, health=SOON)
+    apply(three, health=LONG)
     traffic = Traffic(three, 200, 500)
-    traffic.times(6)
-    until = rows(three)[1]["ejected_until_ms"]
+    after_ms = SOON_MS
+    while not states(three)[1]:
+        traffic.times(6)
+        assert states(three) == [0, EJECTED]
+        until = end_ejection(three, after_ms)
+        three.engines[2].pump()  # has a timer for it now; or has brought it back, where we were off our processor for so long
+        after_ms *= 2
     wait_until_ms(until + 20)  # nobody is pumped meanwhile; timers have ticks of 16 ms
     assert states(three) == [0, EJECTED]
     three.engines[2].pump()
@@ -334,29 +376,31 @@ def test_shorter_longest_ejection_holds_for_those_that_are_ejected(node: Node) -
     apply(node)
     Traffic(node, 200, 500).times(6)
     assert states(node) == [0, EJECTED]
-    apply(node, health=SOON)
+    apply(node, health={"ejection_ms": SOON_MS, "max_ejection_ms": SOON_MS})
     node.until(lambda: states(node) == [0, 0])
 
 
 def test_next_worker_of_a_slot_takes_over_who_is_ejected() -> None:
     with Node() as node:
-        apply(node, health={"ejection_ms": 200, "max_ejection_ms": 200})
+        apply(node, health=LONG)
         Traffic(node, 200, 500).times(6)
         node.engines.pop().close()
         assert node.shared.settle_worker(0)["settled"]
         node.shared.open_worker(0, 1)
         node.engines.append(_core.Engine(max_connections=200, pipes=0, shared=node.shared, slot=0))
-        apply(node, health={"ejection_ms": 200, "max_ejection_ms": 200})
+        apply(node, health=LONG)
         assert states(node) == [0, EJECTED]
+        change(node, EJECTED_UNTIL_AT, lambda until: until - LONG["ejection_ms"] + SOON_MS)  # it has not looked yet
         node.until(lambda: states(node) == [0, 0])
 
 
 def test_ejected_backend_that_is_taken_out_by_the_operator_stays_out(node: Node) -> None:
-    apply(node, health=SOON)
+    apply(node, health=LONG)
     Traffic(node, 200, 500).times(6)
     drain = _core.ROW_STATES["drain"]
     node.shared.set_state(rows(node)[1]["identity"], drain)
     assert states(node) == [0, EJECTED | drain]
+    end_ejection(node)
     node.until(lambda: states(node) == [0, drain])
 
 
@@ -371,13 +415,15 @@ def test_sticky_client_of_an_ejected_backend_goes_elsewhere(node: Node) -> None:
 
 
 def test_who_waits_is_served_by_the_one_that_comes_back(node: Node) -> None:
-    node.apply(1, 0, attempts=1, algorithm="round_robin", health={**SOON, "failures_in_row": 1})
+    node.apply(1, 0, attempts=1, algorithm="round_robin", health={**LONG, "failures_in_row": 1})
     traffic = Traffic(node, 200, 500)
     traffic.times(2)
     assert states(node) == [0, EJECTED]
     first = node.send("/first")
     node.until(lambda: "/first" in node.backends[0].open)
     second = node.send("/second")
+    node.until(lambda: node.waiting() == 1)
+    end_ejection(node)
     node.until(lambda: "/second" in node.backends[1].open)
     assert states(node) == [0, 0]
     for number, (target, client) in enumerate((("/first", first), ("/second", second))):
@@ -396,23 +442,20 @@ def test_pool_that_has_it_off_writes_nothing(node: Node) -> None:
 def test_worker_that_died_while_it_ejected_hinders_nobody_for_long(node: Node, age_ms: int, ejected: int) -> None:
     """It leaves its stamp in the pool's row, the one behind those of the two backends."""
     apply(node)
-    node.step()
+    traffic = Traffic(node, 200, 500)
+    traffic.times(5)
     at = OFFSETS["blocks"] + 3 * OFFSETS["row_bytes"] + EJECTING_AT
-    with mmap.mmap(node.shared.fileno(), 0) as raw:
-        stamp = node.shared.heartbeat_ms(0) - age_ms
-        struct.pack_into("<Q", raw, at, stamp)
-        Traffic(node, 200, 500).times(6)
-        assert states(node) == [0, ejected]
-        assert struct.unpack_from("<Q", raw, at) == (0 if ejected else stamp,)
+    stamp = change(node, at, lambda _: node.shared.heartbeat_ms(0) - age_ms)
+    traffic.times(1)
+    assert states(node) == [0, ejected]
+    assert change(node, at, lambda left: left) == (0 if ejected else stamp)
 
 
 @pytest.mark.parametrize("until_ms", [0, 1, (1 << 64) - 1])
 def test_time_that_nobody_of_ours_wrote_ejects_nobody_for_ever(node: Node, until_ms: int) -> None:
-    apply(node, health={"ejection_ms": 40, "max_ejection_ms": 80})
+    apply(node, health=LONG)
     Traffic(node, 200, 500).times(6)
     assert states(node) == [0, EJECTED]
-    at = OFFSETS["blocks"] + OFFSETS["details"] + 2 * OFFSETS["details_bytes"] + EJECTED_UNTIL_AT
-    with mmap.mmap(node.shared.fileno(), 0) as raw:
-        struct.pack_into("<Q", raw, at, until_ms)
-    apply(node, health={"ejection_ms": 40, "max_ejection_ms": 80})  # looks anew
+    change(node, EJECTED_UNTIL_AT, lambda _: until_ms)
+    apply(node, health={"ejection_ms": SOON_MS, "max_ejection_ms": 2 * SOON_MS})  # looks anew
     node.until(lambda: states(node) == [0, 0])
