@@ -21,7 +21,10 @@ from tests.support.process import ROOT
 from tests.support.pythons import SYSTEM, Python, find_pythons
 from tests.support.waiting import DEADLINE_SECONDS, SANITIZED
 
-pytestmark = pytest.mark.skipif(SANITIZED, reason="a wheel is never built with sanitizers")
+pytestmark = [
+    pytest.mark.skipif(SANITIZED, reason="a wheel is never built with sanitizers"),
+    pytest.mark.timeout(900),  # the first of them builds the wheel, which takes as long as a compiler does
+]
 PYTHONS = find_pythons()
 CONFIGURATION = '[[listeners]]\nname = "web"\nbind = "127.0.0.1:0"\n[pools.a]\nbackends = ["127.0.0.1:9"]\n'
 
