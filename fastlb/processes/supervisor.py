@@ -735,6 +735,9 @@ class Supervisor:
         homes = choose_slots(self.slots, offered.apply.n_workers)
         if self._upgrading.heir_pid:  # whose workers may be in any slot that is free here
             raise StartError("an upgrade is under way, and the configuration is the new one's")
+        if self._predecessor.is_alive and not {slot.number for slot in self.slots if not slot.retired}.issuperset(homes):
+            # Should the old one start its workers again, they may be in any slot that is free here.
+            raise StartError("an upgrade is under way: there can be more workers when the old fastlb has ended")
         if homes[-1] >= MAX_WORKERS:
             raise StartError("there is no room for so many workers as long as those of the fastlb before this one have not ended")
         try:

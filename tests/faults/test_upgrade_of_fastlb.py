@@ -493,3 +493,19 @@ def test_signals_without_an_upgrade_change_nothing(start):
         assert lb.get().status == 200
         assert len(wait_for_workers(lb, 2)) == 2
     assert "upgrade" not in lb.messages()
+
+
+def test_new_one_gets_more_workers_when_the_old_one_has_ended_and_not_before(fastlb, paced):
+    """The old one may start its own again, in any slot that is free."""
+    settings = {"drain_timeout": "5s", "workers": 2}
+    lb = fastlb(paced, workers=0, settings=settings)
+    new = Upgraded(lb, begin(lb))
+    more = str(lb.write(configuration(paced, settings={**settings, "workers": 3})))
+    refusal = new.control.ask("apply", config=more)
+    assert not refusal["ok"]
+    assert refusal["errors"] == ["an upgrade is under way: there can be more workers when the old fastlb has ended"]
+    lb.signal(signal.SIGQUIT)
+    end_of_old(lb)
+    wait_until(lambda: new.control.ask("apply", config=more)["ok"], "it may have more now")
+    wait_for_workers(new, 3)
+    new.stop()
