@@ -8,11 +8,11 @@ from tests.support.backend import ThreadedBackend
 from tests.support.message import request, response
 from tests.support.waiting import SANITIZED, deadline_in
 
-CONNECTIONS, ROUNDS = (100, 40) if SANITIZED else (1000, 10)
+CONNECTIONS, ROUNDS = (100, 40) if SANITIZED else (1000, 30)
 
 
 def test_busiest_of_many_connections_gets_at_most_twice_what_the_slowest_gets(fastlb, instant):
-    lb = fastlb([instant(response(b"x" * 100)) for _ in range(2)], pump_budget=1)
+    lb = fastlb([instant(response(b"x" * 100))], pump_budget=1)  # one: of two threads of ours one would lag behind the other
     clients = {client.socket.fileno(): client for client in (lb.connect() for _ in range(CONNECTIONS))}
     for client in clients.values():
         assert client.ask(request()).status == 200
