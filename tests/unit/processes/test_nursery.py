@@ -97,7 +97,7 @@ def run(test: Callable[[Family], Awaitable[None]], options: ZygoteOptions | None
         assert descriptors() == held
 
     asyncio.run(main())
-    assert set(kin()) == before
+    assert set(kin()) <= before  # what an earlier test had left may have gone meanwhile
 
 
 def test_a_process_that_is_asked_for_is_our_child_and_has_its_descriptors() -> None:
