@@ -169,6 +169,7 @@ cdef void use(Engine* engine) noexcept nogil:
         Head head, response
         HeadLimits limits
         Listener named
+        Buffer raw
         uint32_t i, body_size = 0
         Listener* listener = engine.listeners
     limits.max_bytes = limits.max_target_bytes = 4096
@@ -178,6 +179,9 @@ cdef void use(Engine* engine) noexcept nogil:
     is_trusted(engine, &exchange)
     memset(&backend, 0, sizeof(backend))
     memset(&named, 0, sizeof(named))
+    memset(&raw, 0, sizeof(raw))
+    raw.data = <char*>REQUEST
+    raw.end = <uint32_t>strlen(REQUEST)
     expect(parse_request(&head, REQUEST, <uint32_t>strlen(REQUEST), &limits) > 0, b"the request of this target is whole")
     client.listener = &named
     for named.host_set in range((<const ImageRouteTable*>(engine.snapshot.image + engine.snapshot.header.route_table.offset)).host_sets.count):
@@ -188,6 +192,7 @@ cdef void use(Engine* engine) noexcept nogil:
         exchange.route = <const ImageRoute*>(engine.snapshot.image + engine.snapshot.header.routes.offset) + i
         exchange.pool = NULL
         exchange.max_attempts = 0
+        exchange.request_head = &raw            # what is counted of a request
         if run_features(engine, &exchange, &head) == <uint32_t>OWN_ANSWER:
             write_answer(engine, &exchange, &head, False, &body_size)
         return_buffer(&engine.buffers, exchange.matched)
@@ -196,6 +201,7 @@ cdef void use(Engine* engine) noexcept nogil:
         exchange.target = NULL
         write_request(engine, &exchange, &head, &backend)
         write_response(engine, &exchange, &response, False, False)
+        exchange.request_head = NULL
         stick(engine, &exchange)
     write_local(engine, &exchange, FAILURE_NO_ROUTE, False)
     protect(engine)
