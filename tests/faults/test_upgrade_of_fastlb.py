@@ -86,6 +86,18 @@ def begin(lb):
     return int(line.split()[2])
 
 
+def end_new(lb, pid):
+    """A roll-back's last step: the new one is told to end, and the old one answers its clients and its commands, with exact counts."""
+    os.kill(pid, signal.SIGQUIT)
+    wait_until(lambda: "this one goes on" in lb.messages(), "the old one has noticed")
+    lb.control.close()
+    lb.control = wait_until(lambda: connect(lb), "the old one answers")
+    assert lb.get().status == 200
+    lb._applied = True
+    lb.rest()
+    assert_consistent(lb)
+
+
 def end_of_old(lb):
     """It has ended in order."""
     assert lb.process.wait(DEADLINE_SECONDS) == 0, lb.messages()
@@ -210,14 +222,7 @@ def test_roll_back_keeps_out_of_the_slots_of_the_new_one_while_old_workers_drain
         backend.release()
     assert client.read_response().status == 200
     client.close()
-    os.kill(pid, signal.SIGQUIT)
-    wait_until(lambda: "this one goes on" in lb.messages(), "the old one has noticed")
-    lb.control.close()
-    lb.control = wait_until(lambda: connect(lb), "the old one answers")
-    assert lb.get().status == 200
-    lb._applied = True
-    lb.rest()
-    assert_consistent(lb)
+    end_new(lb, pid)
 
 
 def test_roll_back_has_rows_again_for_backends_that_the_new_one_has_forgotten(start, paced):
@@ -233,14 +238,7 @@ def test_roll_back_has_rows_again_for_backends_that_the_new_one_has_forgotten(st
     wait_for_workers(lb, 2)
     assert len(new.control.ask("backends")["backends"]) == 2
     new.control.close()
-    os.kill(pid, signal.SIGQUIT)
-    wait_until(lambda: "this one goes on" in lb.messages(), "the old one has noticed")
-    lb.control.close()
-    lb.control = wait_until(lambda: connect(lb), "the old one answers")
-    assert lb.get().status == 200
-    lb._applied = True
-    lb.rest()
-    assert_consistent(lb)
+    end_new(lb, pid)
 
 
 def test_service_manager_hears_of_who_goes_on_and_of_no_end_in_a_roll_back(start, tmp_path):
