@@ -1519,23 +1519,21 @@ cdef class SharedMemory:
         if not set_state(self.opened(), <const char*>raw, <uint32_t>len(raw), bits, time.monotonic_ns() // 1000000):
             raise KeyError(identity)
 
-    def state(self, identity):
-        """The state of a backend, a sum of ROW_STATES. KeyError: no such backend."""
+    cdef SharedRow* row(self, identity) except NULL:
         cdef:
             bytes raw = identity.encode()
             uint32_t number = find_row(self.opened(), <const char*>raw, <uint32_t>len(raw))
         if number == 0:
             raise KeyError(identity)
-        return row_at(&self.table, number).state
+        return row_at(&self.table, number)
+
+    def state(self, identity):
+        """The state of a backend, a sum of ROW_STATES. KeyError: no such backend."""
+        return self.row(identity).state
 
     def in_flight(self, identity):
         """Requests assigned to a backend and unfinished, in all workers. KeyError: no such backend."""
-        cdef:
-            bytes raw = identity.encode()
-            uint32_t number = find_row(self.opened(), <const char*>raw, <uint32_t>len(raw))
-        if number == 0:
-            raise KeyError(identity)
-        return row_at(&self.table, number).in_flight
+        return self.row(identity).in_flight
 
     def heartbeat_ms(self, slot):
         """When the engine in this slot last ended a batch, in milliseconds of the monotonic clock; 0 = no engine yet."""
