@@ -28,7 +28,7 @@ from fastlb.data_plane.failure cimport (FAILURE_BAD_FRAMING, FAILURE_BAD_RESPONS
                                         FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_CLOSED_BY_ROUTE, FAILURE_OUT_OF_MEMORY,
                                         FAILURE_POOL_FULL, FAILURE_TRUNCATED, RETRY_NO)
 from fastlb.data_plane.hedge cimport begin_hedge, clear_way, end_rival, lose_race
-from fastlb.data_plane.limits cimport give_place_back, give_retry_place_back, take_retry_place
+from fastlb.data_plane.limits cimport give_place_back, give_retry_place_back
 from fastlb.data_plane.meters cimport count_backend_failure, count_retry, end_meters, note_connected, note_response_head, now_us
 from fastlb.data_plane.mirror cimport open_mirror
 from fastlb.data_plane.queue cimport enter_queue, give_way, is_full, leave_queue, must_wait, wake_siblings
@@ -350,7 +350,7 @@ cdef bint end_failed_attempt(Engine* engine, Exchange* exchange, uint32_t failur
         blame_backend(engine, exchange, failure)
         note_tried(exchange, attempt.pick)
         again = (has_untried(exchange) and not (exchange.flags & X_STICKY and is_bound(exchange))
-                 and may_retry(engine, exchange, attempt, end_condition(exchange, attempt, failure)) and take_retry_place(engine, exchange))
+                 and may_retry(engine, exchange, attempt, end_condition(exchange, attempt, failure)))
         if again:
             engine.counters.retries += 1
             count_retry(engine, exchange, attempt)
@@ -494,7 +494,7 @@ cdef bint drop_answer(Engine* engine, Exchange* exchange, const Head* head, uint
     if not has_candidate(exchange) or (exchange.pool.queue != NULL and must_wait(engine, exchange)) \
             or (exchange.flags & X_STICKY and is_bound(exchange)):
         return False
-    if not may_retry(engine, exchange, attempt, condition) or not take_retry_place(engine, exchange):
+    if not may_retry(engine, exchange, attempt, condition):
         return False
     if unlikely(exchange.log != NULL):
         log_answer(engine, exchange, head.status)

@@ -11,11 +11,12 @@ from libc.stdint cimport uint8_t, uint32_t
 
 from fastlb.data_plane.attempt cimport blame_backend, end_attempt, start_attempt
 from fastlb.data_plane.buffer cimport return_buffer
-from fastlb.data_plane.limits cimport take_retry_place
+from fastlb.data_plane.limits cimport give_retry_place_back
 from fastlb.data_plane.queue cimport must_wait
-from fastlb.data_plane.retry cimport has_candidate, is_stale_reuse, may_begin_another, note_tried, take_from_budget
-from fastlb.data_plane.types cimport (ATTEMPT_SENT, NO_BACKEND, RELAY_DONE, RELAY_OFF, RELAY_RUNNING, X_FRESH, X_HEDGE, X_RESEND, X_STICKY,
-                                      Attempt, Connection, Engine, Exchange, Relay)
+from fastlb.data_plane.retry cimport has_candidate, is_stale_reuse, may_begin_another, note_tried, pay_for_another
+from fastlb.data_plane.retry_budget cimport return_retry
+from fastlb.data_plane.types cimport (ATTEMPT_SENT, NO_BACKEND, RELAY_DONE, RELAY_OFF, RELAY_RUNNING, X_FRESH, X_HEDGE, X_RESEND,
+                                      X_RETRY_PLACE, X_STICKY, Attempt, Connection, Engine, Exchange, Relay)
 
 
 cdef void hand_over_relay(Engine* engine, Exchange* exchange, const Connection* ended) noexcept nogil:
@@ -63,13 +64,14 @@ cdef bint begin_hedge(Engine* engine, Exchange* exchange) noexcept nogil:
     cdef:
         Attempt* first = exchange.attempt
         uint8_t n_tried = exchange.n_tried
+        bint has_place = exchange.flags & X_RETRY_PLACE != 0
         uint32_t failure
     exchange.flags &= ~<uint32_t>X_HEDGE
     if exchange.flags & X_STICKY and exchange.sticky != NO_BACKEND:
         return False                            # the answer of another backend may be another answer
     note_tried(exchange, first.pick)            # until the pick
     if not has_candidate(exchange) or (exchange.pool.queue != NULL and must_wait(engine, exchange)) \
-            or not may_begin_another(engine, exchange) or not take_from_budget(engine, exchange) or not take_retry_place(engine, exchange):
+            or not may_begin_another(engine, exchange) or not pay_for_another(engine, exchange, True):
         exchange.n_tried = n_tried
         return False
     if exchange.up.state == RELAY_DONE and first.state < ATTEMPT_SENT:
@@ -79,9 +81,12 @@ cdef bint begin_hedge(Engine* engine, Exchange* exchange) noexcept nogil:
     exchange.attempt = NULL
     failure = start_attempt(engine, exchange)
     exchange.n_tried = n_tried
-    if exchange.attempt == NULL:                # the backend's last place went to a sibling
+    if exchange.attempt == NULL:                # the backend's last place went to a sibling, or the pool's limit of requests is reached
         exchange.attempt = first
         exchange.hedge = NULL
+        return_retry(&exchange.pool.budget)
+        if not has_place:
+            give_retry_place_back(engine, exchange)
         return False
     exchange.attempt.is_hedge = True
     engine.counters.hedges_started += 1

@@ -15,9 +15,10 @@ from libc.stdint cimport int32_t, uint32_t
 from fastlb.data_plane.failure cimport (FAILURE_TRUNCATED, RETRY_NO, RETRY_ON_403, RETRY_ON_404, RETRY_ON_429, RETRY_ON_500, RETRY_ON_502, RETRY_ON_503,
                                         RETRY_ON_504, RETRY_ON_BAD_RESPONSE, RETRY_ON_CLOSED, RETRY_ON_CONNECT, RETRY_ON_OTHER_5XX,
                                         RETRY_ON_RESET, RETRY_UNSAFE, failures)
+from fastlb.data_plane.limits cimport give_retry_place_back, take_retry_place
 from fastlb.data_plane.retry_budget cimport fill_budget, spend_retry
 from fastlb.data_plane.select.candidates cimport find_candidate, is_eligible
-from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, ATTEMPT_SENT, MAX_TRIED, NO_BACKEND, X_HEAD_SENT, X_IDEMPOTENT, X_REPLAYABLE,
+from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, ATTEMPT_SENT, MAX_TRIED, NO_BACKEND, X_HEAD_SENT, X_IDEMPOTENT, X_REPLAYABLE, X_RETRY_PLACE,
                                       Attempt, Engine, Exchange, ImagePool)
 
 
@@ -89,11 +90,24 @@ cdef inline bint take_from_budget(Engine* engine, Exchange* exchange) noexcept n
     return False
 
 
+cdef inline bint pay_for_another(Engine* engine, Exchange* exchange, bint asks_again) noexcept nogil:
+    # One more attempt costs a place among the pool's retries, and one of its budget where a backend has had the request already
+    # (asks_again). The place comes first, because it can be given back. False: refused and counted, and nothing is spent.
+    cdef bint has_place = exchange.flags & X_RETRY_PLACE != 0
+    if not take_retry_place(engine, exchange):
+        return False
+    if not asks_again or take_from_budget(engine, exchange):
+        return True
+    if not has_place:
+        give_retry_place_back(engine, exchange)
+    return False
+
+
 cdef inline bint may_retry(Engine* engine, Exchange* exchange, const Attempt* attempt, uint32_t condition) noexcept nogil:
-    # Whether another backend may be asked after this end (a RetryOn) of the current attempt. What the budget asks for is then paid.
+    # Whether another backend may be asked after this end (a RetryOn) of the current attempt. What that costs is then paid.
     if not can_send_again(exchange, attempt) or not exchange.pool.image.retry_on & condition or not may_begin_another(engine, exchange):
         return False
-    return not was_sent(exchange, attempt) or take_from_budget(engine, exchange)
+    return pay_for_another(engine, exchange, was_sent(exchange, attempt))
 
 
 cdef inline bint can_be_hedged(const Exchange* exchange, uint32_t timeout_ms) noexcept nogil:

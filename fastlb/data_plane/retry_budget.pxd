@@ -50,3 +50,8 @@ cdef inline bint spend_retry(RetryBudget* budget) noexcept nogil:
         return False
     budget.tokens -= RETRY_TOKENS
     return True
+
+
+cdef inline void return_retry(RetryBudget* budget) noexcept nogil:
+    # One that was taken just now and came to nothing.
+    budget.tokens += RETRY_TOKENS

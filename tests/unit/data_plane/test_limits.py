@@ -193,6 +193,54 @@ def fail(node: Node, target: str) -> None:
     backend.open.pop(target).send(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
 
 
+EARNED = {"on": ("503",), "share": 1.0, "floor": 0}  # each request pays for one retry, and nothing else does
+
+
+def test_retry_beyond_the_limit_spends_nothing_of_the_budget(node: Node) -> None:
+    apply(node, 0, 0, 0, limits={"retries": 1}, retry=EARNED, attempts=3)
+    first = open_one(node, "/1")
+    fail(node, "/1")
+    node.until(lambda: sum(backend.arrived.count("/1") for backend in node.backends) == 2)
+    for number in range(4):
+        client = open_one(node, f"/x{number}")
+        fail(node, f"/x{number}")
+        node.until(lambda client=client: client.status)
+        assert client.status == 503
+    answer(node, "/1", first)
+    last = open_one(node, "/2")
+    for tries in (1, 2):
+        node.until(lambda tries=tries: sum(backend.arrived.count("/2") for backend in node.backends) == tries)
+        fail(node, "/2")
+    node.until(lambda: sum(backend.arrived.count("/2") for backend in node.backends) == 3)
+    answer(node, "/2", last)
+    assert last.status == 200, "its second retry is paid for by those that had none"
+    assert node.shared.counters()["retries_refused"] == 4
+
+
+def test_retry_beyond_the_budget_gives_its_place_back(node: Node) -> None:
+    apply(node, 0, 0, limits={"retries": 1}, retry={**EARNED, "share": 0.0}, attempts=2)
+    client = open_one(node, "/1")
+    fail(node, "/1")
+    node.until(lambda: client.status)
+    assert client.status == 503
+    assert node.shared.counters()["retries_refused"] == 1
+    assert taken(node) == {"retries": 0}
+
+
+def test_hedge_that_cannot_begin_spends_nothing(node: Node) -> None:
+    apply(node, 0, 0, limits={"retries": 1, "requests": 1}, hedge_after_ms=10, retry=EARNED, attempts=2)
+    for number in range(3):
+        client = open_one(node, f"/{number}")
+        node.let_time_pass(40)
+        assert taken(node) == {"retries": 0, "requests": 1}
+        answer(node, f"/{number}", client)
+    apply(node, 0, 0, limits={"retries": 1}, hedge_after_ms=10, retry={**EARNED, "share": 0.0}, attempts=2)
+    client = open_one(node, "/last")
+    node.until(lambda: all("/last" in backend.open for backend in node.backends))  # with what the three have not spent
+    answer(node, "/last", client)
+    assert node.shared.counters()["hedges_started"] == 1
+
+
 def test_hedge_is_a_retry(node: Node) -> None:
     apply(node, 0, 0, limits={"retries": 1}, hedge_after_ms=10)
     first, second = open_one(node, "/1"), node.send("/2")
