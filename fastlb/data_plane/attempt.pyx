@@ -70,6 +70,7 @@ cdef inline void free_attempt(Engine* engine, Attempt* attempt) noexcept nogil:
     if unlikely(attempt.watched & POOL_LIMITS):
         give_place_back(engine, &attempt.request_place)
         give_place_back(engine, &attempt.pending_place)
+        note_good(attempt)
     if attempt.claimed:
         attempt.claimed = False
         release_claim(engine, attempt.backend)
@@ -92,7 +93,14 @@ cdef void note_answer(Engine* engine, Attempt* attempt, uint32_t status) noexcep
         if is_counted(attempt.backend, status_condition(status)):
             note_failure(engine, attempt.backend)
         else:
-            note_success(attempt.backend)
+            attempt.is_good = True              # a success when it ends: until then its body can still be cut
+
+
+cdef void note_good(Attempt* attempt) noexcept nogil:
+    # The answer is whole, or at least nothing of it was missing when the client, or we, wanted no more.
+    if attempt.is_good:
+        attempt.is_good = False
+        note_success(attempt.backend)
 
 
 cdef void blame_backend(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil:
@@ -100,6 +108,7 @@ cdef void blame_backend(Engine* engine, Exchange* exchange, uint32_t failure) no
     cdef Attempt* attempt = exchange.attempt
     if failures[failure].side != SIDE_BACKEND:
         return
+    attempt.is_good = False
     attempt.backend.column.failures += 1
     count_backend_failure(attempt.backend, failure)
     if unlikely(attempt.watched & POOL_PASSIVE_HEALTH) and is_counted(attempt.backend, failure_condition(exchange, attempt, failure)):

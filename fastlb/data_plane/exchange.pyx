@@ -19,7 +19,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 
 from fastlb.data_plane.access_log cimport log_answer, log_connected, log_pool, log_response_head, open_log, write_log
-from fastlb.data_plane.attempt cimport blame_backend, end_attempt, note_answer, start_attempt
+from fastlb.data_plane.attempt cimport blame_backend, end_attempt, note_answer, note_good, start_attempt
 from fastlb.data_plane.backend_table cimport drop_backend
 from fastlb.data_plane.buffer cimport return_buffer
 from fastlb.data_plane.connection cimport close_connection, set_deadline
@@ -445,6 +445,7 @@ cdef void take_response_head(Engine* engine, Exchange* exchange, Head* head, cha
                 or not (head.seen >> HEADER_UPGRADE) & 1):
             fail_attempt(engine, exchange, FAILURE_BAD_RESPONSE)
             return
+        note_good(attempt)                      # with its head it is whole; the tunnel may last for days
         exchange.flags |= X_HEAD_SENT | X_TUNNEL
         exchange.flags &= ~<uint32_t>X_KEEP_ALIVE
         exchange.status = 101

@@ -3,7 +3,8 @@
 Decided here by whichever worker sees the failure that is too much, without controller and supervisor; all workers count together. State, all of
 it in shared memory, so that it survives reloads, workers and the controller:
 
-- SharedRow.failed_in_row: failures since the last answer that was none. A failure adds to it; an answer after none writes nothing.
+- SharedRow.failed_in_row: failures since the last answer that was none. A failure adds to it; an answer after none writes nothing. An answer
+  is none as soon as it is whole (attempt.pyx: note_good): a good head whose body is cut is a failure.
 - RowHealth: the failures of a window. How many attempts there were in it is known anyway, from the columns of the workers.
 - ROW_EJECTED in SharedRow.state, and until when in RowHealth.
 - SharedRow.ejecting_ms of the pool's own row: who ejects says so first. Then the ejected ones of the pool are counted, so that no two workers

@@ -849,6 +849,7 @@ cdef struct Attempt:
     bint claimed
     bint peak                       # how its latency counts: see select/latency.pxd
     uint8_t watched                 # those of POOL_WATCHES that its pool has
+    uint8_t is_good                 # POOL_PASSIVE_HEALTH: its answer began well, and nothing has come between since
     uint64_t began_us               # monotonic
     Backend* request_place          # counted: the row of a limit that it is counted in; NULL = none
     Backend* pending_place          # the same, while it connects

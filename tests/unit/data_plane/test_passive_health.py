@@ -6,6 +6,7 @@ nothing depends on how long this process is off its processor.
 
 import mmap
 import select
+import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -161,10 +162,61 @@ def test_refused_connections_count_for_requests_that_others_answer(node: Node) -
     assert rows(node)[1]["failures"] == 3
 
 
-def test_an_answer_that_is_cut_counts(node: Node) -> None:
-    """Its head was good, so failures in a row it has one; the share of failures sees it."""
+CUT = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx"
+
+
+def test_answers_that_are_cut_are_failures_in_a_row_although_their_heads_are_good(node: Node) -> None:
+    apply(node)
+    traffic = Traffic(node, 200, CUT)
+    traffic.times(4)
+    assert rows(node)[1]["failed_in_row"] == 2
+    traffic.times(2)
+    assert states(node) == [0, EJECTED]
+
+
+def test_answer_counts_as_good_when_it_is_whole(node: Node) -> None:
+    apply(node, 1)
+    Traffic(node, CUT).times(2)
+    client = node.send("/slow")
+    node.until(lambda: "/slow" in node.backends[0].open)
+    peer = node.backends[0].open.pop("/slow")
+    peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no")
+    node.until(lambda: client.status)
+    assert rows(node)[0]["failed_in_row"] == 2
+    peer.send(b"k")
+    node.until(lambda: client.received.endswith(b"ok"))
+    assert rows(node)[0]["failed_in_row"] == 0
+
+
+def test_client_that_leaves_says_nothing_against_an_answer(node: Node) -> None:
+    apply(node, 1)
+    Traffic(node, CUT).times(2)
+    client = node.send("/long")
+    node.until(lambda: "/long" in node.backends[0].open)
+    node.backends[0].open.pop("/long").send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\no")
+    node.until(lambda: client.status)
+    node.clients.remove(client)
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+    client.socket.close()
+    node.until(lambda: rows(node)[0]["in_flight"] == 0)
+    assert rows(node)[0]["failed_in_row"] == 0
+
+
+def test_tunnel_is_a_good_answer_when_it_begins_and_one_that_nobody_asked_for_is_none(node: Node) -> None:
+    apply(node, 1)
+    Traffic(node, CUT).times(1)
+    for asked, failed in (("", 2), ("Connection: Upgrade\r\nUpgrade: x\r\n", 0)):
+        client = node.connect()
+        client.send("/t", fields=asked)
+        node.until(lambda: "/t" in node.backends[0].open)
+        node.backends[0].open.pop("/t").send(b"HTTP/1.1 101 X\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+        node.until(lambda client=client: client.status)
+        assert (client.status, rows(node)[0]["failed_in_row"]) == (101 if asked else 502, failed)
+
+
+def test_answers_that_are_cut_are_a_share_of_failures(node: Node) -> None:
     apply(node, health={"failures_in_row": 0, "error_ratio": 0.9, "min_requests": 3})
-    traffic = Traffic(node, 200, b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx")
+    traffic = Traffic(node, 200, CUT)
     traffic.times(6)
     assert states(node) == [0, EJECTED]
 
