@@ -13,7 +13,7 @@ from fastlb.data_plane.connection_table cimport open_connection
 from fastlb.data_plane.failure cimport (FAILURE_CONNECT_FAILED, FAILURE_CONNECT_REFUSED, FAILURE_CONNECT_TIMEOUT, FAILURE_NO_BACKEND,
                                         FAILURE_OUT_OF_MEMORY, FAILURE_POOL_FULL, FAILURE_REQUESTS_LIMIT, SIDE_BACKEND, failures)
 from fastlb.data_plane.idle_cache cimport cache_take
-from fastlb.data_plane.limits cimport give_place_back, take_connection_places, take_place
+from fastlb.data_plane.limits cimport give_place_back, take_connection_places, take_place, unlist_idle
 from fastlb.data_plane.meters cimport count_backend_failure, count_connect, count_reuse, note_connected, now_us
 from fastlb.data_plane.panic cimport look_for_panic
 from fastlb.data_plane.passive_health cimport is_counted, note_failure, note_success
@@ -67,7 +67,7 @@ cdef Attempt* open_attempt(Engine* engine, Exchange* exchange) noexcept nogil:
 
 cdef inline void free_attempt(Engine* engine, Attempt* attempt) noexcept nogil:
     # Of one that has no connection (any more): gives back what it claimed.
-    if unlikely(attempt.watched & POOL_LIMITS):
+    if unlikely(attempt.watched):
         give_place_back(engine, &attempt.request_place)
         give_place_back(engine, &attempt.pending_place)
         note_good(attempt)
@@ -139,6 +139,8 @@ cdef Connection* take_idle(Engine* engine, Exchange* exchange, Backend* backend)
         if connection == NULL:
             return NULL
         note_idle(backend)
+        if unlikely(connection.place != NULL):
+            unlist_idle(connection)
         connection.state = STATE_EXCHANGE
         if exchange.flags & X_IDEMPOTENT and not connection.io & IO_READABLE:
             return connection

@@ -11,7 +11,7 @@ from fastlb.data_plane.backend_table cimport drop_backend, note_idle
 from fastlb.data_plane.buffer cimport return_buffer
 from fastlb.data_plane.connection_table cimport bury_connection
 from fastlb.data_plane.idle_cache cimport cache_put, cache_remove
-from fastlb.data_plane.limits cimport give_place_back, take_wanted
+from fastlb.data_plane.limits cimport give_place_back, list_idle, take_wanted, unlist_idle
 from fastlb.data_plane.meters cimport count_client_closed, count_client_opened
 from fastlb.data_plane.ready_list cimport list_ready, unlist_ready
 from fastlb.data_plane.shared_table cimport release_row
@@ -83,6 +83,9 @@ cdef void close_connection(Engine* engine, Connection* connection, bint reset) n
             note_idle(backend)
         engine.counters.backend_connections_closed += 1
         if unlikely(connection.place != NULL):
+            if connection.state == STATE_IDLE:
+                unlist_idle(connection)
+            take_wanted(connection.place)
             give_place_back(engine, &connection.place)
         connection.backend = NULL
         drop_backend(&engine.backends, backend)
@@ -104,10 +107,15 @@ cdef void keep_idle(Engine* engine, Connection* connection) noexcept nogil:
     cdef Backend* backend = connection.backend
     connection.exchange = NULL
     connection.attempt = NULL
-    if backend.idle.count >= backend.max_idle or connection.io & (IO_HALF_CLOSED | IO_ERROR | IO_EOF) or connection.input != NULL \
-            or (unlikely(connection.place != NULL) and take_wanted(connection.place)):
+    if backend.idle.count >= backend.max_idle or connection.io & (IO_HALF_CLOSED | IO_ERROR | IO_EOF) or connection.input != NULL:
         close_connection(engine, connection, False)
         return
+    if unlikely(connection.place != NULL):
+        if take_wanted(connection.place):
+            give_place_back(engine, &connection.place)
+            close_connection(engine, connection, False)
+            return
+        list_idle(connection)
     connection.state = STATE_IDLE
     cache_put(&backend.idle, connection)
     note_idle(backend)

@@ -3,7 +3,7 @@ from libc.stdint cimport uint32_t
 from fastlb.data_plane.backend_table cimport drop_backend
 from fastlb.data_plane.shared_table cimport claim_row, release_row
 from fastlb.data_plane.system cimport exchange_word_if, load_now, store_word
-from fastlb.data_plane.types cimport MAX_WORKERS, Attempt, Backend, Engine, Exchange, LimitKind, Pool
+from fastlb.data_plane.types cimport MAX_WORKERS, Attempt, Backend, Connection, Engine, Exchange, IdleCache, LimitKind, Pool
 
 cdef enum:
     MOST_WANTED = 64                # beyond that they are refused faster than connections come free
@@ -25,8 +25,35 @@ cdef inline bint take_place(Engine* engine, Pool* pool, LimitKind kind, Backend*
     return True
 
 
+cdef inline void list_idle(Connection* connection) noexcept nogil:
+    # Of one with a place that has just become idle: the newest one of its limit. The row of a limit has no connections of its own, so its idle
+    # cache is this list, through other links than those of the backend's.
+    cdef IdleCache* idle = &connection.place.idle
+    connection.all_previous = NULL
+    connection.all_next = idle.newest
+    if idle.newest != NULL:
+        idle.newest.all_previous = connection
+    else:
+        idle.oldest = connection
+    idle.newest = connection
+
+
+cdef inline void unlist_idle(Connection* connection) noexcept nogil:
+    # Of one with a place that is idle no more.
+    cdef IdleCache* idle = &connection.place.idle
+    if connection.all_previous != NULL:
+        connection.all_previous.all_next = connection.all_next
+    else:
+        idle.newest = connection.all_next
+    if connection.all_next != NULL:
+        connection.all_next.all_previous = connection.all_previous
+    else:
+        idle.oldest = connection.all_previous
+    connection.all_next = connection.all_previous = NULL
+
+
 cdef inline bint take_wanted(Backend* place) noexcept nogil:
-    # Whether this place, of a connection that could be kept idle, is given back for one that was refused.
+    # Whether this place, of a connection that ends or could be kept idle, is given back for one that was refused.
     cdef uint32_t wanted = load_now(&place.shared.wanted)
     if wanted > MOST_WANTED + MAX_WORKERS:      # written by nobody of ours
         store_word(&place.shared.wanted, 0)

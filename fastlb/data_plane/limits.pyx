@@ -5,8 +5,10 @@ backend is, so a limit holds at every instant, survives reloads, and settlement 
 the row that it was taken in: a connection (Connection.place), an attempt (request_place, pending_place) or an exchange (retry_place). So places
 find their way back when the limit was changed, or is gone, by then.
 
-Idle connections have places too, and a worker cannot close those of another. A refusal leaves word in the limit's row (SharedRow.wanted), and the
-next connection that would be kept idle, in any worker, is closed for it: one for one, so that overload does not end all keep-alive.
+Idle connections have places too. Those of this worker stand in a list of their limit's row, whatever backend they lead to: the one that has been
+idle longest is closed for a new one. A worker cannot close those of another: a refusal leaves word in the limit's row (SharedRow.wanted), and the
+next connection that would be kept idle, in any worker, is closed for it. One for one, so that overload does not end all keep-alive: a connection
+that ends for another reason has made the room as well.
 
 What is beyond a limit is refused at once, with a reason of its own; a queue is for full backends, not for this. A retry that is beyond its limit
 is not made, and the client gets what came of the attempt before. Attempts of pools without limits pass one test of Attempt.watched.
@@ -20,17 +22,17 @@ from fastlb.data_plane.types cimport (LIMIT_CONNECTIONS, LIMIT_PENDING, LIMIT_RE
                                       Engine, Exchange, Pool)
 
 
-cdef bint close_idle(Engine* engine, Pool* pool) noexcept nogil:
-    # Closes one of this worker's idle connections to a backend of the pool, the one that has been idle longest there, for its place.
-    # False: it has none that counts.
-    cdef:
-        Connection* oldest
-        uint32_t i
-    for i in range(pool.n_backends):
-        oldest = pool.backends[i].row.idle.oldest
-        if oldest != NULL and oldest.place == pool.limits[<int>LIMIT_CONNECTIONS]:
-            close_connection(engine, oldest, False)
+cdef bint take_from_idle(Engine* engine, Pool* pool, Backend** place) noexcept nogil:
+    # A place that an idle connection of this worker has had, the one that has been idle longest. False: none is left. Where the limit was
+    # lowered, or a sibling was quicker, it takes more than one of them.
+    cdef Connection* oldest = pool.limits[<int>LIMIT_CONNECTIONS].idle.oldest
+    while oldest != NULL:
+        unlist_idle(oldest)
+        give_place_back(engine, &oldest.place)  # here, so that it does not count for another worker's refusal
+        close_connection(engine, oldest, False)
+        if take_place(engine, pool, LIMIT_CONNECTIONS, place):
             return True
+        oldest = pool.limits[<int>LIMIT_CONNECTIONS].idle.oldest
     return False
 
 
@@ -40,7 +42,7 @@ cdef uint32_t take_connection_places(Engine* engine, Pool* pool, Attempt* attemp
         return FAILURE_PENDING_LIMIT
     if take_place(engine, pool, LIMIT_CONNECTIONS, connection_place):
         return 0
-    if close_idle(engine, pool) and take_place(engine, pool, LIMIT_CONNECTIONS, connection_place):
+    if take_from_idle(engine, pool, connection_place):
         return 0
     give_place_back(engine, &attempt.pending_place)
     if load_now(&pool.limits[<int>LIMIT_CONNECTIONS].shared.wanted) < MOST_WANTED:

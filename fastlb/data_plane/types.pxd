@@ -465,7 +465,8 @@ cdef struct Connection:
     Backend* backend                # backend: counted
     Connection* cache_next          # backend: idle cache; any: graveyard and free list
     Connection* cache_previous
-    Connection* all_next            # every open client connection (drain walks them)
+    # client: every open one (drain walks them). Idle backend connection with a `place`: the idle ones that are counted there (limits.pxd)
+    Connection* all_next
     Connection* all_previous
     uint32_t index                  # own place in the connection table
     uint32_t generation             # with index: what the kernel gives back; a late event of an earlier use does not match

@@ -111,6 +111,58 @@ def test_idle_connection_to_another_backend_makes_room(node: Node) -> None:
     assert taken(node) == {"connections": 1}
 
 
+def direct(node: Node, number: int) -> None:
+    """All new requests go to this backend."""
+    rows = {row["display"]: row["identity"] for row in node.shared.backends()}
+    for index, backend in enumerate(node.backends):
+        node.shared.set_state(rows[f"127.0.0.1:{backend.port}"], _core.ROW_STATES["drain"] if index != number else 0)
+
+
+def test_idle_connection_that_counts_is_found_behind_one_that_does_not(node: Node) -> None:
+    apply(node)
+    answer(node, "/1", open_one(node, "/1"))
+    apply(node, 0, 0, limits={"connections": 1})
+    direct(node, 0)
+    second, third = open_one(node, "/2"), open_one(node, "/3")  # on the connection from before; on one that counts
+    assert taken(node) == {"connections": 1}
+    answer(node, "/2", second)
+    answer(node, "/3", third)
+    direct(node, 1)
+    answer(node, "/4", open_one(node, "/4"))
+    node.until(lambda: [len(backend.connections) for backend in node.backends] == [1, 1])
+    assert taken(node) == {"connections": 1}
+
+
+def test_the_one_that_has_been_idle_longest_makes_room_whatever_its_backend(node: Node) -> None:
+    apply(node, 0, 0, 0, limits={"connections": 2})
+    for number in (1, 0, 2):
+        direct(node, number)
+        answer(node, f"/{number}", open_one(node, f"/{number}"))
+    node.until(lambda: [len(backend.connections) for backend in node.backends] == [1, 0, 1])
+
+
+def test_idle_connections_beyond_a_lowered_limit_make_room(node: Node) -> None:
+    apply(node, 0, 0, limits={"connections": 3})
+    direct(node, 0)
+    clients = [open_one(node, f"/{number}") for number in range(3)]
+    for number, client in enumerate(clients):
+        answer(node, f"/{number}", client)
+    apply(node, 0, 0, limits={"connections": 1})
+    direct(node, 1)
+    answer(node, "/x", open_one(node, "/x"))
+    assert taken(node) == {"connections": 1}
+
+
+def test_connection_that_ends_anyway_makes_up_for_a_refusal(node: Node) -> None:
+    apply(node, limits={"connections": 2})
+    first, second = open_one(node, "/1", 0), open_one(node, "/2", 0)
+    assert refused(node, "/x", 1) == "connections_limit"
+    node.backends[0].answer("/1", "close")
+    node.until(lambda: first.status)
+    answer(node, "/2", second)
+    assert taken(node) == {"connections": 1}, "the other one is kept"
+
+
 def test_refusal_takes_one_connection_from_the_idle_ones_of_another_worker(node: Node) -> None:
     apply(node, limits={"connections": 2})
     first, second = open_one(node, "/1", 0), open_one(node, "/2", 0)
