@@ -1,7 +1,7 @@
 """The change from one snapshot to the next: in every worker, or in none.
 
-Owns the snapshot in force and the votes on the one that is offered. It opens no socket and forks nobody: that is the supervisor's, and so
-are the slots.
+Owns the snapshot in force and the votes on the one that is offered. It opens no socket and forks nobody: that is for
+listening.py and crew.py.
 
 It takes two steps: every worker prepares the snapshot and says so, then all are told to change. One refusal, and all forget it and the old
 one stays. A worker that starts in between gets the one in force, and the next as soon as that is.
@@ -9,12 +9,13 @@ one stays. A worker that starts in between gets the one in force, and the next a
 
 import asyncio
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from fastlb import FastlbError
-from fastlb.processes.messages import Abort, Apply, Commit, Prepare, ToWorker
+from fastlb.processes.crew import Crew
+from fastlb.processes.life import Life
+from fastlb.processes.messages import Abort, Apply, Commit, Prepare
 from fastlb.processes.output import report
 from fastlb.processes.roster import ACCEPTING, START_SECONDS, Slot, State
 
@@ -46,25 +47,8 @@ class Snapshot:
 Opened = TypeVar("Opened")
 
 
-class Fleet(Protocol[Opened]):
-    """The workers, and what a change needs around them; `Opened` is what is listened on before and after."""
-
-    @property
-    def slots(self) -> list[Slot]:
-        """All of them, in the order of their numbers."""
-
-    @property
-    def has_doors_closed(self) -> bool:
-        """Nobody accepts any more, and nobody is given a snapshot to accept with."""
-
-    def tell(self, slot: Slot, message: ToWorker, *descriptors: int) -> None:
-        """Says something to a worker, which dies if it cannot be told anything."""
-
-    def kill(self, slot: Slot) -> None:
-        """Ends a worker at once."""
-
-    async def wait_for(self, holds: Callable[[], bool]) -> None:
-        """Looks again whenever a worker has moved on."""
+class Parent(Protocol[Opened]):
+    """What a change needs around the workers; `Opened` is what is listened on before and after."""
 
     def open(self, offered: Snapshot) -> Opened:
         """Opens what a snapshot listens on and logs to, beside what is open. Raises FastlbError: it cannot be, and nothing has changed."""
@@ -91,8 +75,10 @@ class Fleet(Protocol[Opened]):
 class Changeover(Generic[Opened]):
     """What is in force, and what is to be."""
 
-    def __init__(self, fleet: Fleet[Opened]) -> None:
-        self._fleet = fleet
+    def __init__(self, parent: Parent[Opened], life: Life, crew: Crew) -> None:
+        self._parent = parent
+        self._life = life
+        self._crew = crew
         self._n_offers = 0  # snapshots that wait for their turn
         self._offered = 0  # the generation that is voted on; 0 = none
         self._votes: dict[int, asyncio.Future[str | None]] = {}  # by slot: None = yes or gone, a text = why not
@@ -127,11 +113,11 @@ class Changeover(Generic[Opened]):
             try:
                 if offered.generation <= self.generation:
                     raise ChangeError(f"generation {offered.generation} is not newer than the one in force")
-                opened = self._fleet.open(offered)
+                opened = self._parent.open(offered)
                 try:
                     prepared = await self._prepare_everywhere(offered)
                 except BaseException:
-                    self._fleet.abandon(opened)
+                    self._parent.abandon(opened)
                     raise
             except BaseException:
                 offered.close()
@@ -144,24 +130,24 @@ class Changeover(Generic[Opened]):
         Raises:
             ChangeError: one of them refused; all have forgotten it.
         """
-        fleet = self._fleet
+        crew = self._crew
         loop = asyncio.get_running_loop()
         # One at a time: a worker has one snapshot in force and one prepared. Whoever is between two gets there, or dies.
-        await fleet.wait_for(lambda: not any(slot.catching_up or slot.state is State.COMMITTING for slot in fleet.slots))
+        await self._life.wait_for(lambda: not any(slot.catching_up or slot.state is State.COMMITTING for slot in crew.slots))
         self._offered = offered.generation
-        voters = [slot for slot in fleet.slots if slot.state in (State.BLANK, State.READY)]
+        voters = [slot for slot in crew.slots if slot.state in (State.BLANK, State.READY)]
         children = {slot.number: slot.child for slot in voters}
         votes = {slot.number: loop.create_future() for slot in voters}
         self._votes.update(votes)
         for slot in voters:
-            fleet.tell(slot, Prepare(offered.generation), offered.image_fd)
+            crew.tell(slot, Prepare(offered.generation), offered.image_fd)
         try:
             if votes:
                 _, silent = await asyncio.wait(votes.values(), timeout=START_SECONDS)
                 for slot in voters:
                     if votes[slot.number] in silent:
                         report(f"worker {slot.number} ({slot.pid}) did not answer for {START_SECONDS:g} s: killed")
-                        fleet.kill(slot)
+                        slot.kill()
                 await asyncio.wait(votes.values())
         finally:
             self._offered = 0
@@ -170,50 +156,50 @@ class Changeover(Generic[Opened]):
         refusals = [f"worker {number} refused the configuration: {vote.result()}" for number, vote in votes.items() if vote.result()]
         if refusals:
             for slot in voters:
-                fleet.tell(slot, Abort())
+                crew.tell(slot, Abort())
             raise ChangeError("\n".join(refusals))
         return [slot for slot in voters if slot.child is not None and slot.child is children[slot.number]]
 
     async def _commit_everywhere(self, offered: Snapshot, prepared: list[Slot], opened: Opened) -> None:
         """Tells all workers to change, and waits until no new request meets what was in force before."""
-        fleet = self._fleet
+        crew = self._crew
         old, self.snapshot = self.snapshot, offered
-        fleet.switch(opened)
+        self._parent.switch(opened)
         for slot in prepared:
             slot.state = State.COMMITTING
         for slot in prepared:
             self._commit(slot)
-        for slot in fleet.slots:
+        for slot in crew.slots:
             if slot.state in (State.BLANK, State.READY) and slot not in prepared:  # it came while the others prepared
                 self.bring_up_to_date(slot)
-        fleet.adjust(opened)
+        self._parent.adjust(opened)
         if old is not None:
             old.close()
             # Also those that came while the others prepared and still get, or already use, the one before.
-            children = [(slot, slot.child) for slot in fleet.slots if slot.state in ACCEPTING]
-            await fleet.wait_for(lambda: all(slot.child is not child or slot.is_past(offered.generation) for slot, child in children))
-        fleet.retire(opened)
+            children = [(slot, slot.child) for slot in crew.slots if slot.state in ACCEPTING]
+            await self._life.wait_for(lambda: all(slot.child is not child or slot.is_past(offered.generation) for slot, child in children))
+        self._parent.retire(opened)
 
     # -------------------------------------------------------------------------------------------------- one worker
     def bring_up_to_date(self, slot: Slot) -> None:
         """Gives a worker that has none, or an older one, the snapshot in force, if there is one."""
-        if self.snapshot is not None and not self._fleet.has_doors_closed:
+        if self.snapshot is not None and not self._life.has_doors_closed:
             if slot.state is State.BLANK:
                 slot.state = State.PREPARING
             slot.catching_up = True
             slot.busy_since = asyncio.get_running_loop().time()
-            self._fleet.tell(slot, Prepare(self.generation), self.snapshot.image_fd)
+            self._crew.tell(slot, Prepare(self.generation), self.snapshot.image_fd)
 
     def on_vote(self, slot: Slot, generation: int, refusal: str | None) -> None:
         """A worker has prepared a snapshot, or cannot: all were asked, or it catches up."""
         if generation == self._offered:
             self._vote(slot, refusal)
         elif slot.catching_up and slot.state in (State.PREPARING, State.READY) and self.snapshot is not None:
-            if self._fleet.has_doors_closed:
+            if self._life.has_doors_closed:
                 return
             if refusal is not None:
                 report(f"worker {slot.number} ({slot.pid}) cannot use the configuration: {refusal}: killed")
-                self._fleet.kill(slot)
+                slot.kill()
             elif generation != self.generation:
                 self.bring_up_to_date(slot)  # another one has been put in force meanwhile
             else:
@@ -242,7 +228,7 @@ class Changeover(Generic[Opened]):
         slot.catching_up = False
         slot.busy_since = asyncio.get_running_loop().time()
         slot.generation = self.generation
-        self._fleet.assign(slot)
+        self._parent.assign(slot)
         apply = self.snapshot.apply
-        self._fleet.tell(slot, Commit(apply.generation, slot.assigned, apply.drain_timeout_ms, apply.drain_idle_grace_ms, apply.weights))
-        self._fleet.send_logs(slot)
+        self._crew.tell(slot, Commit(apply.generation, slot.assigned, apply.drain_timeout_ms, apply.drain_idle_grace_ms, apply.weights))
+        self._parent.send_logs(slot)

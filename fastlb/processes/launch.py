@@ -16,7 +16,8 @@ from fastlb.processes.pid_file import PidFile
 from fastlb.processes.privileges import choose_identity
 from fastlb.processes.runtime_directory import RuntimeDirectory, RuntimeDirectoryError
 from fastlb.processes.sockets import BoundAddress, take_over
-from fastlb.processes.supervisor import SupervisorOptions, run_supervisor
+from fastlb.processes.supervisor import run_supervisor
+from fastlb.processes.supervisor_options import SupervisorOptions
 from fastlb.processes.systemd import inherited_sockets
 from fastlb.processes.upgrade import Elder, meet_elder
 

@@ -4,6 +4,7 @@ A slot outlives its processes: its eventfd, its columns in shared memory and the
 """
 
 import os
+import signal
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -111,6 +112,11 @@ class Slot:
     def is_past(self, generation: int) -> bool:
         """No new request here meets what was in force before this snapshot: it is used, or nothing is accepted any more."""
         return self.state not in ACCEPTING or (self.state is State.READY and self.generation >= generation)
+
+    def kill(self) -> None:
+        """Ends its process at once."""
+        if self.child is not None:
+            self.child.signal(signal.SIGKILL)
 
     def wake(self) -> None:
         os.eventfd_write(self.event_fd, 1)

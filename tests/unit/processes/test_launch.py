@@ -16,7 +16,7 @@ from fastlb.processes.descriptors import ConnectionLimits
 from fastlb.processes.launch import LaunchOptions, launch
 from fastlb.processes.pid_file import PidFileError
 from fastlb.processes.privileges import Identity, PrivilegeError
-from fastlb.processes.supervisor import SupervisorOptions
+from fastlb.processes.supervisor_options import SupervisorOptions
 
 NOBODY = Identity(65534, 65534, (65534,), "nobody")
 
