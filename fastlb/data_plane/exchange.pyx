@@ -125,12 +125,25 @@ cdef void close_exchange(Engine* engine, Exchange* exchange) noexcept nogil:
     exchange.client = NULL
     engine.counters.exchanges_closed += 1
     exchange.next = engine.exchange_graveyard
+    if engine.exchange_graveyard == NULL:
+        engine.last_ended_exchange = exchange
     engine.exchange_graveyard = exchange
+    engine.n_ended_exchanges += 1
 
 
 cdef void free_ended_exchanges(Engine* engine) noexcept nogil:
-    # At the end of a batch, when no caller up the stack can still look at them.
+    # At the end of a batch, when no caller up the stack can still look at them. As a rule all of them go on the free list in one piece.
     cdef Exchange* exchange
+    if engine.exchange_graveyard == NULL:
+        return
+    if engine.n_free_exchanges + engine.n_ended_exchanges <= FREE_EXCHANGES_KEPT:
+        engine.last_ended_exchange.next = engine.free_exchanges
+        engine.free_exchanges = engine.exchange_graveyard
+        engine.n_free_exchanges += engine.n_ended_exchanges
+        engine.exchange_graveyard = NULL
+        engine.n_ended_exchanges = 0
+        return
+    engine.n_ended_exchanges = 0
     while engine.exchange_graveyard != NULL:
         exchange = engine.exchange_graveyard
         engine.exchange_graveyard = exchange.next

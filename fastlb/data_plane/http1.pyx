@@ -24,7 +24,7 @@ from fastlb.data_plane.http1_serialise cimport local_body_bytes, write_answer, w
 from fastlb.data_plane.meters cimport count_client_in, count_failure
 from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.relay cimport relay_close, relay_interject, relay_offer, relay_open, relay_redirect, relay_replay, relay_run
-from fastlb.data_plane.system cimport likely, memchr, memcpy, unlikely
+from fastlb.data_plane.system cimport likely, memchr, memcpy, prefetch, unlikely
 from fastlb.data_plane.transport cimport connect_result
 from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, ATTEMPT_SENT, FIRST_READ_BYTES, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE,
                                       FRAME_TUNNEL, FRAME_UNTIL_CLOSE, IO_AGAIN, IO_EOF, IO_ERROR, IO_HALF_CLOSED, IO_READABLE, IO_WRITABLE, LINGER_BYTES,
@@ -62,6 +62,21 @@ cdef void client_ready(Engine* engine, Connection* client) noexcept nogil:
         drain_input(engine, client)
 
 
+cdef inline void expect_request(Engine* engine) noexcept nogil:
+    # What a request will be put together in comes into the cache while the kernel receives it.
+    prefetch(engine.free_exchanges)
+    prefetch(engine.buffers.free[0])
+    prefetch(engine.free_attempts)
+
+
+cdef inline void expect_response(const Exchange* exchange) noexcept nogil:
+    # As expect_request, for what a response head ends.
+    prefetch(exchange.request_head)
+    prefetch(exchange.client)
+    prefetch(<const char*>exchange.client + 64)
+    prefetch(exchange.attempt)
+
+
 cdef void read_request(Engine* engine, Connection* client) noexcept nogil:
     # Reads until a head is complete (its exchange then begins), the socket is empty, or the client is at fault.
     cdef:
@@ -81,6 +96,7 @@ cdef void read_request(Engine* engine, Connection* client) noexcept nogil:
         if not client.io & IO_READABLE:
             return
         data = engine.read_buffer
+        expect_request(engine)
         n = client.transport.receive(engine, client, data, FIRST_READ_BYTES)
         if unlikely(n <= 0):
             if n == IO_AGAIN:
@@ -503,6 +519,7 @@ cdef bint read_response(Engine* engine, Connection* connection, Exchange* exchan
             return True
         n_reads += 1
         data = engine.read_buffer
+        expect_response(exchange)
         n = connection.transport.receive(engine, connection, data, FIRST_READ_BYTES)
         if unlikely(n <= 0):
             if n == IO_AGAIN:

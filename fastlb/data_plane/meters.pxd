@@ -28,8 +28,8 @@ cdef inline uint64_t read_clock_us() noexcept nogil:
 
 
 cdef inline uint64_t now_us(Engine* engine) noexcept nogil:
-    # When the event that is being handled began to matter: the clock is read for the first who asks (25 ns). The batch's clock would make
-    # the 64th event of a batch as old as the first.
+    # When the event that is being handled began to matter, or one of the few before it: the clock is read for the first who asks (25 ns).
+    # The batch's clock would make the 64th event of a batch as old as the first.
     if engine.clock_us == 0:
         engine.clock_us = read_clock_us()
     return engine.clock_us

@@ -178,10 +178,13 @@ cdef extern from *:
     #define fastlb_likely(x) __builtin_expect(!!(x), 1)
     #define fastlb_unlikely(x) __builtin_expect(!!(x), 0)
     static inline int fastlb_lowest_bit(unsigned long long x) { return __builtin_ctzll(x); }
+    #define fastlb_prefetch(address) __builtin_prefetch((address), 1)
     """
     bint likely "fastlb_likely"(bint condition) nogil
     bint unlikely "fastlb_unlikely"(bint condition) nogil
     int lowest_bit "fastlb_lowest_bit"(uint64_t bits) nogil    # undefined for 0
+    # Asks for a cache line that is going to be written. Any address will do; it need not be mapped.
+    void prefetch "fastlb_prefetch"(const void* address) nogil
 
 # Memory that other processes change: every order is named here, so that aarch64 is as right as x86-64.
 cdef extern from *:

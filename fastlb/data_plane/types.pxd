@@ -455,7 +455,7 @@ cdef struct Connection:
     uint8_t state                   # ConnectionState
     uint8_t wait                    # WaitKind
     uint8_t close_after_idle        # drain: this client gets no further exchange
-    uint32_t n_exchanges            # served so far on this connection
+    uint32_t generation             # with `index`: what the kernel gives back; a late event of an earlier use does not match
     const Transport* transport      # borrowed, static
     const Codec* codec              # borrowed, static
     Exchange* exchange              # client: owned while one runs. backend: borrowed, the exchange of `attempt`
@@ -469,7 +469,7 @@ cdef struct Connection:
     Connection* all_next
     Connection* all_previous
     uint32_t index                  # own place in the connection table
-    uint32_t generation             # with index: what the kernel gives back; a late event of an earlier use does not match
+    uint32_t n_exchanges            # served so far on this connection
     uint32_t drained_bytes          # LINGER; of a mirror: bytes of its request
     uint16_t peer_port
     uint8_t address_size
@@ -1515,7 +1515,7 @@ cdef struct WorkerBlock:
 
 cdef struct Engine:
     uint64_t now_ms                 # monotonic; read once per batch
-    uint64_t clock_us               # monotonic; read when somebody asks, once an event at most; 0 = not yet in this one
+    uint64_t clock_us               # monotonic; read when somebody asks, once every few events at most; 0 = not yet
     Meter* meters                   # borrowed, as `shared`: ours, by number
     MeterDetails* meter_details     # borrowed, as `shared`: ours, by number
     Counters* counters              # = &worker.counters
@@ -1531,6 +1531,8 @@ cdef struct Engine:
     Connection* ready_tail
     Exchange* free_exchanges        # owned
     Exchange* exchange_graveyard    # ended in this batch
+    Exchange* last_ended_exchange   # of the graveyard, the first that ended; only while there is one
+    uint32_t n_ended_exchanges
     Attempt* free_attempts          # owned
     uint32_t n_free_exchanges, n_free_attempts
     BufferPool buffers
