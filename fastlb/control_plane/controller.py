@@ -253,7 +253,7 @@ class Controller:
                 self._use_servers(self._config)
                 self._names.watch(names_of(self._config))
                 self._probe_as_before()
-                self._meters.put_in_force(self._meters.assign(left.config))
+                self._meters.put_in_force(self._meters.assign(left.config), left.generation)
             else:
                 # Workers of the fastlb before this one may be there still: no number means two things in one shared memory.
                 self._tried = max((self._shared.worker_generation(slot) for slot in self._shared.workers()), default=0)
@@ -352,7 +352,7 @@ class Controller:
                     # First of all: whatever comes up below, this is in force.
                     self._config, self._generation, self._in_use = config, generation, endpoints
                     self._sticky_key, self._weights = found or self._sticky_key, weights
-                    self._meters.put_in_force(meters)
+                    self._meters.put_in_force(meters, generation)
                     with changing_rows(self._shared):
                         self._shared.sweep(image)  # not before: a worker that starts meanwhile loads the one in force
             finally:

@@ -2,8 +2,10 @@
 
 The controller owns this. A name keeps its number over reloads, over controllers and over whatever happens to workers, because the names
 stand in shared memory beside the counts; images carry the numbers. A name that is gone keeps its number, too, and its counts with it: a
-number is given to another name only when no free one is left, its own name is in no snapshot and nothing that it counts is open. Beyond
-that the rest of a kind share one meter. So there are at most as many series as there are meters, whatever is configured.
+number is given to another name only when no free one is left, its own name is in no snapshot and nothing that it counts is open. A
+worker that drains counts by the numbers of an older snapshot, and which names these had is not known any more: while there is one, no
+number is given away. Beyond that the rest of a kind share one meter. So there are at most as many series as there are meters, whatever is
+configured.
 """
 
 import hashlib
@@ -51,6 +53,7 @@ class Meters:
     _numbers: dict[str, int] = field(init=False)  # in the order in which they were given
     _free: list[int] = field(init=False)
     _in_force: frozenset[str] = field(init=False, default=frozenset())
+    _generation: int = field(init=False, default=0)  # whose names these are; 0 = none yet
     _reported: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
@@ -82,9 +85,9 @@ class Meters:
             frozenset(wanted),
         )
 
-    def put_in_force(self, numbers: MeterNumbers) -> None:
-        """Every worker has the snapshot with these numbers, and none has another."""
-        self._in_force = numbers.names
+    def put_in_force(self, numbers: MeterNumbers, generation: int) -> None:
+        """Every worker that accepts has the snapshot of this generation, which has these numbers."""
+        self._in_force, self._generation = numbers.names, generation
 
     def labels(self) -> Mapping[int, tuple[str, str]]:
         """Kind and label of each meter in use, by number."""
@@ -112,6 +115,9 @@ class Meters:
 
     def _find_spare(self, wanted: Mapping[str, None]) -> list[str]:
         """The names whose numbers may be given away; the last one first."""
+        # A worker without a snapshot will have the one in force.
+        if any(self.shared.worker_generation(slot) not in (0, self._generation) for slot in self.shared.workers()):
+            return []
         unused = (name for name in self._numbers if name not in wanted and name not in self._in_force)
         return [name for name in unused if not self.shared.is_metering(self._numbers[name])][::-1]
 

@@ -9,6 +9,7 @@ from fastlb.control_plane.config.loader import load_text
 from fastlb.control_plane.config.schema import Config
 from fastlb.control_plane.metrics.meters import KINDS, MAX_LABEL_BYTES, OTHER, Meters, cut_label, label_routes
 from tests.support.configuration import configuration
+from tests.support.node import Node
 
 MOST = _core.METER_LIMITS["meters"]
 
@@ -49,14 +50,14 @@ def test_names_keep_their_numbers_over_reloads_and_controllers(memory: _core.Sha
 def test_name_that_comes_back_finds_its_counts(memory: _core.SharedMemory) -> None:
     meters = Meters(memory, complain)
     before = meters.assign(named("a"))
-    meters.put_in_force(before)
-    meters.put_in_force(meters.assign(named("b")))
+    meters.put_in_force(before, 1)
+    meters.put_in_force(meters.assign(named("b")), 2)
     assert meters.assign(named("a")).routes == before.routes
 
 
 def fill(meters: Meters, count: int, first: int = 0) -> None:
     """Gives numbers to so many routes, as many reloads would."""
-    meters.put_in_force(meters.assign(named(*(f"r{number}" for number in range(first, first + count)))))
+    meters.put_in_force(meters.assign(named(*(f"r{number}" for number in range(first, first + count)))), 1)
 
 
 def test_numbers_are_given_away_only_when_none_is_free_and_the_oldest_unused_one_first(memory: _core.SharedMemory) -> None:
@@ -64,10 +65,22 @@ def test_numbers_are_given_away_only_when_none_is_free_and_the_oldest_unused_one
     free = MOST - 1 - len(KINDS) - 2  # less the listener and the pool
     fill(meters, free)
     before = meters.assign(named("r0", "r1")).routes
-    meters.put_in_force(meters.assign(named("r0")))
+    meters.put_in_force(meters.assign(named("r0")), 2)
     numbers = meters.assign(named("r0", "new"))
     assert numbers.routes == [before[0], before[1]], "r0 is in use, r1 is the oldest of those that are not"
     assert memory.meters()[before[1]] == b"rnew"
+
+
+def test_no_number_is_given_away_while_a_worker_counts_by_an_older_snapshot() -> None:
+    with Node() as node:
+        meters = Meters(node.shared, lambda _: None)
+        fill(meters, MOST - 1 - len(KINDS) - 2)
+        before = meters.assign(named("r0", "r1")).routes
+        node.apply(0)
+        meters.put_in_force(meters.assign(named("r0")), node.generation + 1)  # and this worker drains, with r1
+        assert meters.assign(named("r0", "new")).routes == [before[0], KINDS.index("r") + 1]
+        node.apply(0)
+        assert meters.assign(named("r0", "new")).routes == before, "it has ended, or has the one in force"
 
 
 def test_beyond_the_last_number_one_counts_for_all_and_it_is_said_once(memory: _core.SharedMemory) -> None:
