@@ -62,6 +62,7 @@ class AdminServer:
         self._state = ServerState()
         self._listening: list[socket.socket] = []
         self._is_accepting = False
+        self._n_open = 0  # conversations, from their accept to their end
         self._joining: set[asyncio.Task[Any]] = set()
 
     def open(self, listening: socket.socket) -> None:
@@ -97,10 +98,11 @@ class AdminServer:
             self._loop.call_later(RETRY_SECONDS, self._accept_if_room)
             return
         connection.setblocking(False)
+        self._n_open += 1
         task = self._loop.create_task(self._join(connection))
         self._joining.add(task)
         task.add_done_callback(self._joining.discard)
-        if len(self._state.connections) + len(self._joining) >= MAX_CONNECTIONS:
+        if self._n_open >= MAX_CONNECTIONS:
             self._stop_accepting()
 
     async def _join(self, connection: socket.socket) -> None:
@@ -108,13 +110,17 @@ class AdminServer:
             await self._loop.connect_accepted_socket(self._make_protocol, connection)
         except OSError:  # gone already
             connection.close()
-            self._accept_if_room()
+            self._on_end()
 
     def _make_protocol(self) -> asyncio.Protocol:
-        return Protocol(self._config, self._state, {}, self._loop, self._accept_if_room)
+        return Protocol(self._config, self._state, {}, self._loop, self._on_end)
+
+    def _on_end(self) -> None:
+        self._n_open -= 1
+        self._accept_if_room()
 
     def _accept_if_room(self) -> None:
-        if not self._is_accepting and len(self._state.connections) < MAX_CONNECTIONS:
+        if not self._is_accepting and self._n_open < MAX_CONNECTIONS:
             self._is_accepting = True
             for one in self._listening:
                 self._loop.add_reader(one.fileno(), self._accept, one)

@@ -300,3 +300,20 @@ def test_more_callers_than_there_is_room_for_wait_for_those_that_leave(serve: Se
         first[1][1].close()
 
     serve(test)
+
+
+def test_callers_that_come_at_once_fill_the_room_that_there_is(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 6)
+
+    async def test(world: World) -> None:
+        sockets = [socket.socket(socket.AF_UNIX) for _ in range(6)]
+        for one in sockets:
+            one.connect(str(world.path))  # all of them before the server's first accept
+        callers = [await asyncio.open_unix_connection(sock=one) for one in sockets]
+        for reader, writer in callers:
+            writer.write(b"GET /v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")  # and nobody has left
+        for _, writer in callers:
+            writer.close()
+
+    serve(test)
