@@ -1,4 +1,7 @@
-"""`fastlb status`: what a running fastlb is doing, for people or as JSON."""
+"""`fastlb status`: what a running fastlb is doing, for people or as JSON.
+
+What answers may be older than this command, and not say all of it: what it says is shown, the rest is "-" or left out.
+"""
 
 import sys
 from collections.abc import Iterable
@@ -29,34 +32,40 @@ def status(admin: str, config: str | None, as_json: bool) -> None:
         print_json(shown)
     else:
         click.echo("\n".join(format_status(shown)))
-    if not all(any(map(is_eligible, pool["backends"])) for pool in shown["pools"]):
+    if not all(any(map(is_eligible, pool.get("backends", ()))) for pool in shown.get("pools", ())):
         sys.exit(EXIT_NO_BACKEND)
 
 
 def format_status(shown: dict[str, Any]) -> Iterable[str]:
     """The lines for people."""
-    yield f"fastlb {shown['version']}, generation {shown['generation']}, {_count(shown['connections'], 'connection')}"
+    head = [f"fastlb {shown.get('version', '(of unknown version)')}"]
+    if "generation" in shown:
+        head.append(f"generation {shown['generation']}")
+    if "connections" in shown:
+        head.append(_count(shown["connections"], "connection"))
+    yield ", ".join(head)
     yield ""
     yield from format_table(
         ("PROCESS", "PID", "STATE", "RESTARTS", "GENERATION", "CONNECTIONS"),
         [
             (
-                f"{one['role']} {one['slot']}" if one["role"] == "worker" else one["role"],
-                one["pid"] or "-",
-                one["state"],
-                one["restarts"],
+                f"{one['role']} {one.get('slot', '-')}" if one["role"] == "worker" else one["role"],
+                one.get("pid") or "-",
+                one.get("state", "-"),
+                one.get("restarts", "-"),
                 one.get("generation", "-"),
                 one.get("connections", "-"),
             )
-            for one in shown["processes"]
+            for one in shown.get("processes", ())
         ],
     )
     yield ""
-    yield from format_table(("LISTENER", "ADDRESSES"), [(one["name"], ", ".join(one["bind"])) for one in shown["listeners"]])
-    for pool in shown["pools"]:
+    yield from format_table(("LISTENER", "ADDRESSES"), [(one["name"], ", ".join(one["bind"])) for one in shown.get("listeners", ())])
+    for pool in shown.get("pools", ()):
         yield ""
-        yield f"pool {pool['name']} ({pool['algorithm']})" + (f", {pool['waiting']} waiting" if pool["waiting"] else "")
-        yield from format_backends(pool["backends"])
+        algorithm = f" ({pool['algorithm']})" if "algorithm" in pool else ""
+        yield f"pool {pool['name']}{algorithm}" + (f", {pool['waiting']} waiting" if pool.get("waiting") else "")
+        yield from format_backends(pool.get("backends", ()))
 
 
 def format_backends(rows: Iterable[dict[str, Any]], with_pool: bool = False) -> list[str]:
@@ -68,10 +77,7 @@ def format_backends(rows: Iterable[dict[str, Any]], with_pool: bool = False) -> 
             format_weight(row),
             format_admin(row),
             format_health(row),
-            row["in_flight"],
-            row["idle"],
-            row["requests"],
-            row["failures"],
+            *(row.get(count, "-") for count in ("in_flight", "idle", "requests", "failures")),
         )
         for row in rows
     ]
@@ -81,39 +87,40 @@ def format_backends(rows: Iterable[dict[str, Any]], with_pool: bool = False) -> 
 
 
 def format_weight(row: dict[str, Any]) -> str:
-    if not row["listed"]:
+    weight = row.get("weight", "-")
+    if not row.get("listed", True):
         return "-"
-    if row["weight"] != row["configured_weight"]:
-        return f"{row['weight']} (configured: {row['configured_weight']})"
-    return str(row["weight"])
+    if weight != row.get("configured_weight", weight):
+        return f"{weight} (configured: {row['configured_weight']})"
+    return str(weight)
 
 
 def format_admin(row: dict[str, Any]) -> str:
-    if not row["listed"]:
+    admin, drain = str(row.get("admin", "-")), row.get("drain")
+    if not row.get("listed", True):
         return "leaving"
-    drain = row["drain"]
-    if drain is None or row["admin"] != "drain":
-        return str(row["admin"])
+    if drain is None or admin != "drain":
+        return admin
     if not drain["over"]:
         return f"drain, {format_age(drain['left_ms'] + 999)} left"
     return f"drain, {drain['cut']} cut" if drain["cut"] else "drain, done"
 
 
 def format_health(row: dict[str, Any]) -> str:
-    if not row["resolved"]:
+    if not row.get("resolved", True):
         return "no address"
-    text = str(row["health"])
-    if row["health_since_ms"] is not None:
+    text = str(row.get("health", "-"))
+    if row.get("health_since_ms") is not None:
         text += f" for {format_age(row['health_since_ms'])}"
-    if row["ejected"]:
+    if row.get("ejected"):
         text += ", ejected"
     return text + (f": {row['last_error']}" if row.get("last_error") else "")
 
 
 def is_eligible(row: dict[str, Any]) -> bool:
-    """Whether it may be picked."""
-    is_well = row["resolved"] and row["health"] == "up" and not row["ejected"]
-    return bool(row["listed"] and row["weight"] and row["admin"] == "ready" and is_well)
+    """Whether it may be picked, as far as is said."""
+    is_well = row.get("resolved", True) and row.get("health", "up") == "up" and not row.get("ejected")
+    return bool(row.get("listed", True) and row.get("weight", 1) and row.get("admin", "ready") == "ready" and is_well)
 
 
 def _count(n: int, word: str) -> str:
