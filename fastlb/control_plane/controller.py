@@ -22,6 +22,7 @@ from fastlb.control_plane.config.loader import Loaded, load_file
 from fastlb.control_plane.config.log_destination import LogDestination
 from fastlb.control_plane.config.schema import MAX_WEIGHT, Config, Listener
 from fastlb.control_plane.draining import Drains
+from fastlb.control_plane.health.authorities import read_authorities
 from fastlb.control_plane.health.checker import Checker, HealthError
 from fastlb.control_plane.log_plan import log_destinations
 from fastlb.control_plane.metrics.meters import Meters
@@ -236,7 +237,7 @@ class Controller:
         """
         loaded = self._options.override(await asyncio.to_thread(load_file, path))
         report_warnings(loaded.warnings)
-        return await self.apply(loaded.config)
+        return await self.apply(await asyncio.to_thread(read_authorities, loaded.config))
 
     # -------------------------------------------------------------------------------------------------- life
     async def run(self, left: "State | None") -> None:

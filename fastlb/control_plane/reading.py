@@ -14,6 +14,7 @@ from fastlb import FastlbError
 from fastlb.control_plane.config.errors import ConfigError
 from fastlb.control_plane.config.loader import Loaded, load_file
 from fastlb.control_plane.config.schema import Config, GlobalSettings
+from fastlb.control_plane.health.authorities import read_authorities
 from fastlb.control_plane.sticky_key import StickyKey, load_sticky_key
 
 # What is decided before the first fork: key and field have the same names here.
@@ -44,12 +45,13 @@ def read_again(path: str, override: Callable[[Loaded], Loaded]) -> Reading:
     """
     try:
         loaded = override(load_file(path))
-        sticky_key, warnings = load_sticky_key(loaded.config)
+        config = read_authorities(loaded.config)
+        sticky_key, warnings = load_sticky_key(config)
     except ConfigError as error:
         return Reading(errors=tuple(error.lines()))
     except FastlbError as error:
         return Reading(errors=tuple(str(error).splitlines()))
-    return Reading(loaded.config, sticky_key=sticky_key, warnings=(*map(str, loaded.warnings), *warnings))
+    return Reading(config, sticky_key=sticky_key, warnings=(*map(str, loaded.warnings), *warnings))
 
 
 def write_reading(reading: Reading) -> int:

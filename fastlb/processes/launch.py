@@ -6,6 +6,7 @@ from functools import partial
 
 from fastlb.control_plane.config.loader import Loaded
 from fastlb.control_plane.controller import ControllerOptions, choose_workers
+from fastlb.control_plane.health.authorities import read_authorities
 from fastlb.control_plane.reading import read_again
 from fastlb.control_plane.sticky_key import load_sticky_key
 from fastlb.processes.admin_socket import admin_addresses, open_admin
@@ -54,7 +55,8 @@ def launch(loaded: Loaded, options: LaunchOptions) -> None:
     report_warnings(loaded.warnings)
     identity, warnings = choose_identity(settings.user, settings.group)
     report_warnings(warnings)
-    sticky_key, warnings = load_sticky_key(loaded.config)
+    config = read_authorities(loaded.config)
+    sticky_key, warnings = load_sticky_key(config)
     report_warnings(warnings)
     n_workers = choose_workers(settings.workers)
     limits = set_limits(settings.max_connections, settings.max_descriptors, n_workers)
@@ -78,7 +80,7 @@ def launch(loaded: Loaded, options: LaunchOptions) -> None:
             say(f"admin API on {url}")
         run_supervisor(
             SupervisorOptions(
-                controller=ControllerOptions(loaded.config, options.override, sticky_key),
+                controller=ControllerOptions(config, options.override, sticky_key),
                 identity=identity,
                 max_connections=limits.per_worker,
                 max_descriptors=limits.descriptors,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.certificates import make_certificates
 from tests.support.configuration import configuration
 from tests.support.load import kill_worker, wait_for_restart, wait_for_workers
 from tests.support.waiting import SANITIZED, wait_until
@@ -92,7 +93,11 @@ def test_reload_reads_what_is_for_root_alone_and_leaves_nobody_with_more_rights(
     key = lb.directory / "key"
     key.write_text("0123456789abcdef")
     key.chmod(0o600)
-    text = configuration([instant()], settings={"sticky_key_file": str(key)}, pool={"sticky": {"cookie": "ID"}})
+    hidden = lb.directory / "tls"
+    hidden.mkdir(mode=0o700)
+    make_certificates(hidden, "a.example")
+    health = {"type": "tcp", "tls": True, "tls_ca_file": str(hidden / "authority.pem"), "interval": "1m", "fast_interval": "1m"}
+    text = configuration([instant()], settings={"sticky_key_file": str(key)}, pool={"sticky": {"cookie": "ID"}, "health": health})
     lb.rewrite(text)
     lb.config_path.chmod(0o600)
     answer = lb.reload()

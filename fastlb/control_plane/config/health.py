@@ -212,6 +212,7 @@ class Health:
     tls_ca_file: str = option(
         "tls_ca_file", Text("a path", parse_certificates, "/etc/fastlb/backends-ca.pem"), "", ("ca_file", "ca-file", "ca", "cafile")
     )
+    authorities: str = ""  # what that file holds, once it was read (health/authorities.py)
     tls_server_name: str = option("tls_server_name", Text("a name", parse_server_name, "shop.example.com"), "", ("sni", "check-sni"))
     command: tuple[str, ...] = option(
         "command", ListOf(Text("a program, or an argument", parse_argument, "/usr/lib/fastlb/check-orders")), [], ("script", "argv", "exec")

@@ -54,20 +54,12 @@ ContextKey = tuple[bool, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
-    """A TLS context, and by what it is known that its file has not changed."""
-
-    context: ssl.SSLContext
-    signature: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Wish:
     """What the configuration wants of one backend's probes."""
 
     row: Row
     health: Health
-    context: Context | None
+    context: ssl.SSLContext | None
 
 
 class Watch:
@@ -125,30 +117,29 @@ class Checker:
         self._connections = Schedule(loop, min(MAX_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2), clock)
         self._scripts = Schedule(loop, MAX_SCRIPTS, clock)
         self._pools: dict[str, PoolWatch] = {}
-        self._contexts: dict[ContextKey, Context] = {}
+        self._contexts: dict[ContextKey, ssl.SSLContext] = {}
         self._said: set[tuple[str, str]] = set()  # pools, and what keeps their backends from being probed
 
     # ------------------------------------------------------------------------------------------------ configurations
     def prepare(self, config: Config) -> None:
-        """Makes what the probes of a configuration need and `follow` could only fail at: certificates are read here.
+        """Makes what the probes of a configuration need and `follow` could only fail at: certificates are looked at here.
 
-        Whatever can be made is made and kept, also where something else cannot; and what is known of a file that cannot be read any more
-        stays, for who goes on without it.
+        Whatever can be made is made and kept, also where something else cannot.
 
         Raises:
-            HealthError: a file cannot be read.
+            HealthError: there are no certificates where there should be some.
         """
-        wanted = {_context_key(pool.health): pool for pool in config.pools if pool.health.type != OFF and pool.health.tls}
         errors: list[str] = []
-        for key, pool in wanted.items():
-            verify, path = key
+        for pool in config.pools:
+            health = pool.health
+            key = _context_key(health)
+            if health.type == OFF or not health.tls or key in self._contexts:
+                continue
             try:
-                known, signature = self._contexts.get(key), _sign(path)
-                if known is None or known.signature != signature:
-                    self._contexts[key] = Context(_make_context(verify, path), signature)
-            except (OSError, ssl.SSLError) as error:
-                reason = (getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error)).lower().replace("_", " ")
-                errors.append(f'pool "{pool.name}": cannot read the certificates in {path}: {reason}')
+                self._contexts[key] = _make_context(health)
+            except ssl.SSLError as error:
+                reason = (error.reason or "it holds none").lower().replace("_", " ")
+                errors.append(f'pool "{pool.name}": cannot read the certificates in {health.tls_ca_file}: {reason}')
         if errors:
             raise HealthError("; ".join(errors))
 
@@ -347,20 +338,13 @@ def _asks_the_same(one: Wish, other: Wish) -> bool:
 
 
 def _context_key(health: Health) -> ContextKey:
-    return health.tls_verify, health.tls_ca_file
+    assert bool(health.authorities) == bool(health.tls_ca_file), "read_authorities has read the file"
+    return health.tls_verify, health.authorities
 
 
-def _sign(path: str) -> tuple[int, ...]:
-    """What changes with a file; the system's certificates are taken as they were at first."""
-    if not path:
-        return ()
-    stat = os.stat(path)  # noqa: PTH116
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
-
-
-def _make_context(verify: bool, path: str) -> ssl.SSLContext:
-    if verify:
-        context = ssl.create_default_context(cafile=path or None)
+def _make_context(health: Health) -> ssl.SSLContext:
+    if health.tls_verify:
+        context = ssl.create_default_context(cadata=health.authorities or None)
     else:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
@@ -385,7 +369,7 @@ def make_maker(loop: AbstractEventLoop, wish: Wish, wanted: Wanted | None) -> Ma
     if wish.context is not None:
         asked = health.host.rpartition(":")[0] if health.host.rpartition(":")[2].isdecimal() else health.host
         own = row.table_name.rpartition(":")[0] if written.is_service else written.host
-        tls = Tls(wish.context.context, health.tls_server_name or asked.strip("[]") or own.strip("[]"))
+        tls = Tls(wish.context, health.tls_server_name or asked.strip("[]") or own.strip("[]"))
     if wanted is not None:
         request = make_request(health, _host_of(row, health))
         return lambda done: HttpProbe(loop, place, health.timeout_ms, tls, done, request, wanted)

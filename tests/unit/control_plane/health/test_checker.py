@@ -14,6 +14,7 @@ from fastlb.control_plane.backend_states import AdminState, BackendStates
 from fastlb.control_plane.config.loader import load_text
 from fastlb.control_plane.config.schema import Config
 from fastlb.control_plane.health import checker as module
+from fastlb.control_plane.health.authorities import read_authorities
 from fastlb.control_plane.health.checker import Checker, HealthError, Wish, read_address
 from fastlb.control_plane.health.result import Outcome, Result
 from fastlb.control_plane.resolver import Endpoint
@@ -457,23 +458,23 @@ def test_after_the_end_nothing_begins(world: World) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------- certificates
-def test_certificates_are_read_before_a_configuration_is_put_in_force(world: World, tmp_path: Path) -> None:
+def test_certificates_are_looked_at_before_a_configuration_is_put_in_force(world: World, tmp_path: Path) -> None:
     path = tmp_path / "authority.pem"
     wanted = config("10.0.0.1:80", health=f'{{ type = "tcp", tls = true, tls_ca_file = "{path}" }}')
-    with pytest.raises(HealthError, match=r'pool "api": cannot read the certificates in .*authority.pem: no such file or directory'):
-        world.checker.prepare(wanted)
     path.write_text("no certificate\n")
-    with pytest.raises(HealthError, match=r"cannot read the certificates in .*: "):
-        world.checker.prepare(wanted)
+    with pytest.raises(HealthError, match=r'pool "api": cannot read the certificates in .*authority.pem: '):
+        world.checker.prepare(read_authorities(wanted))
     make_certificates(tmp_path, "a.example")
-    world.follow(wanted)
-    first = world.checker._contexts[True, str(path)]
-    world.follow(wanted)
-    assert world.checker._contexts[True, str(path)] is first
+    first = read_authorities(wanted)
+    world.follow(first)
+    (context,) = world.checker._contexts.values()
     path.unlink()
+    world.follow(first)
+    assert list(world.checker._contexts.values()) == [context], "the file is not needed any more"
     make_certificates(tmp_path, "b.example")
-    world.follow(wanted)
-    assert world.checker._contexts[True, str(path)] is not first
+    world.follow(read_authorities(wanted))
+    assert len(world.checker._contexts) == 1
+    assert context not in world.checker._contexts.values()
 
 
 def two_pools(tmp_path: Path) -> Config:
@@ -487,10 +488,11 @@ def two_pools(tmp_path: Path) -> Config:
     return load_text(text, "f").config
 
 
-def test_one_file_that_cannot_be_read_keeps_no_other_pool_from_being_probed(world: World, tmp_path: Path) -> None:
+def test_certificates_that_are_none_keep_no_other_pool_from_being_probed(world: World, tmp_path: Path) -> None:
     wanted = two_pools(tmp_path)
-    (tmp_path / "broken" / "authority.pem").unlink()
-    with pytest.raises(HealthError, match=r'pool "broken": cannot read the certificates in .*: no such file or directory'):
+    (tmp_path / "broken" / "authority.pem").write_text("none")
+    wanted = read_authorities(wanted)
+    with pytest.raises(HealthError, match='pool "broken": cannot read the certificates in '):
         world.follow(wanted)
     image = build_image(wanted, {}, 1)
     world.shared.add_rows(image)
@@ -499,21 +501,11 @@ def test_one_file_that_cannot_be_read_keeps_no_other_pool_from_being_probed(worl
     assert [one["pool"] for one in world.checker.describe()["backends"]] == ["fine"]
 
 
-def test_what_is_known_of_a_file_that_cannot_be_read_any_more_stays(world: World, tmp_path: Path) -> None:
-    wanted = two_pools(tmp_path)
-    world.follow(wanted)
-    world.play(5)
-    known = {identity: world.known(identity) for identity in ("broken|10.0.0.1:80", "fine|10.0.0.1:80")}
-    (tmp_path / "broken" / "authority.pem").unlink()
-    with pytest.raises(HealthError, match='pool "broken"'):
-        world.checker.prepare(wanted)
-    world.checker.follow(wanted, {})
-    assert {identity: world.known(identity) for identity in known} == known
-
-
 def test_a_pool_whose_certificates_cannot_be_read_is_not_probed(world: World, tmp_path: Path) -> None:
     world.follow(ONE)
     missing = config("10.0.0.1:80", health=f'{{ type = "tcp", tls = true, tls_ca_file = "{tmp_path / "no.pem"}" }}')
+    (tmp_path / "no.pem").write_text("none")
+    missing = read_authorities(missing)
     world.play(0.5)
     world.checker.follow(missing, {})
     assert world.checker.describe()["backends"] == []
