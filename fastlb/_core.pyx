@@ -1134,7 +1134,8 @@ LOG_NUMBER_FIELDS = {"backend_status": types.LOG_BACKEND_STATUS, "connect_ms": t
                      "request_bytes": types.LOG_REQUEST_BYTES, "request_body_bytes": types.LOG_REQUEST_BODY_BYTES,
                      "duration_ms": types.LOG_DURATION_MS, "attempts": types.LOG_ATTEMPTS, "client_port": types.LOG_CLIENT_PORT,
                      "connection": types.LOG_CONNECTION, "connection_requests": types.LOG_CONNECTION_REQUESTS,
-                     "keep_alive": types.LOG_KEEP_ALIVE, "tunnel": types.LOG_TUNNEL, "pid": types.LOG_PID}
+                     "keep_alive": types.LOG_KEEP_ALIVE, "tunnel": types.LOG_TUNNEL, "pid": types.LOG_PID,
+                     "queue_ms": types.LOG_QUEUE_MS}
 LOG_OTHER_FIELDS = {"literal": types.LOG_LITERAL, "duration": types.LOG_DURATION, "time_local": types.LOG_TIME_LOCAL,
                     "time": types.LOG_TIME, "time_seconds": types.LOG_TIME_SECONDS, "time_syslog": types.LOG_TIME_SYSLOG,
                     "backends": types.LOG_BACKENDS, "backend_statuses": types.LOG_BACKEND_STATUSES}

@@ -18,6 +18,7 @@ from fastlb.data_plane.failure cimport SIDE_CLIENT, failures
 from fastlb.data_plane.trust cimport is_trusted, make_request_id
 from fastlb.data_plane.log_writer cimport (NO_LOG_SLOT, drop_slot, get64, hand_over, hold_slot, log_writer_close, log_writer_open,
                                            log_writer_start, put_line, wake_log_writer)
+from fastlb.data_plane.queue cimport time_queued
 from fastlb.data_plane.system cimport (ENOMEM, F_DUPFD_CLOEXEC, errno, fcntl, getpid, gmtime_r, likely, localtime_r, memchr, memcmp, memcpy,
                                        strlen, time_t, tm, unlikely)
 from fastlb.data_plane.types cimport (CAPTURE_HOST, CAPTURE_KINDS, CAPTURE_METHOD, CAPTURE_PATH, CAPTURE_POOL, CAPTURE_PROTOCOL,
@@ -30,11 +31,11 @@ from fastlb.data_plane.types cimport (CAPTURE_HOST, CAPTURE_KINDS, CAPTURE_METHO
                                       LOG_BYTES_SENT, LOG_CAPTURE, LOG_CLIENT, LOG_CLIENT_PORT, LOG_CONNECTION, LOG_CONNECTION_REQUESTS,
                                       LOG_CONNECT_MS, LOG_DATAGRAM_LINE_BYTES, LOG_DESTINATION_KINDS, LOG_DURATION, LOG_DURATION_MS,
                                       LOG_FIELDS_END, LOG_FIRST_BYTE_MS, LOG_KEEP_ALIVE, LOG_LINE_BYTES, LOG_LITERAL, LOG_NO_TIME,
-                                      LOG_NUMBERS_END, LOG_PID, LOG_REASON, LOG_REJECT, LOG_REQUEST_BODY_BYTES, LOG_REQUEST_BYTES,
+                                      LOG_NUMBERS_END, LOG_PID, LOG_QUEUE_MS, LOG_REASON, LOG_REJECT, LOG_REQUEST_BODY_BYTES, LOG_REQUEST_BYTES,
                                       LOG_REQUEST_ID, LOG_SAMPLE_ALL, LOG_STATUS, LOG_STREAM_LINE_BYTES, LOG_TEXTS_END, LOG_TIME_LOCAL,
                                       LOG_TIME_SECONDS, LOG_TIME_SYSLOG, LOG_TO_DATAGRAMS, LOG_TO_STREAM, LOG_TUNNEL, LOG_VALUES_BYTES,
                                       LOG_VALUE_BYTES, MAX_LOGS, MAX_LOG_CAPTURES, MAX_LOG_DESTINATIONS, MAX_LOG_LITERAL_BYTES,
-                                      MAX_LOG_OPERATIONS, MAX_LOG_TRIES, NO_INDEX, REQUEST_ID_BYTES, X_KEEP_ALIVE, X_TUNNEL, AccessLog,
+                                      MAX_LOG_OPERATIONS, MAX_LOG_TRIES, NO_INDEX, REQUEST_ID_BYTES, X_KEEP_ALIVE, X_QUEUED, X_TUNNEL, AccessLog,
                                       Connection, Engine, Exchange, Head, HeaderField, ImageLog, ImageLogCapture, ImageLogDestination,
                                       ImageLogOperation, ImageLogPlan, ImageLogSet, ImageLogTerm, ImageSection, ImageText, Listener,
                                       LogPlan, LogRecord, LogTry, LogValue, Snapshot)
@@ -315,6 +316,7 @@ cdef void open_log(Engine* engine, Exchange* exchange) noexcept nogil:
     record.head_bytes = record.request_head_bytes = 0
     record.reason = 0
     record.n_tries = 0
+    record.queued_ms = 0
     record.shown_try = 0
     record.started_ms = engine.now_ms
     for i in range(set.captures.count):
@@ -634,6 +636,10 @@ cdef bint read_number(Engine* engine, Exchange* exchange, LogRecord* record, uin
         number[0] = exchange.flags & X_TUNNEL != 0
     elif field == LOG_PID:
         number[0] = engine.log.pid
+    elif field == LOG_QUEUE_MS:
+        number[0] = record.queued_ms
+        if exchange.flags & X_QUEUED:           # it ends there
+            number[0] += time_queued(engine, exchange)
     elif record.n_tries == 0:
         return False
     elif field == LOG_BACKEND_STATUS:

@@ -21,6 +21,11 @@ cdef void refresh_caps(Engine* engine) noexcept nogil
 cdef void list_waiting(SharedTable* table, uint64_t* slots) noexcept nogil
 
 
+cdef inline uint64_t time_queued(const Engine* engine, const Exchange* exchange) noexcept nogil:
+    # How long one that waits (X_QUEUED) has waited, in milliseconds.
+    return engine.now_ms - (exchange.queue_order & (<uint64_t>1 << ORDER_SHIFT) - 1)
+
+
 cdef inline uint64_t* first_order(Column* column) noexcept nogil:
     # Of a queue's column: queue_order of this worker's first. A queue has no failures, so it stands in their place.
     return &column.failures

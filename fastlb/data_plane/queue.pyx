@@ -265,6 +265,8 @@ cdef void leave_queue(Engine* engine, Exchange* exchange) noexcept nogil:
     else:
         list.last = exchange.previous
     exchange.next = exchange.previous = NULL
+    if exchange.log != NULL:
+        exchange.log.queued_ms += <uint32_t>time_queued(engine, exchange)
     exchange.flags &= ~<uint32_t>X_QUEUED
     exchange.client.wait = WAIT_UNSET
     queue.count -= 1

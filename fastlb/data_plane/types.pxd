@@ -665,15 +665,16 @@ ctypedef enum LogField:             # what an operation writes, or a condition l
     LOG_KEEP_ALIVE = 20
     LOG_TUNNEL = 21
     LOG_PID = 22
-    LOG_NUMBERS_END = 23
-    LOG_DURATION = 23               # seconds with milliseconds, as are msec and nginx's times
-    LOG_TIME_LOCAL = 24             # 10/Oct/2000:13:55:36 -0700
-    LOG_TIME = 25                   # 2000-10-10T20:55:36.123Z
-    LOG_TIME_SECONDS = 26           # since 1970, with milliseconds
-    LOG_TIME_SYSLOG = 27            # Oct 10 13:55:36, local (RFC 3164)
-    LOG_BACKENDS = 28               # of every attempt, joined by ", "
-    LOG_BACKEND_STATUSES = 29
-    LOG_FIELDS_END = 30
+    LOG_QUEUE_MS = 23
+    LOG_NUMBERS_END = 24
+    LOG_DURATION = 24               # seconds with milliseconds, as are msec and nginx's times
+    LOG_TIME_LOCAL = 25             # 10/Oct/2000:13:55:36 -0700
+    LOG_TIME = 26                   # 2000-10-10T20:55:36.123Z
+    LOG_TIME_SECONDS = 27           # since 1970, with milliseconds
+    LOG_TIME_SYSLOG = 28            # Oct 10 13:55:36, local (RFC 3164)
+    LOG_BACKENDS = 29               # of every attempt, joined by ", "
+    LOG_BACKEND_STATUSES = 30
+    LOG_FIELDS_END = 31
 
 ctypedef enum LogEscape:
     ESCAPE_TEXT = 0                 # nginx's default: \xHH for '"', '\' and all that is not printable ASCII; "-" where there is none
@@ -774,6 +775,7 @@ cdef struct LogRecord:
     uint32_t head_bytes             # of the final head sent
     uint32_t request_head_bytes
     uint32_t draw                   # random, below LOG_SAMPLE_ALL
+    uint32_t queued_ms              # spent in queues that it has left
     uint8_t reason                  # FAILURE_* of a local answer or a cut one
     uint8_t n_tries
     uint8_t shown_try               # index of the one that the line's single values tell of: what answered, else what began last

@@ -26,9 +26,10 @@ def compile_logs(*logs: Log, **settings: Any) -> tuple[bytes, list[LogDestinatio
 
 
 class LogWorld(World):
-    """One listener with the given logs before the backend; `dead` has no backend at all, so that every answer is our own."""
+    """One listener with the given logs before the backend; `dead` has no backend at all, so that every answer is our own; `cap` is the
+    backend's max_in_flight."""
 
-    def log(self, *logs: Log, dead: bool = False, settings: dict[str, Any] | None = None, **pool: int) -> None:
+    def log(self, *logs: Log, dead: bool = False, cap: int = 0, settings: dict[str, Any] | None = None, **pool: int) -> None:
         plan, destinations = compile_logs(*logs, **(settings or {}))
         self.web = getattr(self, "web", None) or self.listen()
         self.generation += 1
@@ -37,7 +38,7 @@ class LogWorld(World):
         writer.listener(log_set=0)
         number = writer.pool(**pool)
         if not dead:
-            writer.backend(number, self.backend.getsockname()[1])
+            writer.backend(number, self.backend.getsockname()[1], max_in_flight=cap)
         writer.add_route(host="", path_prefix="/", pool=number)
         self.apply_image(writer.image(), self.web)
         self.open_logs(destinations)

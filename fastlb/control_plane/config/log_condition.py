@@ -20,6 +20,7 @@ _NUMBERS = (
     "attempts",
     "client_port",
     "duration_ms",
+    "queue_ms",
     "connect_ms",
     "first_byte_ms",
     "backend_ms",

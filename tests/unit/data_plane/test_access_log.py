@@ -4,7 +4,9 @@ import base64
 import json
 import os
 import re
+import socket
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -116,6 +118,7 @@ def test_every_field_can_be_logged_in_both_ways(world: LogWorld, tmp_path: Path)
         "backend_status": 200,
         "backend_statuses": "200",
         "attempts": 1,
+        "queue_ms": 0,
         "connection": 1,
         "connection_requests": 1,
         "keep_alive": True,
@@ -324,6 +327,41 @@ def test_every_attempt_is_named(world: LogWorld, tmp_path: Path) -> None:
     address = f"127.0.0.1:{port}"
     assert lines[0] == f"200 {address} 200 1"
     assert lines[1] in (f"200 {address}, {address} -, 200 2", f"200 {address} 200 1")
+
+
+def test_time_in_a_queue_is_logged_however_the_wait_ends(world: LogWorld, tmp_path: Path) -> None:
+    log = {"to": str(tmp_path / "log"), "format": "{path} {status} {queue_ms} {duration_ms}"}
+
+    def ask(number: int) -> socket.socket:
+        client = world.connect(world.web)
+        client.send(request(f"/{number}".encode()))
+        world.pump_until(lambda: world.counters()["exchanges_opened"] == number + 1)
+        return client
+
+    world.log(log, cap=1, queue_max=10, queue_timeout_ms=60_000)
+    served, gone, waiting = (ask(number) for number in range(3))
+    peer = world.accept()
+    began = time.monotonic()
+    world.pump_until(lambda: time.monotonic() - began > 0.02)
+    gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset
+    gone.close()
+    world.pump_until(lambda: world.counters()["exchanges_closed"] == 1)
+    peer.send(OK)
+    world.read(served)
+    peer.send(OK)
+    world.read(waiting)
+    world.log(log, cap=1, queue_max=10, queue_timeout_ms=20)
+    served, late = ask(3), ask(4)
+    world.read(late)
+    peer.send(OK)
+    world.read(served)
+    world.rest()
+    lines = {line.split()[0]: list(map(int, line.split()[1:])) for line in wait_for_lines(tmp_path / "log", 5)}
+    assert {path: line[0] for path, line in lines.items()} == {"/0": 200, "/1": 499, "/2": 200, "/3": 200, "/4": 503}
+    assert lines["/0"][1] == lines["/3"][1] == 0
+    for path in ("/1", "/4"):
+        assert lines[path][1] == lines[path][2] > 0, "it did nothing else"
+    assert 0 < lines["/2"][1] <= lines["/2"][2]
 
 
 def test_a_tunnel_is_logged_when_it_ends(world: LogWorld, tmp_path: Path) -> None:
