@@ -1,4 +1,7 @@
-"""Reloads under constant load: no request fails, what is open stays open, and of a replaced configuration nothing is left."""
+"""Reloads under constant load: no request fails, what is open stays open, and of a replaced configuration nothing is left.
+
+Most tunnels are plain bytes, because a thousand clients of a WebSocket library would be a thousand threads; one is a real WebSocket.
+"""
 
 import os
 import resource
@@ -10,6 +13,7 @@ from tests.support.configuration import configuration
 from tests.support.load import Load, PacedBackend
 from tests.support.message import request, response
 from tests.support.waiting import SANITIZED
+from tests.support.websocket import Chat, WebSocketEcho
 
 SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: proto\r\n\r\n"
 PIECE = b"0123456789abcdef" * 4096
@@ -26,7 +30,9 @@ class Case:
         self.paced = [keep(PacedBackend()) for _ in range(3)]
         self.slow = scripted()
         self.tunnels = []
+        self.echo = keep(WebSocketEcho())
         self.lb = fastlb(self.text(0), workers=1)
+        self.chat = Chat(self.lb.port)
         self.download = self.lb.connect()
         self.download.send(request("/slow/file"))
         self.source = self.slow.accept()
@@ -41,8 +47,14 @@ class Case:
         pools = {
             "main": {"backends": self.paced[: 1 + number % 3], "algorithm": ("round_robin", "consistent_hash", "maglev")[number % 3]},
             "slow": {"backends": [self.slow]},
+            "chat": {"backends": [self.echo]},
         }
-        routes = [{"path": "/slow/", "pool": "slow"}, {"path": "/", "pool": "main"}, {"path": f"~^/{number}/[0-9]+$", "pool": "main"}]
+        routes = [
+            {"path": "/slow/", "pool": "slow"},
+            {"path": "=/chat", "pool": "chat"},
+            {"path": "/", "pool": "main"},
+            {"path": f"~^/{number}/[0-9]+$", "pool": "main"},
+        ]
         return configuration(pools=pools, routes=routes, settings={"reason_header": f"X-Reason-{number % 2}"})
 
     def reload(self, number: int) -> None:
@@ -53,6 +65,7 @@ class Case:
         backend, _ = self.slow.answer(SWITCHED)
         assert client.read_response().status == 101
         self.tunnels.append((client, backend))
+        self.chat.say()
         if number % 5 == 0:
             self.go_on_with_download()
 
@@ -91,7 +104,9 @@ def run(case: Case, rounds: int) -> None:
     # All tunnels and the download are still open, and need none of the snapshots that they came with.
     counters = lb.wait_for(lambda now: now["snapshots_opened"] - now["snapshots_closed"] == 1, "one snapshot is left")
     assert counters["snapshots_opened"] == rounds + 1
-    assert counters["tunnels_opened"] - counters["tunnels_closed"] == rounds
+    assert counters["tunnels_opened"] - counters["tunnels_closed"] == rounds + 1
+    case.chat.say()
+    case.chat.close()
     case.finish_download()
     assert lb.reasons() == {}
     if not SANITIZED:
@@ -128,6 +143,8 @@ def test_controllers_and_zygotes_killed_during_reloads_cost_no_request(fastlb, k
         assert answer["ok"], answer
         load.wait_for_answers(100)
     assert load.failures == []
+    case.chat.say()
+    case.chat.close()
     assert lb.control.ask("counters")["generation"] == answer["generation"]
     case.source.close()
     assert lb.wait_for(lambda now: now["snapshots_opened"] - now["snapshots_closed"] == 1, "one snapshot is left")

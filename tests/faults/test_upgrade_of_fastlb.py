@@ -13,6 +13,7 @@ from tests.support.load import Load, PacedBackend, assert_consistent, process_st
 from tests.support.message import request
 from tests.support.process import Control, session_members
 from tests.support.waiting import DEADLINE_SECONDS, wait_until
+from tests.support.websocket import Chat, WebSocketEcho
 
 # Installed in place of Python, as far as a process that is started anew can see: it fails before it is ready.
 BROKEN = "#!/bin/sh\nexit 7\n"
@@ -65,8 +66,8 @@ class Upgraded:
 
 @pytest.fixture
 def start(fastlb, paced):
-    def make(**options):
-        return fastlb(paced, workers=2, settings={"drain_timeout": "5s", **options.pop("settings", {})}, **options)
+    def make(backends=paced, **options):
+        return fastlb(backends, workers=2, settings={"drain_timeout": "5s", **options.pop("settings", {})}, **options)
 
     return make
 
@@ -463,7 +464,29 @@ def test_new_one_that_cannot_listen_changes_nothing(start, paced):
     assert_consistent(lb)
 
 
-def test_websocket_lasts_until_the_drain_timeout_and_caps_hold_over_both(start, paced):
+def test_websocket_goes_on_over_reloads_and_an_upgrade_until_it_is_closed(start, keep):
+    echo = keep(WebSocketEcho())
+    lb = start(backends=[echo], settings={"drain_timeout": "1m"})
+    first = Chat(lb.port)
+    first.say()
+    assert lb.reload()["ok"]
+    first.say()
+    new = Upgraded(lb, upgrade(lb))
+    first.say()
+    assert new.control.ask("reload")["ok"]
+    second = Chat(lb.port)
+    for chat in (first, second):
+        chat.say()
+        assert sum(row["in_flight"] for row in new.control.ask("backends")["backends"]) == 2
+    first.close()
+    end_of_old(lb)
+    second.say()
+    second.close()
+    new.wait_for_rest()
+    new.stop()
+
+
+def test_request_of_the_old_one_is_in_the_counts_of_both(start, paced):
     lb = start(settings={"drain_timeout": "1s"})
     client = lb.connect()
     assert client.ask(request()).status == 200

@@ -1,36 +1,21 @@
 """WebSockets with a real library on both ends."""
 
-import threading
 from contextlib import ExitStack
+from urllib.parse import quote
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
-from websockets.sync.server import ServerConnection, serve
 
-from tests.support.backend import listen
+from tests.support.configuration import configuration
+from tests.support.waiting import wait_until
+from tests.support.websocket import Chat, WebSocketEcho
 
 
 @pytest.fixture
-def echo():
+def echo(keep):
     """The address of a WebSocket server that sends every message back."""
-
-    def handle(connection: ServerConnection) -> None:
-        assert connection.request is not None
-        for message in connection:
-            if message == "headers":
-                connection.send(connection.request.headers.get("X-Forwarded-For", ""))
-            elif message == "close":
-                connection.close(4001, "as asked")
-            else:
-                connection.send(message)
-
-    with serve(handle, sock=listen(), max_size=None) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"127.0.0.1:{server.socket.getsockname()[1]}"
-        server.shutdown()
-        thread.join()
+    return keep(WebSocketEcho()).address
 
 
 def test_messages_of_all_sizes_come_back(fastlb, echo):
@@ -62,3 +47,30 @@ def test_many_at_once(fastlb, echo):
         assert [client.recv() for client in clients] == [f"message {number}" for number in range(20)]
         assert lb.counter("tunnels_opened") - lb.counter("tunnels_closed") == 20
         assert lb.backends()[0]["in_flight"] == 20
+
+
+def test_it_goes_on_while_its_backend_drains_and_is_reloaded_away(fastlb, keep, instant):
+    echo, other = keep(WebSocketEcho()), instant()
+    lb = fastlb([echo], workers=2)
+    chat = Chat(lb.port)
+    chat.say()
+
+    def state():
+        (row,) = (row for row in lb.backends() if row["address"] == echo.address)
+        return row["in_flight"], row["drain"] and row["drain"]["over"]
+
+    path = f"/v1/backends/main/{quote(echo.address, safe='')}"
+    assert lb.control.request("POST", path, {"admin": "drain", "timeout_ms": 600_000})[0] == 200
+    chat.say()
+    assert state() == (1, False)
+    lb.reload_ok(configuration([echo, other]))
+    chat.say()
+    assert lb.get().status == 200, "of the other one"
+    lb.reload_ok(configuration([other]))
+    chat.say()
+    lb.reload_ok(configuration([echo, other]))
+    chat.say()
+    assert state()[0] == 1
+    chat.close()
+    wait_until(lambda: state()[0] == 0, "it has ended")
+    lb.rest()
