@@ -1,5 +1,6 @@
-"""The page at /metrics with 1,000 backends and 1,000 routes that have all been used, of eight workers; and how late the controller's loop
-is meanwhile: a task that wants to run every 5 ms notes by how much it was late, in `extra_info`.
+"""The page at /metrics with 1,000 backends, without and with 1,000 routes that have all been used, of eight workers; and how late the
+controller's loop is meanwhile: a task that wants to run every 5 ms notes by how much it was late, in `extra_info`. prometheus-client reads
+every page that was measured.
 """
 
 import asyncio
@@ -9,6 +10,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from prometheus_client import parser as text_parser
+from prometheus_client.openmetrics import parser as openmetrics_parser
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from fastlb import _core
@@ -54,9 +57,13 @@ NODE = Node(1, {number: ("r", f"shop.example.com/some/path/{number}/") for numbe
 
 
 @pytest.mark.parametrize("openmetrics", [False, True])
-def test_page(benchmark: BenchmarkFixture, memory: _core.SharedMemory, openmetrics: bool) -> None:
+@pytest.mark.parametrize("node", [Node(1, {}), NODE], ids=["no routes", "routes"])
+def test_page(benchmark: BenchmarkFixture, memory: _core.SharedMemory, node: Node, openmetrics: bool) -> None:
     benchmark.group = "the page at /metrics"
-    page = benchmark(render, memory, NODE, openmetrics)
+    page = benchmark(render, memory, node, openmetrics)
+    read = openmetrics_parser if openmetrics else text_parser
+    n_read = sum(len(family.samples) for family in read.text_string_to_metric_families(page.decode()))
+    assert n_read == sum(not line.startswith(b"#") for line in page.splitlines())
     benchmark.extra_info["bytes"] = len(page)
     benchmark.extra_info["lines"] = page.count(b"\n")
 
