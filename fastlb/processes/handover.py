@@ -5,7 +5,7 @@ can connect to. A worker looks at it from the moment when its supervisor is gone
 copies of it: the shared memory, the worker's eventfd, and the listening sockets that it accepts from. The worker goes on as before until it
 is told to drain; a visitor that leaves without a word has changed nothing.
 
-`Doors` belongs to the supervisor, `Orphan` to the one that comes after it; the worker's side of a door is in worker.py.
+`Doors` belongs to the supervisor, `Orphan` and `Visit` to the one that comes after it; the worker's side of a door is in worker.py.
 """
 
 import os
@@ -25,6 +25,8 @@ from fastlb.processes.output import report
 PREFIX = "worker."
 # For all workers together: they answer between two pumps.
 MEETING_SECONDS = 3.0
+# For what one of them says when it has begun to: it says all at once.
+ANSWER_SECONDS = 0.1
 # More than listeners times addresses of any configuration that can be had.
 MAX_SOCKETS = 1 << 16
 
@@ -134,30 +136,77 @@ class Orphan:
         self.sockets.clear()
 
 
-def find_orphans(directory: Path, but: str = "") -> list[Orphan]:
+@dataclass(slots=True)
+class Visit:
+    """A door at which nobody has answered yet: a worker that is stopped, say.
+
+    Args:
+        connection: owned; None: others stand before that door.
+    """
+
+    path: Path
+    connection: socket.socket | None = None
+
+    def knock(self) -> bool:
+        """Stands at the door, if there is room. False: it is none any more."""
+        try:
+            self.connection = _knock(self.path)
+        except BlockingIOError:
+            pass
+        except ConnectionRefusedError:
+            self.path.unlink(missing_ok=True)  # nobody has it open any more
+            return False
+        except OSError as error:
+            report(f"{self.path} is no worker of ours: {(error.strerror or str(error)).lower()}")
+            return False
+        return True
+
+    def is_answered(self, seconds: float) -> bool:
+        """Whether there is something to hear, or the end of it."""
+        if self.connection is None:
+            return False
+        poll = select.poll()
+        poll.register(self.connection, select.POLLIN)
+        return bool(poll.poll(max(seconds, 0) * 1000))
+
+    def hear(self) -> Orphan | None:
+        """What a worker that has begun to answer hands over; None: nothing, which is said. Ends the visit."""
+        connection, self.connection = self.connection, None
+        assert connection is not None
+        try:
+            return _hear(self.path, connection, time.monotonic() + ANSWER_SECONDS)
+        except (OSError, EOFError, ChannelError) as error:
+            report(f"the worker of {self.path} hands nothing over: {str(error) or 'it hung up'}")
+            return None
+
+    def close(self) -> None:
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
+
+
+def find_orphans(directory: Path, but: str = "") -> tuple[list[Orphan], list[Visit]]:
     """Meets all workers that serve without a supervisor, and takes away the doors of those that are no more.
 
-    Only for who has the directory. `but`: the name of those doors that are our own workers'."""
-    met: list[tuple[Path, socket.socket]] = []
-    for path in sorted(directory.glob(PREFIX + "*")):
-        if but and path.name.startswith(f"{PREFIX}{but}."):
-            continue
-        try:
-            connection = _knock(path)
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)  # nobody has it open any more
-        except OSError as error:
-            report(f"{path} is no worker of ours: {(error.strerror or str(error)).lower()}")
-        else:
-            met.append((path, connection))
+    Only for who has the directory.
+
+    Args:
+        but: the name of those doors that are our own workers'.
+
+    Returns:
+        Those that answer, and where nobody did yet.
+    """
+    visits = [Visit(path) for path in sorted(directory.glob(PREFIX + "*")) if not (but and path.name.startswith(f"{PREFIX}{but}."))]
+    visits = [visit for visit in visits if visit.knock()]
     deadline = time.monotonic() + MEETING_SECONDS
-    found = []
-    for path, connection in met:
-        try:
-            found.append(_hear(path, connection, deadline))
-        except (OSError, EOFError, ChannelError) as error:
-            report(f"the worker of {path} hands nothing over: {str(error) or 'it hung up'}")
-    return found
+    found, silent = [], []
+    for visit in visits:
+        if not visit.is_answered(deadline - time.monotonic()):
+            report(f"the worker of {visit.path} does not answer: it drains when it does")
+            silent.append(visit)
+        elif (orphan := visit.hear()) is not None:
+            found.append(orphan)
+    return found, silent
 
 
 def _knock(path: Path) -> socket.socket:

@@ -25,13 +25,15 @@ from fastlb import _core
 from fastlb.control_plane.config.address import BindAddress
 from fastlb.processes.channel import ChannelError
 from fastlb.processes.descriptor_store import Stored
-from fastlb.processes.handover import Orphan, find_orphans
+from fastlb.processes.handover import Orphan, Visit, find_orphans
 from fastlb.processes.messages import Drain, Siblings, Stop, ToOrphan
 from fastlb.processes.output import report
 from fastlb.processes.roster import MAX_WORKERS
 from fastlb.processes.systemd import InheritedSocket, match
 
 NOTHING_STORED = Stored()
+# How often we look whether there is room at the door of a worker that has not answered yet.
+KNOCK_SECONDS = 5.0
 
 
 class Predecessor:
@@ -43,6 +45,7 @@ class Predecessor:
         slots: the orphans that are in slots of that memory.
         others: processes that are in slots of it and did not answer, most of which are dead.
         sockets: that listen, and nobody accepts from; owned.
+        silent: doors of workers that have not answered yet; owned. They are orphans as soon as they do.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Predecessor:
         slots: Iterable[Orphan] = (),
         others: Mapping[int, int] = MappingProxyType({}),
         sockets: Iterable[socket.socket] = (),
+        silent: Iterable[Visit] = (),
     ) -> None:
         self._orphans = list(orphans)
         self.states = {} if shared is not None or not orphans else dict(orphans[0].states)  # of backends, where the memory is not ours
@@ -64,6 +68,9 @@ class Predecessor:
             if slot not in self._slots and pid > 0:
                 with suppress(OSError):
                     self._strangers[slot] = os.pidfd_open(pid)
+        self._silent = list(silent)
+        self._knocking: asyncio.TimerHandle | None = None
+        self._has_succeeded = False
         self._on_gone: Callable[[int | None], None] = lambda _: None
 
     def take_event_fds(self) -> dict[int, int]:
@@ -111,8 +118,9 @@ class Predecessor:
         loop = asyncio.get_running_loop()
         self._on_gone = on_gone
         for orphan in self._orphans:
-            loop.add_reader(orphan.pidfd, self._on_exit, orphan)
-            loop.add_reader(orphan.channel.fileno(), self._on_readable, orphan)
+            self._watch_orphan(orphan)
+        for visit in self._silent:
+            self._wait_at(visit)
         for slot, pidfd in self._strangers.items():
             loop.add_reader(pidfd, self._on_stranger_exit, slot)
 
@@ -124,9 +132,9 @@ class Predecessor:
 
     def succeed(self) -> None:
         """Ours are ready: has its workers accept nobody any more, finish, and end. Nobody accepts from sockets that were not taken."""
+        self._has_succeeded = True
         for orphan in self._orphans:
-            orphan.close_sockets()
-            self._tell(orphan, Drain())
+            self._dismiss(orphan)
 
     def stop(self) -> None:
         """Has them end at once."""
@@ -154,6 +162,22 @@ class Predecessor:
             _forget(loop, pidfd)
             os.close(pidfd)
         self._strangers.clear()
+        for visit in self._silent:
+            if visit.connection is not None:
+                _forget(loop, visit.connection.fileno())
+            visit.close()
+        self._silent.clear()
+        if self._knocking is not None:
+            self._knocking.cancel()
+
+    def _watch_orphan(self, orphan: Orphan) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_reader(orphan.pidfd, self._on_exit, orphan)
+        loop.add_reader(orphan.channel.fileno(), self._on_readable, orphan)
+
+    def _dismiss(self, orphan: Orphan) -> None:
+        orphan.close_sockets()
+        self._tell(orphan, Drain())
 
     def _tell(self, orphan: Orphan, message: ToOrphan, *descriptors: int) -> None:
         with suppress(OSError):  # it has ended, which its pidfd tells, or does not read: then it will not end either, and is killed
@@ -171,6 +195,43 @@ class Predecessor:
             if self._slots.get(orphan.slot) is not orphan:
                 self._on_exit(orphan)
 
+    # -------------------------------------------------------------------------------------------------- who has not answered yet
+    def _wait_at(self, visit: Visit) -> None:
+        loop = asyncio.get_running_loop()
+        if visit.connection is not None:
+            loop.add_reader(visit.connection.fileno(), self._on_answer, visit)
+        elif self._knocking is None:
+            self._knocking = loop.call_later(KNOCK_SECONDS, self._knock_again)
+
+    def _knock_again(self) -> None:
+        self._knocking = None
+        for visit in [visit for visit in self._silent if visit.connection is None]:
+            if visit.knock():
+                self._wait_at(visit)
+            else:
+                self._silent.remove(visit)
+
+    def _on_answer(self, visit: Visit) -> None:
+        """It moves again, or is no more."""
+        assert visit.connection is not None
+        _forget(asyncio.get_running_loop(), visit.connection.fileno())
+        self._silent.remove(visit)
+        orphan = visit.hear()
+        if orphan is None:
+            return
+        report(f"worker {orphan.pid} of the fastlb before this one answers at last, and drains")
+        is_in_ours = self.shared is not None and os.path.samestat(os.fstat(orphan.shared_fd), os.fstat(self.shared.fileno()))
+        if is_in_ours and orphan.slot in self._strangers:
+            stranger = self._strangers.pop(orphan.slot)
+            _forget(asyncio.get_running_loop(), stranger)
+            os.close(stranger)
+            self._slots[orphan.slot] = orphan
+        self._orphans.append(orphan)
+        self._watch_orphan(orphan)
+        if self._has_succeeded:
+            self._dismiss(orphan)
+
+    # -------------------------------------------------------------------------------------------------- ends
     def _on_exit(self, orphan: Orphan) -> None:
         _forget(asyncio.get_running_loop(), orphan.pidfd, orphan.channel.fileno())
         self._orphans.remove(orphan)
@@ -196,7 +257,7 @@ def find_predecessor(directory: Path | None, wanted: Sequence[BindAddress], n_wo
         wanted: what this fastlb is going to listen on.
         n_workers: how many workers it is going to have.
     """
-    orphans = find_orphans(directory) if directory is not None else []
+    orphans, silent = find_orphans(directory) if directory is not None else ([], [])
     sockets = [one for orphan in orphans for one in orphan.sockets]
     if sockets and not any(_match(sockets, candidate) for address in wanted for candidate in _candidates(address, sockets)):
         report(f"workers of another fastlb, which is gone, serve on addresses that are not ours ({directory}): they are left alone")
@@ -209,10 +270,10 @@ def find_predecessor(directory: Path | None, wanted: Sequence[BindAddress], n_wo
             found = _map(memory, orphans, n_workers)
             if found is not None:
                 report(f"taking over {_name(orphans)}, with counts and states")
-                return Predecessor(orphans, *found, found[0].workers(), stored.sockets)
+                return Predecessor(orphans, *found, found[0].workers(), stored.sockets, silent)
         if memories:
             report(f"taking over {_name(orphans)}; the memory is not laid out as ours: counts begin anew, states are copied")
-        return Predecessor(orphans, sockets=stored.sockets)
+        return Predecessor(orphans, sockets=stored.sockets, silent=silent)
     finally:
         if stored.memory_fd >= 0:
             os.close(stored.memory_fd)
@@ -248,11 +309,11 @@ def adopt_orphans(directory: Path, shared: _core.SharedMemory, own: Container[in
         own: the slots of our workers.
         doors: the name of theirs.
     """
-    orphans = find_orphans(directory, doors)
+    orphans, silent = find_orphans(directory, doors)
     workers = {slot: pid for slot, pid in shared.workers().items() if slot not in own}
     ours = os.fstat(shared.fileno())
     slots = [orphan for orphan in orphans if orphan.slot in workers and os.path.samestat(os.fstat(orphan.shared_fd), ours)]
-    return Predecessor(orphans, shared, slots, workers)
+    return Predecessor(orphans, shared, slots, workers, silent=silent)
 
 
 def _map(memory: int, orphans: Iterable[Orphan], n_workers: int) -> tuple[_core.SharedMemory, list[Orphan]] | None:

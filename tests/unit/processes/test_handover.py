@@ -84,7 +84,7 @@ def test_orphan_hands_over_what_it_has_and_can_be_talked_to(directory: Path) -> 
         memory, event_fd = os.memfd_create("m"), os.eventfd(0)
         said = [(Outlived("build", 5, 2), (memory, event_fd)), (Lend((7,)), (first.fileno(),)), (Lend((9,)), (second.fileno(),))]
         worker = play(door, said, listen)
-        (orphan,) = find_orphans(directory)
+        (orphan,), _ = find_orphans(directory)
         assert (orphan.build_id, orphan.slot, orphan.pid) == ("build", 5, os.getpid())
         assert [one.getsockname() for one in orphan.sockets] == [first.getsockname(), second.getsockname()]
         assert os.path.samestat(os.fstat(orphan.shared_fd), os.fstat(memory))
@@ -101,7 +101,7 @@ def test_orphan_hands_over_what_it_has_and_can_be_talked_to(directory: Path) -> 
 def test_door_that_nobody_has_open_is_taken_away(directory: Path) -> None:
     open_door(directory / f"{PREFIX}a.0").close()
     (directory / "fastlb.sock").touch()  # not a door
-    assert find_orphans(directory) == []
+    assert find_orphans(directory) == ([], [])
     assert [path.name for path in directory.iterdir()] == ["fastlb.sock"]
 
 
@@ -131,7 +131,7 @@ def test_what_no_worker_says_is_not_believed(directory: Path, capsys: pytest.Cap
     built: list[tuple[Message, list[int]]] = [(message, [make() for _ in range(count)]) for message, count, make in say]
     with open_door(directory / f"{PREFIX}a.0") as door:
         worker = play(door, built)
-        assert find_orphans(directory) == []
+        assert find_orphans(directory) == ([], [])
         worker.join()
     assert "hands nothing over" in capsys.readouterr().err
     for _, descriptors in built:

@@ -1,7 +1,9 @@
 """Which sockets of a fastlb before serve which address, and what is taken of its memory."""
 
+import asyncio
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,12 +11,14 @@ import pytest
 
 from fastlb import _core
 from fastlb.control_plane.config.address import BindAddress, parse_bind_address
+from fastlb.processes import handover, predecessor
 from fastlb.processes.channel import Channel, open_pair
 from fastlb.processes.descriptor_store import Stored
-from fastlb.processes.handover import Orphan
-from fastlb.processes.messages import Drain, FromOrphan, ToOrphan
+from fastlb.processes.handover import PREFIX, Orphan, open_door
+from fastlb.processes.messages import Drain, FromOrphan, Outlived, ToOrphan
 from fastlb.processes.predecessor import Predecessor, find_predecessor, share_out
 from fastlb.processes.sockets import bind_address
+from tests.support.waiting import DEADLINE_SECONDS
 
 
 @pytest.fixture
@@ -116,3 +120,62 @@ def test_sockets_that_only_orphans_have_go_when_they_drain(tmp_path: Path) -> No
     assert told.receive() == (Drain(), [])
     told.close()
     orphan.close()
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_worker_that_answers_late_is_told_to_drain_and_its_slot_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_full: bool
+) -> None:
+    """Where its door is full, others have stood before it and left while it did not move."""
+    monkeypatch.setattr(handover, "MEETING_SECONDS", 0.05)
+    monkeypatch.setattr(predecessor, "KNOCK_SECONDS", 0.01)
+    path = tmp_path / f"{PREFIX}a.3"
+    memory = _core.SharedMemory.create()
+    memory.open_worker(3, os.getpid())
+    n_before = 0
+    told: list[object] = []
+
+    def move(door: socket.socket) -> None:
+        """As worker.py does, when it goes on."""
+        for _ in range(n_before):
+            door.accept()[0].close()
+        visitor, _ = door.accept()
+        channel: Channel[ToOrphan] = Channel(visitor, ToOrphan)
+        event_fd = os.eventfd(0)
+        channel.send(Outlived("build", 3, 0), memory.fileno(), event_fd)
+        received = channel.receive(wait=True)
+        assert received is not None
+        told.append(received[0])
+        channel.close()
+        os.close(event_fd)
+
+    async def main(door: socket.socket) -> None:
+        found = find_predecessor(tmp_path, [], 2, Stored((), os.dup(memory.fileno())))
+        assert found.take_event_fds() == {3: -1}
+        found.watch(lambda _: None, lambda: None)
+        found.succeed()
+        assert found.is_gone
+        worker = threading.Thread(target=move, args=(door,))
+        worker.start()
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            while not told:
+                await asyncio.sleep(0.005)
+        worker.join()
+        assert told == [Drain()]
+        assert found.pids == {3: os.getpid()}
+        found.leave()
+        assert found.shared is not None
+        found.shared.close()
+
+    with open_door(path) as door:
+        door.setblocking(True)
+        while is_full:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as one:
+                one.setblocking(False)
+                try:
+                    one.connect(str(path))
+                except BlockingIOError:
+                    break
+                n_before += 1
+        asyncio.run(main(door))
+    memory.close()
