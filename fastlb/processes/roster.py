@@ -131,6 +131,11 @@ def choose_slots(slots: Iterable[Slot], n_workers: int) -> list[int]:
     return sorted([*kept, *free, *range(beyond, beyond + n_workers)][:n_workers])
 
 
+def choose_where_room(slots: Iterable[Slot], n_workers: int) -> list[int]:
+    """The same for as many of them as there can be."""
+    return [number for number in choose_slots(slots, n_workers) if number < MAX_WORKERS]
+
+
 def make_slot(number: int, event_fd: int = -1) -> Slot:
     """An empty slot. `event_fd`: the one that it has already, owned from now on."""
     return Slot(number, event_fd if event_fd >= 0 else os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC))

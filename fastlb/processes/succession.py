@@ -23,7 +23,7 @@ from fastlb.processes.messages import AdminSocket, LeaveAdmin, Upgraded
 from fastlb.processes.nursery import Nursery
 from fastlb.processes.output import report
 from fastlb.processes.predecessor import Predecessor, adopt_orphans
-from fastlb.processes.roster import MAX_WORKERS, Slot, choose_slots
+from fastlb.processes.roster import MAX_WORKERS, Slot, choose_where_room
 from fastlb.processes.runtime_directory import RuntimeDirectory
 from fastlb.processes.supervisor_options import SupervisorOptions
 from fastlb.processes.systemd import notify
@@ -61,6 +61,7 @@ class Succession:
         self._listening = listening
         self._changeover = changeover
         self._controller = controller
+        self._is_short = False  # we have gone back from an upgrade with fewer workers than are wanted
         self.predecessor = predecessor
         self.upgrading = Upgrading(self, nursery)
 
@@ -148,6 +149,8 @@ class Succession:
         if self._crew.settle(number):
             self._crew.slots[number].reserved = False
             self._crew.wake_waiting()
+            if self._is_short:
+                self.resume()
         else:
             self._life.later(SETTLE_SECONDS, self._on_predecessor_exit, number)
 
@@ -169,6 +172,10 @@ class Succession:
         # A third one beside two could bring the first back; an heir and a reload that adds workers could choose the same slots.
         is_alone = not self.predecessor.is_alive and not self._changeover.lock.locked()
         return self._life.is_started and not self._life.is_ending and is_alone
+
+    @property
+    def is_ending(self) -> bool:
+        return self._life.is_ending
 
     @property
     def is_drained(self) -> bool:
@@ -227,9 +234,12 @@ class Succession:
             self._listening.keep_in_store()
         if self._changeover.snapshot is not None:
             self._adopt_orphans()
+            if self._is_short:
+                self.resume()
 
     def rest(self) -> None:
         """Lets all our workers drain."""
+        self._is_short = False
         if self._changeover.snapshot is not None:
             self._crew.resize((), self._changeover.snapshot.apply.drain_timeout_ms)
 
@@ -240,9 +250,13 @@ class Succession:
             workers = self._shared.workers()  # who drains here is no help, and where the heir's workers are is no room
             self._crew.add_slots(workers)
             for number in workers:
-                self._crew.slots[number].reserved = True
+                if self._crew.slots[number].retired:
+                    self._crew.slots[number].reserved = True
             self._restore_rows(snapshot)
-            homes = choose_slots(self._crew.slots, snapshot.apply.n_workers)
+            homes = choose_where_room(self._crew.slots, snapshot.apply.n_workers)
+            self._is_short = len(homes) < snapshot.apply.n_workers
+            if self._is_short:
+                report(f"there is room for {len(homes)} of {snapshot.apply.n_workers} workers until others have ended")
             self._crew.resize(homes, snapshot.apply.drain_timeout_ms)
 
     def _restore_rows(self, snapshot: Snapshot) -> None:

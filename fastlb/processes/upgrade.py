@@ -64,6 +64,10 @@ class Parent(Protocol):
         """It serves alone, changes nothing just now, and is not about to end."""
 
     @property
+    def is_ending(self) -> bool:
+        """It has been told to end, and drains perhaps."""
+
+    @property
     def is_drained(self) -> bool:
         """All workers have ended, its own and those that it has seen off."""
 
@@ -234,7 +238,8 @@ class Upgrading:
         self.failure = (
             f"the new fastlb, process {heir.pid}, ended{' before it was ready' if not was_ready else ''} ({how or 'exit code 0'})"
         )
-        report(f"{self.failure}: this one {'ends, too' if self._is_given_up else 'goes on'}")
+        goes_on = "is ending already" if self._parent.is_ending else "goes on"
+        report(f"{self.failure}: this one {'ends, too' if self._is_given_up else goes_on}")
         self._parent.on_heir_gone(was_ready)
         self.resume()
 

@@ -336,7 +336,7 @@ def test_new_one_that_is_killed_while_the_old_one_ends_leaves_its_workers_servin
     lb.signal(signal.SIGQUIT)
     wait_until(lambda: "draining, at most" in lb.messages(), "the old one accepts nothing any more")
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: "this one goes on" in lb.messages(), "the old one has noticed")
+    wait_until(lambda: "this one is ending already" in lb.messages(), "the old one has noticed")
     for backend in paced:
         backend.release()
     assert client.read_response().status == 200

@@ -5,7 +5,16 @@ import os
 from fastlb.processes.channel import Channel, open_pair
 from fastlb.processes.child import Child
 from fastlb.processes.messages import FromWorker
-from fastlb.processes.roster import FIRST_BACK_OFF_SECONDS, LONGEST_BACK_OFF_SECONDS, Slot, State, choose_slots, make_slot
+from fastlb.processes.roster import (
+    FIRST_BACK_OFF_SECONDS,
+    LONGEST_BACK_OFF_SECONDS,
+    MAX_WORKERS,
+    Slot,
+    State,
+    choose_slots,
+    choose_where_room,
+    make_slot,
+)
 
 
 def live(slot: Slot, born: float, died: float) -> float:
@@ -76,6 +85,9 @@ def test_slots_are_chosen_where_workers_are_and_never_where_others_still_are() -
         slots[0].reserved = False
         assert choose_slots(slots, 3) == [0, 2, 3]
         assert choose_slots([], 2) == [0, 1]
+        for slot in slots:
+            slot.reserved = slot.retired = True  # others are everywhere
+        assert choose_where_room(slots, MAX_WORKERS) == list(range(len(slots), MAX_WORKERS))
     finally:
         for slot in slots:
             os.close(slot.event_fd)
