@@ -7,6 +7,9 @@ from collections.abc import Iterable
 
 from fastlb.processes.messages import CutDone
 
+# In the place of a slot: the fastlb that this one takes over from, which answers for its workers.
+ELDER = -1
+
 
 class Cuts:
     """Adds up the answers of the workers."""

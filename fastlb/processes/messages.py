@@ -241,14 +241,16 @@ class Processes(Message, frozen=True):
 
 
 class Cut(Message, frozen=True):
-    """Controller -> supervisor -> every worker: end what is in flight at this backend. A later one takes the place of an earlier one."""
+    """Controller -> supervisor -> every worker: end what is in flight at this backend. A later one takes the place of an earlier one. A
+    supervisor says it to workers without one, and to the fastlb that it takes over from, as well: what they have in flight is in the same
+    memory."""
 
     ticket: Number
     identity: str
 
 
 class CutDone(Message, frozen=True):
-    """Worker -> supervisor -> controller: done, here or everywhere; so many exchanges were ended."""
+    """The way back: done, here or everywhere; so many exchanges were ended."""
 
     ticket: Number
     exchanges: Number
@@ -329,12 +331,12 @@ class Succeeded(Message, frozen=True, omit_defaults=True):
 FromZygote = Forked | ForkFailed
 FromWorker = Hello | Prepared | Refused | Committed | Drained | CutDone
 FromController = Hello | Pong | Apply | Reload | Reloaded | DrainAll | Cut | Upgrade
-FromElder = Bequeath | Lend | Freed
-FromHeir = Succeeded
+FromElder = Bequeath | Lend | Freed | CutDone
+FromHeir = Succeeded | Cut
 FromLoader = Read
-FromOrphan = Outlived | Lend | Drained
+FromOrphan = Outlived | Lend | Drained | CutDone
 ToZygote = Fork
 ToWorker = Siblings | Prepare | Abort | Lend | Commit | Assign | Log | Drain | Stop | Cut
-ToOrphan = Siblings | Drain | Stop
+ToOrphan = Siblings | Drain | Stop | Cut
 ToController = Ping | Applied | Rejected | Reread | Processes | Stop | AdminSocket | CutDone | LeaveAdmin | Upgraded
 ToLoader = Stop

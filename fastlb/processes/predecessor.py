@@ -26,7 +26,7 @@ from fastlb.control_plane.config.address import BindAddress
 from fastlb.processes.channel import ChannelError
 from fastlb.processes.descriptor_store import Stored
 from fastlb.processes.handover import Orphan, Visit, find_orphans
-from fastlb.processes.messages import Drain, Siblings, Stop, ToOrphan
+from fastlb.processes.messages import Cut, CutDone, Drain, Siblings, Stop, ToOrphan
 from fastlb.processes.output import report
 from fastlb.processes.roster import MAX_WORKERS
 from fastlb.processes.systemd import InheritedSocket, match
@@ -72,6 +72,7 @@ class Predecessor:
         self._knocking: asyncio.TimerHandle | None = None
         self._has_succeeded = False
         self._on_gone: Callable[[int | None], None] = lambda _: None
+        self._on_cut: Callable[[int, CutDone], None] = lambda *_: None
 
     def take_event_fds(self) -> dict[int, int]:
         """What wakes the worker in each slot that is not free yet, or -1; the caller owns them."""
@@ -112,11 +113,11 @@ class Predecessor:
         return taken
 
     # -------------------------------------------------------------------------------------------------- watching
-    def watch(self, on_gone: Callable[[int | None], None], on_end: Callable[[], None]) -> None:
-        """Calls `on_gone` for each worker that ends, with its slot if that is of our memory. (`on_end` is for an `Elder`, which has an end
-        of its own.) Needs a running loop."""
+    def watch(self, on_gone: Callable[[int | None], None], on_end: Callable[[], None], on_cut: Callable[[int, CutDone], None]) -> None:
+        """Calls `on_gone` for each worker that ends, with its slot if that is of our memory, and `on_cut` with a slot for the answers to
+        `cut`. (`on_end` is for an `Elder`, which has an end of its own.) Needs a running loop."""
         loop = asyncio.get_running_loop()
-        self._on_gone = on_gone
+        self._on_gone, self._on_cut = on_gone, on_cut
         for orphan in self._orphans:
             self._watch_orphan(orphan)
         for visit in self._silent:
@@ -135,6 +136,12 @@ class Predecessor:
         self._has_succeeded = True
         for orphan in self._orphans:
             self._dismiss(orphan)
+
+    def cut(self, message: Cut) -> list[int]:
+        """Has those in slots of our memory end what is in flight at a backend; returns who is to answer."""
+        for orphan in self._slots.values():
+            self._tell(orphan, message)
+        return list(self._slots)
 
     def stop(self) -> None:
         """Has them end at once."""
@@ -184,11 +191,15 @@ class Predecessor:
             orphan.channel.send(message, *descriptors, wait=False)
 
     def _on_readable(self, orphan: Orphan) -> None:
-        """Nothing that it says now matters but that it hangs up: its end follows, and frees its slot. Who is in none is forgotten."""
+        """Nothing that it says now matters but what it has cut and that it hangs up: its end follows, and frees its slot. Who is in none is
+        forgotten."""
         try:
             while (received := orphan.channel.receive()) is not None:
-                for descriptor in received[1]:
+                message, descriptors = received
+                for descriptor in descriptors:
                     os.close(descriptor)
+                if isinstance(message, CutDone) and self._slots.get(orphan.slot) is orphan:
+                    self._on_cut(orphan.slot, message)
         except (EOFError, ChannelError):
             _forget(asyncio.get_running_loop(), orphan.channel.fileno())
             orphan.channel.close()

@@ -10,16 +10,18 @@ import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from typing import Protocol
 
 from fastlb import FastlbError, _core
 from fastlb.processes.changeover import Changeover, Snapshot
 from fastlb.processes.controller_process import ControllerProcess
 from fastlb.processes.crew import ENDING_SECONDS, SETTLE_SECONDS, Crew
+from fastlb.processes.cuts import ELDER
 from fastlb.processes.handover import Doors
 from fastlb.processes.life import Life, StartError
 from fastlb.processes.listening import Listening, Opened
 from fastlb.processes.memory_lock import changing_rows, try_settling
-from fastlb.processes.messages import AdminSocket, LeaveAdmin, Upgraded
+from fastlb.processes.messages import AdminSocket, Cut, CutDone, LeaveAdmin, Upgraded
 from fastlb.processes.nursery import Nursery
 from fastlb.processes.output import report
 from fastlb.processes.predecessor import Predecessor, adopt_orphans
@@ -31,6 +33,16 @@ from fastlb.processes.upgrade import Elder, Upgrading
 
 # How long workers have to end by themselves after they were told to.
 STOP_SECONDS = 5.0
+
+
+class Cutting(Protocol):
+    """Who ends what is in flight at a backend, and adds up what that was."""
+
+    def cut(self, message: Cut, for_heir: bool) -> None:
+        """Has all our workers do it."""
+
+    def on_cut(self, number: int, done: CutDone | None) -> None:
+        """Somebody that was told has done it; None: has ended, and owes nothing."""
 
 
 class Succession:
@@ -52,6 +64,7 @@ class Succession:
         listening: Listening,
         changeover: Changeover[Opened],
         controller: ControllerProcess,
+        cutting: Cutting,
     ) -> None:
         self._options = options
         self._shared = shared
@@ -61,6 +74,7 @@ class Succession:
         self._listening = listening
         self._changeover = changeover
         self._controller = controller
+        self._cutting = cutting
         self._is_short = False  # we have gone back from an upgrade with fewer workers than are wanted
         self.predecessor = predecessor
         self.upgrading = Upgrading(self, nursery)
@@ -68,7 +82,7 @@ class Succession:
     def begin(self) -> None:
         """Makes the slots, and settles what was left in the others, before anybody of ours is there."""
         self._crew.make_slots(self._options.n_workers, self.predecessor.take_event_fds())
-        self.predecessor.watch(self._on_predecessor_exit, self._on_elder_end)
+        self.predecessor.watch(self._on_predecessor_exit, self._on_elder_end, self._on_cut)
         self.introduce(self._crew.slots)
         self._settle_left()
 
@@ -129,6 +143,9 @@ class Succession:
                 await self.wait_for(lambda: self.predecessor.is_gone)
         self.predecessor.kill()
 
+    def _on_cut(self, number: int, done: CutDone) -> None:
+        self._cutting.on_cut(number, done)
+
     def _settle_left(self, first: bool = True) -> None:
         """Takes back what processes that ended without a supervisor had claimed, before anybody of ours is there. What a live one in the
         middle of a count holds up is looked at again; our own workers' slots are settled by then, or when they could not begin there."""
@@ -146,6 +163,7 @@ class Succession:
         self._controller.tell_processes()
         if number is None:
             return
+        self._cutting.on_cut(number, None)
         if self._crew.settle(number):
             self._crew.slots[number].reserved = False
             self._crew.wake_waiting()
@@ -193,6 +211,9 @@ class Succession:
 
     async def wait_for(self, holds: Callable[[], bool]) -> None:
         await self._life.wait_for(holds)
+
+    def cut(self, message: Cut) -> None:
+        self._cutting.cut(message, for_heir=True)
 
     def finish(self) -> None:
         self._life.finish()
@@ -270,6 +291,7 @@ class Succession:
     # -------------------------------------------------------------------------------------------------- who was left alone
     def _on_elder_end(self) -> None:
         """The fastlb that has started this one has gone."""
+        self._cutting.on_cut(ELDER, None)
         self._listening.own_taken_over(*self._options.admin)
         self._adopt_orphans()
 
@@ -294,7 +316,7 @@ class Succession:
             if event_fd >= 0:
                 os.close(slot.event_fd)
                 slot.event_fd = event_fd
-        self.predecessor.watch(self._on_predecessor_exit, self._on_elder_end)
+        self.predecessor.watch(self._on_predecessor_exit, self._on_elder_end, self._on_cut)
         for number in workers:
             if number not in taken and number not in own:
                 self._on_predecessor_exit(number)

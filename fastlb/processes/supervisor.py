@@ -106,6 +106,7 @@ class Supervisor:
         zygote = ZygoteOptions(partial(drop, options.identity), partial(run_forked, options, shared), frozenset((shared.fileno(),)))
         doors = Doors(options.runtime.path) if options.runtime is not None else None
         self._cuts = Cuts()
+        self._cuts_for_heir = False
         self._life = life = Life()
         self._nursery = nursery = Nursery(self, zygote, options.spared)
         self._crew = crew = Crew(self, life, nursery, shared, doors)
@@ -115,7 +116,9 @@ class Supervisor:
         self._changeover: Changeover[Opened] = Changeover(self, life, crew)
         self._controller = controller = ControllerProcess(self, life, nursery, self._changeover)
         self._reloading = Reloading(self, nursery, options.config_path, options.read)
-        self._succession = Succession(options, predecessor, shared, doors, life, nursery, crew, listening, self._changeover, controller)
+        self._succession = Succession(
+            options, predecessor, shared, doors, life, nursery, crew, listening, self._changeover, controller, self
+        )
 
     # -------------------------------------------------------------------------------------------------- life
     def open_nursery(self) -> None:
@@ -254,7 +257,7 @@ class Supervisor:
 
     def on_worker_gone(self, slot: Slot) -> None:
         self._changeover.on_gone(slot)
-        self._answer_cut(self._cuts.forget(slot.number))
+        self.on_cut(slot.number, None)
         self._listening.share()
 
     def on_worker_leaving(self, slot: Slot) -> None:
@@ -278,11 +281,8 @@ class Supervisor:
                 self._controller.owes_since = 0.0
             case DrainAll():
                 self.start_drain()
-            case Cut(ticket):
-                told = [slot for slot in self._crew.slots if slot.state in COMMITTED]
-                for slot in told:
-                    self._crew.tell(slot, message)
-                self._answer_cut(self._cuts.begin(ticket, [slot.number for slot in told]))
+            case Cut():
+                self.cut(message, for_heir=False)
             case Reload(ticket):
                 self._reloading.request(ticket)
             case Reloaded(number):
@@ -315,11 +315,28 @@ class Supervisor:
             case Drained():
                 slot.begin_draining()
             case CutDone():
-                self._answer_cut(self._cuts.add(slot.number, message))
+                self.on_cut(slot.number, message)
         self.tell_processes()
 
+    # -------------------------------------------------------------------------------------------------- cuts
+    def cut(self, message: Cut, for_heir: bool) -> None:
+        """Has everybody end what is in flight at a backend who has it in the memory that is ours."""
+        self._cuts_for_heir = for_heir  # whose controller works on this memory alone by then
+        told = [slot for slot in self._crew.slots if slot.state in COMMITTED]
+        for slot in told:
+            self._crew.tell(slot, message)
+        others = self._succession.predecessor.cut(message)
+        self._answer_cut(self._cuts.begin(message.ticket, [*(slot.number for slot in told), *others]))
+
+    def on_cut(self, number: int, done: CutDone | None) -> None:
+        self._answer_cut(self._cuts.add(number, done) if done is not None else self._cuts.forget(number))
+
     def _answer_cut(self, done: CutDone | None) -> None:
-        if done is not None:
+        if done is None:
+            return
+        if self._cuts_for_heir:
+            self._succession.upgrading.answer_cut(done)
+        else:
             self.tell_controller(done)
 
     def tell_processes(self) -> None:

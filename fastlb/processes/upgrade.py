@@ -22,8 +22,9 @@ from fastlb import BUILD_ID, FastlbError, _core
 from fastlb.control_plane.config.address import BindAddress
 from fastlb.processes.channel import MAX_DESCRIPTORS, Channel, ChannelError, open_pair
 from fastlb.processes.child import Child
+from fastlb.processes.cuts import ELDER
 from fastlb.processes.handover import peer_process, states_to_copy, take_listening
-from fastlb.processes.messages import Bequeath, Freed, FromElder, FromHeir, Lend, Succeeded
+from fastlb.processes.messages import Bequeath, Cut, CutDone, Freed, FromElder, FromHeir, Lend, Succeeded
 from fastlb.processes.nursery import Nursery
 from fastlb.processes.output import report
 from fastlb.processes.predecessor import Shares, share_out
@@ -92,6 +93,9 @@ class Parent(Protocol):
 
     def resume(self) -> None:
         """Starts workers again."""
+
+    def cut(self, message: Cut) -> None:
+        """Has its workers end what is in flight at a backend, for the heir, which is told what came of it."""
 
     def finish(self) -> None:
         """Ends."""
@@ -175,6 +179,11 @@ class Upgrading:
         if self._heir is not None:
             self._heir.send(Freed(slot))
 
+    def answer_cut(self, done: CutDone) -> None:
+        """What the heir wanted cut is."""
+        if self._heir is not None:
+            self._heir.send(done)
+
     def rest(self) -> None:
         """Has our workers drain: the heir's are enough. Without an heir it is a terminal whose window has changed its size."""
         if self.is_ready and not self.is_resting:
@@ -226,7 +235,10 @@ class Upgrading:
             self._heir = None
 
     def _on_message(self, message: FromHeir, _: list[int]) -> None:
-        if self._heir is not None and not self.is_ready and not self._is_given_up:
+        if isinstance(message, Cut):
+            if self.is_ready and self.shares_memory:
+                self._parent.cut(message)
+        elif self._heir is not None and not self.is_ready and not self._is_given_up:
             self.is_ready, self.shares_memory = True, message.shares_memory
             self._parent.on_heir_ready(self._heir.pid)
 
@@ -263,6 +275,7 @@ class Elder:
         self._sockets = sockets
         self._on_gone: Callable[[int | None], None] = lambda _: None
         self._on_end: Callable[[], None] = lambda: None
+        self._on_cut: Callable[[int, CutDone], None] = lambda *_: None
         self.shared: _core.SharedMemory | None = None
         self.states: dict[str, int] = {}  # of backends, where the memory is not ours
         self._states = bequest.states
@@ -315,9 +328,10 @@ class Elder:
         taken, self._sockets = share_out(self._sockets, wanted)
         return taken
 
-    def watch(self, on_gone: Callable[[int | None], None], on_end: Callable[[], None]) -> None:
-        """Calls `on_gone` with a slot that its worker has left, and `on_end` when the elder itself has gone. Needs a running loop."""
-        self._on_gone, self._on_end = on_gone, on_end
+    def watch(self, on_gone: Callable[[int | None], None], on_end: Callable[[], None], on_cut: Callable[[int, CutDone], None]) -> None:
+        """Calls `on_gone` with a slot that its worker has left, `on_end` when the elder itself has gone, and `on_cut` for the answers to
+        `cut`. Needs a running loop."""
+        self._on_gone, self._on_end, self._on_cut = on_gone, on_end, on_cut
         asyncio.get_running_loop().add_reader(self._channel.fileno(), self._on_readable)
 
     def introduce(self, event_fds: Mapping[int, int]) -> None:
@@ -327,6 +341,16 @@ class Elder:
         """Says that we are ready."""
         with suppress(OSError):
             self._channel.send(Succeeded(self.shared is not None), wait=False)
+
+    def cut(self, message: Cut) -> list[int]:
+        """As `Predecessor.cut`; it answers for all its workers."""
+        if self.shared is None or not self.is_alive:
+            return []
+        try:
+            self._channel.send(message, wait=False)
+        except OSError:  # it has ended, or does not read
+            return []
+        return [ELDER]
 
     def stop(self) -> None:
         """It is not ours to stop."""
@@ -350,6 +374,8 @@ class Elder:
                     os.close(descriptor)
                 if isinstance(message, Freed) and self.shared is not None:
                     self._on_gone(message.slot)
+                elif isinstance(message, CutDone):
+                    self._on_cut(ELDER, message)
         except (EOFError, ChannelError):
             self.leave()
             self._on_end()

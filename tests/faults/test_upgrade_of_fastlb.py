@@ -391,6 +391,32 @@ def test_a_drain_has_a_clock_at_the_new_one(start, paced):
     new.stop()
 
 
+def test_a_drain_that_has_taken_too_long_cuts_what_the_old_one_has_in_flight_too(start, paced):
+    lb = start(pool={"algorithm": "least_connections"}, settings={"drain_timeout": "1m"})
+    for backend in paced:
+        backend.hold()
+    clients = [lb.connect() for _ in paced]
+    for client in clients:
+        client.send(request())
+    wait_until(lambda: [backend.open for backend in paced] == [1, 1], "each has one")
+    new = Upgraded(lb, begin(lb))
+    path = f"/v1/backends/main/{quote(paced[0].address, safe='')}"
+
+    def cut():
+        (row,) = new.control.request("GET", path)[1]["backends"]
+        return row["drain"]["over"] and row["drain"]["cut"], row["in_flight"]
+
+    assert new.control.request("POST", path, {"admin": "drain", "timeout_ms": 1})[0] == 200
+    wait_until(lambda: cut() == (1, 0), "the new one knows what became of it")
+    assert [backend.open for backend in paced][1] == 1
+    lb.kill_supervisor()
+    wait_until(lambda: len(new.workers()) > 2, "who has the other one is met")
+    path = f"/v1/backends/main/{quote(paced[1].address, safe='')}"
+    assert new.control.request("POST", path, {"admin": "drain", "timeout_ms": 1})[0] == 200
+    wait_until(lambda: cut() == (1, 0), "nor is it left with workers that have no supervisor")
+    new.stop()
+
+
 def test_old_one_that_is_killed_leaves_everything_to_the_new_one(start):
     lb = start()
     with Load(("127.0.0.1", lb.port)) as load:

@@ -152,7 +152,7 @@ def test_worker_that_answers_late_is_told_to_drain_and_its_slot_is_known(
     async def main(door: socket.socket) -> None:
         found = find_predecessor(tmp_path, [], 2, Stored((), os.dup(memory.fileno())))
         assert found.take_event_fds() == {3: -1}
-        found.watch(lambda _: None, lambda: None)
+        found.watch(lambda _: None, lambda: None, lambda *_: None)
         found.succeed()
         assert found.is_gone
         worker = threading.Thread(target=move, args=(door,))
