@@ -67,6 +67,8 @@ def launch(loaded: Loaded, options: LaunchOptions) -> None:
     inherited, warnings = inherited_sockets()
     report_warnings(warnings)
     elder = meet_elder()
+    if elder is not None:
+        inherited += elder.given
     pid_file = PidFile(settings.pid_file)
     pid_file.write()
     runtime = None

@@ -305,7 +305,11 @@ class Outlived(Message, frozen=True):
 
 class Bequeath(Message, frozen=True):
     """Supervisor -> the fastlb that it has started to take its place, first. Descriptors: the shared memory, what wakes the worker in each
-    slot, and the runtime directory if there is one. The listening sockets follow, each `Lend` with some of them."""
+    slot, and the runtime directory if there is one. The listening sockets follow, each `Lend` with some of them.
+
+    Args:
+        given: which of the sockets are the service manager's, and what that calls them: their files stay when we end.
+    """
 
     build_id: str
     slots: tuple[Number, ...]
@@ -314,6 +318,7 @@ class Bequeath(Message, frozen=True):
     runtime_made: bool
     states: dict[str, Number] = {}
     weights: dict[str, Number] = {}
+    given: tuple[tuple[Number, str], ...] = ()
 
 
 class Freed(Message, frozen=True):

@@ -28,7 +28,7 @@ from fastlb.processes.predecessor import Predecessor, adopt_orphans
 from fastlb.processes.roster import MAX_WORKERS, Slot, choose_where_room
 from fastlb.processes.runtime_directory import RuntimeDirectory
 from fastlb.processes.supervisor_options import SupervisorOptions
-from fastlb.processes.systemd import notify
+from fastlb.processes.systemd import InheritedSocket, notify
 from fastlb.processes.upgrade import Elder, Upgrading
 
 # How long workers have to end by themselves after they were told to.
@@ -204,7 +204,12 @@ class Succession:
         return self._options.runtime
 
     def sockets(self) -> list[socket.socket]:
-        return [one.socket for bound in (*self._options.admin, *self._listening.bound) for one in bound.sockets]
+        bound = [one.socket for bound in (*self._options.admin, *self._listening.bound) for one in bound.sockets]
+        return bound + [one.socket for one in self.given if one.socket not in bound]
+
+    @property
+    def given(self) -> Sequence[InheritedSocket]:
+        return self._options.inherited
 
     def step_aside(self) -> None:
         self._options.pid_file.step_aside()

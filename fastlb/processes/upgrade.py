@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -30,6 +30,7 @@ from fastlb.processes.output import report
 from fastlb.processes.predecessor import Shares, share_out
 from fastlb.processes.roster import MAX_WORKERS, Slot
 from fastlb.processes.runtime_directory import RuntimeDirectory
+from fastlb.processes.systemd import InheritedSocket
 
 # The descriptor of the heir's end of the channel.
 VARIABLE = "FASTLB_UPGRADE"
@@ -73,7 +74,11 @@ class Parent(Protocol):
         """All workers have ended, its own and those that it has seen off."""
 
     def sockets(self) -> list[socket.socket]:
-        """All that it listens on."""
+        """All that it listens on, or could."""
+
+    @property
+    def given(self) -> Sequence[InheritedSocket]:
+        """Those of them that are the service manager's."""
 
     @property
     def runtime(self) -> RuntimeDirectory | None:
@@ -167,7 +172,9 @@ class Upgrading:
         made = runtime is not None and runtime.made
         numbers = tuple(slot.number for slot in slots)
         states = states_to_copy(parent.shared)
-        bequest = Bequeath(BUILD_ID, numbers, len(sockets), runtime is not None, made, states, parent.weights)
+        names = {one.socket: one.name for one in parent.given}
+        given = tuple((number, names[one]) for number, one in enumerate(sockets) if one in names)
+        bequest = Bequeath(BUILD_ID, numbers, len(sockets), runtime is not None, made, states, parent.weights, given=given)
         heir.send(bequest, parent.shared.fileno(), *(slot.event_fd for slot in slots), *more)
         for at in range(0, len(sockets), MAX_DESCRIPTORS):
             some = sockets[at : at + MAX_DESCRIPTORS]
@@ -260,7 +267,7 @@ class Upgrading:
 class Elder:
     """The fastlb that has started this one, still running. It has the methods of a `Predecessor`.
 
-    Owns the channel and what came over it until it is taken.
+    Owns the channel and what came over it until it is taken. `given`: what the service manager listens on by itself; not owned.
     """
 
     def __init__(
@@ -272,7 +279,8 @@ class Elder:
         self._runtime_fd = event_fds.pop() if bequest.has_runtime else None
         self._runtime_made = bequest.runtime_made
         self._event_fds = dict(zip(bequest.slots, event_fds, strict=True))
-        self._sockets = sockets
+        self.given = [InheritedSocket(sockets[number], name) for number, name in bequest.given]
+        self._sockets = [one for number, one in enumerate(sockets) if number not in dict(bequest.given)]
         self._on_gone: Callable[[int | None], None] = lambda _: None
         self._on_end: Callable[[], None] = lambda: None
         self._on_cut: Callable[[int, CutDone], None] = lambda *_: None
@@ -407,6 +415,8 @@ def meet_elder() -> Elder | None:
             if not isinstance(message, Lend) or not some:
                 raise ChannelError("it does not hand over what it said")
             sockets += take_listening(some)
+        if any(number >= len(sockets) for number, _ in bequest.given):
+            raise ChannelError("it names sockets that it has not")
     except (OSError, EOFError, ChannelError) as error:
         raise UpgradeError(f"the fastlb that started this one hands nothing over: {str(error) or 'it hung up'}") from error
     return Elder(peer_process(end), channel, bequest, descriptors, sockets)

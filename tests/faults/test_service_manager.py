@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.backend import listen
 from tests.support.configuration import configuration
-from tests.support.load import Load, PacedBackend, kill_worker, wait_for_restart
+from tests.support.load import Load, PacedBackend, kill_worker, wait_for_end, wait_for_restart
 from tests.support.process import listening_inodes
 from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
@@ -82,6 +82,30 @@ def test_inherited_sockets_are_served_by_all_workers_and_outlive_fastlb(fastlb, 
         client.connect(str(path))  # they wait for the next fastlb
     inherited.close()
     local.close()
+
+
+def test_files_of_the_service_manager_outlive_an_upgrade_and_both_of_its_fastlbs(fastlb, keep, tmp_path):
+    inherited, spare = listen(), listen()
+    path = tmp_path / "web"
+    local = listen(path=path)
+    binds = [f"127.0.0.1:{inherited.getsockname()[1]}", f"unix:{path}"]
+    backend = keep(PacedBackend())
+    lb = with_sockets(fastlb, [inherited, local, spare], backend, binds, workers=1)
+    lb.control.patience(60)
+    status, answer = lb.control.request("POST", "/v1/upgrade")
+    assert status == 200, answer
+    assert lb.process.wait(DEADLINE_SECONDS) == 0, lb.messages()
+    lb._was_killed = True  # nothing is left to be stopped
+    assert path.exists()
+    assert lb.get().status == 200
+    assert lb.messages().count(f"127.0.0.1:{spare.getsockname()[1]}") == 2, "each says that nobody listens there"
+    os.kill(answer["pid"], signal.SIGTERM)
+    wait_for_end(answer["pid"])
+    assert path.exists(), "it was not the new one's either"
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+    for one in (inherited, local, spare):
+        one.close()
 
 
 def test_client_that_waited_for_the_start_is_served(fastlb, keep):
