@@ -28,7 +28,7 @@ from fastlb.control_plane.log_plan import log_destinations
 from fastlb.control_plane.metrics.meters import Meters
 from fastlb.control_plane.names import RETRY_SECONDS, Names
 from fastlb.control_plane.reloads import Outcome, Reloads
-from fastlb.control_plane.resolver import Endpoint, Resolver
+from fastlb.control_plane.resolver import Endpoint, Resolver, believe_endpoints
 from fastlb.control_plane.snapshot import build_image
 from fastlb.control_plane.sticky_key import StickyKey, StickyKeyError, load_sticky_key
 from fastlb.control_plane.weights import Weights, keep_weights
@@ -83,6 +83,7 @@ class ControllerOptions:
         override: what the command line said holds for every file that is read later, too.
         sticky_key: that of `config`, read with the privileges that fastlb was started with.
         weights: that the operator had put in the place of configured ones when the fastlb before this one ran.
+        endpoints: what names stood for then.
         states: of backends, by identity, as a fastlb with another shared memory left them; for their rows when they are made.
     """
 
@@ -91,6 +92,7 @@ class ControllerOptions:
     sticky_key: StickyKey | None = None
     states: Mapping[str, int] = field(default_factory=dict)
     weights: Weights = field(default_factory=dict)
+    endpoints: Mapping[str, Sequence[tuple[str, int, int, int]]] = field(default_factory=dict)
 
 
 def run_controller(channel: Channel[ToController], shared: _core.SharedMemory, state_fd: int | None, options: ControllerOptions) -> None:
@@ -258,6 +260,7 @@ class Controller:
             else:
                 # Workers of the fastlb before this one may be there still: no number means two things in one shared memory.
                 self._tried = max((self._shared.worker_generation(slot) for slot in self._shared.workers()), default=0)
+                self._names.restore(believe_endpoints(self._options.endpoints, names_of(self._options.config)))
                 try:
                     await self.apply(self._options.config)
                 except ApplyError:
@@ -347,7 +350,7 @@ class Controller:
             state = _write_state(State(config, generation, found or self._sticky_key, weights, endpoints), self._freeze(config))
             try:
                 self._answer = self._loop.create_future()
-                self._send(_describe(config, generation, logs, weights), image, state)
+                self._send(_describe(config, generation, logs, weights, endpoints), image, state)
                 answer = await self._answer
                 if isinstance(answer, Applied):
                     # First of all: whatever comes up below, this is in force.
@@ -522,7 +525,9 @@ def choose_workers(configured: int) -> int:
     return configured or usable_cpus()
 
 
-def _describe(config: Config, generation: int, logs: Sequence[LogTarget], weights: Weights) -> Apply:
+def _describe(
+    config: Config, generation: int, logs: Sequence[LogTarget], weights: Weights, endpoints: Mapping[str, tuple[Endpoint, ...]]
+) -> Apply:
     """What the supervisor has to know of a configuration."""
     settings = config.settings
     listeners = tuple(_describe_listener(listener) for listener in config.listeners)
@@ -535,6 +540,7 @@ def _describe(config: Config, generation: int, logs: Sequence[LogTarget], weight
         settings.drain_idle_grace_ms,
         settings.watch,
         dict(weights),
+        endpoints={**endpoints},
     )
 
 

@@ -8,7 +8,7 @@ import asyncio
 import queue
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -67,6 +67,24 @@ class Endpoint(NamedTuple):
     port: int = 0
     weight: int = 0
     priority: int = 0
+
+
+def believe_endpoints(told: Mapping[str, Sequence[tuple[str, int, int, int]]], names: Container[str]) -> dict[str, tuple[Endpoint, ...]]:
+    """What another process says that these names stand for, as far as it can be so."""
+    believed: dict[str, tuple[Endpoint, ...]] = {}
+    for name, endpoints in told.items():
+        if name in names and len(endpoints) <= MAX_ENDPOINTS:
+            found = tuple(Endpoint(*one) for one in endpoints)
+            if found and all(_can_be(one) for one in found):
+                believed[name] = found
+    return believed
+
+
+def _can_be(endpoint: Endpoint) -> bool:
+    try:
+        return str(ip_address(endpoint.ip)) == endpoint.ip and all(0 <= number <= 0xFFFF for number in endpoint[1:])
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)

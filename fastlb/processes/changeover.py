@@ -230,5 +230,7 @@ class Changeover(Generic[Opened]):
         slot.generation = self.generation
         self._parent.assign(slot)
         apply = self.snapshot.apply
-        self._crew.tell(slot, Commit(apply.generation, slot.assigned, apply.drain_timeout_ms, apply.drain_idle_grace_ms, apply.weights))
+        self._crew.tell(
+            slot, Commit(apply.generation, slot.assigned, apply.drain_timeout_ms, apply.drain_idle_grace_ms, apply.weights, apply.endpoints)
+        )
         self._parent.send_logs(slot)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from fastlb import _core
 from fastlb.processes.channel import CREDENTIALS, Channel, ChannelError
-from fastlb.processes.messages import FromOrphan, Lend, Outlived
+from fastlb.processes.messages import Endpoints, FromOrphan, Lend, Outlived
 from fastlb.processes.output import report
 
 PREFIX = "worker."
@@ -119,6 +119,7 @@ class Orphan:
     sockets: list[socket.socket] = field(default_factory=list)
     states: dict[str, int] = field(default_factory=dict)
     weights: dict[str, int] = field(default_factory=dict)
+    endpoints: Endpoints = field(default_factory=dict)
 
     def close(self) -> None:
         """Lets go of it: it serves on, or ends by itself when it has been told to."""
@@ -246,7 +247,7 @@ def _hear(path: Path, connection: socket.socket, deadline: float) -> Orphan:
             raise ChannelError("it does not say who it is")
         orphan.shared_fd, orphan.event_fd = descriptors
         orphan.build_id, orphan.slot, orphan.pid, orphan.states = first.build_id, first.slot, channel.sender, first.states
-        orphan.weights = first.weights
+        orphan.weights, orphan.endpoints = first.weights, first.endpoints
         orphan.pidfd = os.pidfd_open(orphan.pid)
         while len(orphan.sockets) < first.n_sockets:
             message, descriptors = _receive(connection, channel, deadline)

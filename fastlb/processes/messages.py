@@ -12,6 +12,8 @@ import msgspec
 CONTROLLER = -1
 
 Number = Annotated[int, msgspec.Meta(ge=0)]
+# What names stand for: IP, port, weight and priority of each endpoint, as `resolver.Endpoint`.
+Endpoints = dict[str, tuple[tuple[str, Number, Number, Number], ...]]
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -133,7 +135,8 @@ class Commit(Message, frozen=True):
     Args:
         sockets: every socket to accept from, with the index of its listener. What waits in sockets that are not named any more is taken in.
         drain_timeout_ms: how long a drain takes where nobody says otherwise.
-        weights: what the operator has put in the place of configured ones, for the fastlb that may come to the worker's door.
+        weights, endpoints: what the operator has put in the place of configured weights, and what names stand for, for the fastlb that may
+            come to the worker's door.
     """
 
     generation: Number
@@ -141,6 +144,7 @@ class Commit(Message, frozen=True):
     drain_timeout_ms: Number
     drain_idle_grace_ms: Number
     weights: dict[str, Number] = {}
+    endpoints: Endpoints = {}
 
 
 class Committed(Message, frozen=True):
@@ -190,6 +194,7 @@ class Apply(Message, frozen=True):
     drain_idle_grace_ms: Number
     watch: bool = False
     weights: dict[str, Number] = {}  # that the operator has put in the place of configured ones
+    endpoints: Endpoints = {}  # of the snapshot
 
 
 class Applied(Message, frozen=True):
@@ -294,6 +299,7 @@ class Outlived(Message, frozen=True):
     Args:
         states: of the backends that are not simply up and ready, by identity: for a build that cannot read the memory.
         weights: that the operator has put in the place of configured ones.
+        endpoints: what names stand for, should no name server answer the next one.
     """
 
     build_id: str
@@ -301,6 +307,7 @@ class Outlived(Message, frozen=True):
     n_sockets: Number
     states: dict[str, Number] = {}
     weights: dict[str, Number] = {}
+    endpoints: Endpoints = {}
 
 
 class Bequeath(Message, frozen=True):
@@ -318,6 +325,7 @@ class Bequeath(Message, frozen=True):
     runtime_made: bool
     states: dict[str, Number] = {}
     weights: dict[str, Number] = {}
+    endpoints: Endpoints = {}
     given: tuple[tuple[Number, str], ...] = ()
 
 

@@ -60,6 +60,7 @@ class Predecessor:
         self._orphans = list(orphans)
         self.states = {} if shared is not None or not orphans else dict(orphans[0].states)  # of backends, where the memory is not ours
         self.weights = dict(orphans[0].weights) if orphans else {}
+        self.endpoints = dict(orphans[0].endpoints) if orphans else {}
         self._sockets = list(sockets)
         self.shared = shared
         self._slots = {orphan.slot: orphan for orphan in slots}

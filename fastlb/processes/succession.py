@@ -21,7 +21,7 @@ from fastlb.processes.handover import Doors
 from fastlb.processes.life import Life, StartError
 from fastlb.processes.listening import Listening, Opened
 from fastlb.processes.memory_lock import changing_rows, try_settling
-from fastlb.processes.messages import AdminSocket, Cut, CutDone, LeaveAdmin, Upgraded
+from fastlb.processes.messages import AdminSocket, Cut, CutDone, Endpoints, LeaveAdmin, Upgraded
 from fastlb.processes.nursery import Nursery
 from fastlb.processes.output import report
 from fastlb.processes.predecessor import Predecessor, adopt_orphans
@@ -184,6 +184,10 @@ class Succession:
     @property
     def weights(self) -> dict[str, int]:
         return self._changeover.snapshot.apply.weights if self._changeover.snapshot is not None else {}
+
+    @property
+    def endpoints(self) -> Endpoints:
+        return self._changeover.snapshot.apply.endpoints if self._changeover.snapshot is not None else {}
 
     @property
     def can_be_upgraded(self) -> bool:

@@ -88,7 +88,8 @@ def run_supervisor(options: SupervisorOptions) -> None:
         directory = options.runtime.path if options.runtime is not None else None
         predecessor = find_predecessor(directory, wanted, options.n_workers, options.stored)
     shared = predecessor.shared or _core.SharedMemory.create()
-    options = replace(options, controller=replace(options.controller, states=predecessor.states, weights=predecessor.weights))
+    controller = replace(options.controller, states=predecessor.states, weights=predecessor.weights, endpoints=predecessor.endpoints)
+    options = replace(options, controller=controller)
     try:
         supervisor = Supervisor(options, shared, predecessor)
         supervisor.open_nursery()  # before there is a loop, or anything else that a fork should not copy

@@ -24,7 +24,7 @@ from fastlb.processes.channel import MAX_DESCRIPTORS, Channel, ChannelError, ope
 from fastlb.processes.child import Child
 from fastlb.processes.cuts import ELDER
 from fastlb.processes.handover import peer_process, states_to_copy, take_listening
-from fastlb.processes.messages import Bequeath, Cut, CutDone, Freed, FromElder, FromHeir, Lend, Succeeded
+from fastlb.processes.messages import Bequeath, Cut, CutDone, Endpoints, Freed, FromElder, FromHeir, Lend, Succeeded
 from fastlb.processes.nursery import Nursery
 from fastlb.processes.output import report
 from fastlb.processes.predecessor import Shares, share_out
@@ -60,6 +60,10 @@ class Parent(Protocol):
     @property
     def weights(self) -> dict[str, int]:
         """Those of the operator's in the snapshot in force."""
+
+    @property
+    def endpoints(self) -> Endpoints:
+        """What names stand for in the snapshot in force."""
 
     @property
     def can_be_upgraded(self) -> bool:
@@ -174,7 +178,9 @@ class Upgrading:
         states = states_to_copy(parent.shared)
         names = {one.socket: one.name for one in parent.given}
         given = tuple((number, names[one]) for number, one in enumerate(sockets) if one in names)
-        bequest = Bequeath(BUILD_ID, numbers, len(sockets), runtime is not None, made, states, parent.weights, given=given)
+        bequest = Bequeath(
+            BUILD_ID, numbers, len(sockets), runtime is not None, made, states, parent.weights, parent.endpoints, given=given
+        )
         heir.send(bequest, parent.shared.fileno(), *(slot.event_fd for slot in slots), *more)
         for at in range(0, len(sockets), MAX_DESCRIPTORS):
             some = sockets[at : at + MAX_DESCRIPTORS]
@@ -288,6 +294,7 @@ class Elder:
         self.states: dict[str, int] = {}  # of backends, where the memory is not ours
         self._states = bequest.states
         self.weights = bequest.weights
+        self.endpoints = bequest.endpoints
         self.pids: dict[int, int] = {}  # it tells its own controller of them
 
     @property

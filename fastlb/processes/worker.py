@@ -28,6 +28,7 @@ from fastlb.processes.messages import (
     CutDone,
     Drain,
     Drained,
+    Endpoints,
     FromWorker,
     Hello,
     Lend,
@@ -146,6 +147,7 @@ class Worker:
         self._drain_timeout_ms = 0
         self._drain_idle_grace_ms = 0
         self._weights: dict[str, int] = {}
+        self._endpoints: Endpoints = {}
         self._failure: BaseException | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -186,8 +188,8 @@ class Worker:
                 self._engine.abort()
             case Lend(numbers):
                 self._sockets.update(zip(numbers, descriptors, strict=True))
-            case Commit(generation, sockets, drain_timeout_ms, drain_idle_grace_ms, weights):
-                self._weights = weights
+            case Commit(generation, sockets, drain_timeout_ms, drain_idle_grace_ms, weights, endpoints):
+                self._weights, self._endpoints = weights, endpoints
                 self._drain_timeout_ms, self._drain_idle_grace_ms = drain_timeout_ms, drain_idle_grace_ms
                 if generation != self._prepared:
                     raise ValueError(f"generation {generation} is to be committed and {self._prepared} is prepared")
@@ -305,7 +307,7 @@ class Worker:
         sockets = list(self._sockets.items())
         self._loop.add_reader(self._channel.fileno(), self._on_readable)
         try:
-            outlived = Outlived(BUILD_ID, estate.slot, len(sockets), states_to_copy(estate.shared), self._weights)
+            outlived = Outlived(BUILD_ID, estate.slot, len(sockets), states_to_copy(estate.shared), self._weights, self._endpoints)
             self._offer(outlived, estate.shared.fileno(), estate.event_fd)
             for at in range(0, len(sockets), MAX_DESCRIPTORS):
                 some = sockets[at : at + MAX_DESCRIPTORS]

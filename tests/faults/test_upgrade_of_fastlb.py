@@ -11,6 +11,7 @@ import pytest
 from tests.support.configuration import configuration
 from tests.support.load import Load, PacedBackend, assert_consistent, process_state, wait_for_end, wait_for_workers
 from tests.support.message import request
+from tests.support.name_server import NameServer
 from tests.support.process import Control, session_members
 from tests.support.waiting import DEADLINE_SECONDS, wait_until
 from tests.support.websocket import Chat, WebSocketEcho
@@ -415,6 +416,36 @@ def test_a_drain_that_has_taken_too_long_cuts_what_the_old_one_has_in_flight_too
     assert new.control.request("POST", path, {"admin": "drain", "timeout_ms": 1})[0] == 200
     wait_until(lambda: cut() == (1, 0), "nor is it left with workers that have no supervisor")
     new.stop()
+
+
+@pytest.fixture
+def name_server():
+    server = NameServer(ttl=1)
+    yield server
+    server.close()
+
+
+def test_what_names_stand_for_is_known_to_those_that_come_when_no_name_server_answers(start, fastlb, paced, name_server):
+    port = paced[0].address.rpartition(":")[2]
+    name_server.records = {("_http._tcp.app.example.", "SRV"): [f"0 1 {port} here.example."], ("here.example.", "A"): ["127.0.0.1"]}
+    settings = {"resolver": [name_server.address]}
+    service = "srv:_http._tcp.app.example"
+    lb = start([service], settings=settings)
+    assert lb.get().status == 200
+    name_server.rcodes = {"_http._tcp.app.example.": "SERVFAIL"}
+    new = Upgraded(lb, upgrade(lb))
+    end_of_old(lb)
+    assert lb.get().status == 200, "by the one that was upgraded to"
+    new.control.close()
+    os.kill(new.pid, signal.SIGKILL)
+    wait_for_end(new.pid)
+    text = configuration([service], listener={"bind": f"127.0.0.1:{lb.port}"}, settings=settings)
+    after = fastlb(text, workers=2, runtime=lb.directory / "run")
+    after._applied = True  # the sockets of the orphans are no leak when they go
+    assert "taking over from 2 workers" in after.messages()
+    assert f"keeping 127.0.0.1:{port}" in after.messages()
+    assert after.get().status == 200
+    after.rest()
 
 
 def test_old_one_that_is_killed_leaves_everything_to_the_new_one(start):

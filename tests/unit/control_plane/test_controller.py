@@ -365,6 +365,30 @@ def test_what_a_name_stands_for_is_offered_again_where_it_could_not_be_used(serv
     serve(test, config("app.example:80"))
 
 
+def test_what_names_stood_for_when_another_fastlb_ran_is_used_while_nobody_answers(serve: Serve, resolver: Resolver) -> None:
+    told = {
+        "app.example": [("10.0.0.1", 0, 0, 0), ("2001:db8::1", 0, 0, 0)],
+        "b.example": [("10.0.0.1", 0, 0, 0), ("no address", 0, 0, 0)],
+        "c.example": [("10.0.0.1", 65536, 0, 0)],
+        "d.example": [("10.0.0.9", 0, 0, 0)],
+    }
+    resolver.answers["d.example"] = ["10.0.0.4"]
+
+    async def test(case: Case) -> None:
+        assert await case.hear() == Hello(BUILD_ID)
+        offered = await case.hear()
+        assert isinstance(offered, Apply)
+        assert offered.endpoints == {
+            "app.example": (("10.0.0.1", 0, 0, 0), ("2001:db8::1", 0, 0, 0)),
+            "d.example": (("10.0.0.4", 0, 0, 0),),
+        }
+        found = {str(row["identity"]) for row in case.shared.backends()}
+        assert {"p|app.example:80|10.0.0.1", "p|app.example:80|2001:db8::1", "p|b.example:80", "p|c.example:80"} <= found
+        case.send(Applied(1))
+
+    serve(test, config("app.example:80", "b.example:80", "c.example:80", "d.example:80"), endpoints=told)
+
+
 def test_what_a_controller_leaves_is_taken_up_without_another_offer(serve: Serve, resolver: Resolver) -> None:
     resolver.answers["app.example"] = ["10.0.0.1"]
     left: list[State] = []
