@@ -315,6 +315,7 @@ class Bequeath(Message, frozen=True):
     slot, and the runtime directory if there is one. The listening sockets follow, each `Lend` with some of them.
 
     Args:
+        hears_cuts: it can be told a `Cut`.
         given: which of the sockets are the service manager's, and what that calls them: their files stay when we end.
     """
 
@@ -327,6 +328,7 @@ class Bequeath(Message, frozen=True):
     weights: dict[str, Number] = {}
     endpoints: Endpoints = {}
     given: tuple[tuple[Number, str], ...] = ()
+    hears_cuts: bool = False
 
 
 class Freed(Message, frozen=True):

@@ -179,7 +179,16 @@ class Upgrading:
         names = {one.socket: one.name for one in parent.given}
         given = tuple((number, names[one]) for number, one in enumerate(sockets) if one in names)
         bequest = Bequeath(
-            BUILD_ID, numbers, len(sockets), runtime is not None, made, states, parent.weights, parent.endpoints, given=given
+            BUILD_ID,
+            numbers,
+            len(sockets),
+            runtime is not None,
+            made,
+            states,
+            parent.weights,
+            parent.endpoints,
+            given=given,
+            hears_cuts=True,
         )
         heir.send(bequest, parent.shared.fileno(), *(slot.event_fd for slot in slots), *more)
         for at in range(0, len(sockets), MAX_DESCRIPTORS):
@@ -294,6 +303,7 @@ class Elder:
         self.states: dict[str, int] = {}  # of backends, where the memory is not ours
         self._states = bequest.states
         self.weights = bequest.weights
+        self._hears_cuts = bequest.hears_cuts
         self.endpoints = bequest.endpoints
         self.pids: dict[int, int] = {}  # it tells its own controller of them
 
@@ -359,7 +369,7 @@ class Elder:
 
     def cut(self, message: Cut) -> list[int]:
         """As `Predecessor.cut`; it answers for all its workers."""
-        if self.shared is None or not self.is_alive:
+        if self.shared is None or not self.is_alive or not self._hears_cuts:
             return []
         try:
             self._channel.send(message, wait=False)
