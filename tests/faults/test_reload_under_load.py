@@ -87,6 +87,12 @@ class Case:
             self.go_on_with_download()
 
 
+def lost(lb) -> str:
+    """What fastlb knows of requests that failed, for who has to find out why."""
+    shown = {name: n for name, n in lb.counters().items() if n and name.startswith(("reason.", "accept", "workers_died", "exchanges_lost"))}
+    return f"fastlb counts {shown}, has {lb.processes()}, and said:\n{lb.messages()[-4000:]}"
+
+
 def run(case: Case, rounds: int) -> None:
     lb = case.lb
     with Load(("127.0.0.1", lb.port), fresh=4, kept=4) as load:
@@ -100,7 +106,7 @@ def run(case: Case, rounds: int) -> None:
         case.check_tunnels()
         grown = lb.memory_bytes() - half
         load.wait_for_answers(100)
-    assert load.failures == []
+    assert load.failures == [], lost(lb)
     # All tunnels and the download are still open, and need none of the snapshots that they came with.
     counters = lb.wait_for(lambda now: now["snapshots_opened"] - now["snapshots_closed"] == 1, "one snapshot is left")
     assert counters["snapshots_opened"] == rounds + 1
@@ -142,7 +148,7 @@ def test_controllers_and_zygotes_killed_during_reloads_cost_no_request(fastlb, k
         answer = lb.reload()  # whatever became of the others
         assert answer["ok"], answer
         load.wait_for_answers(100)
-    assert load.failures == []
+    assert load.failures == [], lost(lb)
     case.chat.say()
     case.chat.close()
     assert lb.control.ask("counters")["generation"] == answer["generation"]
