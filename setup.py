@@ -74,9 +74,15 @@ MACROS += [] if DEBUG else [("CYTHON_WITHOUT_ASSERTIONS", "1")]
 # Beside the probe these have the hook in a developer's build: no request passes them.
 HOOKED = ["tests.support._probe", "fastlb.data_plane.settlement", "fastlb.data_plane.shared_table"]
 
-# Libraries of others, each in one module: its name, C code that can be compiled where its header is, the package in Debian and in Fedora.
+# Libraries of others, each in one module: names, C code that can be compiled where their headers are, the package in Debian and Fedora.
 LIBRARIES = {
-    "fastlb.data_plane.regex": ("pcre2-8", "#define PCRE2_CODE_UNIT_WIDTH 8\n#include <pcre2.h>\n", "libpcre2-dev", "pcre2-devel"),
+    "fastlb.data_plane.regex": (("pcre2-8",), "#define PCRE2_CODE_UNIT_WIDTH 8\n#include <pcre2.h>\n", "libpcre2-dev", "pcre2-devel"),
+    "fastlb.data_plane.tls": (
+        ("ssl", "crypto"),
+        "#include <openssl/ssl.h>\n#if OPENSSL_VERSION_NUMBER < 0x30000000L\n#error OpenSSL 3.0 or newer\n#endif\n",
+        "libssl-dev",
+        "openssl-devel",
+    ),
 }
 
 
@@ -96,7 +102,7 @@ def find_pyx() -> list[pathlib.Path]:
 def make_extension(path: pathlib.Path) -> Extension:
     name = ".".join(path.with_suffix("").parts)
     hook = [("FASTLB_FAULT_HOOK", "1")] if FAULT_HOOK or (PROBE and name in HOOKED) else []
-    library = [link_option(LIBRARIES[name][0])] if name in LIBRARIES else []
+    libraries = [link_option(library) for library in LIBRARIES[name][0]] if name in LIBRARIES else []
     return Extension(
         name=name,
         sources=[str(path)],
@@ -104,7 +110,7 @@ def make_extension(path: pathlib.Path) -> Extension:
         define_macros=[*MACROS, *hook],
         py_limited_api=LIMITED,
         extra_compile_args=[*C_FLAGS, *shlex.split(os.environ.get("CFLAGS", ""))],
-        extra_link_args=[*shlex.split(os.environ.get("LDFLAGS", "")), *library],
+        extra_link_args=[*shlex.split(os.environ.get("LDFLAGS", "")), *libraries],
     )
 
 
@@ -125,11 +131,12 @@ def check_libraries() -> None:
     """Ends the build, naming the package, where a library or its header is missing: a compiler's message for that is long and late."""
     compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
     flags = shlex.split(os.environ.get("CFLAGS", "")) + shlex.split(os.environ.get("LDFLAGS", ""))
-    for library, source, debian, fedora in LIBRARIES.values():
-        command = [*compiler, *flags, "-shared", "-fPIC", "-x", "c", "-", "-o", os.devnull, link_option(library)]
+    for libraries, source, debian, fedora in LIBRARIES.values():
+        options = [link_option(library) for library in libraries]
+        command = [*compiler, *flags, "-shared", "-fPIC", "-x", "c", "-", "-o", os.devnull, *options]
         if subprocess.run(command, input=source, text=True, capture_output=True, check=False).returncode != 0:
             packages = f"{debian} (Debian, Ubuntu) or {fedora} (Fedora, RHEL)"
-            sys.exit(f"fastlb: {link_option(library)} or its header is missing here; install {packages}")
+            sys.exit(f"fastlb: {' '.join(options)} or its header is missing here, or too old; install {packages}")
 
 
 class BuildPy(build_py):

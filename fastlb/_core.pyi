@@ -77,6 +77,31 @@ class SnapshotWriter:
         host_set: int = 0,
         meter: int = 0,
     ) -> int: ...
+    def add_certificate(self, chain: bytes, key: bytes, ocsp: bytes = b"") -> int: ...
+    def set_tls(
+        self,
+        listener: int,
+        *,
+        identities: Sequence[Sequence[int]],
+        names: Iterable[tuple[str, int]],
+        default: int | None,
+        challenges: Iterable[tuple[str, int]] = (),
+        min_version: int = 0x0303,
+        max_version: int = 0x0304,
+        ciphers: str = "",
+        ciphersuites: str = "",
+        groups: str = "",
+        alpn: Sequence[bytes] = (b"http/1.1",),
+        handshake_timeout_ms: int = 10_000,
+        tickets: bool = True,
+        session_timeout_s: int = 7200,
+        early_data_bytes: int = 0,
+        client_auth: str = "none",
+        client_ca: bytes = b"",
+        client_crl: bytes = b"",
+        client_depth: int = 4,
+    ) -> None: ...
+    def set_ticket_keys(self, keys: Sequence[bytes]) -> None: ...
     def add_pool(
         self,
         name: str,

@@ -43,6 +43,7 @@ from fastlb.data_plane.snapshot cimport IMAGE_LAYOUT, IMAGE_MAGIC, map_image
 from fastlb.data_plane.shared_table cimport STICKY_BUCKETS, hash_identity
 from fastlb.data_plane.sticky cimport hash_sticky_value
 from fastlb.data_plane.sticky_table cimport MAX_STICKY_TICKS, STICKY_TICK_MS, count_sticky
+from fastlb.data_plane.tls cimport BAD_TLS, TlsSet, compile_tls, free_tls, openssl_version
 from fastlb.data_plane.system cimport EINVAL, ENOSPC, errno, memcpy, memset, munmap
 from fastlb.data_plane cimport types
 from fastlb.data_plane.types cimport (FAILURE_COUNT, HEADER_OTHER, MAX_HEAD_BYTES, MAX_HEADERS, MAX_IDENTITY_BYTES, MAX_ROWS, MAX_WORKERS,
@@ -61,7 +62,7 @@ from fastlb.data_plane.types cimport (Exchange, ImageBackend, ImageHeader, Image
 from fastlb.data_plane.types cimport (MAX_LOCATION_BYTES, ImageCondition, ImageHost, ImageHostSet, ImageHostSlot, ImageLocation,
                                       ImageLocationSlot, ImagePathLength, ImageRegex, ImageRouteTable, ImageRule, ImageValue)
 from fastlb.data_plane.types cimport QUEUE_PRIORITIES, ImageAlias, ImageGroup, ImageRingPoint, Regex, RegexScratch, RowDetails
-from fastlb.data_plane.types cimport ImageSticky
+from fastlb.data_plane.types cimport ImageCertificate, ImageSticky, ImageTls, ImageTlsIdentity, ImageTlsName
 
 from fastlb.data_plane.types cimport PickFunction
 
@@ -100,6 +101,7 @@ ALGORITHMS = {"round_robin": types.ALGORITHM_ROUND_ROBIN, "weighted_round_robin"
               "random_two_choices": types.ALGORITHM_RANDOM_TWO_CHOICES, "peak_ewma": types.ALGORITHM_PEAK_EWMA,
               "least_time": types.ALGORITHM_LEAST_TIME}
 ROW_STATES = {"down": types.ROW_DOWN, "drain": types.ROW_DRAIN, "maintenance": types.ROW_MAINTENANCE, "ejected": types.ROW_EJECTED}
+CLIENT_AUTH = {"none": types.CLIENT_AUTH_NONE, "optional": types.CLIENT_AUTH_OPTIONAL, "required": types.CLIENT_AUTH_REQUIRED}
 STICKY_FLAGS = {"reject": types.STICKY_REJECT, "drain": types.STICKY_DRAIN, "indirect": types.STICKY_INDIRECT, "secure": types.STICKY_SECURE,
                 "secure_auto": types.STICKY_SECURE_AUTO, "nocache": types.STICKY_NOCACHE}
 
@@ -143,7 +145,8 @@ def versions():
     cdef:
         char text[64]
         uint32_t size = write_regex_version(text, sizeof(text))
-    return {"build": BUILD_ID, "cython": made_by, "compiler": fastlb_compiler.decode(), "PCRE2": text[:size].decode()}
+    return {"build": BUILD_ID, "cython": made_by, "compiler": fastlb_compiler.decode(), "PCRE2": text[:size].decode(),
+            "OpenSSL": openssl_version().decode()}
 
 
 cdef Regex* compile_checked(bytes pattern, bint caseless) except NULL:
@@ -325,6 +328,7 @@ cdef class SnapshotWriter:
         bytearray texts
         list networks, listeners, routes, pools, pool_backends, pool_groups, table_names
         list segments, operations, shares
+        list certificates, tls_identities, tls_names, tls, ticket_keys
         dict stickies, request_edits
         uint64_t generation
         ImageText reason_header, python_path
@@ -339,6 +343,7 @@ cdef class SnapshotWriter:
         self.networks, self.listeners, self.routes, self.pools, self.pool_backends, self.pool_groups = [], [], [], [], [], []
         self.table_names = []
         self.segments, self.operations, self.shares = [], [], []
+        self.certificates, self.tls_identities, self.tls_names, self.tls, self.ticket_keys = [], [], [], [], []
         self.stickies, self.request_edits = {}, {}
         self.generation = generation
         self.reason_header.offset = sizeof(ImageHeader)
@@ -415,8 +420,99 @@ cdef class SnapshotWriter:
         entry.settings.head.max_target_bytes = max_target_bytes
         entry.settings.head.max_fields = max_headers
         entry.settings.max_body_bytes = max_body_bytes
+        entry.tls = <uint32_t>NO_INDEX
         self.listeners.append(record(&entry, sizeof(entry)))
         return len(self.listeners) - 1
+
+    def add_certificate(self, chain, key, ocsp=b""):
+        """A certificate that listeners may serve. `chain`: PEM, the leaf first; `key`: PEM, PKCS #8 without a password; `ocsp`: a DER response
+        to staple. Nothing of them is looked at here. Returns its index."""
+        cdef ImageCertificate entry
+        memset(&entry, 0, sizeof(entry))
+        entry.chain = self.add_text(chain)
+        entry.key = self.add_text(key)
+        entry.ocsp = self.add_text(ocsp)
+        self.certificates.append(record(&entry, sizeof(entry)))
+        return len(self.certificates) - 1
+
+    cdef ImageText add_list(self, str text) except *:
+        # As OpenSSL reads lists; of nothing: nothing.
+        return self.add_text(text.encode("ascii") + b"\0" if text else b"")
+
+    cdef ImageSection add_tls_names(self, names) except *:
+        cdef:
+            ImageTlsName entry
+            ImageSection section
+        section.offset = <uint32_t>len(self.tls_names)
+        for name, target in sorted((name.encode("ascii"), target) for name, target in names):
+            memset(&entry, 0, sizeof(entry))
+            entry.name = self.add_text(name)
+            entry.target = target
+            self.tls_names.append(record(&entry, sizeof(entry)))
+        section.count = <uint32_t>len(self.tls_names) - section.offset
+        return section
+
+    def set_tls(self, listener, *, identities, names, default, challenges=(), min_version=0x0303, max_version=0x0304, ciphers="",
+                ciphersuites="", groups="", alpn=(b"http/1.1",), handshake_timeout_ms=10_000, tickets=True, session_timeout_s=7200,
+                early_data_bytes=0, client_auth="none", client_ca=b"", client_crl=b"", client_depth=4):
+        """Makes a listener speak TLS.
+
+        Args:
+            identities: each a list of certificates that are served for the same names, at most one for each type of key.
+            names: pairs of a name and the index of its identity; lower case, each once; "*.example.com" stands for one label.
+            default: index of the identity for names that are not among them and for clients that name none; None = such clients are refused.
+            challenges: pairs of a name and a certificate, for clients that offer the protocol acme-tls/1 (RFC 8737).
+            min_version, max_version: 0x0303 (TLS 1.2) or 0x0304 (TLS 1.3).
+            ciphers, ciphersuites, groups: as OpenSSL reads them, for TLS 1.2, for TLS 1.3, for both; "" = ours.
+            alpn: protocols, what we prefer first.
+            tickets: whether sessions can be resumed; it takes set_ticket_keys, too.
+            early_data_bytes: of requests before a resumed handshake is over; only 0, which is none.
+            client_auth: "none", "optional" or "required"; `client_ca`: PEM, who may have signed; `client_crl`: PEM, with it every certificate of a
+                chain is looked up in a list; `client_depth`: certificates between the client's and an authority's.
+        """
+        cdef:
+            ImageTls entry
+            ImageTlsIdentity identity
+            bytearray packed = bytearray(self.listeners[listener])
+        if early_data_bytes != 0:
+            raise ValueError("early data is not taken")
+        memset(&entry, 0, sizeof(entry))
+        entry.identities.offset = <uint32_t>len(self.tls_identities)
+        entry.identities.count = <uint32_t>len(identities)
+        for certificates in identities:
+            if not 0 < len(certificates) <= types.MAX_KEY_TYPES:
+                raise ValueError(f"an identity has 1 to {types.MAX_KEY_TYPES} certificates")
+            memset(&identity, 0, sizeof(identity))
+            identity.n_certificates = <uint32_t>len(certificates)
+            for at, certificate in enumerate(certificates):
+                identity.certificates[<uint32_t>at] = certificate
+            self.tls_identities.append(record(&identity, sizeof(identity)))
+        entry.names = self.add_tls_names(names)
+        entry.challenges = self.add_tls_names(challenges)
+        entry.default_identity = <uint32_t>NO_INDEX if default is None else default
+        entry.min_version = min_version
+        entry.max_version = max_version
+        entry.ciphers = self.add_list(ciphers)
+        entry.ciphersuites = self.add_list(ciphersuites)
+        entry.groups = self.add_list(groups)
+        entry.alpn = self.add_text(b"".join([bytes([len(protocol)]) + protocol for protocol in alpn]))
+        entry.handshake_timeout_ms = handshake_timeout_ms
+        entry.session_timeout_s = session_timeout_s
+        entry.tickets = bool(tickets)
+        entry.client_auth = CLIENT_AUTH[client_auth]
+        entry.client_depth = client_depth
+        entry.client_ca = self.add_text(client_ca)
+        entry.client_crl = self.add_text(client_crl)
+        (<ImageListener*><char*>packed).tls = <uint32_t>len(self.tls)
+        self.listeners[listener] = bytes(packed)
+        self.tls.append(record(&entry, sizeof(entry)))
+
+    def set_ticket_keys(self, keys):
+        """Keys that encrypt sessions for the clients that keep them, 80 bytes each: the first one encrypts, any decrypts. The same in all
+        workers, so that a session is resumed wherever its client comes to."""
+        if len(keys) > types.MAX_TICKET_KEYS or any(len(key) != types.TICKET_KEY_BYTES for key in keys):
+            raise ValueError(f"at most {types.MAX_TICKET_KEYS} keys of {types.TICKET_KEY_BYTES} bytes")
+        self.ticket_keys = [bytes(key) for key in keys]
 
     def add_pool(self, name, *, algorithm, attempts, replay_limit_bytes, max_idle, idle_timeout_ms, connect_timeout_ms,
                  first_byte_timeout_ms, between_bytes_timeout_ms, exchange_timeout_ms, tunnel_timeout_ms, queue_max=0, queue_timeout_ms=0,
@@ -874,6 +970,11 @@ cdef class SnapshotWriter:
             sticky.slots.offset, sticky.slots.count = place(slots), len(slots) // sizeof(uint32_t)
         header.stickies.offset, header.stickies.count = place(b"".join([bytes(packed) for packed, _ in stickies])), len(stickies)
         header.shares.offset, header.shares.count = place(b"".join(self.shares)), len(self.shares)
+        header.certificates.offset, header.certificates.count = place(b"".join(self.certificates)), len(self.certificates)
+        header.tls_identities.offset, header.tls_identities.count = place(b"".join(self.tls_identities)), len(self.tls_identities)
+        header.tls_names.offset, header.tls_names.count = place(b"".join(self.tls_names)), len(self.tls_names)
+        header.tls.offset, header.tls.count = place(b"".join(self.tls)), len(self.tls)
+        header.ticket_keys.offset, header.ticket_keys.count = place(b"".join(self.ticket_keys)), len(self.ticket_keys)
         place(b"")                              # ends at a multiple of 8, as its records do
         header.magic = <uint64_t>IMAGE_MAGIC
         header.layout_version = IMAGE_LAYOUT
@@ -1276,12 +1377,14 @@ def seal(bytes image):
     return fd
 
 
-cdef int raise_prepare_error(int error) except -1:
-    # What kept an image from being prepared; 0 = nothing.
+cdef int raise_prepare_error(int error, const char* why) except -1:
+    # What kept an image from being prepared; 0 = nothing. `why`: what OpenSSL says.
     if error == NO_SHARED_ROW:
         raise ValueError("a backend of this snapshot has no row in shared memory")
     if error == EINVAL:
         raise ValueError("a regular expression of this snapshot cannot be compiled")
+    if error == BAD_TLS:
+        raise ValueError(f"a certificate, key or setting of TLS of this snapshot cannot be used: {why.decode(errors='replace')}")
     if error != 0:
         raise MemoryError
     return 0
@@ -1300,6 +1403,7 @@ cdef class Image:
         const char* data            # owned mapping; NULL once an engine has taken it over
         size_t size
         RegexSet compiled           # owned until then
+        TlsSet tls                  # owned until then
 
     def __cinit__(self, int image_fd):
         cdef int error = 0
@@ -1315,12 +1419,13 @@ cdef class Image:
             munmap(<void*>self.data, self.size)
             self.data = NULL
         free_regexes(&self.compiled)
+        free_tls(&self.tls)
 
     def compile(self):
-        """Compiles the regular expressions, which prepare() otherwise does while clients wait.
+        """Compiles the regular expressions, and loads certificates and keys, which prepare() otherwise does while clients wait.
 
         Raises:
-            ValueError: one cannot be compiled. MemoryError.
+            ValueError: one cannot be compiled or loaded. MemoryError.
         """
         cdef int error = 0
         if self.data == NULL:
@@ -1328,7 +1433,11 @@ cdef class Image:
         if self.compiled.regexes == NULL:
             with nogil:
                 error = compile_regexes(self.data, &self.compiled)
-        raise_prepare_error(error)
+            raise_prepare_error(error, b"")
+        if self.tls.listeners == NULL:
+            with nogil:
+                error = compile_tls(self.data, &self.tls)
+            raise_prepare_error(error, self.tls.why)
 
     def pickers(self):
         """The pools that pick with a function of the user's own, as pairs of their index and "module:name"."""
@@ -1951,8 +2060,8 @@ cdef class Engine:
         for index, address in addresses.items():
             if not address:
                 raise ValueError(f"pool {index} picks with a function of the user's own, and was given none")
-        error = engine_prepare(engine, mapped.data, mapped.size, &mapped.compiled)
-        raise_prepare_error(error)
+        error = engine_prepare(engine, mapped.data, mapped.size, &mapped.compiled, &mapped.tls)
+        raise_prepare_error(error, mapped.tls.why)
         mapped.data = NULL
         for index, address in addresses.items():
             engine.prepared.pools[<uint32_t>index].user_picker.pick = <PickFunction><void*><uintptr_t>address

@@ -202,7 +202,7 @@ cdef class Balancer:
         if error:
             munmap(<void*>image, size)
             raise OSError(error, os.strerror(error))
-        new = load_snapshot(self.engine, image, size, NULL, &error)
+        new = load_snapshot(self.engine, image, size, NULL, NULL, &error)
         if new == NULL:
             munmap(<void*>image, size)
             raise MemoryError

@@ -17,9 +17,10 @@ from fastlb.data_plane.ready_list cimport list_ready, unlist_ready
 from fastlb.data_plane.shared_table cimport release_row
 from fastlb.data_plane.system cimport unlikely
 from fastlb.data_plane.timer_wheel cimport cancel_timer
+from fastlb.data_plane.tls cimport drop_tls
 from fastlb.data_plane.transport cimport close_descriptor
 from fastlb.data_plane.types cimport (IO_EOF, IO_ERROR, IO_HALF_CLOSED, IO_READABLE, IO_READY_LISTED, KIND_BACKEND, KIND_CLIENT, NODE_ROW,
-                                      STATE_CLOSED, STATE_IDLE, Backend, Connection, Engine, Listener)
+                                      STATE_CLOSED, STATE_HANDSHAKE, STATE_IDLE, Backend, Connection, Engine, Listener)
 
 
 cdef void adopt_client(Engine* engine, Connection* client, Listener* listener) noexcept nogil:
@@ -28,6 +29,11 @@ cdef void adopt_client(Engine* engine, Connection* client, Listener* listener) n
     client.listener = listener
     listener.references += 1
     client.codec = engine.client_codec
+    set_deadline(engine, client, engine.now_ms + listener.settings.head_timeout_ms)
+    if unlikely(listener.tls != NULL):
+        client.codec = engine.tls_codec
+        client.state = STATE_HANDSHAKE
+        set_deadline(engine, client, engine.now_ms + listener.tls.handshake_timeout_ms)
     client.all_next = engine.clients
     client.all_previous = NULL
     if engine.clients != NULL:
@@ -37,7 +43,6 @@ cdef void adopt_client(Engine* engine, Connection* client, Listener* listener) n
     engine.counters.clients_opened += 1
     count_client_opened(engine, client)
     client.number = <uint32_t>engine.counters.clients_opened
-    set_deadline(engine, client, engine.now_ms + listener.settings.head_timeout_ms)
 
 
 cdef void drop_listener(Engine* engine, Listener* listener) noexcept nogil:
@@ -50,6 +55,7 @@ cdef void drop_listener(Engine* engine, Listener* listener) noexcept nogil:
         link = &link[0].next
     link[0] = listener.next
     drop_listener_log(engine, listener)
+    drop_tls(listener.tls)
     free(listener)
 
 
@@ -95,6 +101,8 @@ cdef void close_connection(Engine* engine, Connection* connection, bint reset) n
         engine.counters.mirrors_closed += 1
         drop_listener(engine, connection.listener)
         connection.listener = NULL
+    if unlikely(connection.transport.close != NULL):
+        connection.transport.close(engine, connection, reset)
     if connection.fd >= 0:
         close_descriptor(connection, reset)
     bury_connection(&engine.connections, connection)

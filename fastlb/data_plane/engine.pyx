@@ -33,6 +33,8 @@ from fastlb.data_plane.system cimport (CLOCK_MONOTONIC, CLOCK_REALTIME, EFD_CLOE
                                        EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, clock_gettime, close, epoll_create1,
                                        epoll_ctl, epoll_event, epoll_wait, errno, eventfd, getrandom, load_relaxed, memcmp, memcpy, memset, prefetch,
                                        store_word, timespec, unlikely, write)
+from fastlb.data_plane.tls cimport TlsSet, close_tls_scratch, set_listener_tls
+from fastlb.data_plane.tls_handshake cimport tls_codec
 from fastlb.data_plane.timer_wheel cimport arm_wheel, cancel_timer, take_expired, timer_wheel_close, timer_wheel_open
 from fastlb.data_plane.transport cimport accept_client, plain_transport, unwatch, watch, watch_listener
 from fastlb.data_plane.types cimport (ACCEPT_RETRY_MS, ACCEPTS_PER_EVENT, DEFAULT_PUMP_BUDGET, EVENTS_PER_BATCH, IO_AGAIN, IO_ERROR,
@@ -92,6 +94,7 @@ cdef int engine_open(Engine* engine, uint32_t max_clients, uint32_t max_descript
     engine.plain = plain_transport()
     engine.client_codec = http1_client_codec()
     engine.backend_codec = http1_backend_codec()
+    engine.tls_codec = tls_codec()
     engine.mirror_codec = mirror_codec()
     engine.mirror_transport = mirror_transport()
     buffer_pool_open(&engine.buffers)
@@ -168,6 +171,7 @@ cdef void engine_close(Engine* engine) noexcept nogil:
     close_log(engine)
     close_regex_scratch(engine.regex_scratch)
     engine.regex_scratch = NULL
+    close_tls_scratch(engine)
     backend_table_close(&engine.backends)
     cancel_timer(&engine.timers, &engine.queue_timer)
     cancel_timer(&engine.timers, &engine.return_timer)
@@ -357,12 +361,12 @@ cdef void adopt_pools(Snapshot* old, Snapshot* new) noexcept nogil:
                 break
 
 
-cdef int engine_prepare(Engine* engine, const char* image, size_t size, RegexSet* compiled) noexcept nogil:
-    # Takes over a mapped image, and its patterns as load_snapshot does, as what the next commit swaps in, in place of an earlier one. 0, or ENOMEM or NO_SHARED_ROW with the image
-    # still the caller's.
+cdef int engine_prepare(Engine* engine, const char* image, size_t size, RegexSet* compiled, TlsSet* tls) noexcept nogil:
+    # Takes over a mapped image, and what was compiled of it as load_snapshot does, as what the next commit swaps in, in place of an earlier
+    # one. 0, or an error of load_snapshot with the image still the caller's.
     cdef:
         int error = 0
-        Snapshot* new = load_snapshot(engine, image, size, compiled, &error)
+        Snapshot* new = load_snapshot(engine, image, size, compiled, tls, &error)
     if new == NULL:
         return error
     error = prepare_log(engine, new.log_plan)
@@ -446,6 +450,7 @@ cdef void settle_sockets(Engine* engine, const Socket* sockets, uint32_t n_socke
         listener.host_set = listeners[sockets[i].listener].host_set
         set_listener_meter(engine, listener, listeners[sockets[i].listener].meter)
         set_listener_log(engine, listener, engine.snapshot, listeners[sockets[i].listener].log_set)
+        set_listener_tls(&listener.tls, engine.snapshot, listeners[sockets[i].listener].tls)
         listener.removed = False
         listener.wanted = True
     listener = engine.listeners

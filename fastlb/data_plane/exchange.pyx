@@ -159,7 +159,7 @@ cdef void free_ended_exchanges(Engine* engine) noexcept nogil:
 cdef void begin_exchange(Engine* engine, Exchange* exchange, Head* head) noexcept nogil:
     # A request head has been parsed (its bytes are exchange.request_head). Routes it and starts the first attempt.
     cdef:
-        uint32_t failure, flags = X_REPLAYABLE
+        uint32_t failure, flags = X_REPLAYABLE | exchange.client.exchange_flags
     if unlikely(exchange.client.io & IO_ERROR):
         abandon(engine, exchange, FAILURE_CLIENT_RESET)     # reset behind its request: nobody waits for the answer
         return

@@ -24,6 +24,9 @@ cdef extern from *:
         FAILURE_CLOSED_BY_ROUTE,
         FAILURE_CONNECTIONS_LIMIT, FAILURE_PENDING_LIMIT, FAILURE_REQUESTS_LIMIT,
         FAILURE_BACKEND_DRAINED,
+        FAILURE_TLS_TIMEOUT, FAILURE_TLS_CLOSED, FAILURE_TLS_PROTOCOL, FAILURE_TLS_NO_SHARED_CIPHER, FAILURE_TLS_UNKNOWN_NAME,
+        FAILURE_TLS_CLIENT_CERTIFICATE, FAILURE_TLS_ALERT, FAILURE_PLAIN_HTTP,
+        FAILURE_BACKEND_TLS, FAILURE_BACKEND_CERTIFICATE,
         FAILURE_END
     };
     enum fastlb_side { SIDE_SELF = 0, SIDE_CLIENT = 1, SIDE_BACKEND = 2 };
@@ -91,6 +94,16 @@ cdef extern from *:
         [FAILURE_PENDING_LIMIT] = {"pending_limit", "As many requests as this pool allows wait for a connection to a backend.", 503, SIDE_SELF, RETRY_NO},
         [FAILURE_REQUESTS_LIMIT] = {"requests_limit", "As many requests as this pool allows are under way.", 503, SIDE_SELF, RETRY_NO},
         [FAILURE_BACKEND_DRAINED] = {"backend_drained", "The backend was taken out of use before it had answered.", 503, SIDE_SELF, RETRY_NO},
+        [FAILURE_TLS_TIMEOUT] = {"client:tls_timeout", "The TLS handshake took longer than this listener allows.", 0, SIDE_CLIENT, RETRY_NO},
+        [FAILURE_TLS_CLOSED] = {"client:tls_closed", "The client closed during the TLS handshake.", 0, SIDE_CLIENT, RETRY_NO},
+        [FAILURE_TLS_PROTOCOL] = {"client:tls_protocol", "The client broke the TLS protocol.", 0, SIDE_CLIENT, RETRY_NO},
+        [FAILURE_TLS_NO_SHARED_CIPHER] = {"client:tls_no_shared_cipher", "Client and listener share no version, cipher, group or protocol.", 0, SIDE_CLIENT, RETRY_NO},
+        [FAILURE_TLS_UNKNOWN_NAME] = {"client:tls_unknown_name", "The client asked for a name that has no certificate here.", 0, SIDE_CLIENT, RETRY_NO},
+        [FAILURE_TLS_CLIENT_CERTIFICATE] = {"client:tls_certificate", "The client's certificate is missing or does not verify.", 0, SIDE_CLIENT, RETRY_NO},
+        [FAILURE_TLS_ALERT] = {"client:tls_alert", "The client refused the TLS handshake, as one that does not trust the certificate.", 0, SIDE_CLIENT, RETRY_NO},
+        [FAILURE_PLAIN_HTTP] = {"client:plain_http", "This port speaks HTTPS, and the request came as plain HTTP.", 400, SIDE_CLIENT, RETRY_NO},
+        [FAILURE_BACKEND_TLS] = {"backend:tls_handshake", "The TLS handshake with the backend failed.", 502, SIDE_BACKEND, RETRY_ON_CONNECT},
+        [FAILURE_BACKEND_CERTIFICATE] = {"backend:tls_certificate", "The backend's certificate does not verify.", 502, SIDE_BACKEND, RETRY_ON_CONNECT},
     };
     """
     ctypedef struct FailureInfo:
@@ -115,6 +128,9 @@ cdef extern from *:
         FAILURE_CLOSED_BY_ROUTE
         FAILURE_CONNECTIONS_LIMIT, FAILURE_PENDING_LIMIT, FAILURE_REQUESTS_LIMIT
         FAILURE_BACKEND_DRAINED
+        FAILURE_TLS_TIMEOUT, FAILURE_TLS_CLOSED, FAILURE_TLS_PROTOCOL, FAILURE_TLS_NO_SHARED_CIPHER, FAILURE_TLS_UNKNOWN_NAME
+        FAILURE_TLS_CLIENT_CERTIFICATE, FAILURE_TLS_ALERT, FAILURE_PLAIN_HTTP
+        FAILURE_BACKEND_TLS, FAILURE_BACKEND_CERTIFICATE
         FAILURE_END
         SIDE_SELF, SIDE_CLIENT, SIDE_BACKEND
         RETRY_NO

@@ -55,6 +55,7 @@ cdef Connection* open_nobody(Engine* engine, const Connection* client, uint32_t 
     connection.state = STATE_HEAD
     connection.io = IO_WRITABLE
     connection.transport = engine.mirror_transport
+    connection.exchange_flags = client.exchange_flags
     connection.codec = engine.mirror_codec
     connection.listener = client.listener
     connection.listener.references += 1
@@ -146,6 +147,7 @@ MIRROR.send = mirror_send
 MIRROR.send_parts = mirror_send_parts
 MIRROR.shut_write = mirror_shut_write
 MIRROR.can_splice = False
+MIRROR.close = NULL
 
 
 cdef const Transport* mirror_transport() noexcept nogil:

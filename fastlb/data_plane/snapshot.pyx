@@ -20,10 +20,13 @@ from fastlb.data_plane.route_table cimport RegexSet, check_route_table, drop_reg
 from fastlb.data_plane.sticky cimport check_sticky
 from fastlb.data_plane.system cimport ENOMEM, MAP_FAILED, MAP_SHARED, PROT_READ, SEEK_END, errno, lseek, mmap, munmap
 from fastlb.data_plane.template cimport check_segments, check_template
+from fastlb.data_plane.tls cimport TlsSet, drop_tls_set, free_tls, load_tls
+from fastlb.data_plane.tls_image cimport check_tls
 from fastlb.data_plane.types cimport (MAX_HEAD_BYTES, MAX_HEADERS, MAX_IDENTITY_BYTES, NO_INDEX, Backend, Engine, Group,
                                       ImageBackend, ImageGroup, ImageHeader, ImageHeaderOperation, ImageListener, ImageLogPlan, ImageNetwork,
                                       ImagePool, ImageRoute, ImageRouteTable, ImageSticky, Pool, PoolBackend, Snapshot)
 from fastlb.data_plane.types cimport MAX_LISTENER_NAME_BYTES, MAX_METERS, ROW_BARRED, ImageSegment, ImageShare
+from fastlb.data_plane.types cimport ImageCertificate, ImageTicketKey, ImageTls, ImageTlsIdentity, ImageTlsName
 
 
 cdef int check_image(const char* image, size_t size) noexcept nogil:
@@ -47,14 +50,17 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
             and fits(size, &header.backends, sizeof(ImageBackend)) and fits(size, &header.groups, sizeof(ImageGroup)) and fits(size, &header.log_plan, 1) and fits(size, &header.segments, sizeof(ImageSegment))
             and fits(size, &header.shares, sizeof(ImageShare))
             and fits(size, &header.stickies, sizeof(ImageSticky)) and text_fits(size, &header.reason_header)
-            and text_fits(size, &header.python_path)):
+            and text_fits(size, &header.python_path)
+            and fits(size, &header.certificates, sizeof(ImageCertificate)) and fits(size, &header.tls_identities, sizeof(ImageTlsIdentity))
+            and fits(size, &header.tls_names, sizeof(ImageTlsName)) and fits(size, &header.tls, sizeof(ImageTls))
+            and fits(size, &header.ticket_keys, sizeof(ImageTicketKey))):
         return -1
     if header.reason_header.size > 128:
         return -1
     if not check_route_table(image + header.route_table.offset, header.route_table.count, header.routes.count):
         return -1
     n_host_sets = (<const ImageRouteTable*>(image + header.route_table.offset)).host_sets.count
-    if not check_segments(image, header) or not check_operations(image, header):
+    if not check_segments(image, header) or not check_operations(image, header) or not check_tls(image, header):
         return -1
     if header.log_plan.count != 0:
         if not check_log_plan(image + header.log_plan.offset, header.log_plan.count):
@@ -118,10 +124,10 @@ cdef const char* map_image(int image_fd, size_t* size, int* error) noexcept nogi
     return <const char*>image
 
 
-cdef Snapshot* load_snapshot(Engine* engine, const char* image, size_t size, RegexSet* compiled, int* error) noexcept nogil:
-    # Takes over a mapped image with its compiled patterns (NULL or empty: compiled here) and builds its running arrays: one reference, the
-    # caller's. NULL: *error is ENOMEM, EINVAL (a regular expression) or NO_SHARED_ROW, with the image still the caller's. Does not
-    # change what the engine uses now.
+cdef Snapshot* load_snapshot(Engine* engine, const char* image, size_t size, RegexSet* compiled, TlsSet* tls, int* error) noexcept nogil:
+    # Takes over a mapped image with its compiled patterns and contexts of TLS (NULL or empty: compiled here) and builds its running arrays:
+    # one reference, the caller's. NULL: *error is ENOMEM, EINVAL (a regular expression), BAD_TLS or NO_SHARED_ROW, with the image still the
+    # caller's. Does not change what the engine uses now.
     cdef:
         Snapshot* snapshot
         const ImageHeader* header
@@ -130,6 +136,7 @@ cdef Snapshot* load_snapshot(Engine* engine, const char* image, size_t size, Reg
         Backend* row
         PoolBackend* entry
         RegexSet none
+        TlsSet no_tls
         uint32_t i
     header = <const ImageHeader*>image
     snapshot = <Snapshot*>calloc(1, sizeof(Snapshot))
@@ -157,6 +164,15 @@ cdef Snapshot* load_snapshot(Engine* engine, const char* image, size_t size, Reg
     error[0] = load_regexes(engine, snapshot, compiled if compiled != NULL else &none)
     if error[0]:
         free_regexes(&none)
+        snapshot.image_size = 0                 # stays the caller's
+        drop_snapshot(engine, snapshot)
+        return NULL
+    no_tls.listeners = NULL
+    no_tls.n_listeners = 0
+    no_tls.why[0] = 0
+    error[0] = load_tls(engine, snapshot, tls if tls != NULL else &no_tls)
+    if error[0]:
+        free_tls(&no_tls)
         snapshot.image_size = 0                 # stays the caller's
         drop_snapshot(engine, snapshot)
         return NULL
@@ -225,6 +241,7 @@ cdef void drop_snapshot(Engine* engine, Snapshot* snapshot) noexcept nogil:
         snapshot.pools[i].sticky_rows = NULL
     drop_log_plan(engine, snapshot.log_plan)
     drop_regexes(snapshot)
+    drop_tls_set(snapshot)
     if snapshot.image_size != 0:
         munmap(<void*>snapshot.image, snapshot.image_size)
     for i in range(snapshot.n_groups):

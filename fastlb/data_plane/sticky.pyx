@@ -254,7 +254,7 @@ cdef bint mask_address(const Connection* client, const ImageSticky* sticky, uint
 
 
 cdef bint came_by_tls(Engine* engine, Exchange* exchange, const Head* head) noexcept nogil:
-    # As far as the nearest proxy before us says, if it is trusted. (We do not speak TLS ourselves.)
+    # Whether the client came to the nearest proxy before us by TLS, as far as that says and is trusted.
     cdef:
         const HeaderField* field = &head.fields[0]
         const char* value
@@ -404,7 +404,7 @@ cdef void put_sticky_cookie(Engine* engine, const Exchange* exchange, Writer* ou
             now_s >>= 4
         put(out, date, DATE_DIGITS + 1)
     put(out, image + sticky.attributes.offset, sticky.attributes.size)
-    if sticky.flags & STICKY_SECURE or exchange.flags & X_CAME_BY_TLS:
+    if sticky.flags & STICKY_SECURE or (sticky.flags & STICKY_SECURE_AUTO and exchange.flags & X_CAME_BY_TLS):
         put(out, b"; Secure", 8)
     put(out, b"\r\n", 2)
     if sticky.flags & STICKY_NOCACHE:

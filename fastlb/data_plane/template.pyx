@@ -15,7 +15,7 @@ from fastlb.data_plane.image cimport range_fits, text_fits
 from fastlb.data_plane.query cimport decode_query, find_parameter, is_plain
 from fastlb.data_plane.system cimport likely, memcpy, unlikely
 from fastlb.data_plane.target cimport request_path
-from fastlb.data_plane.types cimport ADDRESS_TEXT_BYTES, Connection
+from fastlb.data_plane.types cimport ADDRESS_TEXT_BYTES, X_CAME_BY_TLS, Connection
 from fastlb.data_plane.types cimport (ENCODE_COMPONENT, ENCODE_CONTROLS, ENCODE_NOTHING, ENCODE_PATH, HEADER_X_REQUEST_ID,
                                       MAX_TEMPLATE_LITERAL_BYTES, MAX_TEMPLATE_SEGMENTS, NO_INDEX, REQUEST_ID_BYTES, SEGMENT_BACKEND,
                                       SEGMENT_CAPTURE, SEGMENT_CLIENT, SEGMENT_CLIENT_PORT, SEGMENT_COOKIE, SEGMENT_ENCODINGS, SEGMENT_HEADER, SEGMENT_HOST, SEGMENT_HTTP_HOST,
@@ -251,7 +251,7 @@ cdef inline void put_value(Engine* engine, Exchange* exchange, const Head* reque
     if kind == SEGMENT_CLIENT:
         put_address(exchange.client, out)
     elif kind == SEGMENT_SCHEME:
-        put(out, b"http", 4)
+        put(out, b"https", 5 if exchange.client.exchange_flags & X_CAME_BY_TLS else 4)
     elif kind == SEGMENT_REQUEST_ID:
         put_request_id(engine, exchange, request, encoding, out)
     elif kind == SEGMENT_CLIENT_PORT:

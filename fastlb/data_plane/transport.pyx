@@ -4,7 +4,7 @@ Every call notes in Connection.io what it learned: a short read or EAGAIN clears
 IO_WRITABLE. Edge-triggered epoll reports a change only once, so those bits are the truth and epoll only sets them:
 - data and FIN queued together give one edge: after EPOLLRDHUP a short read does not clear IO_READABLE;
 - a read that fills its buffer is followed by no second edge: it does not clear IO_READABLE.
-`tls` will offer the same Transport table over OpenSSL.
+`tls` offers the same Transport table over OpenSSL; its bytes, too, pass through the calls here.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
@@ -16,7 +16,7 @@ from fastlb.data_plane.system cimport (AF_INET, AF_INET6, AF_UNIX, EAGAIN, ECONN
                                        SPLICE_F_NONBLOCK, TCP_NODELAY, accept4, close, connect, epoll_ctl, epoll_event, errno, fcntl,
                                        getsockopt, inet_ntop, iovec, likely, linger, memcmp, memcpy, memset, msghdr, pipe2, recv, send,
                                        sendmsg, setsockopt, shutdown, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socket,
-                                       socklen_t, splice, strlen)
+                                       socklen_t, splice, strlen, unlikely)
 from fastlb.data_plane.types cimport (ADDRESS_TEXT_BYTES, IO_AGAIN, IO_CLOSED, IO_EOF, IO_HALF_CLOSED, IO_READABLE, IO_WRITABLE,
                                       IO_WRITE_CLOSED, KIND_CLIENT, PIPE_BYTES, WRITEABLE_PIPE_MIN, Connection, Engine, Transport)
 
@@ -103,6 +103,7 @@ PLAIN.send = plain_send
 PLAIN.send_parts = plain_send_parts
 PLAIN.shut_write = plain_shut_write
 PLAIN.can_splice = True
+PLAIN.close = NULL
 
 
 cdef const Transport* plain_transport() noexcept nogil:
@@ -225,8 +226,11 @@ cdef int connect_result(Connection* connection) noexcept nogil:
 
 cdef bint still_open(Connection* connection) noexcept nogil:
     # Whether an idle backend connection has neither ended nor sent anything. One system call: only asked before a request that
-    # could not be sent a second time.
+    # could not be sent a second time. What TLS says for itself (session tickets) is nothing.
     cdef char byte
+    if unlikely(connection.tls != NULL):
+        connection.io |= IO_READABLE
+        return connection.transport.receive(connection.tls.engine, connection, &byte, 1) == IO_AGAIN
     return recv(connection.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 and errno == EAGAIN
 
 

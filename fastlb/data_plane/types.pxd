@@ -109,6 +109,7 @@ ctypedef enum ConnectionState:
     STATE_CONNECTING = 3            # backend
     STATE_LINGER = 4                # client: answered, write side shut, draining input
     STATE_CLOSED = 5                # in the graveyard until the batch ends
+    STATE_HANDSHAKE = 6             # client: TLS is not agreed upon yet (tls_handshake.pyx)
 
 ctypedef enum WaitKind:             # what a connection's timer stands for while it belongs to an exchange
     WAIT_UNSET = 0                  # nothing armed yet for this exchange
@@ -196,7 +197,7 @@ ctypedef enum ExchangeFlags:
     X_STICKY = 16777216              # its pool brings clients back to their backends (sticky.pyx)
     X_SET_COOKIE = 33554432          # the response head gets the sticky cookie
     X_COOKIE_OLD = 67108864          # the client's sticky cookie has been on its way for half of its lifetime or more
-    X_CAME_BY_TLS = 134217728         # the client speaks HTTPS, as far as a trusted proxy before us says
+    X_CAME_BY_TLS = 134217728         # the client speaks HTTPS with us (exchange_flags), or with a trusted proxy before us where that is asked (sticky.pyx)
     X_RETRY_PLACE = 268435456       # counts among those that its pool tries again (limits.pyx)
     X_HOLDS_PLACE = 268500992       # X_QUEUED or X_RETRY_PLACE: something of its pool is given back with its retries
 
@@ -347,6 +348,23 @@ ctypedef enum SegmentEncoding:      # what of a value is written as %HH
     ENCODE_COMPONENT = 3            # in a query or a host: all but unreserved characters (RFC 3986 section 2.3)
     SEGMENT_ENCODINGS = 4
 
+cdef enum:
+    # TLS (tls.pyx)
+    MAX_KEY_TYPES = 4               # certificates of one identity: RSA, ECDSA, Ed25519 and one to spare
+    MAX_TLS_TEXT_BYTES = 1048576    # a chain, a bundle of authorities, a list of revoked certificates
+    MAX_TLS_LIST_BYTES = 1024       # a list of ciphers, of groups, of protocols
+    MAX_TLS_NAME_BYTES = 255
+    MAX_HANDSHAKE_MS = 600000
+    MAX_CLIENT_DEPTH = 32           # certificates between a client's and its authority's
+    TICKET_KEY_BYTES = 80           # 16 of name, 32 for HMAC, 32 for AES-256: what nginx reads from a file of that size
+    MAX_TICKET_KEYS = 16
+
+ctypedef enum ClientAuth:
+    CLIENT_AUTH_NONE = 0
+    CLIENT_AUTH_OPTIONAL = 1        # one that does not verify is told to the backend, and not refused
+    CLIENT_AUTH_REQUIRED = 2
+    CLIENT_AUTH_KINDS = 3
+
 
 # ---------------------------------------------------------------------------------------------------------------- forward
 cdef struct Engine
@@ -375,6 +393,8 @@ cdef struct LogRecord
 cdef struct LogWriter
 cdef struct Regex
 cdef struct RegexScratch
+cdef struct TlsConnection
+cdef struct TlsListener
 
 cdef struct ImageText:              # in a snapshot image, or in a log plan: offsets from its start
     uint32_t offset, size
@@ -427,6 +447,8 @@ cdef struct Transport:
     ssize_t (*send_parts)(Engine* engine, Connection* connection, const char** parts, const size_t* sizes, int n_parts) noexcept nogil
     int (*shut_write)(Engine* engine, Connection* connection) noexcept nogil
     bint can_splice
+    # Before the descriptor closes: what this transport keeps for the connection; with `reset` the other side sees an error. NULL: nothing.
+    void (*close)(Engine* engine, Connection* connection, bint reset) noexcept nogil
 
 # What a codec offers the engine and the exchange, whichever version of HTTP it speaks.
 cdef struct Codec:
@@ -480,6 +502,8 @@ cdef struct Connection:
     uint8_t ip[16]                  # client: its address again, IPv4 as ::ffff:a.b.c.d
     uint8_t ip_version              # 4 or 6; 0 = none (a unix socket)
     char address[ADDRESS_TEXT_BYTES]
+    uint32_t exchange_flags         # client: ExchangeFlags that each of its exchanges begins with
+    TlsConnection* tls              # owned by its transport (tls.pyx); NULL = plain
 
 cdef struct ConnectionTable:
     # Index -> connection, in slabs that never move. Closed ones wait in the graveyard until the batch ends, so that no
@@ -1097,6 +1121,7 @@ cdef struct Listener:
     uint32_t name_size
     Listener* next
     int fd                          # borrowed from the caller of commit or assign
+    TlsListener* tls                # counted; NULL = its clients speak plain HTTP
 
 cdef struct Socket:                 # a listening descriptor and which listener of the snapshot it belongs to
     int fd
@@ -1132,6 +1157,41 @@ cdef struct ImageListener:
     uint32_t host_set               # index in the route table
     uint32_t meter                  # number of its meter; 0 = it has none. Below MAX_METERS, here and below
     ListenerSettings settings
+    uint32_t tls                    # index of its ImageTls, NO_INDEX = plain
+    uint32_t padding
+
+# TLS (tls_image.pyx checks it). Texts of settings that OpenSSL reads are ended by a zero byte, which counts.
+cdef struct ImageCertificate:
+    ImageText chain                 # PEM, the leaf first
+    ImageText key                   # PEM, PKCS #8
+    ImageText ocsp                  # DER; size 0 = none
+
+cdef struct ImageTlsIdentity:       # what is served for the same names: certificates of different types of key
+    uint32_t certificates[MAX_KEY_TYPES]
+    uint32_t n_certificates
+
+cdef struct ImageTlsName:
+    ImageText name                  # lower case; a wildcard with its "*."
+    uint32_t target                 # index among the listener's identities; of a challenge: of a certificate
+    uint32_t padding
+
+cdef struct ImageTls:               # how a listener speaks TLS
+    ImageSection identities         # sections count records of the image's
+    ImageSection names              # ascending (tls_image.pyx: compare_names), each once
+    ImageSection challenges         # of the image's names too, ascending
+    uint32_t default_identity       # for a name that is not known, and for none; NO_INDEX: refused
+    uint32_t min_version, max_version
+    uint32_t handshake_timeout_ms
+    ImageText ciphers, ciphersuites, groups     # size 0: ours
+    ImageText alpn                  # as on the wire, what we prefer first; size 0 = none
+    uint32_t session_timeout_s
+    uint32_t tickets
+    uint32_t client_auth            # ClientAuth
+    uint32_t client_depth
+    ImageText client_ca, client_crl # PEM
+
+cdef struct ImageTicketKey:         # the newest first: that one encrypts
+    uint8_t data[TICKET_KEY_BYTES]
 
 # The route table (route_table.pyx): which route a request takes. Offsets count from its own start; the sections inside a record, and every
 # index, count records.
@@ -1325,6 +1385,11 @@ cdef struct ImageHeader:
     ImageSection segments           # of templates
     ImageSection stickies
     ImageSection shares
+    ImageSection certificates
+    ImageSection tls_identities
+    ImageSection tls_names
+    ImageSection tls
+    ImageSection ticket_keys
     uint32_t max_connections        # client connections of the node; 0 = no cap
     uint32_t padding
     ImageText python_path           # where pickers of the user's own are looked for: directories, each ended by a zero byte
@@ -1437,6 +1502,8 @@ cdef struct Snapshot:
     uint32_t n_groups
     Regex** regexes                 # owned, and each of them: those of the route table
     uint32_t n_regexes
+    TlsListener** tls               # owned, and each of them counted: by index in the image's `tls`
+    uint32_t n_tls
 
 
 # ---------------------------------------------------------------------------------------------------------------- regex
@@ -1459,6 +1526,71 @@ cdef struct RegexScratch:           # what an engine matches with
     uint64_t clock_ns, spent_ns     # of this match, from its second start on
     bint lent[2]
     bint opened
+
+
+# ---------------------------------------------------------------------------------------------------------------- TLS
+# The void pointers are OpenSSL's structs: only tls.pyx knows its headers.
+cdef struct TlsName:                # where it stands in TlsListener.texts
+    uint32_t offset, size
+    uint32_t target
+
+cdef struct TlsIdentity:            # certificates of one or more types of key for the same names
+    void* context                   # owned: SSL_CTX
+    void* leaves[MAX_KEY_TYPES]     # borrowed from context: X509
+    char* ocsp[MAX_KEY_TYPES]       # owned; NULL = none
+    uint32_t ocsp_size[MAX_KEY_TYPES]
+    uint32_t n_leaves
+
+cdef struct TlsListener:
+    # How a listener speaks TLS in one snapshot, compiled. Never changes but for the count. Held by the snapshot, by listeners and by
+    # connections while they shake hands.
+    int64_t references
+    void* context                   # owned: SSL_CTX that connections begin with
+    TlsIdentity* identities         # owned
+    uint32_t n_identities
+    uint32_t default_identity       # NO_INDEX = none
+    TlsIdentity* challenges         # owned: one for each of challenge_names
+    TlsName* names                  # owned, ascending
+    uint32_t n_names
+    TlsName* challenge_names        # owned, ascending
+    uint32_t n_challenges
+    char* texts                     # owned: of names and ALPN
+    uint32_t alpn, alpn_size        # in texts
+    uint32_t handshake_timeout_ms
+    uint32_t client_auth            # ClientAuth
+    uint32_t n_ticket_keys
+    uint8_t ticket_keys[MAX_TICKET_KEYS * TICKET_KEY_BYTES]
+
+cdef struct TlsFacts:
+    # What templates and logs say of a client's certificate: texts in `data`, each with its size.
+    uint32_t start[6], size[6]      # by TlsFact
+    char data[4]                    # longer: what follows is allocated with it
+
+cdef struct TlsConnection:
+    # What a connection keeps beside its socket while it speaks TLS.
+    void* ssl                       # owned: SSL
+    Connection* connection          # borrowed: its owner
+    Engine* engine                  # borrowed
+    Buffer* received                # owned: read from the socket and not taken by OpenSSL yet
+    Buffer* held                    # owned: records that the socket has not taken yet
+    TlsListener* listener           # counted, until hands are shaken; then NULL
+    TlsFacts* facts                 # owned; NULL until somebody asks
+    bint may_receive                # the call that runs may read from the socket (once more)
+    bint ended                      # the other side has sent its FIN
+    bint broken                     # the socket failed, or memory is out
+    bint stands                     # hands are shaken
+    bint byte_taken                 # the next byte to be sent is encrypted already (tls_send)
+    bint offers_acme                # the client has offered acme-tls/1
+    bint is_challenge               # it gets the certificate of a challenge, and nothing else
+    uint32_t failure                # FAILURE_* that a callback found; 0 = none
+
+cdef struct TlsScratch:
+    # Shared by all TLS connections of an engine; empty between two calls of the transport.
+    char* received                  # owned: what one recv brought
+    uint32_t start, end             # not taken by OpenSSL yet
+    char* sending                   # owned: records on their way to one send
+    uint32_t n_sending
+    char* record                    # owned: where parts are put together to fill a record
 
 
 # ---------------------------------------------------------------------------------------------------------------- engine
@@ -1495,6 +1627,8 @@ cdef struct Counters:
     uint64_t log_records_taken, log_records_returned
     # lines: handed to the kernel; not taken because the ring was full; taken and refused by the kernel (full disk, no reader)
     uint64_t log_lines_written, log_lines_dropped, log_lines_lost, log_bytes_written
+    uint64_t tls_opened, tls_closed         # connections that speak TLS, on both sides
+    uint64_t tls_handshakes, tls_resumed    # with clients, that succeeded; of them with a session of before
     uint64_t reasons[FAILURE_COUNT]
 
 cdef struct WorkerGauges:           # written when a pump ends
@@ -1546,6 +1680,7 @@ cdef struct Engine:
     Listener* listeners             # owned
     const Codec* client_codec       # borrowed, static: HTTP/1.1 (a later issue: chosen by ALPN)
     const Codec* backend_codec
+    const Codec* tls_codec          # of clients while they shake hands
     const Transport* plain          # borrowed, static
     const Codec* mirror_codec
     const Transport* mirror_transport
@@ -1583,4 +1718,5 @@ cdef struct Engine:
     uint64_t gave_way_ms            # since when every look has left a free backend to a sibling; 0 = the last one did not
     uint64_t wakes[2]               # a bit per sibling that is told of a free place when the batch ends
     int siblings[MAX_WORKERS]       # owned eventfds, by slot; -1 = not known
+    TlsScratch tls                  # NULLs until a snapshot speaks TLS
     epoll_event events[EVENTS_PER_BATCH]

@@ -228,7 +228,7 @@ cdef bint take(int image_fd, uint32_t n_listeners, int* removed, uint32_t* n_rem
         const char* image = map_image(image_fd, &size, &error)
     if image == NULL or add_image_rows(engine.shared, image, 0) != 0:
         return False
-    return engine_prepare(engine, image, size, NULL) == 0 and engine_commit(engine, sockets, n_listeners, removed, n_removed) == 0 \
+    return engine_prepare(engine, image, size, NULL, NULL) == 0 and engine_commit(engine, sockets, n_listeners, removed, n_removed) == 0 \
         and sweep_rows(engine.shared, image) >= 0
 
 

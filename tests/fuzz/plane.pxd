@@ -24,7 +24,7 @@ cdef inline Engine* open_plane(int image_fd) noexcept nogil:
         return NULL
     image = map_image(image_fd, &size, &error)
     if image != NULL and add_image_rows(shared, image, 0) == 0:
-        engine.snapshot = load_snapshot(engine, image, size, NULL, &error)
+        engine.snapshot = load_snapshot(engine, image, size, NULL, NULL, &error)
     return engine if engine.snapshot != NULL else NULL
 
 

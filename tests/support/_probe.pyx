@@ -91,7 +91,7 @@ from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, ATTEMPT_CONNECTING, ATTE
                                       ImageHeaderOperation, ImageListener, ImagePool, ImageRoute, Listener, LogWriter, Match, PipePool,
                                       Group, PoolBackend, RetryBudget, SharedRow, SharedTable, Snapshot, Timer, TimerWheel, WorkerBlock)
 from fastlb.data_plane.types cimport ImageSegment, Listener
-from fastlb.data_plane.types cimport ImageSticky
+from fastlb.data_plane.types cimport ImageCertificate, ImageSticky, ImageTls, ImageTlsIdentity, ImageTlsName
 from fastlb.data_plane.types cimport (ImageCondition, ImageHost, ImageHostSet, ImageHostSlot, ImageLocation, ImageLocationSlot, ImageNetwork,
                                       ImagePathLength, ImageRegex, ImageRule, ImageValue)
 from fastlb.data_plane.types cimport Pool as PoolStruct
@@ -181,7 +181,7 @@ LAYOUT = {
     "segments": {"size": sizeof(ImageSegment), "kind": <size_t>&(<ImageSegment*>NULL).kind,
                  "encoding": <size_t>&(<ImageSegment*>NULL).encoding, "text": <size_t>&(<ImageSegment*>NULL).text},
     "listeners": {"size": sizeof(ImageListener), "meter": <size_t>&(<ImageListener*>NULL).meter, "name": <size_t>&(<ImageListener*>NULL).name,
-                  "settings": <size_t>&(<ImageListener*>NULL).settings},
+                  "settings": <size_t>&(<ImageListener*>NULL).settings, "tls": <size_t>&(<ImageListener*>NULL).tls},
     "routes": {"size": sizeof(ImageRoute), "meter": <size_t>&(<ImageRoute*>NULL).meter, "name": <size_t>&(<ImageRoute*>NULL).name, "pool": <size_t>&(<ImageRoute*>NULL).pool,
                "mirror_pool": <size_t>&(<ImageRoute*>NULL).mirror_pool, "priority": <size_t>&(<ImageRoute*>NULL).priority,
                "request": <size_t>&(<ImageRoute*>NULL).request.operations, "response": <size_t>&(<ImageRoute*>NULL).response.operations,
@@ -200,6 +200,18 @@ LAYOUT = {
                  "attributes": <size_t>&(<ImageSticky*>NULL).attributes, "slots": <size_t>&(<ImageSticky*>NULL).slots},
     "backends": {"size": sizeof(ImageBackend), "identity": <size_t>&(<ImageBackend*>NULL).identity,
                  "display": <size_t>&(<ImageBackend*>NULL).display, "address_size": <size_t>&(<ImageBackend*>NULL).address_size},
+    "certificates": {"size": sizeof(ImageCertificate), "chain": <size_t>&(<ImageCertificate*>NULL).chain, "key": <size_t>&(<ImageCertificate*>NULL).key, "ocsp": <size_t>&(<ImageCertificate*>NULL).ocsp},
+    "tls_identities": {"size": sizeof(ImageTlsIdentity), "certificates": <size_t>&(<ImageTlsIdentity*>NULL).certificates,
+                       "n_certificates": <size_t>&(<ImageTlsIdentity*>NULL).n_certificates},
+    "tls_names": {"size": sizeof(ImageTlsName), "name": <size_t>&(<ImageTlsName*>NULL).name, "target": <size_t>&(<ImageTlsName*>NULL).target},
+    "tls": {"size": sizeof(ImageTls), "identities": <size_t>&(<ImageTls*>NULL).identities, "names": <size_t>&(<ImageTls*>NULL).names,
+            "challenges": <size_t>&(<ImageTls*>NULL).challenges, "default_identity": <size_t>&(<ImageTls*>NULL).default_identity,
+            "min_version": <size_t>&(<ImageTls*>NULL).min_version, "max_version": <size_t>&(<ImageTls*>NULL).max_version,
+            "handshake_timeout_ms": <size_t>&(<ImageTls*>NULL).handshake_timeout_ms, "ciphers": <size_t>&(<ImageTls*>NULL).ciphers,
+            "ciphersuites": <size_t>&(<ImageTls*>NULL).ciphersuites, "groups": <size_t>&(<ImageTls*>NULL).groups, "alpn": <size_t>&(<ImageTls*>NULL).alpn,
+            "tickets": <size_t>&(<ImageTls*>NULL).tickets, "client_auth": <size_t>&(<ImageTls*>NULL).client_auth,
+            "client_depth": <size_t>&(<ImageTls*>NULL).client_depth, "client_ca": <size_t>&(<ImageTls*>NULL).client_ca,
+            "client_crl": <size_t>&(<ImageTls*>NULL).client_crl},
 }
 
 # The same of the route table, whose header is a section of the image.
@@ -1008,7 +1020,7 @@ cdef class Pool:
         if image == NULL:
             raise ValueError("a damaged image")
         if add_image_rows(&self.shared, image, 0) == 0:
-            self.engine.snapshot = load_snapshot(self.engine, image, size, NULL, &error)
+            self.engine.snapshot = load_snapshot(self.engine, image, size, NULL, NULL, &error)
         if self.engine.snapshot == NULL:
             raise MemoryError
         self.pool = &self.engine.snapshot.pools[0]
@@ -1453,7 +1465,7 @@ cdef class Plane:
                 raise OSError(error, os.strerror(error))
             raise ValueError("a damaged image")
         if add_image_rows(&self.shared, image, 0) == 0:
-            self.engine.snapshot = load_snapshot(self.engine, image, size, NULL, &error)
+            self.engine.snapshot = load_snapshot(self.engine, image, size, NULL, NULL, &error)
         if self.engine.snapshot == NULL:
             raise MemoryError
         self.copy = GuardedMemory(size)

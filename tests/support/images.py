@@ -56,6 +56,11 @@ SECTIONS = (
     "segments",
     "stickies",
     "shares",
+    "certificates",
+    "tls_identities",
+    "tls_names",
+    "tls",
+    "ticket_keys",
 )
 FIRST_SECTION = 32  # behind magic, layout, size, generation and the name of the reason header
 

@@ -19,6 +19,7 @@ def test_versions_are_named() -> None:
     assert versions["build"] == _core.BUILD_ID
     assert re.fullmatch(r"3\.\d+\.\d+", versions["cython"])
     assert re.match(r"(gcc|clang) \d+\.\d+", versions["compiler"])
+    assert versions["OpenSSL"].startswith("OpenSSL 3.")
     assert re.match(r"10\.\d+ \d{4}-\d\d-\d\d, ", versions["PCRE2"])
 
 

@@ -51,6 +51,16 @@ STATUS = {
     "pending_limit": 503,
     "requests_limit": 503,
     "backend_drained": 503,
+    "client:tls_timeout": 0,
+    "client:tls_closed": 0,
+    "client:tls_protocol": 0,
+    "client:tls_no_shared_cipher": 0,
+    "client:tls_unknown_name": 0,
+    "client:tls_certificate": 0,
+    "client:tls_alert": 0,
+    "client:plain_http": 400,
+    "backend:tls_handshake": 502,
+    "backend:tls_certificate": 502,
 }
 
 
@@ -87,7 +97,7 @@ def test_only_what_a_backend_came_to_before_it_answered_may_be_retried() -> None
     for failure in FAILURES:
         retried.setdefault(failure["retry_on"], set()).add(failure["id"].removeprefix("backend:"))
     assert set(retried) == {0, *(RETRY_ON[word] for word in ("connect", "closed", "reset", "timeout", "bad_response"))}
-    assert retried[RETRY_ON["connect"]] == {"connect_refused", "connect_failed", "connect_timeout"}
+    assert retried[RETRY_ON["connect"]] == {"connect_refused", "connect_failed", "connect_timeout", "tls_handshake", "tls_certificate"}
     assert retried[RETRY_ON["closed"]] == {"closed"}
     assert retried[RETRY_ON["reset"]] == {"reset"}
     assert retried[RETRY_ON["timeout"]] == {"first_byte_timeout", "between_bytes_timeout"}

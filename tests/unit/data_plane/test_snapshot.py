@@ -9,6 +9,7 @@ import pytest
 from fastlb._core import ENCODINGS, HEADER_OPERATIONS, SEGMENTS
 from tests.support._probe import IMAGE_HEADER_BYTES, LAYOUT, check_image
 from tests.support.images import Writer, find_sections, load, log_plan, patch
+from tests.support.tls import issue
 
 MAX_HEADERS, MAX_HEAD_BYTES = 256, 65536 - 64
 
@@ -34,6 +35,9 @@ def make_image() -> bytes:
     writer.edit_request(route, [("set", "Host", [b"app"]), ("remove", "X-Tag", []), ("add", "X-Tag", [("header", "controls", "a")])])
     writer.set_split(route, [(api, 1), (site, 2)], key=[("client", "nothing", "")])
     writer.edit_response(route, [("set", "Server", [b"x", ("client", "nothing", "")])])
+    rsa, ecdsa = writer.add_certificate(*issue("a.example", kind="rsa")), writer.add_certificate(*issue("a.example"), b"ocsp")
+    writer.set_tls(1, identities=[[rsa, ecdsa], [rsa]], names=[("a.example", 0), ("*.a.example", 1)], default=1, challenges=[("b", ecdsa)])
+    writer.set_ticket_keys([bytes(80)])
     return writer.image()
 
 
@@ -131,6 +135,9 @@ TEXTS = {
     "pools": ["name"],
     "backends": ["identity", "display"],
     "stickies": ["cookie", "attributes"],
+    "certificates": ["chain", "key", "ocsp"],
+    "tls_names": ["name"],
+    "tls": ["ciphers", "ciphersuites", "groups", "alpn", "client_ca", "client_crl"],
 }
 
 
@@ -323,3 +330,45 @@ def test_damaged_image_is_not_loaded() -> None:
         load(patch(IMAGE, 0, 0))
     with pytest.raises(ValueError, match="damaged"):
         load(IMAGE[:50])
+
+
+def test_tls_of_an_image_is_checked() -> None:
+    assert (COUNT["certificates"], COUNT["tls_identities"], COUNT["tls_names"], COUNT["tls"], COUNT["ticket_keys"]) == (2, 2, 3, 1, 1)
+    for field, damaged in {
+        "default_identity": (2, 2**32 - 2),
+        "min_version": (0x0302, 0x0305),
+        "max_version": (0x0302, 0x0305),
+        "handshake_timeout_ms": (0, 600_001),
+        "tickets": (2,),
+        "client_auth": (1, 2, 3),  # the first two take a bundle of authorities
+        "client_depth": (33,),
+    }.items():
+        for value in damaged:
+            assert refused(field_at("tls", 0, field), value), (field, value)
+    assert not refused(field_at("tls", 0, "default_identity"), 2**32 - 1)
+    for field in ("identities", "names", "challenges"):
+        assert refused(field_at("tls", 0, field), 4), field
+        assert refused(field_at("tls", 0, field) + 4, 4), field
+    assert refused(field_at("listeners", 1, "tls"), 1)
+    assert not refused(field_at("listeners", 1, "tls"), 2**32 - 1)
+    assert refused(field_at("tls_identities", 0, "certificates"), 2)
+    assert refused(field_at("tls_identities", 0, "n_certificates"), 0)
+    assert refused(field_at("tls_identities", 0, "n_certificates"), 5)
+    assert refused(field_at("tls_names", 0, "target"), 2)
+    assert refused(field_at("tls_names", 0, "name") + 4, 0)
+    assert refused(field_at("tls_names", 0, "name") + 4, 256)
+
+
+def test_names_of_tls_ascend_each_once() -> None:
+    wildcard, name = (struct.unpack_from("<Q", IMAGE, field_at("tls_names", number, "name"))[0] for number in (0, 1))
+    swapped = patch(patch(IMAGE, field_at("tls_names", 0, "name"), name, "<Q"), field_at("tls_names", 1, "name"), wildcard, "<Q")
+    assert not check_image(swapped)
+    assert refused(field_at("tls_names", 1, "name"), wildcard, "<Q")
+
+
+def test_lists_for_openssl_end_with_their_only_zero_byte_and_protocols_fill_their_list() -> None:
+    offset, size = struct.unpack_from("<II", IMAGE, field_at("tls", 0, "alpn"))
+    assert IMAGE[offset : offset + size] == b"\x08http/1.1"
+    for first in (0, 7, 9, 255):
+        assert refused(offset, first, "<B"), first
+    assert refused(field_at("tls", 0, "ciphers"), offset | size << 32, "<Q")

@@ -1,0 +1,29 @@
+from libc.stdint cimport uint8_t, uint32_t
+
+from fastlb.data_plane.types cimport Connection, Engine, Snapshot, TlsConnection, TlsListener
+
+cdef enum:
+    BAD_TLS = -4                    # beside an errno: a certificate, key or setting of an image cannot be used
+    TLS_WAITS = 0                   # results of shake_hands, beside -FAILURE_*
+    TLS_STANDS = 1
+    TLS_SAW_HTTP = 2                # the client's first bytes, in Engine.tls.received, are no TLS
+
+ctypedef struct TlsSet:
+    # What an image says of TLS, compiled, in its order, on its way into a snapshot.
+    TlsListener** listeners         # owned; NULL: nothing is compiled
+    uint32_t n_listeners
+    char why[256]                   # what OpenSSL says of what cannot be used
+
+# Where a snapshot is loaded.
+cdef int compile_tls(const char* image, TlsSet* compiled) noexcept nogil
+cdef void free_tls(TlsSet* compiled) noexcept nogil
+cdef int load_tls(Engine* engine, Snapshot* snapshot, TlsSet* compiled) noexcept nogil
+cdef void drop_tls_set(Snapshot* snapshot) noexcept nogil
+cdef void set_listener_tls(TlsListener** held, const Snapshot* snapshot, uint32_t number) noexcept nogil
+cdef void drop_tls(TlsListener* listener) noexcept nogil
+cdef void close_tls_scratch(Engine* engine) noexcept nogil
+cdef const char* openssl_version() noexcept nogil
+
+# Connections.
+cdef int shake_hands(Engine* engine, Connection* client) noexcept nogil
+cdef void close_tls(Engine* engine, Connection* connection, bint reset) noexcept nogil

@@ -1,0 +1,1002 @@
+"""TLS through OpenSSL: what an image says of it, compiled to contexts; and the Transport over it.
+
+The one module that knows OpenSSL. A TlsListener is compiled once for a snapshot, in any thread, and never changes; contexts that connections
+use stay as long as those. A connection's SSL never sees a socket: its BIO takes bytes from what one recv of the event has brought, and
+collects records for one send. Between two calls of the transport the worker's scratch (Engine.tls) is empty; what a caller had no room for
+waits in TlsConnection.received, what the socket had no room for in TlsConnection.held.
+
+The Transport's promises are those of `transport`, so nobody above knows of records:
+- A short read means that all was used. After a read that fills its buffer, IO_READABLE stays set.
+- Where the socket does not take all records of a send, the last byte of what they carry is said not to have been taken. So the caller waits for
+  IO_WRITABLE and sends again from that byte on; the records that wait go first then, and the byte, which they hold, is not encrypted again.
+  Nobody else has to flush anything.
+
+OpenSSL's queue of errors belongs to the thread, and others use it too: it is empty before each call that may fail, and after each that has.
+"""
+from libc.stdint cimport uint8_t, uint32_t
+from libc.stdlib cimport calloc, free, malloc
+
+from fastlb.data_plane.buffer cimport append_bytes, return_buffer
+from fastlb.data_plane.failure cimport (FAILURE_OUT_OF_MEMORY, FAILURE_TLS_ALERT, FAILURE_TLS_CLIENT_CERTIFICATE, FAILURE_TLS_CLOSED,
+                                        FAILURE_TLS_NO_SHARED_CIPHER, FAILURE_TLS_PROTOCOL, FAILURE_TLS_UNKNOWN_NAME)
+from fastlb.data_plane.openssl cimport (BIO, BIO_CTRL_FLUSH, BIO_METHOD, BIO_TYPE_SOURCE_SINK, EVP_CIPHER, EVP_CIPHER_CTX, EVP_MAC_CTX,
+                                        EVP_PKEY, OPENSSL_VERSION, SSL, SSL_AD_INTERNAL_ERROR, SSL_AD_REASON_OFFSET,
+                                        SSL_AD_UNRECOGNIZED_NAME, SSL_CLIENT_HELLO_SUCCESS, SSL_CTX, SSL_ERROR_WANT_READ,
+                                        SSL_ERROR_ZERO_RETURN, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER, SSL_MODE_ENABLE_PARTIAL_WRITE,
+                                        SSL_MODE_RELEASE_BUFFERS, SSL_OP_CIPHER_SERVER_PREFERENCE, SSL_OP_NO_COMPRESSION,
+                                        SSL_OP_NO_RENEGOTIATION, SSL_OP_NO_TICKET, SSL_OP_PRIORITIZE_CHACHA, SSL_R_CERTIFICATE_VERIFY_FAILED,
+                                        SSL_R_NO_APPLICATION_PROTOCOL, SSL_R_NO_SHARED_CIPHER, SSL_R_NO_SHARED_GROUPS,
+                                        SSL_R_NO_SHARED_SIGNATURE_ALGORITHMS, SSL_R_NO_SUITABLE_KEY_SHARE,
+                                        SSL_R_NO_SUITABLE_SIGNATURE_ALGORITHM, SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE,
+                                        SSL_R_UNSUPPORTED_PROTOCOL, SSL_R_VERSION_TOO_LOW, SSL_RECEIVED_SHUTDOWN, SSL_SENT_SHUTDOWN,
+                                        SSL_SESS_CACHE_OFF, SSL_TLSEXT_ERR_ALERT_FATAL, SSL_TLSEXT_ERR_NOACK, SSL_TLSEXT_ERR_OK,
+                                        SSL_VERIFY_FAIL_IF_NO_PEER_CERT, SSL_VERIFY_NONE, SSL_VERIFY_PEER,
+                                        TLSEXT_NAMETYPE_host_name, TLSEXT_TYPE_application_layer_protocol_negotiation, X509, X509_CRL, X509_NAME_STACK,
+                                        X509_STACK, X509_STORE, X509_STORE_CTX, X509_V_FLAG_CRL_CHECK, X509_V_FLAG_CRL_CHECK_ALL,
+                                        BIO_clear_retry_flags, BIO_free, BIO_get_data, BIO_get_new_index, BIO_meth_new, BIO_meth_set_ctrl,
+                                        BIO_meth_set_read, BIO_meth_set_write, BIO_new, BIO_new_mem_buf, BIO_set_data, BIO_set_init,
+                                        BIO_set_retry_read, ERR_GET_REASON, ERR_clear_error, ERR_error_string_n, ERR_peek_error,
+                                        EVP_CIPHER_fetch, EVP_DecryptInit_ex2, EVP_Digest, EVP_EncryptInit_ex2, EVP_PKEY_free, EVP_sha256,
+                                        OPENSSL_free, OPENSSL_memdup, OpenSSL_version, PEM_read_bio_X509, PEM_read_bio_X509_CRL, RAND_bytes,
+                                        SSL_CTX_check_private_key, SSL_CTX_free, SSL_CTX_get_app_data, SSL_CTX_new, SSL_CTX_set0_chain, SSL_CTX_set1_cert_store,
+                                        SSL_CTX_set1_groups_list, SSL_CTX_set_alpn_select_cb, SSL_CTX_set_app_data, SSL_CTX_set_cipher_list,
+                                        SSL_CTX_set_ciphersuites, SSL_CTX_set_client_CA_list, SSL_CTX_set_client_hello_cb,
+                                        SSL_CTX_set_max_proto_version, SSL_CTX_set_min_proto_version, SSL_CTX_set_mode,
+                                        SSL_CTX_set_num_tickets, SSL_CTX_set_options, SSL_CTX_set_session_cache_mode,
+                                        SSL_CTX_set_session_id_context, SSL_CTX_set_timeout, SSL_CTX_set_tlsext_servername_callback,
+                                        SSL_CTX_set_tlsext_status_cb, SSL_CTX_set_tlsext_ticket_key_evp_cb, SSL_CTX_set_verify,
+                                        SSL_CTX_set_verify_depth, SSL_CTX_up_ref, SSL_CTX_use_PrivateKey, SSL_CTX_use_certificate,
+                                        SSL_client_hello_get0_ext, SSL_do_handshake, SSL_dup_CA_list, SSL_free, SSL_get_SSL_CTX,
+                                        SSL_get_app_data, SSL_get_certificate, SSL_get_error, SSL_get_servername, SSL_new, SSL_pending,
+                                        SSL_read_ex, SSL_session_reused, SSL_set_SSL_CTX, SSL_set_accept_state, SSL_set_app_data, SSL_set_bio,
+                                        SSL_set_shutdown, SSL_set_tlsext_status_ocsp_resp, SSL_shutdown, SSL_write_ex, TLS_method,
+                                        X509_CRL_free, X509_NAME_dup, X509_NAME_free, X509_STORE_add_cert, X509_STORE_add_crl, X509_STORE_free,
+                                        X509_STORE_new, X509_STORE_set_flags, X509_free, X509_get_subject_name, read_key, sk_X509_NAME_new_null,
+                                        sk_X509_NAME_pop_free, sk_X509_NAME_push, sk_X509_new_null, sk_X509_pop_free, sk_X509_push, start_mac)
+from fastlb.data_plane.system cimport ENOMEM, EPROTO, likely, memcmp, memcpy, strlen, unlikely
+from fastlb.data_plane.tls_image cimport find_host
+from fastlb.data_plane.types cimport (CLIENT_AUTH_NONE, CLIENT_AUTH_OPTIONAL, CLIENT_AUTH_REQUIRED, IO_AGAIN, IO_CLOSED, IO_EOF, IO_ERROR, IO_READABLE, IO_WRITABLE,
+                                      IO_WRITE_CLOSED, KIND_CLIENT, MAX_KEY_TYPES, NO_INDEX, TICKET_KEY_BYTES, X_CAME_BY_TLS, Connection,
+                                      Engine, ImageCertificate, ImageHeader, ImageListener, ImageSection, ImageText, ImageTicketKey, ImageTls,
+                                      ImageTlsIdentity, ImageTlsName, Snapshot, TlsConnection, TlsIdentity, TlsListener, TlsName, TlsScratch,
+                                      Transport)
+
+cdef enum:
+    RECEIVE_BYTES = 65536           # one recv: as much as a relay's read wants
+    RECORD_BYTES = 16384            # the most that a record carries (RFC 8446 section 5.1)
+    SEND_BYTES = 65536              # of plain bytes in one send
+    SENDING_BYTES = 65536 + 4096    # with what four records add, or a handshake's flight: a chain of 64 KB fits
+    MAX_HELD_BYTES = 131072         # a socket that takes nothing while it asks for answers (KeyUpdate) is closed
+    TICKETS = 1                     # that a full handshake of TLS 1.3 gives; each resumption gives another (docs/ARCHITECTURE.md, measured)
+    IV_BYTES = 16                   # of AES-256-CBC
+    NAME_BYTES = 16                 # a ticket key: its name, then the key for HMAC, then that for AES
+    MAC_KEY = 16
+    CIPHER_KEY = 48
+    DIGEST_BYTES = 32
+
+# ECDHE with AEAD only; AES first, and ChaCha20 where the client prefers it (SSL_OP_PRIORITIZE_CHACHA). ECDSA before RSA: its signatures cost
+# us a thirtieth.
+cdef const char* CIPHERS = (b"ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-AES256-GCM-SHA384:"
+                            b"ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305")
+cdef const char* CIPHERSUITES = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
+cdef const char* GROUPS = b"X25519:P-256:P-384"
+cdef const char* ACME_PROTOCOL = b"\x0aacme-tls/1"      # as on the wire (RFC 8737)
+cdef enum:
+    ACME_PROTOCOL_BYTES = 11
+
+# Made at import and never changed: how SSLs reach their connections, and the cipher of tickets, which is slow to look up.
+cdef BIO_METHOD* METHOD
+cdef EVP_CIPHER* TICKET_CIPHER
+
+
+cdef const char* openssl_version() noexcept nogil:
+    return OpenSSL_version(OPENSSL_VERSION)
+
+
+cdef inline void clear_errors() noexcept nogil:
+    # What somebody else in this thread has left.
+    if unlikely(ERR_peek_error() != 0):
+        ERR_clear_error()
+
+
+# ---------------------------------------------------------------------------------------------------------- callbacks of a handshake
+cdef inline TlsConnection* connection_of(const SSL* ssl) noexcept nogil:
+    return <TlsConnection*>SSL_get_app_data(ssl)
+
+
+cdef int note_hello(SSL* ssl, int* alert, void* argument) noexcept nogil:
+    # Only where challenges are to be answered: whether this client comes for one (RFC 8737 section 3: no other protocol is offered).
+    cdef:
+        const unsigned char* data
+        size_t size
+    if SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_application_layer_protocol_negotiation, &data, &size):
+        if size == ACME_PROTOCOL_BYTES + 2 and memcmp(data + 2, ACME_PROTOCOL, ACME_PROTOCOL_BYTES) == 0:
+            connection_of(ssl).offers_acme = True
+    return SSL_CLIENT_HELLO_SUCCESS
+
+
+cdef int choose_certificates(SSL* ssl, int* alert, void* argument) noexcept nogil:
+    # By the name that the client asks for, if any.
+    cdef:
+        TlsConnection* tls = connection_of(ssl)
+        const TlsListener* listener = tls.listener
+        const char* name = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name)
+        uint32_t size = <uint32_t>strlen(name) if name != NULL else 0
+        uint32_t found = NO_INDEX
+        SSL_CTX* context
+    alert[0] = SSL_AD_INTERNAL_ERROR
+    if unlikely(tls.offers_acme):
+        found = find_host(listener.texts, listener.challenge_names, listener.n_challenges, name, size)
+        if found != <uint32_t>NO_INDEX:
+            tls.is_challenge = True
+            return SSL_TLSEXT_ERR_OK if SSL_set_SSL_CTX(ssl, <SSL_CTX*>listener.challenges[found].context) != NULL else SSL_TLSEXT_ERR_ALERT_FATAL
+    if name != NULL:
+        found = find_host(listener.texts, listener.names, listener.n_names, name, size)
+    if found == <uint32_t>NO_INDEX:
+        if listener.default_identity == <uint32_t>NO_INDEX:
+            tls.failure = FAILURE_TLS_UNKNOWN_NAME
+            alert[0] = SSL_AD_UNRECOGNIZED_NAME
+            return SSL_TLSEXT_ERR_ALERT_FATAL
+        return SSL_TLSEXT_ERR_NOACK             # the listener's context has the default one
+    context = <SSL_CTX*>listener.identities[found].context
+    if context != listener.context and SSL_set_SSL_CTX(ssl, context) == NULL:
+        return SSL_TLSEXT_ERR_ALERT_FATAL
+    return SSL_TLSEXT_ERR_OK
+
+
+cdef int choose_protocol(SSL* ssl, const unsigned char** chosen, unsigned char* chosen_size, const unsigned char* offered, unsigned int size,
+                         void* argument) noexcept nogil:
+    # The first of ours that the client offers. None: no_application_protocol (RFC 7301 section 3.2), or another protocol's bytes would be
+    # read as HTTP.
+    cdef:
+        TlsConnection* tls = connection_of(ssl)
+        const unsigned char* ours = <const unsigned char*>(tls.listener.texts + tls.listener.alpn)
+        uint32_t ours_size = tls.listener.alpn_size, at = 0, k
+    if unlikely(tls.is_challenge):
+        ours = <const unsigned char*>ACME_PROTOCOL
+        ours_size = ACME_PROTOCOL_BYTES
+    if ours_size == 0:
+        return SSL_TLSEXT_ERR_NOACK
+    while at < ours_size:
+        k = 0
+        while k < size and k + offered[k] < size:
+            if offered[k] == ours[at] and memcmp(offered + k + 1, ours + at + 1, ours[at]) == 0:
+                chosen[0] = offered + k + 1
+                chosen_size[0] = offered[k]
+                return SSL_TLSEXT_ERR_OK
+            k += 1 + offered[k]
+        at += 1 + ours[at]
+    return SSL_TLSEXT_ERR_ALERT_FATAL
+
+
+cdef int staple(SSL* ssl, void* argument) noexcept nogil:
+    # The OCSP response of the certificate that is served, for a client that asks.
+    cdef:
+        const TlsIdentity* identity = <const TlsIdentity*>SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl))
+        const X509* leaf = SSL_get_certificate(ssl)
+        unsigned char* copy
+        uint32_t i
+    if identity == NULL:
+        return SSL_TLSEXT_ERR_NOACK
+    for i in range(identity.n_leaves):
+        if identity.leaves[i] == <const void*>leaf and identity.ocsp[i] != NULL:
+            copy = <unsigned char*>OPENSSL_memdup(identity.ocsp[i], identity.ocsp_size[i])
+            if copy == NULL:
+                return SSL_TLSEXT_ERR_NOACK
+            SSL_set_tlsext_status_ocsp_resp(ssl, copy, identity.ocsp_size[i])      # owned by ssl now
+            return SSL_TLSEXT_ERR_OK
+    return SSL_TLSEXT_ERR_NOACK
+
+
+cdef int seal_ticket(SSL* ssl, unsigned char* name, unsigned char* iv, EVP_CIPHER_CTX* cipher, EVP_MAC_CTX* mac, int encrypts) noexcept nogil:
+    # The keys of a ticket: the newest for one that is made; for one that a client brings the one with its name, and 2 where that is not the
+    # newest, so that the client gets another ticket. 0: none, so a full handshake follows.
+    cdef:
+        TlsListener* listener = connection_of(ssl).listener
+        const uint8_t* key
+        uint32_t i
+    if unlikely(listener == NULL or listener.n_ticket_keys == 0):
+        return 0
+    key = listener.ticket_keys
+    if encrypts:
+        memcpy(name, key, NAME_BYTES)
+        if RAND_bytes(iv, IV_BYTES) != 1:
+            return -1
+        return 1 if EVP_EncryptInit_ex2(cipher, TICKET_CIPHER, key + CIPHER_KEY, iv, NULL) == 1 and start_mac(mac, key + MAC_KEY) == 1 else -1
+    for i in range(listener.n_ticket_keys):
+        if memcmp(name, key, NAME_BYTES) == 0:
+            if start_mac(mac, key + MAC_KEY) != 1 or EVP_DecryptInit_ex2(cipher, TICKET_CIPHER, key + CIPHER_KEY, iv, NULL) != 1:
+                return -1
+            return 1 if i == 0 else 2
+        key += TICKET_KEY_BYTES
+    return 0
+
+
+cdef int let_pass(int is_right, X509_STORE_CTX* store) noexcept nogil:
+    # An optional certificate that does not verify: noted (SSL_get_verify_result), and the handshake goes on.
+    return 1
+
+
+# ---------------------------------------------------------------------------------------------------------- from an image to contexts
+cdef struct Material:
+    # What the contexts of one listener share while they are made.
+    const char* image               # borrowed, as what follows
+    const ImageHeader* header
+    const ImageTls* tls
+    X509_STORE* authorities         # owned; NULL = clients are not asked for certificates
+    X509_NAME_STACK* names          # owned: of the authorities
+    unsigned char session_context[DIGEST_BYTES]
+
+
+cdef BIO* open_text(const char* image, const ImageText* text) noexcept nogil:
+    return BIO_new_mem_buf(image + text.offset, <int>text.size)
+
+
+cdef bint read_authorities(Material* material) noexcept nogil:
+    # Who may have signed clients' certificates, and which of those are revoked.
+    cdef:
+        BIO* bio = open_text(material.image, &material.tls.client_ca)
+        X509* certificate
+        X509_CRL* crl
+        bint done = bio != NULL
+        uint32_t n = 0
+    material.authorities = X509_STORE_new()
+    material.names = sk_X509_NAME_new_null()
+    done = done and material.authorities != NULL and material.names != NULL
+    while done:
+        certificate = PEM_read_bio_X509(bio, NULL, NULL, NULL)
+        if certificate == NULL:
+            break
+        n += 1
+        done = X509_STORE_add_cert(material.authorities, certificate) == 1 \
+            and sk_X509_NAME_push(material.names, X509_NAME_dup(X509_get_subject_name(certificate))) > 0
+        X509_free(certificate)
+    BIO_free(bio)
+    if not done or n == 0:
+        return False
+    if material.tls.client_crl.size == 0:
+        return True
+    bio = open_text(material.image, &material.tls.client_crl)
+    done = bio != NULL
+    n = 0
+    while done:
+        crl = PEM_read_bio_X509_CRL(bio, NULL, NULL, NULL)
+        if crl == NULL:
+            break
+        n += 1
+        done = X509_STORE_add_crl(material.authorities, crl) == 1
+        X509_CRL_free(crl)
+    BIO_free(bio)
+    X509_STORE_set_flags(material.authorities, X509_V_FLAG_CRL_CHECK | X509_V_FLAG_CRL_CHECK_ALL)
+    return done and n != 0
+
+
+cdef bint make_session_context(Material* material, const ImageListener* listener) noexcept nogil:
+    # Sessions are resumed only where clients were verified in the same way: the listener's name and all that it asks of their certificates.
+    cdef:
+        const ImageTls* tls = material.tls
+        unsigned char parts[4 * DIGEST_BYTES]
+        unsigned char* at = parts
+        const char* image = material.image
+        bint done
+    done = EVP_Digest(image + listener.name.offset, listener.name.size, at, NULL, EVP_sha256(), NULL) == 1 \
+        and EVP_Digest(image + tls.client_ca.offset, tls.client_ca.size, at + DIGEST_BYTES, NULL, EVP_sha256(), NULL) == 1 \
+        and EVP_Digest(image + tls.client_crl.offset, tls.client_crl.size, at + 2 * DIGEST_BYTES, NULL, EVP_sha256(), NULL) == 1
+    at += 3 * DIGEST_BYTES
+    memcpy(at, &tls.client_auth, sizeof(uint32_t))
+    memcpy(at + sizeof(uint32_t), &tls.client_depth, sizeof(uint32_t))
+    return done and EVP_Digest(parts, 3 * DIGEST_BYTES + 2 * sizeof(uint32_t), material.session_context, NULL, EVP_sha256(), NULL) == 1
+
+
+cdef SSL_CTX* make_context(Material* material) noexcept nogil:
+    # A context with a listener's settings and no certificate. NULL: out of memory, or one of them cannot be used.
+    cdef:
+        const ImageTls* tls = material.tls
+        const char* image = material.image
+        X509_NAME_STACK* names
+        SSL_CTX* context = SSL_CTX_new(TLS_method())
+        bint has_tickets = tls.tickets and material.header.ticket_keys.count != 0
+        bint done
+    if context == NULL:
+        return NULL
+    SSL_CTX_set_options(context, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION | SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_PRIORITIZE_CHACHA)
+    SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER)
+    SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF)
+    SSL_CTX_set_timeout(context, tls.session_timeout_s)
+    if not has_tickets:
+        SSL_CTX_set_options(context, SSL_OP_NO_TICKET)
+    SSL_CTX_set_tlsext_servername_callback(context, choose_certificates)
+    SSL_CTX_set_tlsext_status_cb(context, staple)
+    SSL_CTX_set_tlsext_ticket_key_evp_cb(context, seal_ticket)
+    SSL_CTX_set_alpn_select_cb(context, choose_protocol, NULL)
+    if tls.challenges.count != 0:
+        SSL_CTX_set_client_hello_cb(context, note_hello, NULL)
+    done = SSL_CTX_set_min_proto_version(context, <int>tls.min_version) == 1 and SSL_CTX_set_max_proto_version(context, <int>tls.max_version) == 1 \
+        and SSL_CTX_set_cipher_list(context, image + tls.ciphers.offset if tls.ciphers.size else CIPHERS) == 1 \
+        and SSL_CTX_set_ciphersuites(context, image + tls.ciphersuites.offset if tls.ciphersuites.size else CIPHERSUITES) == 1 \
+        and SSL_CTX_set1_groups_list(context, image + tls.groups.offset if tls.groups.size else GROUPS) == 1 \
+        and SSL_CTX_set_num_tickets(context, TICKETS if has_tickets else 0) == 1 \
+        and SSL_CTX_set_session_id_context(context, material.session_context, DIGEST_BYTES) == 1
+    if done and material.authorities != NULL:
+        names = SSL_dup_CA_list(material.names)
+        done = names != NULL
+        SSL_CTX_set_client_CA_list(context, names)          # owned by context now, as a count of the store is
+        SSL_CTX_set1_cert_store(context, material.authorities)
+        SSL_CTX_set_verify_depth(context, <int>tls.client_depth)
+        if tls.client_auth == CLIENT_AUTH_REQUIRED:
+            SSL_CTX_set_verify(context, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL)
+        else:
+            SSL_CTX_set_verify(context, SSL_VERIFY_PEER, let_pass)
+    if not done:
+        SSL_CTX_free(context)
+        return NULL
+    return context
+
+
+cdef bint add_certificate(Material* material, TlsIdentity* identity, uint32_t number) noexcept nogil:
+    # One more certificate of an identity, with its chain, its key and what is stapled to it.
+    cdef:
+        SSL_CTX* context = <SSL_CTX*>identity.context
+        const ImageCertificate* image = <const ImageCertificate*>(material.image + material.header.certificates.offset) + number
+        X509_STACK* chain = sk_X509_new_null()
+        X509* leaf = NULL
+        X509* certificate
+        EVP_PKEY* key = NULL
+        BIO* bio = open_text(material.image, &image.chain)
+        bint done = bio != NULL and chain != NULL
+    if done:
+        leaf = PEM_read_bio_X509(bio, NULL, NULL, NULL)
+        done = leaf != NULL
+    while done:
+        certificate = PEM_read_bio_X509(bio, NULL, NULL, NULL)
+        if certificate == NULL:
+            ERR_clear_error()                   # the end of the text
+            break
+        done = sk_X509_push(chain, certificate) > 0
+        if not done:
+            X509_free(certificate)
+    BIO_free(bio)
+    if done:
+        bio = open_text(material.image, &image.key)
+        key = read_key(bio) if bio != NULL else NULL
+        BIO_free(bio)
+        done = key != NULL and SSL_CTX_use_certificate(context, leaf) == 1 and SSL_CTX_use_PrivateKey(context, key) == 1 \
+            and SSL_CTX_check_private_key(context) == 1
+    EVP_PKEY_free(key)
+    if done:
+        done = SSL_CTX_set0_chain(context, chain) == 1          # of the certificate that was added last
+        if done:
+            chain = NULL
+    if done and image.ocsp.size != 0:
+        identity.ocsp[identity.n_leaves] = <char*>malloc(image.ocsp.size)
+        done = identity.ocsp[identity.n_leaves] != NULL
+        if done:
+            memcpy(identity.ocsp[identity.n_leaves], material.image + image.ocsp.offset, image.ocsp.size)
+            identity.ocsp_size[identity.n_leaves] = image.ocsp.size
+    if done:
+        identity.leaves[identity.n_leaves] = leaf
+        identity.n_leaves += 1
+    X509_free(leaf)                             # context has counted it
+    sk_X509_pop_free(chain, X509_free)
+    return done
+
+
+cdef bint make_identity(Material* material, TlsIdentity* identity, const uint32_t* certificates, uint32_t n_certificates) noexcept nogil:
+    cdef:
+        SSL_CTX* context = make_context(material)
+        uint32_t i
+    identity.context = context
+    if context == NULL or SSL_CTX_set_app_data(context, identity) != 1:
+        return False
+    for i in range(n_certificates):
+        if not add_certificate(material, identity, certificates[i]):
+            return False
+    return True
+
+
+cdef void free_identities(TlsIdentity* identities, uint32_t count) noexcept nogil:
+    cdef uint32_t i, k
+    if identities == NULL:
+        return
+    for i in range(count):
+        if identities[i].context != NULL:
+            SSL_CTX_set_app_data(<SSL_CTX*>identities[i].context, NULL)     # connections may still hold the context
+            SSL_CTX_free(<SSL_CTX*>identities[i].context)
+        for k in range(MAX_KEY_TYPES):
+            free(identities[i].ocsp[k])
+    free(identities)
+
+
+cdef void drop_tls(TlsListener* listener) noexcept nogil:
+    # One reference less; NULL is allowed.
+    if listener == NULL:
+        return
+    listener.references -= 1
+    if listener.references > 0:
+        return
+    SSL_CTX_free(<SSL_CTX*>listener.context)
+    free_identities(listener.identities, listener.n_identities)
+    free_identities(listener.challenges, listener.n_challenges)
+    free(listener.names)
+    free(listener.challenge_names)
+    free(listener.texts)
+    free(listener)
+
+
+cdef TlsName* copy_names(const Material* material, const ImageSection* section, char* texts, uint32_t* at) noexcept nogil:
+    # Names of the image, whose texts are put to `texts` from `at` on; owned by the caller.
+    cdef:
+        const ImageTlsName* image = <const ImageTlsName*>(material.image + material.header.tls_names.offset) + section.offset
+        TlsName* names = <TlsName*>calloc(section.count + 1, sizeof(TlsName))
+        uint32_t i
+    if names == NULL:
+        return NULL
+    for i in range(section.count):
+        names[i].offset = at[0]
+        names[i].size = image[i].name.size
+        names[i].target = image[i].target
+        memcpy(texts + at[0], material.image + image[i].name.offset, image[i].name.size)
+        at[0] += image[i].name.size
+    return names
+
+
+cdef size_t count_name_bytes(const Material* material, const ImageSection* section) noexcept nogil:
+    cdef:
+        const ImageTlsName* image = <const ImageTlsName*>(material.image + material.header.tls_names.offset) + section.offset
+        size_t size = 0
+        uint32_t i
+    for i in range(section.count):
+        size += image[i].name.size
+    return size
+
+
+cdef int fill_listener(Material* material, TlsListener* listener) noexcept nogil:
+    # 0, ENOMEM or BAD_TLS; what is there then is for drop_tls.
+    cdef:
+        const ImageTls* tls = material.tls
+        const ImageTlsIdentity* identities = <const ImageTlsIdentity*>(material.image + material.header.tls_identities.offset) \
+            + tls.identities.offset
+        uint32_t i, at = 0
+        uint32_t certificate
+    listener.handshake_timeout_ms = tls.handshake_timeout_ms
+    listener.client_auth = tls.client_auth
+    listener.default_identity = tls.default_identity
+    listener.n_ticket_keys = material.header.ticket_keys.count if tls.tickets else 0
+    memcpy(listener.ticket_keys, material.image + material.header.ticket_keys.offset, listener.n_ticket_keys * sizeof(ImageTicketKey))
+    listener.texts = <char*>malloc(count_name_bytes(material, &tls.names) + count_name_bytes(material, &tls.challenges) + tls.alpn.size + 1)
+    listener.identities = <TlsIdentity*>calloc(tls.identities.count + 1, sizeof(TlsIdentity))
+    listener.challenges = <TlsIdentity*>calloc(tls.challenges.count + 1, sizeof(TlsIdentity))
+    if listener.texts == NULL or listener.identities == NULL or listener.challenges == NULL:
+        return ENOMEM
+    listener.n_identities = tls.identities.count
+    listener.n_challenges = tls.challenges.count
+    listener.names = copy_names(material, &tls.names, listener.texts, &at)
+    listener.challenge_names = copy_names(material, &tls.challenges, listener.texts, &at)
+    if listener.names == NULL or listener.challenge_names == NULL:
+        return ENOMEM
+    listener.n_names = tls.names.count
+    listener.alpn = at
+    listener.alpn_size = tls.alpn.size
+    memcpy(listener.texts + at, material.image + tls.alpn.offset, tls.alpn.size)
+    for i in range(tls.identities.count):
+        if not make_identity(material, &listener.identities[i], identities[i].certificates, identities[i].n_certificates):
+            return BAD_TLS
+    for i in range(tls.challenges.count):
+        certificate = listener.challenge_names[i].target
+        listener.challenge_names[i].target = i  # each has an identity of its own
+        if not make_identity(material, &listener.challenges[i], &certificate, 1):
+            return BAD_TLS
+    if tls.default_identity != <uint32_t>NO_INDEX:
+        listener.context = listener.identities[tls.default_identity].context
+        SSL_CTX_up_ref(<SSL_CTX*>listener.context)
+    else:
+        listener.context = make_context(material)
+    return 0 if listener.context != NULL else BAD_TLS
+
+
+cdef int make_listener(Material* material, const ImageListener* image, TlsListener** made) noexcept nogil:
+    cdef:
+        TlsListener* listener = <TlsListener*>calloc(1, sizeof(TlsListener))
+        int error = 0
+    if listener == NULL:
+        return ENOMEM
+    listener.references = 1
+    if not make_session_context(material, image) or (material.tls.client_auth != CLIENT_AUTH_NONE and not read_authorities(material)):
+        error = BAD_TLS
+    else:
+        error = fill_listener(material, listener)
+    X509_STORE_free(material.authorities)
+    if material.names != NULL:
+        sk_X509_NAME_pop_free(material.names, X509_NAME_free)
+    if error:
+        drop_tls(listener)
+        return error
+    made[0] = listener
+    return 0
+
+
+cdef int compile_tls(const char* image, TlsSet* compiled) noexcept nogil:
+    # Makes the contexts of a checked image, into an empty set: 0.2 ms for each certificate, which any thread may do before a snapshot is
+    # loaded. 0, or with the set empty ENOMEM or BAD_TLS (compiled.why).
+    cdef:
+        const ImageHeader* header = <const ImageHeader*>image
+        const ImageListener* listeners = <const ImageListener*>(image + header.listeners.offset)
+        const ImageTls* tls = <const ImageTls*>(image + header.tls.offset)
+        Material material
+        uint32_t i
+        int error
+    compiled.why[0] = 0
+    if header.tls.count == 0:
+        return 0
+    compiled.listeners = <TlsListener**>calloc(header.tls.count, sizeof(TlsListener*))
+    if compiled.listeners == NULL:
+        return ENOMEM
+    compiled.n_listeners = header.tls.count
+    for i in range(header.listeners.count):
+        if listeners[i].tls == <uint32_t>NO_INDEX or compiled.listeners[listeners[i].tls] != NULL:
+            continue
+        material.image = image
+        material.header = header
+        material.tls = &tls[listeners[i].tls]
+        material.authorities = NULL
+        material.names = NULL
+        ERR_clear_error()
+        error = make_listener(&material, &listeners[i], &compiled.listeners[listeners[i].tls])
+        if error:
+            ERR_error_string_n(ERR_peek_error(), compiled.why, sizeof(compiled.why))
+            ERR_clear_error()
+            free_tls(compiled)
+            return error
+    ERR_clear_error()
+    return 0
+
+
+cdef void free_tls(TlsSet* compiled) noexcept nogil:
+    cdef uint32_t i
+    for i in range(compiled.n_listeners):
+        drop_tls(compiled.listeners[i])
+    free(compiled.listeners)
+    compiled.listeners = NULL
+    compiled.n_listeners = 0
+
+
+cdef int load_tls(Engine* engine, Snapshot* snapshot, TlsSet* compiled) noexcept nogil:
+    # Takes over what was compiled of its image; an empty set is filled first. 0 or an error of compile_tls.
+    cdef int error = 0
+    if snapshot.header.tls.count == 0:
+        return 0
+    if compiled.listeners == NULL:
+        error = compile_tls(snapshot.image, compiled)
+    if error == 0 and not open_tls_scratch(&engine.tls):
+        error = ENOMEM
+    if error == 0:
+        snapshot.tls = compiled.listeners
+        snapshot.n_tls = compiled.n_listeners
+        compiled.listeners = NULL
+        compiled.n_listeners = 0
+    return error
+
+
+cdef void drop_tls_set(Snapshot* snapshot) noexcept nogil:
+    cdef uint32_t i
+    for i in range(snapshot.n_tls):
+        drop_tls(snapshot.tls[i])
+    free(snapshot.tls)
+    snapshot.tls = NULL
+    snapshot.n_tls = 0
+
+
+cdef void set_listener_tls(TlsListener** held, const Snapshot* snapshot, uint32_t number) noexcept nogil:
+    # What a listener holds from now on: that of its snapshot, none for NO_INDEX.
+    cdef TlsListener* before = held[0]
+    held[0] = NULL
+    if number != <uint32_t>NO_INDEX:
+        held[0] = snapshot.tls[number]
+        held[0].references += 1
+    drop_tls(before)
+
+
+cdef bint open_tls_scratch(TlsScratch* scratch) noexcept nogil:
+    if scratch.received != NULL:
+        return True
+    scratch.received = <char*>malloc(RECEIVE_BYTES)
+    scratch.sending = <char*>malloc(SENDING_BYTES)
+    scratch.record = <char*>malloc(RECORD_BYTES)
+    if scratch.received != NULL and scratch.sending != NULL and scratch.record != NULL:
+        return True
+    free_tls_scratch(scratch)
+    return False
+
+
+cdef void free_tls_scratch(TlsScratch* scratch) noexcept nogil:
+    free(scratch.received)
+    free(scratch.sending)
+    free(scratch.record)
+    scratch.received = scratch.sending = scratch.record = NULL
+
+
+cdef void close_tls_scratch(Engine* engine) noexcept nogil:
+    free_tls_scratch(&engine.tls)
+
+
+# ---------------------------------------------------------------------------------------------------------- bytes: between SSL and socket
+cdef int bio_read(BIO* bio, char* data, int size) noexcept nogil:
+    # What came before, then what one recv brings, if the call that runs may still make one.
+    cdef:
+        TlsConnection* tls = <TlsConnection*>BIO_get_data(bio)
+        TlsScratch* scratch = &tls.engine.tls
+        uint32_t n = <uint32_t>size
+        ssize_t came
+    BIO_clear_retry_flags(bio)
+    if unlikely(tls.received != NULL):
+        n = min(n, tls.received.end - tls.received.start)
+        memcpy(data, tls.received.data + tls.received.start, n)
+        tls.received.start += n
+        if tls.received.start == tls.received.end:
+            return_buffer(&tls.engine.buffers, tls.received)
+            tls.received = NULL
+        return <int>n
+    if scratch.start == scratch.end:
+        if not tls.may_receive or not tls.connection.io & IO_READABLE or tls.ended or tls.broken:
+            if tls.ended or tls.broken:
+                return 0 if tls.ended else -1
+            BIO_set_retry_read(bio)
+            return -1
+        tls.may_receive = False
+        came = tls.engine.plain.receive(tls.engine, tls.connection, scratch.received, RECEIVE_BYTES)
+        if came <= 0:
+            if came == IO_AGAIN:
+                BIO_set_retry_read(bio)
+                return -1
+            tls.ended = came == 0
+            tls.broken = came != 0
+            return 0 if tls.ended else -1
+        scratch.start = 0
+        scratch.end = <uint32_t>came
+    n = min(n, scratch.end - scratch.start)
+    memcpy(data, scratch.received + scratch.start, n)
+    scratch.start += n
+    return <int>n
+
+
+cdef int bio_write(BIO* bio, const char* data, int size) noexcept nogil:
+    # Collects records; `flush` sends them.
+    cdef:
+        TlsConnection* tls = <TlsConnection*>BIO_get_data(bio)
+        TlsScratch* scratch = &tls.engine.tls
+    BIO_clear_retry_flags(bio)
+    if <uint32_t>size > SENDING_BYTES - scratch.n_sending:
+        tls.broken = True                       # a flight that large comes of no certificate chain that makes sense
+        return -1
+    memcpy(scratch.sending + scratch.n_sending, data, <size_t>size)
+    scratch.n_sending += <uint32_t>size
+    return size
+
+
+cdef long bio_ctrl(BIO* bio, int command, long number, void* pointer) noexcept nogil:
+    return 1 if command == BIO_CTRL_FLUSH else 0
+
+
+cdef bint flush(Engine* engine, Connection* connection) noexcept nogil:
+    # Sends what was collected; what the socket does not take is held. False: the socket failed, or too much waits for it.
+    cdef:
+        TlsConnection* tls = connection.tls
+        TlsScratch* scratch = &engine.tls
+        uint32_t size = scratch.n_sending
+        ssize_t n = 0
+    scratch.n_sending = 0
+    if size == 0:
+        return not tls.broken
+    if likely(tls.held == NULL and connection.io & IO_WRITABLE):
+        n = engine.plain.send(engine, connection, scratch.sending, size)
+        if likely(n == <ssize_t>size):
+            return not tls.broken
+        if n < 0 and n != IO_AGAIN:
+            tls.broken = True
+            return False
+        n = max(n, 0)
+    elif tls.held != NULL and tls.held.end - tls.held.start + size > MAX_HELD_BYTES:
+        tls.broken = True
+        return False
+    if not append_bytes(&engine.buffers, &tls.held, scratch.sending + n, size - <uint32_t>n):
+        tls.broken = True
+    return not tls.broken
+
+
+cdef bint flush_held(Engine* engine, Connection* connection) noexcept nogil:
+    # Sends what is held. False: some of it is still there, or the socket failed (tls.broken).
+    cdef:
+        TlsConnection* tls = connection.tls
+        ssize_t n
+    if likely(tls.held == NULL):
+        return True
+    if not connection.io & IO_WRITABLE:
+        return False
+    n = engine.plain.send(engine, connection, tls.held.data + tls.held.start, tls.held.end - tls.held.start)
+    if n < 0:
+        tls.broken = n != IO_AGAIN
+        return False
+    tls.held.start += <uint32_t>n
+    if tls.held.start < tls.held.end:
+        return False
+    return_buffer(&engine.buffers, tls.held)
+    tls.held = NULL
+    return True
+
+
+cdef void keep_received(Engine* engine, Connection* connection) noexcept nogil:
+    # What one recv brought and nobody has asked for yet waits with the connection, which is readable meanwhile.
+    cdef:
+        TlsConnection* tls = connection.tls
+        TlsScratch* scratch = &engine.tls
+    if unlikely(scratch.start < scratch.end):
+        if not append_bytes(&engine.buffers, &tls.received, scratch.received + scratch.start, scratch.end - scratch.start):
+            tls.broken = True
+        connection.io |= IO_READABLE
+    scratch.start = scratch.end = 0
+
+
+# ---------------------------------------------------------------------------------------------------------- the transport
+cdef ssize_t tls_receive(Engine* engine, Connection* connection, char* data, size_t size) noexcept nogil:
+    # As plain_receive. The end of the stream is the other side's close_notify; of a client its bare FIN too, which is how many end.
+    cdef:
+        TlsConnection* tls = connection.tls
+        TlsScratch* scratch = &engine.tls
+        SSL* ssl = <SSL*>tls.ssl
+        size_t got = 0, n = 0
+        int result, error
+        ssize_t outcome = IO_AGAIN
+    tls.may_receive = True
+    clear_errors()
+    while True:
+        result = SSL_read_ex(ssl, data + got, size - got, &n)
+        if likely(result == 1):
+            got += n
+            if unlikely(got == size):
+                connection.io |= IO_READABLE
+                break
+            if likely(scratch.start == scratch.end and tls.received == NULL and SSL_pending(ssl) == 0):
+                break
+            continue
+        error = SSL_get_error(ssl, result)
+        ERR_clear_error()
+        if error == SSL_ERROR_WANT_READ:
+            if got != 0 or not connection.io & IO_READABLE:
+                break
+            tls.may_receive = True              # a full recv without a whole record, or with none that carries data
+            continue
+        if got != 0:
+            connection.io |= IO_READABLE        # it is told the next time
+            break
+        connection.io &= ~<uint32_t>IO_READABLE
+        if error == SSL_ERROR_ZERO_RETURN or (tls.ended and connection.kind == KIND_CLIENT):
+            connection.io |= IO_EOF
+            outcome = 0
+        else:
+            engine.last_errno = EPROTO
+            outcome = IO_CLOSED
+        break
+    keep_received(engine, connection)
+    if unlikely(engine.tls.n_sending != 0) and not flush(engine, connection) and got == 0:      # an alert, an answer to KeyUpdate
+        return IO_CLOSED
+    return <ssize_t>got if got != 0 else outcome
+
+
+cdef ssize_t tls_send_parts(Engine* engine, Connection* connection, const char** parts, const size_t* sizes, int n_parts) noexcept nogil:
+    # As plain_send_parts: parts are put together so that records are full, and leave by at most SEND_BYTES in one send.
+    cdef:
+        TlsConnection* tls = connection.tls
+        const char* data
+        size_t skip = 0, in_part = 0, size, filled, taken = 0, batch = 0, n = 0
+        int part = 0
+    if not flush_held(engine, connection):
+        return IO_CLOSED if tls.broken else IO_AGAIN
+    if unlikely(tls.byte_taken):
+        tls.byte_taken = False
+        taken = in_part = 1                     # no part is empty where something waits
+    clear_errors()
+    while True:
+        while part < n_parts and in_part == sizes[part]:
+            part += 1
+            in_part = 0
+        if part == n_parts or batch == SEND_BYTES:
+            if not flush(engine, connection):
+                engine.last_errno = EPROTO
+                return IO_CLOSED
+            if unlikely(tls.held != NULL):
+                tls.byte_taken = True
+                taken -= 1
+                return <ssize_t>taken if taken != 0 else IO_AGAIN
+            if part == n_parts:
+                return <ssize_t>taken
+            batch = 0
+        data = parts[part] + in_part
+        size = sizes[part] - in_part
+        if size >= RECORD_BYTES or part == n_parts - 1:
+            size = min(size, <size_t>RECORD_BYTES)
+            in_part += size
+        else:
+            filled = 0
+            while part < n_parts and filled < RECORD_BYTES:
+                size = min(sizes[part] - in_part, <size_t>RECORD_BYTES - filled)
+                memcpy(engine.tls.record + filled, parts[part] + in_part, size)
+                filled += size
+                in_part += size
+                if in_part == sizes[part]:
+                    part += 1
+                    in_part = 0
+            data = engine.tls.record
+            size = filled
+            if part == n_parts:
+                part -= 1                       # all of it is in this record
+                in_part = sizes[part]
+        if unlikely(SSL_write_ex(<SSL*>tls.ssl, data, size, &n) != 1 or n != size):
+            ERR_clear_error()
+            engine.tls.n_sending = 0
+            engine.last_errno = EPROTO
+            return IO_CLOSED
+        taken += size
+        batch += size
+
+
+cdef ssize_t tls_send(Engine* engine, Connection* connection, const char* data, size_t size) noexcept nogil:
+    return tls_send_parts(engine, connection, &data, &size, 1)
+
+
+cdef void say_goodbye(Engine* engine, Connection* connection) noexcept nogil:
+    # close_notify, as far as the socket takes it: what follows is the end of the stream and no cut.
+    cdef TlsConnection* tls = connection.tls
+    if tls.stands and not tls.broken and tls.held == NULL and not connection.io & (IO_WRITE_CLOSED | IO_ERROR):
+        SSL_shutdown(<SSL*>tls.ssl)
+        ERR_clear_error()
+        flush(engine, connection)
+
+
+cdef int tls_shut_write(Engine* engine, Connection* connection) noexcept nogil:
+    say_goodbye(engine, connection)
+    return engine.plain.shut_write(engine, connection)
+
+
+cdef void close_tls(Engine* engine, Connection* connection, bint reset) noexcept nogil:
+    # Frees what the connection keeps for TLS.
+    cdef TlsConnection* tls = connection.tls
+    if tls == NULL:
+        return
+    if not reset:
+        say_goodbye(engine, connection)
+    SSL_set_shutdown(<SSL*>tls.ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN)      # else its session counts as broken
+    SSL_free(<SSL*>tls.ssl)
+    return_buffer(&engine.buffers, tls.received)
+    return_buffer(&engine.buffers, tls.held)
+    drop_tls(tls.listener)
+    free(tls.facts)
+    free(tls)
+    connection.tls = NULL
+    engine.counters.tls_closed += 1
+
+
+cdef Transport TLS
+TLS.receive = tls_receive
+TLS.send = tls_send
+TLS.send_parts = tls_send_parts
+TLS.shut_write = tls_shut_write
+TLS.can_splice = False
+TLS.close = close_tls
+
+
+# ---------------------------------------------------------------------------------------------------------- handshakes
+cdef TlsConnection* open_tls(Engine* engine, Connection* connection, SSL_CTX* context) noexcept nogil:
+    # Gives a connection its SSL, and its transport with it. NULL: out of memory.
+    cdef:
+        TlsConnection* tls = <TlsConnection*>calloc(1, sizeof(TlsConnection))
+        SSL* ssl = SSL_new(context)
+        BIO* bio = BIO_new(METHOD)
+    if tls == NULL or ssl == NULL or bio == NULL or SSL_set_app_data(ssl, tls) != 1:
+        ERR_clear_error()
+        free(tls)
+        SSL_free(ssl)
+        BIO_free(bio)
+        return NULL
+    BIO_set_init(bio, 1)
+    BIO_set_data(bio, tls)
+    SSL_set_bio(ssl, bio, bio)                  # owned by ssl now
+    tls.ssl = ssl
+    tls.engine = engine
+    tls.connection = connection
+    connection.tls = tls
+    connection.transport = &TLS
+    engine.counters.tls_opened += 1
+    return tls
+
+
+cdef bint looks_like_http(const char* data, uint32_t size) noexcept nogil:
+    # The start of a method: no record of TLS begins with a letter.
+    cdef uint32_t i
+    for i in range(min(size, <uint32_t>3)):
+        if not c"A" <= data[i] <= c"Z":
+            return False
+    return True
+
+
+cdef uint32_t handshake_failure(const TlsConnection* tls) noexcept nogil:
+    # What a handshake that has failed died of.
+    cdef:
+        int reason = ERR_GET_REASON(ERR_peek_error())
+    if tls.failure:
+        return tls.failure
+    if reason == SSL_R_NO_SHARED_CIPHER or reason == SSL_R_UNSUPPORTED_PROTOCOL or reason == SSL_R_NO_SHARED_GROUPS \
+            or reason == SSL_R_NO_SUITABLE_KEY_SHARE or reason == SSL_R_NO_SUITABLE_SIGNATURE_ALGORITHM \
+            or reason == SSL_R_NO_SHARED_SIGNATURE_ALGORITHMS or reason == SSL_R_NO_APPLICATION_PROTOCOL or reason == SSL_R_VERSION_TOO_LOW:
+        return FAILURE_TLS_NO_SHARED_CIPHER
+    if reason == SSL_R_CERTIFICATE_VERIFY_FAILED or reason == SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE:
+        return FAILURE_TLS_CLIENT_CERTIFICATE
+    if reason > SSL_AD_REASON_OFFSET:
+        return FAILURE_TLS_ALERT
+    if tls.ended or tls.broken:
+        return FAILURE_TLS_CLOSED
+    return FAILURE_TLS_PROTOCOL
+
+
+cdef int shake_hands(Engine* engine, Connection* client) noexcept nogil:
+    # Brings a client's handshake on, with one recv at most, until it stands: TLS_STANDS; TLS_WAITS; TLS_SAW_HTTP; or -FAILURE_*, with an alert
+    # sent where one is due.
+    cdef:
+        TlsConnection* tls = client.tls
+        TlsScratch* scratch = &engine.tls
+        ssize_t n
+        int result, error, outcome
+    if tls == NULL:
+        # Its first bytes: until they come, a client costs no SSL.
+        n = engine.plain.receive(engine, client, scratch.received, RECEIVE_BYTES)
+        if n <= 0:
+            return TLS_WAITS if n == IO_AGAIN else -<int>FAILURE_TLS_CLOSED
+        scratch.start = 0
+        scratch.end = <uint32_t>n
+        if unlikely(looks_like_http(scratch.received, scratch.end)):
+            return TLS_SAW_HTTP
+        tls = open_tls(engine, client, <SSL_CTX*>client.listener.tls.context)
+        if tls == NULL:
+            scratch.start = scratch.end = 0
+            return -<int>FAILURE_OUT_OF_MEMORY
+        tls.listener = client.listener.tls
+        tls.listener.references += 1
+        SSL_set_accept_state(<SSL*>tls.ssl)
+    tls.may_receive = scratch.start == scratch.end
+    if not flush_held(engine, client):
+        return -<int>FAILURE_TLS_CLOSED if tls.broken else TLS_WAITS
+    ERR_clear_error()
+    result = SSL_do_handshake(<SSL*>tls.ssl)
+    if result == 1:
+        outcome = TLS_STANDS
+    else:
+        error = SSL_get_error(<SSL*>tls.ssl, result)
+        outcome = TLS_WAITS if error == SSL_ERROR_WANT_READ else -<int>handshake_failure(tls)
+        ERR_clear_error()
+    keep_received(engine, client)
+    if not flush(engine, client) and outcome >= 0:
+        return -<int>FAILURE_TLS_CLOSED
+    if tls.held != NULL and outcome == TLS_STANDS:
+        return TLS_WAITS                        # the client cannot go on without it; SSL_do_handshake says the same again
+    if outcome == TLS_STANDS:
+        tls.stands = True
+        engine.counters.tls_handshakes += 1
+        engine.counters.tls_resumed += SSL_session_reused(<SSL*>tls.ssl) != 0
+        client.exchange_flags |= X_CAME_BY_TLS
+        drop_tls(tls.listener)
+        tls.listener = NULL
+    return outcome
+
+
+cdef int _make_method() except -1:  # with the GIL: runs once, at import
+    global METHOD, TICKET_CIPHER
+    METHOD = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "fastlb")
+    if METHOD == NULL or BIO_meth_set_read(METHOD, bio_read) != 1 or BIO_meth_set_write(METHOD, bio_write) != 1 \
+            or BIO_meth_set_ctrl(METHOD, bio_ctrl) != 1:
+        raise MemoryError
+    TICKET_CIPHER = EVP_CIPHER_fetch(NULL, "AES-256-CBC", NULL)
+    if TICKET_CIPHER == NULL:
+        raise ImportError("this OpenSSL has no AES-256-CBC")
+    return 0
+
+
+_make_method()

@@ -1,0 +1,153 @@
+"""What an image says of TLS: checked once, and how a server name leads to certificates.
+
+Names are sorted, so that a search of them needs no table beside them: a name costs a comparison for each doubling of how many there are,
+which is nothing beside the handshake that asks. No state.
+"""
+from libc.stdint cimport uint8_t, uint32_t
+
+from fastlb.data_plane.image cimport range_fits, text_fits
+from fastlb.data_plane.system cimport memchr, memcmp, memcpy
+from fastlb.data_plane.types cimport (CLIENT_AUTH_KINDS, CLIENT_AUTH_NONE, MAX_CLIENT_DEPTH, MAX_HANDSHAKE_MS, MAX_KEY_TYPES, MAX_TICKET_KEYS,
+                                      MAX_TLS_LIST_BYTES, MAX_TLS_NAME_BYTES, MAX_TLS_TEXT_BYTES, NO_INDEX, ImageCertificate, ImageHeader,
+                                      ImageListener, ImageSection, ImageText, ImageTls, ImageTlsIdentity, ImageTlsName, TlsName)
+
+cdef enum:
+    TLS_1_2 = 0x0303
+    TLS_1_3 = 0x0304
+
+
+# ---------------------------------------------------------------------------------------------------------- names
+cdef int compare_names(const char* a, uint32_t a_size, const char* b, uint32_t b_size) noexcept nogil:
+    # Below, at or above 0: by bytes, a shorter one before what it begins.
+    cdef int order = memcmp(a, b, a_size if a_size < b_size else b_size)
+    if order != 0:
+        return order
+    return (a_size > b_size) - (a_size < b_size)
+
+
+cdef uint32_t find_name(const char* texts, const TlsName* names, uint32_t n_names, const char* wanted, uint32_t size) noexcept nogil:
+    # What this very name leads to; NO_INDEX.
+    cdef:
+        uint32_t low = 0, high = n_names, middle
+        int order
+    while low < high:
+        middle = low + (high - low) // 2
+        order = compare_names(wanted, size, texts + names[middle].offset, names[middle].size)
+        if order == 0:
+            return names[middle].target
+        if order < 0:
+            high = middle
+        else:
+            low = middle + 1
+    return NO_INDEX
+
+
+cdef uint32_t find_host(const char* texts, const TlsName* names, uint32_t n_names, const char* host, uint32_t size) noexcept nogil:
+    # What a host leads to: its own name, else the wildcard in place of its first label; NO_INDEX. In any case, a dot at its end or not.
+    cdef:
+        char lower[MAX_TLS_NAME_BYTES + 1]
+        const char* dot
+        uint32_t i, found
+    if size and host[size - 1] == c".":
+        size -= 1
+    if size == 0 or size > MAX_TLS_NAME_BYTES:
+        return NO_INDEX
+    for i in range(size):
+        lower[i] = host[i] | 0x20 if c"A" <= host[i] <= c"Z" else host[i]
+    found = find_name(texts, names, n_names, lower, size)
+    if found != <uint32_t>NO_INDEX:
+        return found
+    dot = <const char*>memchr(lower, c".", size)
+    if dot == NULL or dot == lower:
+        return NO_INDEX
+    lower[dot - lower - 1] = c"*"               # the last byte of the label makes room for it
+    return find_name(texts, names, n_names, dot - 1, size - <uint32_t>(dot - lower) + 1)
+
+
+# ---------------------------------------------------------------------------------------------------------- the image
+cdef bint check_list(const char* image, size_t size, const ImageText* text) noexcept nogil:
+    # A text for OpenSSL: short, without a zero byte but for its last one. None is allowed.
+    return text_fits(size, text) and (text.size == 0 or (
+        text.size <= MAX_TLS_LIST_BYTES and memchr(image + text.offset, 0, text.size) == image + text.offset + text.size - 1))
+
+
+cdef bint check_protocols(const char* image, size_t size, const ImageText* alpn) noexcept nogil:
+    # A list of protocols as ALPN has it (RFC 7301 section 3.1): each behind a byte with its size, which is not 0.
+    cdef uint32_t at = 0, protocol
+    if alpn.size > MAX_TLS_LIST_BYTES or not text_fits(size, alpn):
+        return False
+    while at < alpn.size:
+        protocol = <uint8_t>image[alpn.offset + at]
+        if protocol == 0 or protocol >= alpn.size - at:
+            return False
+        at += 1 + protocol
+    return True
+
+
+cdef bint check_names(const char* image, const ImageHeader* header, const ImageSection* names, uint32_t n_targets) noexcept nogil:
+    # Ascending names inside the image's, each leading to one of `n_targets`.
+    cdef:
+        const ImageTlsName* name
+        const ImageTlsName* before
+        uint32_t i
+    if not range_fits(names, &header.tls_names):
+        return False
+    name = <const ImageTlsName*>(image + header.tls_names.offset) + names.offset
+    for i in range(names.count):
+        before = name - 1
+        if not text_fits(header.size, &name.name) or name.name.size - 1 >= <uint32_t>MAX_TLS_NAME_BYTES or name.target >= n_targets:
+            return False
+        if i > 0 and compare_names(image + before.name.offset, before.name.size, image + name.name.offset, name.name.size) >= 0:
+            return False
+        name += 1
+    return True
+
+
+cdef bint check_listener(const char* image, const ImageHeader* header, const ImageTls* tls) noexcept nogil:
+    cdef size_t size = header.size
+    if not range_fits(&tls.identities, &header.tls_identities) or not check_names(image, header, &tls.names, tls.identities.count) \
+            or not check_names(image, header, &tls.challenges, header.certificates.count):
+        return False
+    if tls.default_identity != <uint32_t>NO_INDEX and tls.default_identity >= tls.identities.count:
+        return False
+    if tls.min_version < TLS_1_2 or tls.max_version > TLS_1_3 or tls.min_version > tls.max_version:
+        return False
+    if not check_list(image, size, &tls.ciphers) or not check_list(image, size, &tls.ciphersuites) or not check_list(image, size, &tls.groups) \
+            or not check_protocols(image, size, &tls.alpn):
+        return False
+    if tls.handshake_timeout_ms - 1 >= <uint32_t>MAX_HANDSHAKE_MS or tls.session_timeout_s > 0x7FFFFFFF or tls.tickets > 1:
+        return False
+    if tls.client_auth >= CLIENT_AUTH_KINDS or tls.client_depth > MAX_CLIENT_DEPTH or not text_fits(size, &tls.client_ca) \
+            or not text_fits(size, &tls.client_crl) or tls.client_ca.size > MAX_TLS_TEXT_BYTES or tls.client_crl.size > MAX_TLS_TEXT_BYTES:
+        return False
+    return tls.client_auth == CLIENT_AUTH_NONE or tls.client_ca.size != 0
+
+
+cdef bint check_tls(const char* image, const ImageHeader* header) noexcept nogil:
+    # All that an image whose sections are known to lie inside it says of TLS, and the listeners' numbers of it.
+    cdef:
+        const ImageCertificate* certificates = <const ImageCertificate*>(image + header.certificates.offset)
+        const ImageTlsIdentity* identities = <const ImageTlsIdentity*>(image + header.tls_identities.offset)
+        const ImageTls* tls = <const ImageTls*>(image + header.tls.offset)
+        const ImageListener* listeners = <const ImageListener*>(image + header.listeners.offset)
+        uint32_t i, k
+    if header.ticket_keys.count > MAX_TICKET_KEYS:
+        return False
+    for i in range(header.certificates.count):
+        if not text_fits(header.size, &certificates[i].chain) or not text_fits(header.size, &certificates[i].key) \
+                or not text_fits(header.size, &certificates[i].ocsp) or certificates[i].chain.size > MAX_TLS_TEXT_BYTES \
+                or certificates[i].key.size > MAX_TLS_TEXT_BYTES or certificates[i].ocsp.size > 65535:
+            return False
+    for i in range(header.tls_identities.count):
+        if identities[i].n_certificates - 1 >= <uint32_t>MAX_KEY_TYPES:
+            return False
+        for k in range(identities[i].n_certificates):
+            if identities[i].certificates[k] >= header.certificates.count:
+                return False
+    for i in range(header.tls.count):
+        if not check_listener(image, header, &tls[i]):
+            return False
+    for i in range(header.listeners.count):
+        if listeners[i].tls != <uint32_t>NO_INDEX and listeners[i].tls >= header.tls.count:
+            return False
+    return True
