@@ -7,6 +7,7 @@ ROW_STATES: dict[str, int]
 RETRY_ON: dict[str, int]
 STICKY_FLAGS: dict[str, int]
 SEGMENTS: dict[str, int]
+TLS_FACTS: dict[str, int]
 ENCODINGS: dict[str, int]
 HEADER_OPERATIONS: dict[str, int]
 ROUTE_LIMITS: dict[str, int]
@@ -100,6 +101,22 @@ class SnapshotWriter:
         client_ca: bytes = b"",
         client_crl: bytes = b"",
         client_depth: int = 4,
+    ) -> None: ...
+    def set_backend_tls(
+        self,
+        pool: int,
+        *,
+        verify: bool = True,
+        server_name: str = "",
+        ca: bytes = b"",
+        certificate: int | None = None,
+        min_version: int = 0x0303,
+        max_version: int = 0x0304,
+        ciphers: str = "",
+        ciphersuites: str = "",
+        groups: str = "",
+        alpn: Sequence[bytes] = (),
+        resume: bool = True,
     ) -> None: ...
     def set_ticket_keys(self, keys: Sequence[bytes]) -> None: ...
     def add_pool(

@@ -62,7 +62,7 @@ from fastlb.data_plane.types cimport (Exchange, ImageBackend, ImageHeader, Image
 from fastlb.data_plane.types cimport (MAX_LOCATION_BYTES, ImageCondition, ImageHost, ImageHostSet, ImageHostSlot, ImageLocation,
                                       ImageLocationSlot, ImagePathLength, ImageRegex, ImageRouteTable, ImageRule, ImageValue)
 from fastlb.data_plane.types cimport QUEUE_PRIORITIES, ImageAlias, ImageGroup, ImageRingPoint, Regex, RegexScratch, RowDetails
-from fastlb.data_plane.types cimport ImageCertificate, ImageSticky, ImageTls, ImageTlsIdentity, ImageTlsName
+from fastlb.data_plane.types cimport ImageBackendTls, ImageCertificate, ImageSticky, ImageTls, ImageTlsIdentity, ImageTlsName
 
 from fastlb.data_plane.types cimport PickFunction
 
@@ -125,6 +125,12 @@ SEGMENTS = {"client": types.SEGMENT_CLIENT, "client_port": types.SEGMENT_CLIENT_
             "listener": types.SEGMENT_LISTENER, "route": types.SEGMENT_ROUTE, "pool": types.SEGMENT_POOL, "backend": types.SEGMENT_BACKEND,
             "status": types.SEGMENT_STATUS, "header": types.SEGMENT_HEADER, "response": types.SEGMENT_RESPONSE_HEADER,
             "cookie": types.SEGMENT_COOKIE, "query_value": types.SEGMENT_QUERY_VALUE, "capture": types.SEGMENT_CAPTURE}
+# What can be said of a client's TLS, in templates and logs.
+TLS_FACTS = {"tls_version": types.TLS_VERSION, "tls_cipher": types.TLS_CIPHER, "tls_server_name": types.TLS_SERVER_NAME,
+             "tls_resumed": types.TLS_RESUMED, "client_certificate_subject": types.TLS_CLIENT_SUBJECT,
+             "client_certificate_issuer": types.TLS_CLIENT_ISSUER, "client_certificate_serial": types.TLS_CLIENT_SERIAL,
+             "client_certificate_fingerprint": types.TLS_CLIENT_FINGERPRINT, "client_certificate_verify": types.TLS_CLIENT_VERIFY}
+SEGMENTS |= {name: types.SEGMENT_TLS + fact for name, fact in TLS_FACTS.items()}
 ENCODINGS = {"nothing": types.ENCODE_NOTHING, "controls": types.ENCODE_CONTROLS, "path": types.ENCODE_PATH,
              "component": types.ENCODE_COMPONENT}
 HEADER_OPERATIONS = {"set": types.OPERATION_SET, "append": types.OPERATION_APPEND, "keep_or_set": types.OPERATION_KEEP_OR_SET,
@@ -223,6 +229,15 @@ cdef class Pattern:
             return None
         result = match_regex(self.regex, self.scratch, text, <uint32_t>len(text), NULL, 0)
         return None if result < 0 else result > 0
+
+
+def system_authorities():
+    """The certificates of the authorities that this system trusts: PEM. ValueError: it has none where they usually are."""
+    for path in (os.environ.get("SSL_CERT_FILE"), "/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"):
+        if path and os.path.exists(path):
+            with open(path, "rb") as file:
+                return file.read()
+    raise ValueError("this system has no bundle of authorities where Debian, Fedora or SUSE keep it; name one")
 
 
 def pack_address(str ip, int port):
@@ -328,7 +343,8 @@ cdef class SnapshotWriter:
         bytearray texts
         list networks, listeners, routes, pools, pool_backends, pool_groups, table_names
         list segments, operations, shares
-        list certificates, tls_identities, tls_names, tls, ticket_keys
+        list certificates, tls_identities, tls_names, tls, ticket_keys, backend_tls
+        dict authorities
         dict stickies, request_edits
         uint64_t generation
         ImageText reason_header, python_path
@@ -344,6 +360,7 @@ cdef class SnapshotWriter:
         self.table_names = []
         self.segments, self.operations, self.shares = [], [], []
         self.certificates, self.tls_identities, self.tls_names, self.tls, self.ticket_keys = [], [], [], [], []
+        self.backend_tls, self.authorities = [], {}
         self.stickies, self.request_edits = {}, {}
         self.generation = generation
         self.reason_header.offset = sizeof(ImageHeader)
@@ -514,6 +531,47 @@ cdef class SnapshotWriter:
             raise ValueError(f"at most {types.MAX_TICKET_KEYS} keys of {types.TICKET_KEY_BYTES} bytes")
         self.ticket_keys = [bytes(key) for key in keys]
 
+    cdef ImageText add_authorities(self, bytes bundle) except *:
+        # A bundle that many pools name stands in the image once.
+        cdef ImageText text
+        if bundle not in self.authorities:
+            text = self.add_text(bundle)
+            self.authorities[bundle] = (text.offset, text.size)
+        text.offset, text.size = self.authorities[bundle]
+        return text
+
+    def set_backend_tls(self, pool, *, verify=True, server_name="", ca=b"", certificate=None, min_version=0x0303, max_version=0x0304, ciphers="",
+                        ciphersuites="", groups="", alpn=(), resume=True):
+        """Makes the backends of a pool be spoken to by TLS.
+
+        Args:
+            verify: whether their certificates have to be signed by an authority and made out to `server_name`.
+            server_name: of all of them; "" = each one's `tls_name`, or its address where it has none.
+            ca: PEM, the authorities; b"" = the system's.
+            certificate: that we show where they ask, from add_certificate; None = none.
+            min_version, max_version, ciphers, ciphersuites, groups: as set_tls.
+            alpn: protocols that we offer.
+            resume: whether a new connection takes up the session of one before.
+        """
+        cdef:
+            ImageBackendTls entry
+            bytearray packed = bytearray(self.pools[pool])
+        memset(&entry, 0, sizeof(entry))
+        entry.verify = bool(verify)
+        entry.certificate = <uint32_t>NO_INDEX if certificate is None else certificate
+        entry.min_version = min_version
+        entry.max_version = max_version
+        entry.server_name = self.add_list(server_name)
+        entry.authorities = self.add_authorities((ca or system_authorities()) if verify else b"")
+        entry.ciphers = self.add_list(ciphers)
+        entry.ciphersuites = self.add_list(ciphersuites)
+        entry.groups = self.add_list(groups)
+        entry.alpn = self.add_text(b"".join([bytes([len(protocol)]) + protocol for protocol in alpn]))
+        entry.resume = bool(resume)
+        (<ImagePool*><char*>packed).tls = <uint32_t>len(self.backend_tls)
+        self.pools[pool] = bytes(packed)
+        self.backend_tls.append(record(&entry, sizeof(entry)))
+
     def add_pool(self, name, *, algorithm, attempts, replay_limit_bytes, max_idle, idle_timeout_ms, connect_timeout_ms,
                  first_byte_timeout_ms, between_bytes_timeout_ms, exchange_timeout_ms, tunnel_timeout_ms, queue_max=0, queue_timeout_ms=0,
                  balance_permille=0, slow_start_ms=0, meter=0):
@@ -540,6 +598,7 @@ cdef class SnapshotWriter:
         entry.exchange_timeout_ms = exchange_timeout_ms
         entry.tunnel_timeout_ms = tunnel_timeout_ms
         entry.sticky = NO_INDEX
+        entry.tls = <uint32_t>NO_INDEX
         if queue_max:
             entry.queue = self.add_text(chr(QUEUE_MARK).encode() + name.encode())
             entry.queue_max = queue_max
@@ -680,10 +739,11 @@ cdef class SnapshotWriter:
         entry.v4_bits, entry.v6_bits = v4_bits, v6_bits
         self.stickies[pool] = record(&entry, sizeof(entry))
 
-    def add_backend(self, pool, *, identity, display, address, weight, max_in_flight, table_name=None, cookie=""):
+    def add_backend(self, pool, *, identity, display, address, weight, max_in_flight, table_name=None, cookie="", tls_name=""):
         """A backend of a pool. `address`: from pack_address or pack_unix, None = not resolved (never picked). `identity`: the text
         that running counts follow from snapshot to snapshot, at most 424 bytes. `table_name`: what its places in hash tables follow; None =
-        `display`. `cookie`: what a sticky cookie calls it, 22 ASCII characters, or "". Returns its index in the pool."""
+        `display`. `cookie`: what a sticky cookie calls it, 22 ASCII characters, or "". `tls_name`: what its
+        certificate is for, if its pool speaks TLS and says nothing else. Returns its index in the pool."""
         cdef:
             ImageBackend entry
             bytes value = cookie.encode("ascii")
@@ -694,6 +754,7 @@ cdef class SnapshotWriter:
         entry.display = self.add_text(display.encode())
         entry.weight = weight
         entry.max_in_flight = max_in_flight
+        entry.tls_name = self.add_list(tls_name)
         if value:
             if len(value) != types.STICKY_VALUE_BYTES:
                 raise ValueError(f"a sticky cookie's value has {types.STICKY_VALUE_BYTES} characters")
@@ -974,6 +1035,7 @@ cdef class SnapshotWriter:
         header.tls_identities.offset, header.tls_identities.count = place(b"".join(self.tls_identities)), len(self.tls_identities)
         header.tls_names.offset, header.tls_names.count = place(b"".join(self.tls_names)), len(self.tls_names)
         header.tls.offset, header.tls.count = place(b"".join(self.tls)), len(self.tls)
+        header.backend_tls.offset, header.backend_tls.count = place(b"".join(self.backend_tls)), len(self.backend_tls)
         header.ticket_keys.offset, header.ticket_keys.count = place(b"".join(self.ticket_keys)), len(self.ticket_keys)
         place(b"")                              # ends at a multiple of 8, as its records do
         header.magic = <uint64_t>IMAGE_MAGIC
@@ -1226,7 +1288,8 @@ def put_slot(table, hash_value, slot):
 LOG_CAPTURES = {"method": types.CAPTURE_METHOD, "target": types.CAPTURE_TARGET, "path": types.CAPTURE_PATH, "query": types.CAPTURE_QUERY,
                 "protocol": types.CAPTURE_PROTOCOL, "request": types.CAPTURE_REQUEST_LINE, "host": types.CAPTURE_HOST,
                 "user": types.CAPTURE_USER, "request_id": types.CAPTURE_REQUEST_ID, "pool": types.CAPTURE_POOL,
-                "request_field": types.CAPTURE_REQUEST_FIELD, "response_field": types.CAPTURE_RESPONSE_FIELD}
+                "request_field": types.CAPTURE_REQUEST_FIELD, "response_field": types.CAPTURE_RESPONSE_FIELD,
+                **{name: types.CAPTURE_TLS + fact for name, fact in TLS_FACTS.items()}}
 LOG_TEXT_FIELDS = {"capture": types.LOG_CAPTURE, "client": types.LOG_CLIENT, "request_id": types.LOG_REQUEST_ID, "reason": types.LOG_REASON,
                    "backend": types.LOG_BACKEND}
 LOG_NUMBER_FIELDS = {"backend_status": types.LOG_BACKEND_STATUS, "connect_ms": types.LOG_CONNECT_MS,
@@ -1434,7 +1497,7 @@ cdef class Image:
             with nogil:
                 error = compile_regexes(self.data, &self.compiled)
             raise_prepare_error(error, b"")
-        if self.tls.listeners == NULL:
+        if not self.tls.is_compiled:
             with nogil:
                 error = compile_tls(self.data, &self.tls)
             raise_prepare_error(error, self.tls.why)

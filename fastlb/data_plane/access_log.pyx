@@ -21,6 +21,8 @@ from fastlb.data_plane.log_writer cimport (NO_LOG_SLOT, drop_slot, get64, hand_o
 from fastlb.data_plane.queue cimport time_queued
 from fastlb.data_plane.system cimport (ENOMEM, F_DUPFD_CLOEXEC, errno, fcntl, getpid, gmtime_r, likely, localtime_r, memchr, memcmp, memcpy,
                                        strlen, time_t, tm, unlikely)
+from fastlb.data_plane.tls cimport tls_fact
+from fastlb.data_plane.types cimport CAPTURE_TLS
 from fastlb.data_plane.types cimport (CAPTURE_HOST, CAPTURE_KINDS, CAPTURE_METHOD, CAPTURE_PATH, CAPTURE_POOL, CAPTURE_PROTOCOL,
                                       CAPTURE_QUERY, CAPTURE_REQUEST_FIELD, CAPTURE_REQUEST_ID, CAPTURE_REQUEST_LINE,
                                       CAPTURE_RESPONSE_FIELD, CAPTURE_TARGET, CAPTURE_USER, COMPARE_CONTAINS, COMPARE_END,
@@ -431,6 +433,14 @@ cdef const ImageLogCapture* captures_of(const LogRecord* record) noexcept nogil:
     return <const ImageLogCapture*>(record.plan.data + record.plan.header.captures.offset) + record.set.captures.offset
 
 
+cdef void capture_fact(Engine* engine, Exchange* exchange, LogValue* value, uint32_t fact) noexcept nogil:
+    cdef:
+        const char* text = NULL
+        uint32_t size = tls_fact(exchange.client, fact, &text)
+    if size:
+        append_value(engine, exchange.log, value, text, size)
+
+
 cdef void log_request_head(Engine* engine, Exchange* exchange, const Head* head) noexcept nogil:
     # Keeps what the formats want of a whole request head, while its bytes are here.
     cdef:
@@ -470,6 +480,8 @@ cdef void log_request_head(Engine* engine, Exchange* exchange, const Head* head)
                     if head.fields[k].id == HEADER_X_REQUEST_ID and head.fields[k].value_size:
                         append_value(engine, record, value, data + head.fields[k].value, head.fields[k].value_size)
                         break
+        elif capture.kind >= CAPTURE_TLS:
+            capture_fact(engine, exchange, value, capture.kind - <uint32_t>CAPTURE_TLS)
         capture += 1
         value += 1
 

@@ -10,6 +10,7 @@ from fastlb.data_plane.access_log cimport log_attempt, log_attempt_end, log_conn
 from fastlb.data_plane.backend_table cimport claim, drop_backend, note_idle, release_claim
 from fastlb.data_plane.connection cimport close_connection, keep_idle, set_deadline
 from fastlb.data_plane.connection_table cimport open_connection
+from fastlb.data_plane.failure cimport FAILURE_BACKEND_TLS
 from fastlb.data_plane.failure cimport (FAILURE_CONNECT_FAILED, FAILURE_CONNECT_REFUSED, FAILURE_CONNECT_TIMEOUT, FAILURE_NO_BACKEND,
                                         FAILURE_OUT_OF_MEMORY, FAILURE_POOL_FULL, FAILURE_REQUESTS_LIMIT, SIDE_BACKEND, failures)
 from fastlb.data_plane.idle_cache cimport cache_take
@@ -24,6 +25,7 @@ from fastlb.data_plane.select.latency cimport note_row_latency
 from fastlb.data_plane.sticky cimport pick_sticky
 from fastlb.data_plane.system cimport (ECONNREFUSED, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, ETIMEDOUT, close, likely, memset,
                                        unlikely)
+from fastlb.data_plane.tls cimport open_backend_tls
 from fastlb.data_plane.transport cimport start_connect, still_open, watch
 from fastlb.data_plane.types cimport WAIT_HEDGE, X_BODY_DONE, X_HEDGE
 from fastlb.data_plane.types cimport (ALGORITHM_PEAK_EWMA, ATTEMPT_CONNECTING, IO_READABLE, IO_WRITABLE, KIND_BACKEND, NO_BACKEND,
@@ -181,8 +183,14 @@ cdef uint32_t open_backend_connection(Engine* engine, Exchange* exchange, Attemp
     attempt.connection = connection
     engine.counters.backend_connections_opened += 1
     count_connect(engine, exchange, backend)
+    if unlikely(exchange.pool.tls != NULL):
+        connection.codec = engine.tls_backend_codec
+        if not open_backend_tls(engine, connection, exchange.snapshot, exchange.pool, <uint32_t>attempt.pick):
+            return FAILURE_BACKEND_TLS
     if not watch(engine, connection):
         return FAILURE_OUT_OF_MEMORY
+    if unlikely(connection.tls != NULL):
+        return 0                                # its socket says when it is connected, a unix socket at once
     if result == 0:
         give_place_back(engine, &attempt.pending_place)     # unix sockets connect at once
         note_connected(engine, exchange, attempt)

@@ -9,6 +9,7 @@ from libc.stdlib cimport calloc, free, malloc
 
 from fastlb.data_plane.shared_table cimport backend_meter_at, column_at, hash_identity, hold_row, row_at
 from fastlb.data_plane.system cimport ENOMEM, memcmp, memcpy, memset, store_word
+from fastlb.data_plane.tls cimport drop_tls_session
 from fastlb.data_plane.types cimport NO_SHARED_ROW, Backend, BackendTable, Queue, SharedTable
 
 cdef enum:
@@ -31,6 +32,7 @@ cdef void free_row(Backend* backend) noexcept nogil:
     backend.identity = NULL
     free(backend.waiting)
     backend.waiting = NULL
+    drop_tls_session(backend)
     free(backend)
 
 

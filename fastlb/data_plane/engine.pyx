@@ -34,7 +34,7 @@ from fastlb.data_plane.system cimport (CLOCK_MONOTONIC, CLOCK_REALTIME, EFD_CLOE
                                        epoll_ctl, epoll_event, epoll_wait, errno, eventfd, getrandom, load_relaxed, memcmp, memcpy, memset, prefetch,
                                        store_word, timespec, unlikely, write)
 from fastlb.data_plane.tls cimport TlsSet, close_tls_scratch, set_listener_tls
-from fastlb.data_plane.tls_handshake cimport tls_codec
+from fastlb.data_plane.tls_handshake cimport tls_backend_codec, tls_codec
 from fastlb.data_plane.timer_wheel cimport arm_wheel, cancel_timer, take_expired, timer_wheel_close, timer_wheel_open
 from fastlb.data_plane.transport cimport accept_client, plain_transport, unwatch, watch, watch_listener
 from fastlb.data_plane.types cimport (ACCEPT_RETRY_MS, ACCEPTS_PER_EVENT, DEFAULT_PUMP_BUDGET, EVENTS_PER_BATCH, IO_AGAIN, IO_ERROR,
@@ -95,6 +95,7 @@ cdef int engine_open(Engine* engine, uint32_t max_clients, uint32_t max_descript
     engine.client_codec = http1_client_codec()
     engine.backend_codec = http1_backend_codec()
     engine.tls_codec = tls_codec()
+    engine.tls_backend_codec = tls_backend_codec()
     engine.mirror_codec = mirror_codec()
     engine.mirror_transport = mirror_transport()
     buffer_pool_open(&engine.buffers)
@@ -309,13 +310,34 @@ cdef Listener* add_listener(Engine* engine, int fd) noexcept nogil:
 
 
 # ---------------------------------------------------------------------------------------------------------- snapshots
+cdef void retire_connections(Engine* engine) noexcept nogil:
+    # Backends are spoken to otherwise than before, by TLS or by another kind of it: what is idle closes, and what is in use is not used again.
+    cdef:
+        Connection* connection
+        uint64_t settings
+        uint32_t index
+    for index in range(count_slots(&engine.connections)):
+        connection = connection_at(&engine.connections, index)
+        if connection.fd < 0 or connection.kind != KIND_BACKEND:
+            continue
+        settings = connection.tls.settings if connection.tls != NULL else 0
+        if settings == connection.backend.tls_settings:
+            continue
+        if connection.state == STATE_IDLE:
+            close_connection(engine, connection, False)
+        else:
+            connection.io |= IO_HALF_CLOSED     # keep_idle refuses it
+
+
 cdef void adopt_backends(Engine* engine, Snapshot* old, Snapshot* new) noexcept nogil:
     # Running rows take their settings from the new snapshot; rows that only the old one lists let go of their idle connections.
     cdef:
         const ImagePool* pool
         const ImageBackend* image
         Backend* row
+        uint64_t tls_settings
         uint32_t i, k
+        bint other_tls = False
     if old != NULL:
         for i in range(old.header.backends.count):
             old.backends[i].row.max_idle = 0
@@ -330,6 +352,9 @@ cdef void adopt_backends(Engine* engine, Snapshot* old, Snapshot* new) noexcept 
             row.max_in_flight = image[k].max_in_flight
             set_queue(&engine.backends, row, new.pools[i].queue)
             row.idle_timeout_ms = pool.idle_timeout_ms
+            tls_settings = new.pools[i].tls.settings if new.pools[i].tls != NULL else 0
+            other_tls |= row.tls_settings != tls_settings
+            row.tls_settings = tls_settings
             row.address_size = image[k].address_size
             memcpy(row.address, image[k].address, sizeof(row.address))
             row.display_size = image[k].display.size if image[k].display.size < sizeof(row.display) else <uint32_t>sizeof(row.display)
@@ -339,6 +364,8 @@ cdef void adopt_backends(Engine* engine, Snapshot* old, Snapshot* new) noexcept 
             row = old.backends[i].row
             while row.max_idle == 0 and row.idle.oldest != NULL:
                 close_connection(engine, row.idle.oldest, False)
+    if unlikely(other_tls):
+        retire_connections(engine)
 
 
 cdef void adopt_pools(Snapshot* old, Snapshot* new) noexcept nogil:

@@ -65,6 +65,8 @@ cdef extern from "<openssl/ssl.h>" nogil:
         pass
     ctypedef struct BIGNUM:
         pass
+    ctypedef struct X509_VERIFY_PARAM:
+        pass
     ctypedef struct X509_STACK "STACK_OF(X509)":
         pass
     ctypedef struct X509_NAME_STACK "STACK_OF(X509_NAME)":
@@ -102,7 +104,9 @@ cdef extern from "<openssl/ssl.h>" nogil:
     int SSL_CTX_set0_chain(SSL_CTX* context, X509_STACK* chain)
     int SSL_CTX_set_session_id_context(SSL_CTX* context, const unsigned char* data, unsigned int size)
     long SSL_CTX_set_session_cache_mode(SSL_CTX* context, long mode)
-    long SSL_SESS_CACHE_OFF
+    long SSL_SESS_CACHE_OFF, SSL_SESS_CACHE_CLIENT, SSL_SESS_CACHE_NO_INTERNAL
+    void SSL_CTX_sess_set_new_cb(SSL_CTX* context, int (*callback)(SSL*, SSL_SESSION*) noexcept nogil)
+    int SSL_CTX_set_alpn_protos(SSL_CTX* context, const unsigned char* protocols, unsigned int size)
     long SSL_CTX_set_timeout(SSL_CTX* context, long seconds)
     int SSL_CTX_set_num_tickets(SSL_CTX* context, size_t count)
     void SSL_CTX_set_verify(SSL_CTX* context, int mode, int (*callback)(int, X509_STORE_CTX*) noexcept nogil)
@@ -133,6 +137,15 @@ cdef extern from "<openssl/ssl.h>" nogil:
     void* SSL_get_app_data(const SSL* ssl)
     void SSL_set_accept_state(SSL* ssl)
     void SSL_set_connect_state(SSL* ssl)
+    int SSL_set_tlsext_host_name(SSL* ssl, const char* name)
+    int SSL_set_session(SSL* ssl, SSL_SESSION* session)
+    void SSL_SESSION_free(SSL_SESSION* session)
+    X509_VERIFY_PARAM* SSL_get0_param(SSL* ssl)
+    int X509_VERIFY_PARAM_set1_host(X509_VERIFY_PARAM* parameters, const char* name, size_t size)
+    int X509_VERIFY_PARAM_set1_ip(X509_VERIFY_PARAM* parameters, const unsigned char* address, size_t size)
+    int X509_VERIFY_PARAM_set1_ip_asc(X509_VERIFY_PARAM* parameters, const char* address)
+    void X509_VERIFY_PARAM_set_hostflags(X509_VERIFY_PARAM* parameters, unsigned int flags)
+    unsigned int X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS
     int SSL_do_handshake(SSL* ssl)
     int SSL_read_ex(SSL* ssl, void* data, size_t size, size_t* n)
     int SSL_write_ex(SSL* ssl, const void* data, size_t size, size_t* n)

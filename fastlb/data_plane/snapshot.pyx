@@ -18,7 +18,7 @@ from fastlb.data_plane.retry_budget cimport MAX_RETRY_FLOOR, RETRY_TOKENS, open_
 from fastlb.data_plane.request_program cimport check_route
 from fastlb.data_plane.route_table cimport RegexSet, check_route_table, drop_regexes, free_regexes, load_regexes
 from fastlb.data_plane.sticky cimport check_sticky
-from fastlb.data_plane.system cimport ENOMEM, MAP_FAILED, MAP_SHARED, PROT_READ, SEEK_END, errno, lseek, mmap, munmap
+from fastlb.data_plane.system cimport ENOMEM, MAP_FAILED, MAP_SHARED, PROT_READ, SEEK_END, errno, lseek, memset, mmap, munmap
 from fastlb.data_plane.template cimport check_segments, check_template
 from fastlb.data_plane.tls cimport TlsSet, drop_tls_set, free_tls, load_tls
 from fastlb.data_plane.tls_image cimport check_tls
@@ -26,7 +26,7 @@ from fastlb.data_plane.types cimport (MAX_HEAD_BYTES, MAX_HEADERS, MAX_IDENTITY_
                                       ImageBackend, ImageGroup, ImageHeader, ImageHeaderOperation, ImageListener, ImageLogPlan, ImageNetwork,
                                       ImagePool, ImageRoute, ImageRouteTable, ImageSticky, Pool, PoolBackend, Snapshot)
 from fastlb.data_plane.types cimport MAX_LISTENER_NAME_BYTES, MAX_METERS, ROW_BARRED, ImageSegment, ImageShare
-from fastlb.data_plane.types cimport ImageCertificate, ImageTicketKey, ImageTls, ImageTlsIdentity, ImageTlsName
+from fastlb.data_plane.types cimport ImageBackendTls, ImageCertificate, ImageTicketKey, ImageTls, ImageTlsIdentity, ImageTlsName
 
 
 cdef int check_image(const char* image, size_t size) noexcept nogil:
@@ -53,7 +53,8 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
             and text_fits(size, &header.python_path)
             and fits(size, &header.certificates, sizeof(ImageCertificate)) and fits(size, &header.tls_identities, sizeof(ImageTlsIdentity))
             and fits(size, &header.tls_names, sizeof(ImageTlsName)) and fits(size, &header.tls, sizeof(ImageTls))
-            and fits(size, &header.ticket_keys, sizeof(ImageTicketKey))):
+            and fits(size, &header.ticket_keys, sizeof(ImageTicketKey))
+            and fits(size, &header.backend_tls, sizeof(ImageBackendTls))):
         return -1
     if header.reason_header.size > 128:
         return -1
@@ -167,9 +168,7 @@ cdef Snapshot* load_snapshot(Engine* engine, const char* image, size_t size, Reg
         snapshot.image_size = 0                 # stays the caller's
         drop_snapshot(engine, snapshot)
         return NULL
-    no_tls.listeners = NULL
-    no_tls.n_listeners = 0
-    no_tls.why[0] = 0
+    memset(&no_tls, 0, sizeof(no_tls))
     error[0] = load_tls(engine, snapshot, tls if tls != NULL else &no_tls)
     if error[0]:
         free_tls(&no_tls)
@@ -200,6 +199,8 @@ cdef Snapshot* load_snapshot(Engine* engine, const char* image, size_t size, Reg
         entry.barred_by = ROW_BARRED
     for i in range(header.pools.count):
         snapshot.pools[i].image = &pools[i]
+        if pools[i].tls != <uint32_t>NO_INDEX:
+            snapshot.pools[i].tls = snapshot.backend_tls[pools[i].tls]
         snapshot.pools[i].backends = &snapshot.backends[pools[i].backends.offset]
         snapshot.pools[i].groups = &snapshot.groups[pools[i].groups.offset]
         if not load_pool(engine, image, &snapshot.pools[i]):

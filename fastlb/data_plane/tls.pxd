@@ -1,6 +1,6 @@
 from libc.stdint cimport uint8_t, uint32_t
 
-from fastlb.data_plane.types cimport Connection, Engine, Snapshot, TlsConnection, TlsListener
+from fastlb.data_plane.types cimport Backend, Connection, Engine, Pool, Snapshot, TlsBackend, TlsConnection, TlsListener
 
 cdef enum:
     BAD_TLS = -4                    # beside an errno: a certificate, key or setting of an image cannot be used
@@ -10,8 +10,11 @@ cdef enum:
 
 ctypedef struct TlsSet:
     # What an image says of TLS, compiled, in its order, on its way into a snapshot.
-    TlsListener** listeners         # owned; NULL: nothing is compiled
+    TlsListener** listeners         # owned
     uint32_t n_listeners
+    TlsBackend** backends           # owned
+    uint32_t n_backends
+    bint is_compiled
     char why[256]                   # what OpenSSL says of what cannot be used
 
 # Where a snapshot is loaded.
@@ -26,4 +29,8 @@ cdef const char* openssl_version() noexcept nogil
 
 # Connections.
 cdef int shake_hands(Engine* engine, Connection* client) noexcept nogil
+cdef uint32_t tls_fact(Connection* client, uint32_t fact, const char** text) noexcept nogil
+cdef bint open_backend_tls(Engine* engine, Connection* connection, const Snapshot* snapshot, const Pool* pool, uint32_t pick) noexcept nogil
+cdef int greet_backend(Engine* engine, Connection* connection) noexcept nogil
+cdef void drop_tls_session(Backend* backend) noexcept nogil
 cdef void close_tls(Engine* engine, Connection* connection, bint reset) noexcept nogil

@@ -13,12 +13,21 @@ The Transport's promises are those of `transport`, so nobody above knows of reco
 
 OpenSSL's queue of errors belongs to the thread, and others use it too: it is empty before each call that may fail, and after each that has.
 """
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
 from fastlb.data_plane.buffer cimport append_bytes, return_buffer
+from fastlb.data_plane.failure cimport FAILURE_BACKEND_CERTIFICATE, FAILURE_BACKEND_TLS
 from fastlb.data_plane.failure cimport (FAILURE_OUT_OF_MEMORY, FAILURE_TLS_ALERT, FAILURE_TLS_CLIENT_CERTIFICATE, FAILURE_TLS_CLOSED,
                                         FAILURE_TLS_NO_SHARED_CIPHER, FAILURE_TLS_PROTOCOL, FAILURE_TLS_UNKNOWN_NAME)
+from fastlb.data_plane.openssl cimport (BIGNUM, SSL_SESS_CACHE_CLIENT, SSL_SESS_CACHE_NO_INTERNAL, SSL_SESSION, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS,
+                                        X509_NAME, X509_V_OK, X509_VERIFY_PARAM, XN_FLAG_RFC2253, ASN1_INTEGER_to_BN, BIO_get_mem_data, BIO_puts,
+                                        BIO_s_mem, BN_bn2hex, BN_free, SSL_CIPHER_get_name, SSL_CTX_sess_set_new_cb, SSL_CTX_set_alpn_protos,
+                                        SSL_SESSION_free, SSL_get0_param, SSL_get0_peer_certificate, SSL_get_current_cipher,
+                                        SSL_get_verify_result, SSL_get_version, SSL_set_connect_state, SSL_set_session, SSL_set_tlsext_host_name,
+                                        X509_NAME_print_ex, X509_VERIFY_PARAM_set1_host, X509_VERIFY_PARAM_set1_ip,
+                                        X509_VERIFY_PARAM_set1_ip_asc, X509_VERIFY_PARAM_set_hostflags, X509_digest, X509_get0_serialNumber,
+                                        X509_get_issuer_name, X509_verify_cert_error_string)
 from fastlb.data_plane.openssl cimport (BIO, BIO_CTRL_FLUSH, BIO_METHOD, BIO_TYPE_SOURCE_SINK, EVP_CIPHER, EVP_CIPHER_CTX, EVP_MAC_CTX,
                                         EVP_PKEY, OPENSSL_VERSION, SSL, SSL_AD_INTERNAL_ERROR, SSL_AD_REASON_OFFSET,
                                         SSL_AD_UNRECOGNIZED_NAME, SSL_CLIENT_HELLO_SUCCESS, SSL_CTX, SSL_ERROR_WANT_READ,
@@ -30,7 +39,7 @@ from fastlb.data_plane.openssl cimport (BIO, BIO_CTRL_FLUSH, BIO_METHOD, BIO_TYP
                                         SSL_R_NO_SUITABLE_SIGNATURE_ALGORITHM, SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE,
                                         SSL_R_UNSUPPORTED_PROTOCOL, SSL_R_VERSION_TOO_LOW, SSL_RECEIVED_SHUTDOWN, SSL_SENT_SHUTDOWN,
                                         SSL_SESS_CACHE_OFF, SSL_TLSEXT_ERR_ALERT_FATAL, SSL_TLSEXT_ERR_NOACK, SSL_TLSEXT_ERR_OK,
-                                        SSL_VERIFY_FAIL_IF_NO_PEER_CERT, SSL_VERIFY_NONE, SSL_VERIFY_PEER,
+                                        SSL_VERIFY_FAIL_IF_NO_PEER_CERT, SSL_VERIFY_PEER,
                                         TLSEXT_NAMETYPE_host_name, TLSEXT_TYPE_application_layer_protocol_negotiation, X509, X509_CRL, X509_NAME_STACK,
                                         X509_STACK, X509_STORE, X509_STORE_CTX, X509_V_FLAG_CRL_CHECK, X509_V_FLAG_CRL_CHECK_ALL,
                                         BIO_clear_retry_flags, BIO_free, BIO_get_data, BIO_get_new_index, BIO_meth_new, BIO_meth_set_ctrl,
@@ -53,9 +62,13 @@ from fastlb.data_plane.openssl cimport (BIO, BIO_CTRL_FLUSH, BIO_METHOD, BIO_TYP
                                         X509_CRL_free, X509_NAME_dup, X509_NAME_free, X509_STORE_add_cert, X509_STORE_add_crl, X509_STORE_free,
                                         X509_STORE_new, X509_STORE_set_flags, X509_free, X509_get_subject_name, read_key, sk_X509_NAME_new_null,
                                         sk_X509_NAME_pop_free, sk_X509_NAME_push, sk_X509_new_null, sk_X509_pop_free, sk_X509_push, start_mac)
-from fastlb.data_plane.system cimport ENOMEM, EPROTO, likely, memcmp, memcpy, strlen, unlikely
+from fastlb.data_plane.system cimport (AF_INET, AF_INET6, ENOMEM, EPROTO, likely, memcmp, memcpy, memset, sockaddr, sockaddr_in, sockaddr_in6, strlen,
+                                       unlikely)
 from fastlb.data_plane.tls_image cimport find_host
-from fastlb.data_plane.types cimport (CLIENT_AUTH_NONE, CLIENT_AUTH_OPTIONAL, CLIENT_AUTH_REQUIRED, IO_AGAIN, IO_CLOSED, IO_EOF, IO_ERROR, IO_READABLE, IO_WRITABLE,
+from fastlb.data_plane.types cimport (TLS_CIPHER, TLS_CLIENT_FINGERPRINT, TLS_CLIENT_ISSUER, TLS_CLIENT_SERIAL, TLS_CLIENT_SUBJECT,
+                                      TLS_CLIENT_VERIFY, TLS_RESUMED, TLS_SERVER_NAME, TLS_VERSION, Backend, ImageBackend, ImageBackendTls, Pool,
+                                      TlsBackend, TlsFacts)
+from fastlb.data_plane.types cimport (CLIENT_AUTH_NONE, CLIENT_AUTH_REQUIRED, IO_AGAIN, IO_CLOSED, IO_EOF, IO_ERROR, IO_READABLE, IO_WRITABLE,
                                       IO_WRITE_CLOSED, KIND_CLIENT, MAX_KEY_TYPES, NO_INDEX, TICKET_KEY_BYTES, X_CAME_BY_TLS, Connection,
                                       Engine, ImageCertificate, ImageHeader, ImageListener, ImageSection, ImageText, ImageTicketKey, ImageTls,
                                       ImageTlsIdentity, ImageTlsName, Snapshot, TlsConnection, TlsIdentity, TlsListener, TlsName, TlsScratch,
@@ -73,6 +86,7 @@ cdef enum:
     MAC_KEY = 16
     CIPHER_KEY = 48
     DIGEST_BYTES = 32
+    MAX_FACT_BYTES = 1024           # of a name in a certificate: more is cut
 
 # ECDHE with AEAD only; AES first, and ChaCha20 where the client prefers it (SSL_OP_PRIORITIZE_CHACHA). ECDSA before RSA: its signatures cost
 # us a thirtieth.
@@ -515,6 +529,130 @@ cdef int make_listener(Material* material, const ImageListener* image, TlsListen
     return 0
 
 
+# ---------------------------------------------------------------------------------------------------------- contexts for backends
+cdef int keep_session(SSL* ssl, SSL_SESSION* session) noexcept nogil:
+    # A backend gives us a session: its next connection takes it up. 1 = ours now.
+    cdef:
+        TlsConnection* tls = connection_of(ssl)
+        Backend* backend = tls.connection.backend
+    if backend == NULL:
+        return 0
+    drop_tls_session(backend)
+    backend.tls_session = session
+    backend.tls_session_settings = tls.settings
+    return 1
+
+
+cdef void drop_tls_session(Backend* backend) noexcept nogil:
+    SSL_SESSION_free(<SSL_SESSION*>backend.tls_session)
+    backend.tls_session = NULL
+
+
+cdef bint add_bundle(X509_STORE* store, const char* image, const ImageText* text) noexcept nogil:
+    cdef:
+        BIO* bio = open_text(image, text)
+        X509* certificate
+        bint done = bio != NULL
+        uint32_t n = 0
+    while done:
+        certificate = PEM_read_bio_X509(bio, NULL, NULL, NULL)
+        if certificate == NULL:
+            break
+        n += 1
+        done = X509_STORE_add_cert(store, certificate) == 1
+        X509_free(certificate)
+    BIO_free(bio)
+    ERR_clear_error()                           # the end of the text
+    return done and n != 0
+
+
+cdef bint hash_settings(const char* image, const ImageHeader* header, const ImageBackendTls* tls, uint64_t* hash) noexcept nogil:
+    # Over all that decides who is believed and as whom we come: sessions and idle connections made under others are not used.
+    cdef:
+        const ImageCertificate* certificate
+        unsigned char parts[4 * DIGEST_BYTES]
+        bint done
+    memset(parts, 0, sizeof(parts))
+    done = EVP_Digest(image + tls.server_name.offset, tls.server_name.size, parts, NULL, EVP_sha256(), NULL) == 1 \
+        and EVP_Digest(image + tls.authorities.offset, tls.authorities.size, parts + DIGEST_BYTES, NULL, EVP_sha256(), NULL) == 1
+    if done and tls.certificate != <uint32_t>NO_INDEX:
+        certificate = <const ImageCertificate*>(image + header.certificates.offset) + tls.certificate
+        done = EVP_Digest(image + certificate.chain.offset, certificate.chain.size, parts + 2 * DIGEST_BYTES, NULL, EVP_sha256(), NULL) == 1
+    memcpy(parts + 3 * DIGEST_BYTES, &tls.verify, sizeof(uint32_t))
+    memcpy(parts + 3 * DIGEST_BYTES + 4, &tls.min_version, sizeof(uint32_t))
+    done = done and EVP_Digest(parts, sizeof(parts), parts, NULL, EVP_sha256(), NULL) == 1
+    memcpy(hash, parts, sizeof(uint64_t))
+    hash[0] |= 1
+    return done
+
+
+cdef bint fill_backend(const char* image, const ImageHeader* header, const ImageBackendTls* tls, TlsBackend* backend) noexcept nogil:
+    cdef:
+        SSL_CTX* context = SSL_CTX_new(TLS_method())
+        X509_STORE* authorities
+        TlsIdentity identity
+        Material material
+        bint done
+    backend.context = context
+    backend.verify = tls.verify
+    backend.resume = tls.resume
+    if context == NULL or not hash_settings(image, header, tls, &backend.settings):
+        return False
+    SSL_CTX_set_options(context, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION)
+    SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER)
+    SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL if tls.resume else SSL_SESS_CACHE_OFF)
+    if tls.resume:
+        SSL_CTX_sess_set_new_cb(context, keep_session)
+    else:
+        SSL_CTX_set_options(context, SSL_OP_NO_TICKET)
+    done = SSL_CTX_set_min_proto_version(context, <int>tls.min_version) == 1 and SSL_CTX_set_max_proto_version(context, <int>tls.max_version) == 1 \
+        and SSL_CTX_set_cipher_list(context, image + tls.ciphers.offset if tls.ciphers.size else CIPHERS) == 1 \
+        and SSL_CTX_set_ciphersuites(context, image + tls.ciphersuites.offset if tls.ciphersuites.size else CIPHERSUITES) == 1 \
+        and SSL_CTX_set1_groups_list(context, image + tls.groups.offset if tls.groups.size else GROUPS) == 1
+    if done and tls.alpn.size != 0:
+        done = SSL_CTX_set_alpn_protos(context, <const unsigned char*>(image + tls.alpn.offset), tls.alpn.size) == 0       # 0 = done
+    if done and tls.verify:
+        authorities = X509_STORE_new()
+        done = authorities != NULL and add_bundle(authorities, image, &tls.authorities)
+        if done:
+            SSL_CTX_set1_cert_store(context, authorities)
+        X509_STORE_free(authorities)
+        SSL_CTX_set_verify(context, SSL_VERIFY_PEER, NULL)
+    if done and tls.certificate != <uint32_t>NO_INDEX:
+        memset(&identity, 0, sizeof(identity))
+        identity.context = context
+        material.image = image
+        material.header = header
+        done = add_certificate(&material, &identity, tls.certificate)
+        free(identity.ocsp[0])
+    return done
+
+
+cdef void free_backend(TlsBackend* backend) noexcept nogil:
+    if backend != NULL:
+        SSL_CTX_free(<SSL_CTX*>backend.context)
+        free(backend)
+
+
+cdef int compile_backends(const char* image, TlsSet* compiled) noexcept nogil:
+    # As compile_tls, of how backends are spoken to.
+    cdef:
+        const ImageHeader* header = <const ImageHeader*>image
+        const ImageBackendTls* tls = <const ImageBackendTls*>(image + header.backend_tls.offset)
+        uint32_t i
+    compiled.backends = <TlsBackend**>calloc(header.backend_tls.count + 1, sizeof(TlsBackend*))
+    if compiled.backends == NULL:
+        return ENOMEM
+    compiled.n_backends = header.backend_tls.count
+    for i in range(header.backend_tls.count):
+        compiled.backends[i] = <TlsBackend*>calloc(1, sizeof(TlsBackend))
+        if compiled.backends[i] == NULL:
+            return ENOMEM
+        if not fill_backend(image, header, &tls[i], compiled.backends[i]):
+            return BAD_TLS
+    return 0
+
+
 cdef int compile_tls(const char* image, TlsSet* compiled) noexcept nogil:
     # Makes the contexts of a checked image, into an empty set: 0.2 ms for each certificate, which any thread may do before a snapshot is
     # loaded. 0, or with the set empty ENOMEM or BAD_TLS (compiled.why).
@@ -526,12 +664,19 @@ cdef int compile_tls(const char* image, TlsSet* compiled) noexcept nogil:
         uint32_t i
         int error
     compiled.why[0] = 0
-    if header.tls.count == 0:
+    compiled.is_compiled = True
+    if header.tls.count == 0 and header.backend_tls.count == 0:
         return 0
-    compiled.listeners = <TlsListener**>calloc(header.tls.count, sizeof(TlsListener*))
+    compiled.listeners = <TlsListener**>calloc(header.tls.count + 1, sizeof(TlsListener*))
     if compiled.listeners == NULL:
         return ENOMEM
     compiled.n_listeners = header.tls.count
+    ERR_clear_error()
+    error = compile_backends(image, compiled)
+    if error:
+        note_error(compiled)
+        free_tls(compiled)
+        return error
     for i in range(header.listeners.count):
         if listeners[i].tls == <uint32_t>NO_INDEX or compiled.listeners[listeners[i].tls] != NULL:
             continue
@@ -543,16 +688,26 @@ cdef int compile_tls(const char* image, TlsSet* compiled) noexcept nogil:
         ERR_clear_error()
         error = make_listener(&material, &listeners[i], &compiled.listeners[listeners[i].tls])
         if error:
-            ERR_error_string_n(ERR_peek_error(), compiled.why, sizeof(compiled.why))
-            ERR_clear_error()
+            note_error(compiled)
             free_tls(compiled)
             return error
     ERR_clear_error()
     return 0
 
 
+cdef void note_error(TlsSet* compiled) noexcept nogil:
+    ERR_error_string_n(ERR_peek_error(), compiled.why, sizeof(compiled.why))
+    ERR_clear_error()
+
+
 cdef void free_tls(TlsSet* compiled) noexcept nogil:
     cdef uint32_t i
+    for i in range(compiled.n_backends):
+        free_backend(compiled.backends[i])
+    free(compiled.backends)
+    compiled.backends = NULL
+    compiled.n_backends = 0
+    compiled.is_compiled = False
     for i in range(compiled.n_listeners):
         drop_tls(compiled.listeners[i])
     free(compiled.listeners)
@@ -563,17 +718,22 @@ cdef void free_tls(TlsSet* compiled) noexcept nogil:
 cdef int load_tls(Engine* engine, Snapshot* snapshot, TlsSet* compiled) noexcept nogil:
     # Takes over what was compiled of its image; an empty set is filled first. 0 or an error of compile_tls.
     cdef int error = 0
-    if snapshot.header.tls.count == 0:
+    if snapshot.header.tls.count == 0 and snapshot.header.backend_tls.count == 0:
         return 0
-    if compiled.listeners == NULL:
+    if not compiled.is_compiled:
         error = compile_tls(snapshot.image, compiled)
     if error == 0 and not open_tls_scratch(&engine.tls):
         error = ENOMEM
     if error == 0:
         snapshot.tls = compiled.listeners
         snapshot.n_tls = compiled.n_listeners
+        snapshot.backend_tls = compiled.backends
+        snapshot.n_backend_tls = compiled.n_backends
         compiled.listeners = NULL
         compiled.n_listeners = 0
+        compiled.backends = NULL
+        compiled.n_backends = 0
+        compiled.is_compiled = False
     return error
 
 
@@ -584,6 +744,11 @@ cdef void drop_tls_set(Snapshot* snapshot) noexcept nogil:
     free(snapshot.tls)
     snapshot.tls = NULL
     snapshot.n_tls = 0
+    for i in range(snapshot.n_backend_tls):
+        free_backend(snapshot.backend_tls[i])
+    free(snapshot.backend_tls)
+    snapshot.backend_tls = NULL
+    snapshot.n_backend_tls = 0
 
 
 cdef void set_listener_tls(TlsListener** held, const Snapshot* snapshot, uint32_t number) noexcept nogil:
@@ -787,7 +952,7 @@ cdef ssize_t tls_send_parts(Engine* engine, Connection* connection, const char**
     cdef:
         TlsConnection* tls = connection.tls
         const char* data
-        size_t skip = 0, in_part = 0, size, filled, taken = 0, batch = 0, n = 0
+        size_t in_part = 0, size, filled, taken = 0, batch = 0, n = 0
         int part = 0
     if not flush_held(engine, connection):
         return IO_CLOSED if tls.broken else IO_AGAIN
@@ -985,6 +1150,186 @@ cdef int shake_hands(Engine* engine, Connection* client) noexcept nogil:
         drop_tls(tls.listener)
         tls.listener = NULL
     return outcome
+
+
+# ---------------------------------------------------------------------------------------------------------- handshakes with backends
+cdef bint expect_name(SSL* ssl, const Snapshot* snapshot, const ImageBackendTls* tls, const ImageBackend* backend, bint verify) noexcept nogil:
+    # Whom the backend has to be: the pool's name for all, its own, or its address; a name is sent as SNI too. A unix socket without a name is
+    # nobody.
+    cdef:
+        const ImageText* name = &tls.server_name if tls.server_name.size else &backend.tls_name
+        const char* text = snapshot.image + name.offset
+        const sockaddr* address = <const sockaddr*>backend.address
+        X509_VERIFY_PARAM* parameters = SSL_get0_param(ssl)
+    if name.size:
+        if X509_VERIFY_PARAM_set1_ip_asc(parameters, text) == 1:
+            return True
+        ERR_clear_error()                       # no address: a host
+        if SSL_set_tlsext_host_name(ssl, text) != 1:
+            return False
+        X509_VERIFY_PARAM_set_hostflags(parameters, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS)
+        return X509_VERIFY_PARAM_set1_host(parameters, text, 0) == 1
+    if not verify:
+        return True
+    if address.sa_family == AF_INET:
+        return X509_VERIFY_PARAM_set1_ip(parameters, <const unsigned char*>&(<const sockaddr_in*>address).sin_addr, 4) == 1
+    if address.sa_family == AF_INET6:
+        return X509_VERIFY_PARAM_set1_ip(parameters, <const unsigned char*>&(<const sockaddr_in6*>address).sin6_addr, 16) == 1
+    return False
+
+
+cdef bint open_backend_tls(Engine* engine, Connection* connection, const Snapshot* snapshot, const Pool* pool, uint32_t pick) noexcept nogil:
+    # Prepares a connection that is being made to speak TLS as its pool says. False: out of memory, or nobody it could be verified to be.
+    cdef:
+        TlsBackend* settings = pool.tls
+        const ImageBackendTls* image = <const ImageBackendTls*>(snapshot.image + snapshot.header.backend_tls.offset) + pool.image.tls
+        const ImageBackend* backend = <const ImageBackend*>(snapshot.image + snapshot.header.backends.offset) + pool.image.backends.offset + pick
+        TlsConnection* tls = open_tls(engine, connection, <SSL_CTX*>settings.context)
+        SSL* ssl
+    if tls == NULL:
+        return False
+    ssl = <SSL*>tls.ssl
+    tls.settings = settings.settings
+    SSL_set_connect_state(ssl)
+    clear_errors()
+    if not expect_name(ssl, snapshot, image, backend, settings.verify):
+        ERR_clear_error()
+        return False
+    if settings.resume and connection.backend.tls_session != NULL and connection.backend.tls_session_settings == settings.settings:
+        SSL_set_session(ssl, <SSL_SESSION*>connection.backend.tls_session)
+    return True
+
+
+cdef int greet_backend(Engine* engine, Connection* connection) noexcept nogil:
+    # Brings the handshake with a backend on, whose TCP connection stands: TLS_STANDS, TLS_WAITS or -FAILURE_*.
+    cdef:
+        TlsConnection* tls = connection.tls
+        int result, reason, outcome
+    if not flush_held(engine, connection):
+        return -<int>FAILURE_BACKEND_TLS if tls.broken else TLS_WAITS
+    tls.may_receive = True
+    ERR_clear_error()
+    result = SSL_do_handshake(<SSL*>tls.ssl)
+    outcome = TLS_STANDS
+    if result != 1:
+        outcome = TLS_WAITS
+        if SSL_get_error(<SSL*>tls.ssl, result) != SSL_ERROR_WANT_READ:
+            reason = ERR_GET_REASON(ERR_peek_error())
+            outcome = -<int>FAILURE_BACKEND_CERTIFICATE if reason == SSL_R_CERTIFICATE_VERIFY_FAILED else -<int>FAILURE_BACKEND_TLS
+            drop_tls_session(connection.backend)        # perhaps it was that
+        ERR_clear_error()
+    keep_received(engine, connection)
+    if not flush(engine, connection) and outcome >= 0:
+        return -<int>FAILURE_BACKEND_TLS
+    if outcome == TLS_STANDS:
+        tls.stands = True                       # what is held goes before the request
+    return outcome
+
+
+# ---------------------------------------------------------------------------------------------------------- facts
+cdef void put_bio(TlsFacts* facts, uint32_t* at, uint32_t fact, BIO* bio) noexcept nogil:
+    # What was written to `bio`, which is freed, as far as there is room.
+    cdef:
+        char* data = NULL
+        long size
+    if bio == NULL:
+        return
+    size = BIO_get_mem_data(bio, &data)
+    if size > 0:
+        put_fact(facts, at, fact, data, <uint32_t>size)
+    BIO_free(bio)
+
+
+cdef void put_fact(TlsFacts* facts, uint32_t* at, uint32_t fact, const char* data, uint32_t size) noexcept nogil:
+    size = min(size, <uint32_t>MAX_FACT_BYTES)
+    size = min(size, <uint32_t>sizeof(facts.text) - at[0])
+    facts.start[fact] = at[0]
+    facts.size[fact] = size
+    memcpy(facts.text + at[0], data, size)
+    at[0] += size
+
+
+cdef void put_text(TlsFacts* facts, uint32_t* at, uint32_t fact, const char* text) noexcept nogil:
+    if text != NULL:
+        put_fact(facts, at, fact, text, <uint32_t>strlen(text))
+
+
+cdef BIO* print_name(const X509_NAME* name) noexcept nogil:
+    cdef BIO* bio = BIO_new(BIO_s_mem())
+    if bio != NULL:
+        X509_NAME_print_ex(bio, name, 0, XN_FLAG_RFC2253)      # control and other characters are escaped
+    return bio
+
+
+cdef void put_certificate(TlsFacts* facts, uint32_t* at, const SSL* ssl, const X509* certificate) noexcept nogil:
+    cdef:
+        unsigned char digest[DIGEST_BYTES]
+        char hexadecimal[2 * DIGEST_BYTES]
+        const char* digits = b"0123456789abcdef"
+        unsigned int size = 0
+        BIGNUM* number = ASN1_INTEGER_to_BN(X509_get0_serialNumber(certificate), NULL)
+        char* text
+        long result = SSL_get_verify_result(ssl)
+        BIO* bio
+        uint32_t i
+    put_bio(facts, at, TLS_CLIENT_SUBJECT, print_name(X509_get_subject_name(certificate)))
+    put_bio(facts, at, TLS_CLIENT_ISSUER, print_name(X509_get_issuer_name(certificate)))
+    if number != NULL:
+        text = BN_bn2hex(number)
+        put_text(facts, at, TLS_CLIENT_SERIAL, text)
+        OPENSSL_free(text)
+        BN_free(number)
+    if X509_digest(certificate, EVP_sha256(), digest, &size) == 1 and size == DIGEST_BYTES:
+        for i in range(DIGEST_BYTES):
+            hexadecimal[2 * i] = digits[digest[i] >> 4]
+            hexadecimal[2 * i + 1] = digits[digest[i] & 15]
+        put_fact(facts, at, TLS_CLIENT_FINGERPRINT, hexadecimal, sizeof(hexadecimal))
+    if result == X509_V_OK:
+        put_text(facts, at, TLS_CLIENT_VERIFY, b"SUCCESS")
+        return
+    bio = BIO_new(BIO_s_mem())
+    if bio != NULL:
+        BIO_puts(bio, b"FAILED:")
+        BIO_puts(bio, X509_verify_cert_error_string(result))
+    put_bio(facts, at, TLS_CLIENT_VERIFY, bio)
+
+
+cdef TlsFacts* make_facts(const SSL* ssl) noexcept nogil:
+    # Owned by the caller; NULL: out of memory.
+    cdef:
+        TlsFacts facts
+        TlsFacts* made
+        uint32_t at = 0
+        const X509* certificate = SSL_get0_peer_certificate(ssl)
+        size_t size
+    memset(&facts, 0, sizeof(facts))
+    put_text(&facts, &at, TLS_VERSION, SSL_get_version(ssl))
+    put_text(&facts, &at, TLS_CIPHER, SSL_CIPHER_get_name(SSL_get_current_cipher(ssl)))
+    put_text(&facts, &at, TLS_SERVER_NAME, SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name))
+    put_text(&facts, &at, TLS_RESUMED, b"yes" if SSL_session_reused(ssl) else b"no")
+    if certificate != NULL:
+        put_certificate(&facts, &at, ssl, certificate)
+    else:
+        put_text(&facts, &at, TLS_CLIENT_VERIFY, b"NONE")
+    ERR_clear_error()
+    size = sizeof(TlsFacts) - sizeof(facts.text) + at
+    made = <TlsFacts*>malloc(size)
+    if made != NULL:
+        memcpy(made, &facts, size)
+    return made
+
+
+cdef uint32_t tls_fact(Connection* client, uint32_t fact, const char** text) noexcept nogil:
+    # The size of a TlsFact of this client, and where it stands; 0: there is none. Valid until the connection closes.
+    cdef TlsConnection* tls = client.tls
+    if tls == NULL:
+        return 0
+    if tls.facts == NULL:
+        tls.facts = make_facts(<SSL*>tls.ssl)
+        if tls.facts == NULL:
+            return 0
+    text[0] = tls.facts.text + tls.facts.start[fact]
+    return tls.facts.size[fact]
 
 
 cdef int _make_method() except -1:  # with the GIL: runs once, at import

@@ -1,20 +1,23 @@
-"""The codec of a client whose TLS is not agreed upon yet: it brings the handshake on, and hands the connection to HTTP when hands are shaken.
+"""The codecs of connections whose TLS is not agreed upon yet: they bring the handshake on, and hand over to HTTP when hands are shaken.
 
 A handshake has one deadline, from accept on. What it dies of is counted by its reason (failure.pxd); no exchange begins before it is over, but
-for a client that speaks plain HTTP here: that one is told so.
+for a client that speaks plain HTTP here: that one is told so. A backend's handshake is a part of connecting to it, and of the time for that.
 """
 from libc.stdint cimport uint32_t
 
 from fastlb.data_plane.access_log cimport log_partial_head
-from fastlb.data_plane.buffer cimport append_bytes
+from fastlb.data_plane.attempt cimport connect_failure
 from fastlb.data_plane.connection cimport close_connection, limit_idle, set_deadline
-from fastlb.data_plane.exchange cimport open_exchange, refuse
+from fastlb.data_plane.exchange cimport connected, fail_attempt, open_exchange, refuse
 from fastlb.data_plane.failure cimport FAILURE_PLAIN_HTTP, FAILURE_TLS_TIMEOUT
+from fastlb.data_plane.hedge cimport face_attempt
+from fastlb.data_plane.http1 cimport http1_backend_codec
 from fastlb.data_plane.meters cimport count_client_in, count_failure, read_clock_us
 from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.system cimport unlikely
-from fastlb.data_plane.tls cimport TLS_SAW_HTTP, TLS_STANDS, TLS_WAITS, shake_hands
-from fastlb.data_plane.types cimport IO_READABLE, STATE_IDLE, Codec, Connection, Engine, Exchange
+from fastlb.data_plane.tls cimport TLS_SAW_HTTP, TLS_STANDS, TLS_WAITS, greet_backend, shake_hands
+from fastlb.data_plane.transport cimport connect_result
+from fastlb.data_plane.types cimport IO_ERROR, IO_READABLE, IO_WRITABLE, STATE_EXCHANGE, STATE_IDLE, Codec, Connection, Engine, Exchange
 
 
 cdef void fail_handshake(Engine* engine, Connection* client, uint32_t failure) noexcept nogil:
@@ -80,6 +83,51 @@ cdef void handshake_ready(Engine* engine, Connection* client) noexcept nogil:
 
 cdef void handshake_timed_out(Engine* engine, Connection* client) noexcept nogil:
     fail_handshake(engine, client, FAILURE_TLS_TIMEOUT)
+
+
+# ---------------------------------------------------------------------------------------------------------- backends
+cdef void backend_handshake_ready(Engine* engine, Connection* connection) noexcept nogil:
+    cdef:
+        Exchange* exchange = connection.exchange
+        int result, error
+    face_attempt(exchange, connection.attempt)
+    if not connection.tls.connected:
+        if not connection.io & (IO_WRITABLE | IO_ERROR):
+            return
+        error = connect_result(connection)
+        if error:
+            fail_attempt(engine, exchange, connect_failure(error))
+            return
+        connection.tls.connected = True
+    result = greet_backend(engine, connection)
+    engine.clock_us = read_clock_us()
+    engine.now_ms = engine.clock_us // 1000
+    if result == TLS_STANDS:
+        connection.codec = engine.backend_codec
+        connected(engine, exchange)
+        if connection.state == STATE_EXCHANGE and connection.io & IO_READABLE:
+            list_ready(engine, connection)      # its end, or an answer before the question, came in the same event
+    elif result != TLS_WAITS:
+        fail_attempt(engine, exchange, <uint32_t>-result)
+    elif connection.io & IO_READABLE and connection.tls.held == NULL:
+        list_ready(engine, connection)
+
+
+cdef Codec BACKEND_HANDSHAKE
+BACKEND_HANDSHAKE.ready = backend_handshake_ready
+BACKEND_HANDSHAKE.timed_out = http1_backend_codec().timed_out       # as it is connecting still
+BACKEND_HANDSHAKE.send_informational = NULL
+BACKEND_HANDSHAKE.send_head = NULL
+BACKEND_HANDSHAKE.send_local = NULL
+BACKEND_HANDSHAKE.send_answer = NULL
+BACKEND_HANDSHAKE.end = NULL
+BACKEND_HANDSHAKE.reset = NULL
+BACKEND_HANDSHAKE.switch_to_tunnel = NULL
+BACKEND_HANDSHAKE.send_request = NULL
+
+
+cdef const Codec* tls_backend_codec() noexcept nogil:
+    return &BACKEND_HANDSHAKE
 
 
 cdef Codec HANDSHAKE

@@ -6,10 +6,10 @@ which is nothing beside the handshake that asks. No state.
 from libc.stdint cimport uint8_t, uint32_t
 
 from fastlb.data_plane.image cimport range_fits, text_fits
-from fastlb.data_plane.system cimport memchr, memcmp, memcpy
+from fastlb.data_plane.system cimport memchr, memcmp
 from fastlb.data_plane.types cimport (CLIENT_AUTH_KINDS, CLIENT_AUTH_NONE, MAX_CLIENT_DEPTH, MAX_HANDSHAKE_MS, MAX_KEY_TYPES, MAX_TICKET_KEYS,
-                                      MAX_TLS_LIST_BYTES, MAX_TLS_NAME_BYTES, MAX_TLS_TEXT_BYTES, NO_INDEX, ImageCertificate, ImageHeader,
-                                      ImageListener, ImageSection, ImageText, ImageTls, ImageTlsIdentity, ImageTlsName, TlsName)
+                                      MAX_TLS_LIST_BYTES, MAX_TLS_NAME_BYTES, MAX_TLS_TEXT_BYTES, NO_INDEX, ImageBackend, ImageBackendTls, ImageCertificate, ImageHeader,
+                                      ImageListener, ImagePool, ImageSection, ImageText, ImageTls, ImageTlsIdentity, ImageTlsName, TlsName)
 
 cdef enum:
     TLS_1_2 = 0x0303
@@ -123,6 +123,32 @@ cdef bint check_listener(const char* image, const ImageHeader* header, const Ima
     return tls.client_auth == CLIENT_AUTH_NONE or tls.client_ca.size != 0
 
 
+cdef bint check_backend_tls(const char* image, const ImageHeader* header) noexcept nogil:
+    cdef:
+        const ImageBackendTls* tls = <const ImageBackendTls*>(image + header.backend_tls.offset)
+        const ImagePool* pools = <const ImagePool*>(image + header.pools.offset)
+        const ImageBackend* backends = <const ImageBackend*>(image + header.backends.offset)
+        size_t size = header.size
+        uint32_t i
+    for i in range(header.backend_tls.count):
+        if tls[i].verify > 1 or tls[i].resume > 1 or tls[i].min_version < TLS_1_2 or tls[i].max_version > TLS_1_3 \
+                or tls[i].min_version > tls[i].max_version \
+                or (tls[i].certificate != <uint32_t>NO_INDEX and tls[i].certificate >= header.certificates.count):
+            return False
+        if not check_list(image, size, &tls[i].server_name) or not check_list(image, size, &tls[i].ciphers) \
+                or not check_list(image, size, &tls[i].ciphersuites) or not check_list(image, size, &tls[i].groups) \
+                or not check_protocols(image, size, &tls[i].alpn) or not text_fits(size, &tls[i].authorities) \
+                or tls[i].authorities.size > MAX_TLS_TEXT_BYTES or (tls[i].verify and tls[i].authorities.size == 0):
+            return False
+    for i in range(header.pools.count):
+        if pools[i].tls != <uint32_t>NO_INDEX and pools[i].tls >= header.backend_tls.count:
+            return False
+    for i in range(header.backends.count):
+        if not check_list(image, size, &backends[i].tls_name):
+            return False
+    return True
+
+
 cdef bint check_tls(const char* image, const ImageHeader* header) noexcept nogil:
     # All that an image whose sections are known to lie inside it says of TLS, and the listeners' numbers of it.
     cdef:
@@ -131,7 +157,7 @@ cdef bint check_tls(const char* image, const ImageHeader* header) noexcept nogil
         const ImageTls* tls = <const ImageTls*>(image + header.tls.offset)
         const ImageListener* listeners = <const ImageListener*>(image + header.listeners.offset)
         uint32_t i, k
-    if header.ticket_keys.count > MAX_TICKET_KEYS:
+    if header.ticket_keys.count > MAX_TICKET_KEYS or not check_backend_tls(image, header):
         return False
     for i in range(header.certificates.count):
         if not text_fits(header.size, &certificates[i].chain) or not text_fits(header.size, &certificates[i].key) \

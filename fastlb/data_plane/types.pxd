@@ -339,7 +339,8 @@ ctypedef enum SegmentKind:          # what a part of a template writes
     SEGMENT_COOKIE = 18             # the first one called `text`
     SEGMENT_QUERY_VALUE = 19        # the first parameter called `text`, decoded
     SEGMENT_CAPTURE = 20            # group `argument` of the expression that the path matched
-    SEGMENT_KINDS = 21
+    SEGMENT_TLS = 21                # and the next ones: a TlsFact each, in their order
+    SEGMENT_KINDS = 30
 
 ctypedef enum SegmentEncoding:      # what of a value is written as %HH
     ENCODE_NOTHING = 0
@@ -364,6 +365,18 @@ ctypedef enum ClientAuth:
     CLIENT_AUTH_OPTIONAL = 1        # one that does not verify is told to the backend, and not refused
     CLIENT_AUTH_REQUIRED = 2
     CLIENT_AUTH_KINDS = 3
+
+ctypedef enum TlsFact:              # what templates and logs can say of a client's TLS
+    TLS_VERSION = 0
+    TLS_CIPHER = 1
+    TLS_SERVER_NAME = 2             # as it was asked for
+    TLS_RESUMED = 3                 # yes or no
+    TLS_CLIENT_SUBJECT = 4          # of its certificate, as its issuer: as RFC 2253 writes names
+    TLS_CLIENT_ISSUER = 5
+    TLS_CLIENT_SERIAL = 6           # hexadecimal
+    TLS_CLIENT_FINGERPRINT = 7      # SHA-256, hexadecimal
+    TLS_CLIENT_VERIFY = 8           # NONE, SUCCESS or FAILED:reason
+    TLS_FACTS = 9
 
 
 # ---------------------------------------------------------------------------------------------------------------- forward
@@ -395,6 +408,7 @@ cdef struct Regex
 cdef struct RegexScratch
 cdef struct TlsConnection
 cdef struct TlsListener
+cdef struct TlsBackend
 
 cdef struct ImageText:              # in a snapshot image, or in a log plan: offsets from its start
     uint32_t offset, size
@@ -662,7 +676,8 @@ ctypedef enum LogCaptureKind:       # what is kept of heads, which are gone when
     CAPTURE_POOL = 9
     CAPTURE_REQUEST_FIELD = 10
     CAPTURE_RESPONSE_FIELD = 11
-    CAPTURE_KINDS = 12
+    CAPTURE_TLS = 12                # and the next ones: a TlsFact each, in their order
+    CAPTURE_KINDS = 21
 
 ctypedef enum LogField:             # what an operation writes, or a condition looks at
     LOG_LITERAL = 0                 # argument, size: where it stands in the plan
@@ -1080,6 +1095,9 @@ cdef struct Backend:
     Backend* queue                  # counted: the row of its pool's queue; NULL = that has none
     Queue* waiting                  # owned: this row is a pool's queue; NULL = it is a backend
     Pool* pool                      # borrowed: of the current snapshot; NULL = that does not list it
+    uint64_t tls_settings           # TlsBackend.settings of the current snapshot; 0 = plain
+    void* tls_session               # owned: SSL_SESSION that the next connection may resume; NULL = none
+    uint64_t tls_session_settings   # those that it was made under: another verification must not be skipped
 
 cdef struct WaitList:               # first in, first out; linked through Exchange.next and previous
     Exchange* first
@@ -1188,7 +1206,18 @@ cdef struct ImageTls:               # how a listener speaks TLS
     uint32_t tickets
     uint32_t client_auth            # ClientAuth
     uint32_t client_depth
-    ImageText client_ca, client_crl # PEM
+    ImageText client_ca, client_crl  # PEM
+
+cdef struct ImageBackendTls:        # how the backends of a pool are spoken to
+    uint32_t verify
+    uint32_t certificate            # that we show, NO_INDEX = none
+    uint32_t min_version, max_version
+    ImageText server_name           # of all of them; size 0: of each its own
+    ImageText authorities           # PEM: who may have signed
+    ImageText ciphers, ciphersuites, groups     # size 0: ours
+    ImageText alpn
+    uint32_t resume                 # sessions
+    uint32_t padding
 
 cdef struct ImageTicketKey:         # the newest first: that one encrypts
     uint8_t data[TICKET_KEY_BYTES]
@@ -1331,6 +1360,8 @@ cdef struct ImagePool:
     ImageLimit limits[LIMIT_KINDS]
     uint32_t panics                 # where hardly a backend is up, down ones are picked too
     uint32_t panic_permille         # when fewer than this are; or none is
+    uint32_t tls                    # index of its ImageBackendTls, NO_INDEX = plain
+    uint32_t padding
 
 cdef struct ImageRingPoint:         # of a ketama ring
     uint32_t hash
@@ -1366,6 +1397,7 @@ cdef struct ImageBackend:
     uint32_t weight
     uint32_t max_in_flight          # 0 = no cap
     char address[112]
+    ImageText tls_name              # what its certificate is for, where its pool says nothing else; ended by a zero byte, size 0 = its address
 
 cdef struct ImageHeader:
     uint64_t magic
@@ -1390,6 +1422,7 @@ cdef struct ImageHeader:
     ImageSection tls_names
     ImageSection tls
     ImageSection ticket_keys
+    ImageSection backend_tls
     uint32_t max_connections        # client connections of the node; 0 = no cap
     uint32_t padding
     ImageText python_path           # where pickers of the user's own are looked for: directories, each ended by a zero byte
@@ -1486,6 +1519,7 @@ cdef struct Pool:
     uint64_t n_exchanges            # that entered it in this worker, since its first snapshot
     RetryBudget budget
     UserPicker* user_picker         # owned by the snapshot; NULL but for ALGORITHM_USER
+    TlsBackend* tls                 # owned by the snapshot; NULL = its backends speak plain HTTP
     uint32_t* sticky_rows           # owned: open-addressing table from row numbers to index in the pool + 1; NULL = it needs none
     uint32_t sticky_row_mask
 
@@ -1504,6 +1538,8 @@ cdef struct Snapshot:
     uint32_t n_regexes
     TlsListener** tls               # owned, and each of them counted: by index in the image's `tls`
     uint32_t n_tls
+    TlsBackend** backend_tls        # owned, and each of them: by index in the image's `backend_tls`
+    uint32_t n_backend_tls
 
 
 # ---------------------------------------------------------------------------------------------------------------- regex
@@ -1561,10 +1597,17 @@ cdef struct TlsListener:
     uint32_t n_ticket_keys
     uint8_t ticket_keys[MAX_TICKET_KEYS * TICKET_KEY_BYTES]
 
+cdef struct TlsBackend:             # how the backends of a pool are spoken to, compiled
+    void* context                   # owned: SSL_CTX
+    uint64_t settings               # a hash of all that decides who is believed; never 0
+    bint verify
+    bint resume
+
 cdef struct TlsFacts:
-    # What templates and logs say of a client's certificate: texts in `data`, each with its size.
-    uint32_t start[6], size[6]      # by TlsFact
-    char data[4]                    # longer: what follows is allocated with it
+    # Made for the first who asks.
+    uint32_t start[TLS_FACTS]       # in `text`, by TlsFact
+    uint32_t size[TLS_FACTS]
+    char text[4096]
 
 cdef struct TlsConnection:
     # What a connection keeps beside its socket while it speaks TLS.
@@ -1573,11 +1616,13 @@ cdef struct TlsConnection:
     Engine* engine                  # borrowed
     Buffer* received                # owned: read from the socket and not taken by OpenSSL yet
     Buffer* held                    # owned: records that the socket has not taken yet
-    TlsListener* listener           # counted, until hands are shaken; then NULL
+    TlsListener* listener           # client: counted, until hands are shaken; then NULL
+    uint64_t settings               # backend: TlsBackend.settings
     TlsFacts* facts                 # owned; NULL until somebody asks
     bint may_receive                # the call that runs may read from the socket (once more)
     bint ended                      # the other side has sent its FIN
     bint broken                     # the socket failed, or memory is out
+    bint connected                  # backend: TCP is
     bint stands                     # hands are shaken
     bint byte_taken                 # the next byte to be sent is encrypted already (tls_send)
     bint offers_acme                # the client has offered acme-tls/1
@@ -1681,6 +1726,7 @@ cdef struct Engine:
     const Codec* client_codec       # borrowed, static: HTTP/1.1 (a later issue: chosen by ALPN)
     const Codec* backend_codec
     const Codec* tls_codec          # of clients while they shake hands
+    const Codec* tls_backend_codec
     const Transport* plain          # borrowed, static
     const Codec* mirror_codec
     const Transport* mirror_transport

@@ -91,7 +91,7 @@ from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, ATTEMPT_CONNECTING, ATTE
                                       ImageHeaderOperation, ImageListener, ImagePool, ImageRoute, Listener, LogWriter, Match, PipePool,
                                       Group, PoolBackend, RetryBudget, SharedRow, SharedTable, Snapshot, Timer, TimerWheel, WorkerBlock)
 from fastlb.data_plane.types cimport ImageSegment, Listener
-from fastlb.data_plane.types cimport ImageCertificate, ImageSticky, ImageTls, ImageTlsIdentity, ImageTlsName
+from fastlb.data_plane.types cimport ImageBackendTls, ImageCertificate, ImageSticky, ImageTls, ImageTlsIdentity, ImageTlsName
 from fastlb.data_plane.types cimport (ImageCondition, ImageHost, ImageHostSet, ImageHostSlot, ImageLocation, ImageLocationSlot, ImageNetwork,
                                       ImagePathLength, ImageRegex, ImageRule, ImageValue)
 from fastlb.data_plane.types cimport Pool as PoolStruct
@@ -195,7 +195,7 @@ LAYOUT = {
               "window_ms": <size_t>&(<ImagePool*>NULL).health.window_ms, "ejection_ms": <size_t>&(<ImagePool*>NULL).health.ejection_ms,
               "max_ejection_ms": <size_t>&(<ImagePool*>NULL).health.max_ejection_ms,
               "max_ejected_permille": <size_t>&(<ImagePool*>NULL).health.max_ejected_permille,
-              "limits": <size_t>&(<ImagePool*>NULL).limits, "panic_permille": <size_t>&(<ImagePool*>NULL).panic_permille},
+              "limits": <size_t>&(<ImagePool*>NULL).limits, "panic_permille": <size_t>&(<ImagePool*>NULL).panic_permille, "tls": <size_t>&(<ImagePool*>NULL).tls},
     "stickies": {"size": sizeof(ImageSticky), "kind": <size_t>&(<ImageSticky*>NULL).kind, "cookie": <size_t>&(<ImageSticky*>NULL).cookie,
                  "attributes": <size_t>&(<ImageSticky*>NULL).attributes, "slots": <size_t>&(<ImageSticky*>NULL).slots},
     "backends": {"size": sizeof(ImageBackend), "identity": <size_t>&(<ImageBackend*>NULL).identity,
@@ -212,6 +212,17 @@ LAYOUT = {
             "tickets": <size_t>&(<ImageTls*>NULL).tickets, "client_auth": <size_t>&(<ImageTls*>NULL).client_auth,
             "client_depth": <size_t>&(<ImageTls*>NULL).client_depth, "client_ca": <size_t>&(<ImageTls*>NULL).client_ca,
             "client_crl": <size_t>&(<ImageTls*>NULL).client_crl},
+    "backend_tls": {"size": sizeof(ImageBackendTls), "verify": <size_t>&(<ImageBackendTls*>NULL).verify,
+                    "resume": <size_t>&(<ImageBackendTls*>NULL).resume,
+                    "certificate": <size_t>&(<ImageBackendTls*>NULL).certificate,
+                    "min_version": <size_t>&(<ImageBackendTls*>NULL).min_version,
+                    "max_version": <size_t>&(<ImageBackendTls*>NULL).max_version,
+                    "server_name": <size_t>&(<ImageBackendTls*>NULL).server_name,
+                    "authorities": <size_t>&(<ImageBackendTls*>NULL).authorities,
+                    "ciphers": <size_t>&(<ImageBackendTls*>NULL).ciphers,
+                    "ciphersuites": <size_t>&(<ImageBackendTls*>NULL).ciphersuites,
+                    "groups": <size_t>&(<ImageBackendTls*>NULL).groups,
+                    "alpn": <size_t>&(<ImageBackendTls*>NULL).alpn},
 }
 
 # The same of the route table, whose header is a section of the image.

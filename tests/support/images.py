@@ -61,6 +61,7 @@ SECTIONS = (
     "tls_names",
     "tls",
     "ticket_keys",
+    "backend_tls",
 )
 FIRST_SECTION = 32  # behind magic, layout, size, generation and the name of the reason header
 

@@ -2,8 +2,10 @@
 
 import contextlib
 import datetime
+import ipaddress
 import socket
 import ssl
+import tempfile
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -46,6 +48,58 @@ def issue(*names: str, kind: str = "ecdsa", serial: int = 7) -> tuple[bytes, byt
     return certificate.public_bytes(serialization.Encoding.PEM), private
 
 
+class Authority:
+    """Who signs certificates of others."""
+
+    def __init__(self, name: str = "authority.example") -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        self.now = datetime.datetime.now(datetime.UTC)
+        self.pem = self._sign(self.name, self.key.public_key(), 1, [x509.BasicConstraints(ca=True, path_length=0)])
+
+    def _sign(self, subject: x509.Name, key: ec.EllipticCurvePublicKey, serial: int, extensions: Sequence[x509.ExtensionType]) -> bytes:
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self.name)
+            .not_valid_before(self.now - datetime.timedelta(days=1))
+            .not_valid_after(self.now + datetime.timedelta(days=30))
+            .public_key(key)
+            .serial_number(serial)
+        )
+        for extension in extensions:
+            builder = builder.add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
+        return builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+    def issue(self, name: str, *, serial: int = 7, addresses: Sequence[str] = ()) -> tuple[bytes, bytes]:
+        """A certificate for this name and these addresses, and its key: PEM."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        names = [x509.DNSName(name), *(x509.IPAddress(ipaddress.ip_address(address)) for address in addresses)]
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name), x509.NameAttribute(NameOID.ORGANIZATION_NAME, "A, B\r\nX: y")])
+        chain = self._sign(subject, key.public_key(), serial, [x509.SubjectAlternativeName(names)])
+        private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        return chain, private
+
+    def revoke(self, *serials: int) -> bytes:
+        """The list of what is revoked: PEM."""
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self.name).last_update(self.now)
+        builder = builder.next_update(self.now + datetime.timedelta(days=1))
+        for serial in serials:
+            builder = builder.add_revoked_certificate(
+                x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(self.now).build()
+            )
+        return builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def load_chain(context: ssl.SSLContext, certificate: tuple[bytes, bytes]) -> ssl.SSLContext:
+    """The context with this certificate and its key, which `ssl` takes from a file only."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(b"".join(certificate))
+        file.flush()
+        context.load_cert_chain(file.name)
+    return context
+
+
 def client_context(**changes: Any) -> ssl.SSLContext:
     """One that believes whoever answers."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -67,6 +121,7 @@ class TlsWorld(Pair):
     def __init__(self, certificates: Sequence[tuple[bytes, bytes]] = (), *, keys: Sequence[bytes] = (TICKET_KEY,), **tls: Any) -> None:
         self.certificates = certificates or [issue("a.example")]
         self.keys = keys
+        self.edits: list[tuple[str, str, list[Any]]] = []
         self.tls = {"identities": [[0]], "names": [("a.example", 0)], "default": 0, **tls}
         super().__init__(n=1)
 
@@ -82,7 +137,9 @@ class TlsWorld(Pair):
         writer.set_tls(listener, **self.tls)
         writer.set_ticket_keys(self.keys)
         writer.backend(writer.pool(algorithm="round_robin"), self.backend.getsockname()[1])
-        writer.add_route(host="", path_prefix="/", pool=0)
+        route = writer.add_route(host="", path_prefix="/", pool=0)
+        if self.edits:
+            writer.edit_request(route, self.edits)
         self.apply_image(writer.image(), self.front)
 
     def tls_client(
@@ -101,14 +158,20 @@ class TlsWorld(Pair):
 
 
 class TlsClient:
-    """One client connection. `step`: bytes that leave in one send; 0 = as they come."""
+    """One connection with the engine, a client's or with `server_side` a backend's. `step`: bytes that leave in one send; 0 = all."""
 
     def __init__(
-        self, world: TlsWorld, sock: socket.socket, context: ssl.SSLContext, name: str | None = None, session: ssl.SSLSession | None = None
+        self,
+        world: Pair,
+        sock: socket.socket,
+        context: ssl.SSLContext,
+        name: str | None = None,
+        session: ssl.SSLSession | None = None,
+        server_side: bool = False,
     ) -> None:
         self.world, self.sock = world, sock
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.ssl = context.wrap_bio(self.incoming, self.outgoing, server_hostname=name, session=session)
+        self.ssl = context.wrap_bio(self.incoming, self.outgoing, server_hostname=name, session=session, server_side=server_side)
         self.step = 0
         self.ended = False
 

@@ -38,6 +38,7 @@ def make_image() -> bytes:
     rsa, ecdsa = writer.add_certificate(*issue("a.example", kind="rsa")), writer.add_certificate(*issue("a.example"), b"ocsp")
     writer.set_tls(1, identities=[[rsa, ecdsa], [rsa]], names=[("a.example", 0), ("*.a.example", 1)], default=1, challenges=[("b", ecdsa)])
     writer.set_ticket_keys([bytes(80)])
+    writer.set_backend_tls(site, ca=issue("a.example")[0], certificate=rsa, alpn=[b"http/1.1"])
     return writer.image()
 
 
@@ -138,6 +139,7 @@ TEXTS = {
     "certificates": ["chain", "key", "ocsp"],
     "tls_names": ["name"],
     "tls": ["ciphers", "ciphersuites", "groups", "alpn", "client_ca", "client_crl"],
+    "backend_tls": ["server_name", "authorities", "ciphers", "ciphersuites", "groups", "alpn"],
 }
 
 
@@ -357,6 +359,24 @@ def test_tls_of_an_image_is_checked() -> None:
     assert refused(field_at("tls_names", 0, "target"), 2)
     assert refused(field_at("tls_names", 0, "name") + 4, 0)
     assert refused(field_at("tls_names", 0, "name") + 4, 256)
+
+
+def test_tls_of_a_pool_is_checked() -> None:
+    assert COUNT["backend_tls"] == 1
+    for field, damaged in {
+        "verify": (2,),
+        "resume": (2,),
+        "certificate": (2, 2**32 - 2),
+        "min_version": (0x0302, 0x0305),
+        "max_version": (0x0302, 0x0305),
+    }.items():
+        for value in damaged:
+            assert refused(field_at("backend_tls", 0, field), value), (field, value)
+    assert not refused(field_at("backend_tls", 0, "certificate"), 2**32 - 1)
+    assert refused(field_at("backend_tls", 0, "authorities") + 4, 0)  # nobody could be verified
+    assert not refused(field_at("backend_tls", 0, "verify"), 0)
+    assert refused(field_at("pools", 0, "tls"), 1)
+    assert not refused(field_at("pools", 0, "tls"), 0)
 
 
 def test_names_of_tls_ascend_each_once() -> None:
