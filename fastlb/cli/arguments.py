@@ -20,11 +20,12 @@ class Arguments:
         listen: addresses as in a listener's `bind`.
         backends: "ADDRESS" or "ADDRESS,weight=3,max_connections=10".
         algorithm: of the pool; "" for the default.
+        cert, key: files of the listener's certificate; "" for none.
     """
 
     complete = True
 
-    def __init__(self, listen: Sequence[str], backends: Sequence[str], algorithm: str = "") -> None:
+    def __init__(self, listen: Sequence[str], backends: Sequence[str], algorithm: str = "", cert: str = "", key: str = "") -> None:
         self._shown: dict[KeyPath, str] = {}
         for index, text in enumerate(listen):
             self._shown["listeners", 0, "bind", index] = f"--listen {text}"
@@ -34,7 +35,12 @@ class Arguments:
         if algorithm:
             self._shown["pools", POOL, "algorithm"] = f"--algorithm {algorithm}"
             pool["algorithm"] = algorithm
-        self.values: dict[str, Any] = {"listeners": [{"name": LISTENER, "bind": list(listen)}], "pools": {POOL: pool}}
+        listener: dict[str, Any] = {"name": LISTENER, "bind": list(listen)}
+        if cert:
+            self._shown["listeners", 0, "tls"] = f"--cert {cert}"
+            self._shown["listeners", 0, "tls", "certificates", "key"] = f"--key {key}"
+            listener["tls"] = {"certificates": {"cert": cert, "key": key}}
+        self.values: dict[str, Any] = {"listeners": [listener], "pools": {POOL: pool}}
 
     def value_place(self, path: KeyPath) -> Place:
         """The argument that this path comes from."""

@@ -28,6 +28,8 @@ DEFAULT_LISTEN = "127.0.0.1:8080"
     multiple=True,
     help="Where to forward requests. May be repeated.",
 )
+@click.option("--cert", metavar="FILE", default="", help="A certificate with its chain (PEM): clients speak HTTPS.")
+@click.option("--key", metavar="FILE", default="", help="Its private key, if that is not in the same file.")
 @click.option("--algorithm", metavar="NAME", default="", help='"weighted_least_connections" (default) or "round_robin".')
 @click.option("--workers", metavar="N|auto", default="", help="How many worker processes relay requests; one for each CPU by default.")
 @click.option(
@@ -45,6 +47,8 @@ def serve(
     config: str | None,
     listens: Sequence[str],
     backends: Sequence[str],
+    cert: str,
+    key: str,
     algorithm: str,
     workers: str,
     user: str,
@@ -57,8 +61,11 @@ def serve(
     Without a file and without backends a demo runs, with three small backends of its own. SIGTERM and Ctrl-C stop at once; SIGQUIT finishes
     what is in flight; SIGHUP reads the file again.
     """
-    if config is not None and (listens or backends or algorithm):
-        raise click.UsageError("-c FILE already says what to listen on and where to forward: leave out --listen, --backend and --algorithm")
+    if config is not None and (listens or backends or algorithm or cert or key):
+        given = "--listen, --backend, --cert, --key and --algorithm"
+        raise click.UsageError(f"-c FILE already says what to listen on and where to forward: leave out {given}")
+    if key and not cert:
+        raise click.UsageError("--key is the key of a certificate: name that with --cert")
     if counters and not Path(counters).parent.is_dir():
         raise click.UsageError(f"there is no directory {Path(counters).parent}")
     listens = listens or (DEFAULT_LISTEN,)
@@ -76,11 +83,11 @@ def serve(
         if config is not None:
             run(load_file(config))
         elif backends:
-            run(read_config(Arguments(listens, backends, algorithm)))
+            run(read_config(Arguments(listens, backends, algorithm, cert, key)))
         else:
             _load_data_plane()  # before the fork, so that the demo's processes share its pages
             with run_demo_backends() as demo:
-                run(read_config(Arguments(listens, [backend.address for backend in demo], algorithm)), demo)
+                run(read_config(Arguments(listens, [backend.address for backend in demo], algorithm, cert, key)), demo)
     except FastlbError as error:
         fail(error)
 

@@ -11,6 +11,7 @@ import signal
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import uvloop
 
@@ -27,10 +28,14 @@ from fastlb.control_plane.health.checker import Checker, HealthError
 from fastlb.control_plane.log_plan import log_destinations
 from fastlb.control_plane.metrics.meters import Meters
 from fastlb.control_plane.names import RETRY_SECONDS, Names
+from fastlb.control_plane.reading import Reading
 from fastlb.control_plane.reloads import Outcome, Reloads
 from fastlb.control_plane.resolver import Endpoint, Resolver, believe_endpoints
 from fastlb.control_plane.snapshot import build_image
 from fastlb.control_plane.sticky_key import StickyKey, StickyKeyError, load_sticky_key
+from fastlb.control_plane.tls.keeper import TlsKeeper
+from fastlb.control_plane.tls.material import NO_MATERIAL, Material, load_material
+from fastlb.control_plane.tls.tickets import TicketKeys
 from fastlb.control_plane.weights import Weights, keep_weights
 from fastlb.processes.channel import Channel, ChannelError
 from fastlb.processes.cpus import usable_cpus
@@ -84,6 +89,8 @@ class ControllerOptions:
         sticky_key: that of `config`, read with the privileges that fastlb was started with.
         weights: that the operator had put in the place of configured ones when the fastlb before this one ran.
         endpoints: what names stood for then.
+        tls: what the files of `config` hold, as it can be used; read likewise.
+        ticket_keys: of the fastlb before this one, so that sessions of its clients can be resumed.
         states: of backends, by identity, as a fastlb with another shared memory left them; for their rows when they are made.
     """
 
@@ -93,6 +100,8 @@ class ControllerOptions:
     states: Mapping[str, int] = field(default_factory=dict)
     weights: Weights = field(default_factory=dict)
     endpoints: Mapping[str, Sequence[tuple[str, int, int, int]]] = field(default_factory=dict)
+    tls: Material = NO_MATERIAL
+    ticket_keys: TicketKeys = field(default_factory=TicketKeys)
 
 
 def run_controller(channel: Channel[ToController], shared: _core.SharedMemory, state_fd: int | None, options: ControllerOptions) -> None:
@@ -126,7 +135,8 @@ class Controller:
         self._resolver = Resolver()
         self._names = Names(loop, self._on_names_changed, report, self._resolver.resolve)
         self._sticky_key = options.sticky_key
-        self._reloads = Reloads(self._send, self.apply, options.config.settings)
+        self.tls = TlsKeeper(loop, self._on_names_changed, report_warnings, keys=options.ticket_keys)
+        self._reloads = Reloads(self._send, self._use, options.config.settings)
         self.states = BackendStates(shared)
         self.health = Checker(loop, self.states, report)
         self._meters = Meters(shared, report)
@@ -239,7 +249,10 @@ class Controller:
         """
         loaded = self._options.override(await asyncio.to_thread(load_file, path))
         report_warnings(loaded.warnings)
-        return await self.apply(await asyncio.to_thread(read_authorities, loaded.config))
+        config = await asyncio.to_thread(read_authorities, loaded.config)
+        tls, warnings = self.tls.settle(await asyncio.to_thread(load_material, config, path, loaded.places), config)
+        report_warnings(warnings)
+        return await self.apply(config, tls=tls)
 
     # -------------------------------------------------------------------------------------------------- life
     async def run(self, left: "State | None") -> None:
@@ -250,6 +263,7 @@ class Controller:
             if left is not None:
                 self._config, self._generation, self._tried = left.config, left.generation, left.generation
                 self._sticky_key, self._weights = left.sticky_key, left.weights
+                self.tls.put_in_force(left.config, left.tls, left.ticket_keys)
                 self._in_use = dict(left.endpoints)
                 self._names.restore(left.endpoints)
                 self._resume_drains()
@@ -262,7 +276,7 @@ class Controller:
                 self._tried = max((self._shared.worker_generation(slot) for slot in self._shared.workers()), default=0)
                 self._names.restore(believe_endpoints(self._options.endpoints, names_of(self._options.config)))
                 try:
-                    await self.apply(self._options.config)
+                    await self.apply(self._options.config, tls=self._options.tls)
                 except ApplyError:
                     return  # the supervisor knows, and says it
                 self._resume_drains()
@@ -278,11 +292,26 @@ class Controller:
             self._resolver.close()
             self._admin.close()
             self.drains.close()
+            self.tls.close()
 
-    async def apply(self, config: Config, sticky_key: StickyKey | None = None, frozen: bytes = b"") -> int:
+    async def _use(self, reading: Reading) -> tuple[int, Sequence[str]]:
+        """Applies what a loader has read; returns the generation, 0 where nothing had to be changed, and warnings.
+
+        Raises:
+            FastlbError: nothing has changed.
+        """
+        if reading.config is None:
+            async with self._applying:
+                renewed = self.tls.renew(reading.tls, self._config)
+                return await self._apply(self._config, tls=renewed) if renewed is not None else 0, ()
+        tls, warnings = self.tls.settle(reading.tls, reading.config)
+        return await self.apply(reading.config, reading.sticky_key, reading.frozen, tls), warnings
+
+    async def apply(self, config: Config, sticky_key: StickyKey | None = None, frozen: bytes = b"", tls: Material | None = None) -> int:
         """Makes this the configuration of every new request. If that fails, nothing has changed.
 
         Args:
+            tls: what was read for it; None: what is in force.
             sticky_key: what was read for it; None: one that is known already, or can be read with the rights that the controller has.
             frozen: the pickle of the configuration, where there is one already.
 
@@ -295,15 +324,15 @@ class Controller:
         async with self._applying:
             if frozen:
                 self._frozen = config, frozen
-            return await self._apply(config, sticky_key)
+            return await self._apply(config, sticky_key, tls)
 
-    async def _apply(self, config: Config, sticky_key: StickyKey | None = None) -> int:
+    async def _apply(self, config: Config, sticky_key: StickyKey | None = None, tls: Material | None = None) -> int:
         """The same for who holds the lock."""
         self._use_servers(config)
         self._names.watch(names_of(self._config) | names_of(config))
         try:
             await self._names.first_answers(FIRST_NAMES_SECONDS)
-            await self._offer(config, sticky_key)
+            await self._offer(config, sticky_key, tls if tls is not None else self.tls.material)
         finally:
             self._use_servers(self._config)
             self._names.watch(names_of(self._config))
@@ -323,7 +352,7 @@ class Controller:
             self._resolver = Resolver(servers)
             self._names.use(self._resolver.resolve)
 
-    async def _offer(self, config: Config, sticky_key: StickyKey | None) -> None:
+    async def _offer(self, config: Config, sticky_key: StickyKey | None, tls: Material) -> None:
         """Has the supervisor put a configuration in force, or not."""
         logs = [await self._describe_log(destination) for destination in log_destinations(config)]
         found = self._find_sticky_key(config, sticky_key or self._sticky_key)
@@ -334,12 +363,11 @@ class Controller:
             meters = self._meters.assign(config)
         generation = self._tried = self._tried + 1
         weights = keep_weights(self._weights, config)
+        ticket_keys = self.tls.choose_keys(config, tls)
+        build = partial(build_image, config, endpoints, generation, key, weights, meters, tls, ticket_keys.keys)
         try:
             self._prepare_probes(config)
-            if self._generation:
-                image = await asyncio.to_thread(build_image, config, endpoints, generation, key, weights, meters)
-            else:
-                image = build_image(config, endpoints, generation, key, weights, meters)
+            image = await asyncio.to_thread(build) if self._generation else build()
         except (ValueError, OSError) as error:
             raise ApplyError(f"the snapshot could not be built: {error}") from error
         try:
@@ -347,16 +375,18 @@ class Controller:
                 self._shared.add_rows(image)
             if not self._generation:
                 self.states.copy(self._options.states)
-            state = _write_state(State(config, generation, found or self._sticky_key, weights, endpoints), self._freeze(config))
+            left = State(config, generation, found or self._sticky_key, weights, endpoints, tls, ticket_keys)
+            state = _write_state(left, self._freeze(config))
             try:
                 self._answer = self._loop.create_future()
-                self._send(_describe(config, generation, logs, weights, endpoints), image, state)
+                self._send(_describe(config, generation, logs, weights, endpoints, ticket_keys), image, state)
                 answer = await self._answer
                 if isinstance(answer, Applied):
                     # First of all: whatever comes up below, this is in force.
                     self._config, self._generation, self._in_use = config, generation, endpoints
                     self._sticky_key, self._weights = found or self._sticky_key, weights
                     self._meters.put_in_force(meters, generation)
+                    self.tls.put_in_force(config, tls, ticket_keys)
                     with changing_rows(self._shared):
                         self._shared.sweep(image)  # not before: a worker that starts meanwhile loads the one in force
             finally:
@@ -513,6 +543,8 @@ class State:
     sticky_key: StickyKey | None = None
     weights: Weights = field(default_factory=dict)
     endpoints: Mapping[str, tuple[Endpoint, ...]] = field(default_factory=dict)
+    tls: Material = NO_MATERIAL
+    ticket_keys: TicketKeys = field(default_factory=TicketKeys)
 
 
 def names_of(config: Config) -> set[str]:
@@ -526,7 +558,12 @@ def choose_workers(configured: int) -> int:
 
 
 def _describe(
-    config: Config, generation: int, logs: Sequence[LogTarget], weights: Weights, endpoints: Mapping[str, tuple[Endpoint, ...]]
+    config: Config,
+    generation: int,
+    logs: Sequence[LogTarget],
+    weights: Weights,
+    endpoints: Mapping[str, tuple[Endpoint, ...]],
+    ticket_keys: TicketKeys,
 ) -> Apply:
     """What the supervisor has to know of a configuration."""
     settings = config.settings
@@ -541,12 +578,14 @@ def _describe(
         settings.watch,
         dict(weights),
         endpoints={**endpoints},
+        ticket_keys=ticket_keys.keys if ticket_keys.born else (),
+        ticket_keys_born=int(ticket_keys.born),
     )
 
 
 def _describe_listener(listener: Listener) -> ListenerBinds:
     bind = tuple((address.host, address.port, address.unix_path) for address in listener.bind)
-    return ListenerBinds(listener.name, bind, listener.backlog, listener.defer_accept)
+    return ListenerBinds(listener.name, bind, listener.backlog, listener.defer_accept, listener.tls.is_on)
 
 
 def _write_state(state: State, frozen: bytes) -> int:

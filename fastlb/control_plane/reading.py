@@ -16,6 +16,8 @@ from fastlb.control_plane.config.loader import Loaded, load_file
 from fastlb.control_plane.config.schema import Config, GlobalSettings
 from fastlb.control_plane.health.authorities import read_authorities
 from fastlb.control_plane.sticky_key import StickyKey, load_sticky_key
+from fastlb.control_plane.tls.files import TlsFiles
+from fastlb.control_plane.tls.material import NO_MATERIAL, Material, load_material, reread_material
 
 # What is decided before the first fork: key and field have the same names here.
 READ_ONCE = ("user", "group", "pid_file", "max_descriptors", "admin")
@@ -26,6 +28,8 @@ class Reading:
     """A configuration and the keys that it names; or, where `config` is None, why there is none.
 
     Args:
+        tls: what the files hold that the configuration names for TLS. Without a configuration and without errors: these files alone have
+            been read again, for the configuration in force.
         errors: as `fastlb check` writes them.
         frozen: the pickle of `config` once it has travelled: thousands of routes take a while, and the next controller gets the same.
     """
@@ -35,6 +39,11 @@ class Reading:
     warnings: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
     frozen: bytes = b""
+    tls: Material = NO_MATERIAL
+
+    @property
+    def is_renewal(self) -> bool:
+        return self.config is None and not self.errors
 
 
 def read_again(path: str, override: Callable[[Loaded], Loaded]) -> Reading:
@@ -47,11 +56,17 @@ def read_again(path: str, override: Callable[[Loaded], Loaded]) -> Reading:
         loaded = override(load_file(path))
         config = read_authorities(loaded.config)
         sticky_key, warnings = load_sticky_key(config)
+        tls = load_material(config, path, loaded.places)
     except ConfigError as error:
         return Reading(errors=tuple(error.lines()))
     except FastlbError as error:
         return Reading(errors=tuple(str(error).splitlines()))
-    return Reading(config, sticky_key=sticky_key, warnings=(*map(str, loaded.warnings), *warnings))
+    return Reading(config, sticky_key=sticky_key, warnings=(*map(str, loaded.warnings), *warnings), tls=tls)
+
+
+def read_tls_again(files: TlsFiles) -> Reading:
+    """Reads the files of TLS alone."""
+    return Reading(tls=reread_material(files))
 
 
 def write_reading(reading: Reading) -> int:

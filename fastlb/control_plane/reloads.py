@@ -6,14 +6,13 @@ that began after the question, so that what was on disk by then is what the answ
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from fastlb import FastlbError
-from fastlb.control_plane.config.schema import Config, GlobalSettings
+from fastlb.control_plane.config.schema import GlobalSettings
 from fastlb.control_plane.reading import Reading, take_reading, warn_of_settings_that_stay
-from fastlb.control_plane.sticky_key import StickyKey
 from fastlb.processes.messages import FromController, Reload, Reloaded, Reread
 from fastlb.processes.output import report, report_warnings, say
 
@@ -49,18 +48,18 @@ class Reloads:
 
     Args:
         send: says something to the supervisor.
-        apply: puts a configuration in force, with its sticky key and its pickle; returns the generation. FastlbError: nothing has changed.
+        use: puts what was read in force; returns the generation, and warnings. FastlbError: nothing has changed.
         started: the settings that this fastlb was started with.
     """
 
     def __init__(
         self,
         send: Callable[[FromController], None],
-        apply: Callable[[Config, StickyKey | None, bytes], Awaitable[int]],
+        use: Callable[[Reading], Awaitable[tuple[int, Sequence[str]]]],
         started: GlobalSettings,
     ) -> None:
         self._send = send
-        self._apply = apply
+        self._use = use
         self._started = started
         self._tickets: dict[int, asyncio.Future[Outcome]] = {}
         self._drawn = 0
@@ -100,9 +99,11 @@ class Reloads:
 
     async def _finish(self, message: Reread, reading: Reading, began: float) -> None:
         try:
-            outcome = replace(await self._use(reading), apply_milliseconds=(time.monotonic() - began) * 1000)
+            outcome = replace(await self._take(reading), apply_milliseconds=(time.monotonic() - began) * 1000)
             report_warnings(outcome.warnings)
-            if outcome.errors:
+            if reading.is_renewal:
+                _tell_of_renewal(outcome)
+            elif outcome.errors:
                 report("\n".join(("the configuration was not reloaded, and the one in force stays:", *outcome.errors)))
             else:
                 say(f"reloaded (generation {outcome.generation})")
@@ -110,23 +111,31 @@ class Reloads:
             outcome = Outcome(errors=_describe_mistake(error))
             report("\n".join(("the reload did not come to its end; `fastlb status` says which generation is in force:", *outcome.errors)))
         self._answer(message.ticket, outcome)
-        self._send(Reloaded(message.number))
+        self._send(Reloaded(message.number, not outcome.errors))
 
-    async def _use(self, reading: Reading) -> Outcome:
-        if reading.config is None:
+    async def _take(self, reading: Reading) -> Outcome:
+        if reading.errors:
             return Outcome(errors=reading.errors)
         try:
-            generation = await self._apply(reading.config, reading.sticky_key, reading.frozen)
+            generation, more = await self._use(reading)
         except FastlbError as error:
             return Outcome(errors=tuple(str(error).splitlines()))
-        warnings = (*reading.warnings, *warn_of_settings_that_stay(self._started, reading.config.settings))
-        return Outcome(generation, warnings=warnings)
+        stays = warn_of_settings_that_stay(self._started, reading.config.settings) if reading.config is not None else ()
+        return Outcome(generation, warnings=(*reading.warnings, *more, *stays))
 
     def _answer(self, ticket: int, outcome: Outcome) -> None:
         """Tells everybody whose ticket is not newer than this one."""
         for number, waiting in list(self._tickets.items()):
             if number <= ticket and not waiting.done():
                 waiting.set_result(outcome)
+
+
+def _tell_of_renewal(outcome: Outcome) -> None:
+    """Of files of TLS that were read again; nothing where they hold what is in force."""
+    if outcome.errors:
+        report("\n".join(("the files of TLS were not put in force, and what they held before stays:", *outcome.errors)))
+    elif outcome.generation:
+        say(f"certificates reloaded (generation {outcome.generation})")
 
 
 def _describe_mistake(error: Exception) -> tuple[str, ...]:

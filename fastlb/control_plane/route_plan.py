@@ -1,17 +1,21 @@
 """From the routes of a configuration to the route table of a snapshot: which request takes which of them.
 
-Listeners that know the same routes share a set of hosts. The first set has the routes of no particular listener; clients of a listener that
-is gone use it.
+Listeners that know the same routes, and have the same HSTS field, share a set of hosts. The first set has the routes of no particular
+listener; clients of a listener that is gone use it. A route that is known with several HSTS fields is there once for each.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network
 from typing import TypeVar
 
 from fastlb import _core
 from fastlb.control_plane.config.regex_pattern import encode
 from fastlb.control_plane.config.request_condition import NamedCondition, TextPattern, Wanted
-from fastlb.control_plane.config.schema import Config, Route
+from fastlb.control_plane.config.route_options import Redirect
+from fastlb.control_plane.config.route_pattern import ANY_HOST
+from fastlb.control_plane.config.schema import Config, Listener, Route
+from fastlb.control_plane.config.template import parse_redirect
 
 T = TypeVar("T")
 
@@ -19,31 +23,61 @@ Value = str | IPv4Network | IPv6Network | tuple[str, bytes]
 Condition = tuple[str, bool, str, Sequence[Value]]
 
 
-def choose_host_sets(config: Config) -> list[int]:
-    """Of each listener the number of its host set."""
-    common = _routes_of(config, None)
-    sets = [common]
+@dataclass(frozen=True, slots=True)
+class HostSet:
+    """What some listeners have in common.
+
+    Args:
+        routes: by their numbers in the configuration.
+        hsts: the Strict-Transport-Security field of their answers, "" for none.
+    """
+
+    routes: frozenset[int]
+    hsts: str = ""
+
+
+def add_redirects(config: Config) -> Config:
+    """With a route for each listener that sends its clients to HTTPS. 308 keeps the method, and browsers remember it."""
+    names = tuple(listener.name for listener in config.listeners if listener.redirect_https)
+    if not names:
+        return config
+    redirect = Redirect(to=parse_redirect("https://{host}{uri}"), status=308)
+    return replace(config, routes=(*config.routes, Route(hosts=(ANY_HOST,), listeners=names, name="redirect_https", redirect=redirect)))
+
+
+def choose_host_sets(config: Config) -> tuple[list[HostSet], list[int]]:
+    """All sets, and of each listener the number of its own."""
+    fields = {listener.hsts.text for listener in config.listeners if not listener.redirect_https}
+    sets = [HostSet(_routes_of(config, None), fields.pop() if len(fields) == 1 else "")]
     numbers = []
     for listener in config.listeners:
-        known = _routes_of(config, listener.name)
+        known = HostSet(_routes_of(config, listener), listener.hsts.text)
         if known not in sets:
             sets.append(known)
         numbers.append(sets.index(known))
-    return numbers
+    return sets, numbers
 
 
-def build_route_table(config: Config, indexes: Sequence[int]) -> bytes:
+def list_variants(config: Config, sets: Sequence[HostSet]) -> list[tuple[int, str]]:
+    """The routes that the snapshot has: numbers in the configuration, each with the HSTS field of its answers."""
+    fields = list(dict.fromkeys(one.hsts for one in sets))
+    known = [frozenset().union(*(one.routes for one in sets if one.hsts == field)) for field in fields]
+    return [
+        (number, field) for number in range(len(config.routes)) for field, routes in zip(fields, known, strict=True) if number in routes
+    ]
+
+
+def build_route_table(config: Config, sets: Sequence[HostSet], indexes: Mapping[tuple[int, str], int]) -> bytes:
     """Compiles what routes match.
 
     Args:
-        indexes: of each route what SnapshotWriter.add_route returned.
+        indexes: of each of `list_variants` what SnapshotWriter.add_route returned.
     """
-    host_sets = choose_host_sets(config)
-    listeners = {listener.name: number for listener, number in zip(config.listeners, host_sets, strict=True)}
-    everywhere = range(max(host_sets, default=0) + 1)
-    writer = _core.RouteTableWriter(len(everywhere))
-    for route, index in zip(config.routes, indexes, strict=True):
+    writer = _core.RouteTableWriter(len(sets))
+    for (number, hsts), index in indexes.items():
+        route = config.routes[number]
         regex = route.path.regex
+        host_sets = [at for at, one in enumerate(sets) if one.hsts == hsts and number in one.routes]
         for host in route.hosts:
             writer.add_rule(
                 index,
@@ -52,13 +86,16 @@ def build_route_table(config: Config, indexes: Sequence[int]) -> bytes:
                 exact=route.path.exact,
                 regex=None if regex is None else (regex.encode(), regex.caseless),
                 conditions=list(compile_conditions(route)),
-                host_sets=sorted({listeners[name] for name in route.listeners}) if route.listeners else everywhere,
+                host_sets=host_sets,
             )
     return writer.finish()
 
 
-def _routes_of(config: Config, listener: str | None) -> tuple[int, ...]:
-    return tuple(number for number, route in enumerate(config.routes) if not route.listeners or listener in route.listeners)
+def _routes_of(config: Config, listener: Listener | None) -> frozenset[int]:
+    """Those that name the listener, and those that name none, which are not for a listener that only redirects."""
+    name = listener.name if listener is not None else None
+    has_common = listener is None or not listener.redirect_https
+    return frozenset(number for number, route in enumerate(config.routes) if (name in route.listeners if route.listeners else has_common))
 
 
 def compile_conditions(route: Route) -> Iterator[Condition]:

@@ -12,6 +12,7 @@ from fastlb.control_plane.config.template import Template
 TemplatePiece = bytes | tuple[str, str, str]
 HeaderOperation = tuple[str, str, Sequence[TemplatePiece]]
 INHERITED = RouteTimeouts()
+HSTS = "Strict-Transport-Security"
 NO_GROUPS: Mapping[str, int] = MappingProxyType({})
 
 
@@ -43,8 +44,12 @@ def compile_edits(edits: RequestHeaders | ResponseHeaders, groups: Mapping[str, 
     return operations
 
 
-def add_program(writer: _core.SnapshotWriter, index: int, route: Route, pool_indexes: Mapping[str, int]) -> None:
-    """Tells the writer what route number `index` does besides forwarding to a pool."""
+def add_program(writer: _core.SnapshotWriter, index: int, route: Route, pool_indexes: Mapping[str, int], hsts: str = "") -> None:
+    """Tells the writer what route number `index` does besides forwarding to a pool.
+
+    Args:
+        hsts: the Strict-Transport-Security field of its answers, unless it says something about that itself.
+    """
     groups = groups_of(route)
     if any(name.startswith("capture.") for template in route.templates() for name in template.names()):
         writer.keep_match(index)
@@ -77,6 +82,8 @@ def add_program(writer: _core.SnapshotWriter, index: int, route: Route, pool_ind
     if route.limits.body_bytes != INHERIT_BODY:
         writer.set_body_limit(index, route.limits.body_bytes)
     request, response = compile_edits(route.request_headers, groups), compile_edits(route.response_headers, groups)
+    if hsts and not any(name.lower() == HSTS.lower() for _, name, _ in response):
+        response.append(("set", HSTS, [hsts.encode()]))
     if request:
         writer.edit_request(index, request)
     if response:

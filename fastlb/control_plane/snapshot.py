@@ -14,9 +14,11 @@ from fastlb.control_plane.log_plan import build_log_plan
 from fastlb.control_plane.metrics.meters import NO_METERS, MeterNumbers
 from fastlb.control_plane.protection_plan import set_protection
 from fastlb.control_plane.resolver import Endpoint
-from fastlb.control_plane.route_plan import build_route_table, choose_host_sets
+from fastlb.control_plane.route_plan import add_redirects, build_route_table, choose_host_sets, list_variants
 from fastlb.control_plane.route_program import add_program, compile_template, name_of, pool_of
 from fastlb.control_plane.sticky_plan import make_cookie_value, set_sticky
+from fastlb.control_plane.tls.material import NO_MATERIAL, Material
+from fastlb.control_plane.tls_plan import TlsPlan
 from fastlb.control_plane.weights import NO_WEIGHTS, Weights, override_weight
 
 # The engine keeps a head together with its buffer's own record in 64 KiB.
@@ -30,6 +32,8 @@ def build_image(
     sticky_key: bytes = b"",
     weights: Weights = NO_WEIGHTS,
     meters: MeterNumbers = NO_METERS,
+    tls: Material = NO_MATERIAL,
+    ticket_keys: Sequence[bytes] = (),
 ) -> int:
     """Writes one snapshot image.
 
@@ -39,6 +43,8 @@ def build_image(
         sticky_key: what makes the values of sticky cookies, where a pool has them.
         weights: what the operator has put in the place of configured ones.
         meters: where its listeners, routes and pools are counted.
+        tls: the certificates and keys of its listeners.
+        ticket_keys: what sessions of clients are encrypted with, the newest first.
 
     Returns:
         A descriptor of the sealed image; the caller closes it.
@@ -58,8 +64,11 @@ def build_image(
         numbers or [0] * len(owners)
         for numbers, owners in ((meters.listeners, config.listeners), (meters.routes, config.routes), (meters.pools, config.pools))
     )
-    for listener, log_set, host_set, meter in zip(config.listeners, log_sets, choose_host_sets(config), listener_meters, strict=True):
-        writer.add_listener(
+    config = add_redirects(config)  # which nobody counts
+    host_sets, host_set_numbers = choose_host_sets(config)
+    tls_plan = TlsPlan(writer, tls)
+    for listener, log_set, host_set, meter in zip(config.listeners, log_sets, host_set_numbers, listener_meters, strict=True):
+        listener_index = writer.add_listener(
             listener.name,
             head_timeout_ms=listener.timeouts.head_ms,
             body_timeout_ms=listener.timeouts.body_ms,
@@ -73,6 +82,9 @@ def build_image(
             host_set=host_set,
             meter=meter,
         )
+        tls_plan.set_listener(listener_index, listener)
+    if ticket_keys:
+        writer.set_ticket_keys(ticket_keys)
     pool_indexes = {}
     for pool, meter in zip(config.pools, pool_meters, strict=True):
         pool_index = pool_indexes[pool.name] = writer.add_pool(
@@ -116,14 +128,15 @@ def build_image(
                     table_name=row.table_name,
                     cookie=make_cookie_value(sticky_key, row.identity) if pool.sticky.cookie and sticky_key else "",
                 )
-    routes = []
-    for route, meter in zip(config.routes, route_meters, strict=True):
+    routes = {}
+    for number, hsts in list_variants(config, host_sets):
+        route, meter = config.routes[number], route_meters[number] if number < len(route_meters) else 0
         index = writer.add_route(pool=pool_of(route, pool_indexes), name=name_of(route), priority=route.priority, meter=meter)
-        add_program(writer, index, route, pool_indexes)
+        add_program(writer, index, route, pool_indexes, hsts)
         if route.mirror.pool:
             writer.set_mirror(index, pool=pool_indexes[route.mirror.pool], share=route.mirror.share)
-        routes.append(index)
-    writer.set_route_table(build_route_table(config, routes))
+        routes[number, hsts] = index
+    writer.set_route_table(build_route_table(config, host_sets, routes))
     return writer.finish()
 
 

@@ -9,6 +9,7 @@ from fastlb.control_plane.controller import ControllerOptions, choose_workers
 from fastlb.control_plane.health.authorities import read_authorities
 from fastlb.control_plane.reading import read_again
 from fastlb.control_plane.sticky_key import load_sticky_key
+from fastlb.control_plane.tls.material import load_material, settle
 from fastlb.processes.admin_socket import admin_addresses, open_admin
 from fastlb.processes.descriptor_store import take_stored
 from fastlb.processes.descriptors import set_limits
@@ -58,6 +59,8 @@ def launch(loaded: Loaded, options: LaunchOptions) -> None:
     config = read_authorities(loaded.config)
     sticky_key, warnings = load_sticky_key(config)
     report_warnings(warnings)
+    tls, warnings = settle(load_material(config, options.config_path, loaded.places), config)
+    report_warnings(warnings)
     n_workers = choose_workers(settings.workers)
     limits = set_limits(settings.max_connections, settings.max_descriptors, n_workers)
     report_warnings(limits.warnings)
@@ -82,7 +85,7 @@ def launch(loaded: Loaded, options: LaunchOptions) -> None:
             say(f"admin API on {url}")
         run_supervisor(
             SupervisorOptions(
-                controller=ControllerOptions(config, options.override, sticky_key),
+                controller=ControllerOptions(config, options.override, sticky_key, tls=tls),
                 identity=identity,
                 max_connections=limits.per_worker,
                 max_descriptors=limits.descriptors,
@@ -94,6 +97,7 @@ def launch(loaded: Loaded, options: LaunchOptions) -> None:
                 inherited=tuple(inherited),
                 config_path=options.config_path,
                 read=partial(read_again, options.config_path, options.override),
+                tls_files=tls.files,
                 admin=tuple(admin),
                 runtime=runtime,
                 stored=stored,

@@ -124,8 +124,9 @@ class Listening:
         for bound in _without(opened.before, [bound for _, bound in opened.after]):
             bound.close()
         for index, bound in opened.after:
-            for url in bound.urls() if _without([bound], opened.before) else ():
-                say(f'listening on {url} (listener "{opened.snapshot.apply.listeners[index].name}")')
+            listener = opened.snapshot.apply.listeners[index]
+            for url in bound.urls("https" if listener.tls else "http") if _without([bound], opened.before) else ():
+                say(f'listening on {url} (listener "{listener.name}")')
 
     # -------------------------------------------------------------------------------------------------- who accepts where
     def share(self) -> None:

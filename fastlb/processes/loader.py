@@ -7,6 +7,8 @@ import os
 import socket
 from collections.abc import Callable
 
+import msgspec
+
 from fastlb.control_plane.reading import Reading, write_reading
 from fastlb.processes import _system
 from fastlb.processes.channel import Channel
@@ -33,8 +35,9 @@ def _load(end: socket.socket, read: Callable[[], Reading]) -> None:
     start_afresh(frozenset((end.fileno(),)))
     _system.set_process_title("fastlb: load")
     channel: Channel[ToLoader] = Channel(end, ToLoader)
-    descriptor = write_reading(read())
+    reading = read()
+    descriptor = write_reading(reading)
     try:
-        channel.send(Read(), descriptor)
+        channel.send(Read(msgspec.json.encode(reading.tls.files)), descriptor)
     except ConnectionError:
         pass  # nobody waits for it any more

@@ -31,6 +31,7 @@ class ListenerBinds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bind: tuple[tuple[str, int, str], ...]
     backlog: int
     defer_accept: bool
+    tls: bool = False
 
 
 class LogTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -195,6 +196,8 @@ class Apply(Message, frozen=True):
     watch: bool = False
     weights: dict[str, Number] = {}  # that the operator has put in the place of configured ones
     endpoints: Endpoints = {}  # of the snapshot
+    ticket_keys: tuple[bytes, ...] = ()  # that fastlb has made itself, for the one after it; the newest first
+    ticket_keys_born: Number = 0
 
 
 class Applied(Message, frozen=True):
@@ -237,6 +240,7 @@ class Reloaded(Message, frozen=True):
     """Controller -> supervisor: it is applied, or has been refused."""
 
     number: Number
+    applied: bool = True
 
 
 class Processes(Message, frozen=True):
@@ -286,7 +290,14 @@ class Upgraded(Message, frozen=True):
 
 # -------------------------------------------------------------------------------------------------------------- supervisor and loader
 class Read(Message, frozen=True):
-    """Loader -> supervisor: the file has been read. Descriptor: what came of it, for the controller."""
+    """Loader -> supervisor: the file has been read. Descriptor: what came of it, for the controller.
+
+    Args:
+        tls_files: which files the TLS of the configuration names (`control_plane.tls.files.TlsFiles`), as JSON; they are watched, and read
+            again when they change.
+    """
+
+    tls_files: bytes = b""
 
 
 # -------------------------------------------------------------------------------------------------------------- one fastlb and the next

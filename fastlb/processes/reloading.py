@@ -3,6 +3,10 @@
 Owns the loader process and the watch on the configuration file. SIGHUP, the controller (for the admin API) and a changed file lead to the
 same. Who asks while one goes on gets another one afterwards, once for all. It never looks into what a loader leaves: that is the
 controller's.
+
+The files that the configuration names for TLS are watched as well. When one of them changes a loader reads them alone, and nothing else of
+the configuration changes. Which they are is known from loaders and from the start, never from the controller, which could have any file
+read.
 """
 
 import asyncio
@@ -15,12 +19,15 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
 from fastlb import FastlbError
-from fastlb.control_plane.reading import Reading
+from fastlb.control_plane.reading import Reading, read_tls_again
+from fastlb.control_plane.tls.files import NO_FILES, TlsFiles
 from fastlb.processes.channel import Channel, open_pair
 from fastlb.processes.child import Child
 from fastlb.processes.loader import start_loader
-from fastlb.processes.messages import FromLoader, Reread, ToController
+from fastlb.processes.messages import FromLoader, Read, Reread, ToController
 from fastlb.processes.nursery import Nursery
 from fastlb.processes.output import report
 from fastlb.processes.systemd import notify
@@ -69,14 +76,18 @@ class Reloading:
     Args:
         path: of the file; "" where fastlb was started without one.
         read: what the loader does.
+        tls_files: what the configuration of the start names.
     """
 
-    def __init__(self, parent: Parent, nursery: Nursery, path: str, read: Callable[[], Reading]) -> None:
+    def __init__(self, parent: Parent, nursery: Nursery, path: str, read: Callable[[], Reading], tls_files: TlsFiles = NO_FILES) -> None:
         self._parent = parent
         self._nursery = nursery
         self._path = path
         self._read = read
         self._watched = WatchedFile(path)
+        self._tls_files = self._found_files = tls_files  # of the configuration in force; of the one that was read last
+        self._watched_files = [WatchedFile(name) for name in tls_files.paths()]
+        self._wants_all = False  # the configuration too, not only the files of TLS
         self._loader: Child | None = None
         self._wanted = asyncio.Event()
         self._ticket = 0  # the last that the controller drew; tickets are its own
@@ -91,12 +102,17 @@ class Reloading:
         """
         if ticket is not None:
             self._ticket = ticket
+        self._wants_all = True
         self._wanted.set()
 
-    def on_done(self, number: int) -> None:
+    def on_done(self, number: int, applied: bool = True) -> None:
         """The controller has applied what was read, or said why not. A number that is not due means nothing."""
-        if number == self._number:
-            self._done = number
+        if number != self._number:
+            return
+        self._done = number
+        if applied and self._found_files != self._tls_files:
+            self._tls_files = self._found_files
+            self._watched_files = [WatchedFile(name) for name in self._tls_files.paths()]
 
     async def run(self) -> None:
         """Reloads whenever it is wished. Runs until it is cancelled."""
@@ -104,30 +120,37 @@ class Reloading:
             await self._wanted.wait()
             await self._parent.wait_for(lambda: self._parent.is_started and self._parent.controller is not None)
             self._wanted.clear()
+            if not self._wants_all:
+                await self._reload(0, partial(read_tls_again, self._tls_files))
+                continue
+            self._wants_all = False
             if not self._parent.is_ending:
                 notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
-            await self._reload(self._ticket)
+            await self._reload(self._ticket, self._read)
             if not self._parent.is_ending:
                 notify("READY=1")
 
     async def watch(self) -> None:
-        """Wishes a reload whenever the file has changed. Runs until it is cancelled."""
-        while self._path:
+        """Wishes a reload whenever the file has changed, and files of TLS to be read when one of them has. Runs until it is cancelled."""
+        while True:
             await asyncio.sleep(WATCH_SECONDS)
-            if self._parent.is_watching and self._watched.has_changed():
+            if self._path and self._parent.is_watching and self._watched.has_changed():
                 self.request()
+            changed = [file for file in self._watched_files if file.has_changed()]  # each of them looks
+            if changed:
+                self._wanted.set()
 
     def close(self) -> None:
         """Ends a loader that still runs."""
         if self._loader is not None:
             self._loader.signal(signal.SIGKILL)
 
-    async def _reload(self, ticket: int) -> None:
+    async def _reload(self, ticket: int, read: Callable[[], Reading]) -> None:
         self._number += 1
         number = self._number
         controller = self._parent.controller
         try:
-            descriptor = await self._load()
+            descriptor = await self._load(read)
         except LoadError as error:
             self._parent.tell_controller(Reread(number, ticket, str(error)))
         else:
@@ -137,19 +160,22 @@ class Reloading:
         if self._done < number:
             report("the controller ended during a reload: whether the new configuration is in force is said above; reload again if not")
 
-    async def _load(self) -> int:
-        """Has a loader read the file; returns what it left, which the caller closes.
+    async def _load(self, read: Callable[[], Reading]) -> int:
+        """Has a loader read; returns what it left, which the caller closes.
 
         Raises:
             LoadError: there was nothing to read, or it did not come to its end.
         """
         if self._parent.is_ending:
             raise LoadError("fastlb is ending and takes no configuration any more")
-        if not self._path:
+        if not self._path and read is self._read:
             raise LoadError("there is nothing to reload: fastlb was started without a configuration file (fastlb serve -c FILE)")
-        self._watched.note()
+        if read is self._read:
+            self._watched.note()
+        for file in self._watched_files:
+            file.note()
         try:
-            loader = self._loader = self._start_loader()
+            loader = self._loader = self._start_loader(read)
         except OSError as error:
             raise LoadError(f"cannot fork the process that reads the configuration: {(error.strerror or str(error)).lower()}") from error
         left: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -159,14 +185,15 @@ class Reloading:
                 return await left
         except TimeoutError:
             loader.signal(signal.SIGKILL)
-            raise LoadError(f"{self._path}: reading it took more than {LOAD_SECONDS:g} s, and was given up") from None
+            what = self._path if read is self._read else "the files of TLS"
+            raise LoadError(f"{what}: reading it took more than {LOAD_SECONDS:g} s, and was given up") from None
 
-    def _start_loader(self) -> Child:
+    def _start_loader(self, read: Callable[[], Reading]) -> Child:
         """OSError: there is none, and nothing is left of it."""
         ours, theirs = open_pair()
         try:
             with theirs:
-                pid = start_loader(theirs, self._read)
+                pid = start_loader(theirs, read)
             try:
                 return Child(pid, Channel(ours, FromLoader))
             except OSError:
@@ -177,8 +204,10 @@ class Reloading:
             ours.close()
             raise
 
-    def _on_read(self, left: asyncio.Future[int], _: object, descriptors: list[int]) -> None:
+    def _on_read(self, left: asyncio.Future[int], message: object, descriptors: list[int]) -> None:
         if descriptors and not left.done():
+            if isinstance(message, Read) and message.tls_files:
+                self._found_files = msgspec.json.decode(message.tls_files, type=TlsFiles)
             left.set_result(os.dup(descriptors[0]))
 
     def _on_exit(self, loader: Child, left: asyncio.Future[int]) -> None:

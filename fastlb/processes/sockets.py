@@ -69,11 +69,11 @@ class BoundAddress:
     unix_file: tuple[int, int] | None = None  # device and inode, so that nobody else's socket is removed
     inherited: bool = False  # somebody else accepts there too, or keeps it for us: nothing is lost when we end
 
-    def urls(self) -> list[str]:
+    def urls(self, scheme: str = "http") -> list[str]:
         """What to connect to, with the ports that the kernel chose."""
         if self.address.unix_path:
             return [str(self.address)]
-        urls = (f"http://{format_host_port(*one.socket.getsockname()[:2])}" for one in self.sockets)
+        urls = (f"{scheme}://{format_host_port(*one.socket.getsockname()[:2])}" for one in self.sockets)
         return list(dict.fromkeys(urls))
 
     def close(self) -> None:

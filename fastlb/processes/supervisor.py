@@ -116,7 +116,7 @@ class Supervisor:
         )
         self._changeover: Changeover[Opened] = Changeover(self, life, crew)
         self._controller = controller = ControllerProcess(self, life, nursery, self._changeover)
-        self._reloading = Reloading(self, nursery, options.config_path, options.read)
+        self._reloading = Reloading(self, nursery, options.config_path, options.read, options.tls_files)
         self._succession = Succession(
             options, predecessor, shared, doors, life, nursery, crew, listening, self._changeover, controller, self
         )
@@ -286,8 +286,8 @@ class Supervisor:
                 self.cut(message, for_heir=False)
             case Reload(ticket):
                 self._reloading.request(ticket)
-            case Reloaded(number):
-                self._reloading.on_done(number)
+            case Reloaded(number, applied):
+                self._reloading.on_done(number, applied)
                 self._life.note_change()
             case Upgrade():
                 self._life.start(self._succession.upgrade())

@@ -6,6 +6,7 @@ from functools import partial
 
 from fastlb.control_plane.controller import ControllerOptions
 from fastlb.control_plane.reading import Reading
+from fastlb.control_plane.tls.files import NO_FILES, TlsFiles
 from fastlb.processes.descriptor_store import Stored
 from fastlb.processes.pid_file import PidFile
 from fastlb.processes.predecessor import NOTHING_STORED
@@ -32,6 +33,7 @@ class SupervisorOptions:
         inherited: listening sockets that the service manager opened.
         config_path: of the file that a reload reads; "" for none.
         read: reads it, in a process of its own that has the privileges of this one.
+        tls_files: that the configuration names.
         admin: where the admin API listens; borrowed, open until the end.
         runtime: the directory in which workers are found that outlive their supervisor; borrowed. None: they do not.
         stored: what the service manager has kept for us.
@@ -51,6 +53,7 @@ class SupervisorOptions:
     inherited: tuple[InheritedSocket, ...] = ()
     config_path: str = ""
     read: Callable[[], Reading] = Reading
+    tls_files: TlsFiles = NO_FILES
     admin: tuple[BoundAddress, ...] = ()
     runtime: RuntimeDirectory | None = None
     stored: Stored = NOTHING_STORED

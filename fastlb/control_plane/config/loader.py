@@ -5,8 +5,8 @@ are raised together as one ConfigError; nothing else is ever raised about what a
 """
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fastlb.control_plane.config.address import BindAddress
@@ -42,6 +42,7 @@ from fastlb.control_plane.config.schema import (
     Route,
 )
 from fastlb.control_plane.config.sticky import check_stickies
+from fastlb.control_plane.config.tls import check_tls, find_places
 from fastlb.control_plane.config.toml import KeyPath, TomlDocument
 
 # A thousand pools of a hundred backends take 4 MB; a file larger than this was not meant.
@@ -56,11 +57,13 @@ class Loaded:
 
     Args:
         overridden: the keys of [global] whose values the command line knew better.
+        places: where the files of TLS were named, by their paths as written.
     """
 
     config: Config
     warnings: tuple[Problem, ...] = ()
     overridden: tuple[str, ...] = ()
+    places: Mapping[str, Place] = field(default_factory=dict)
 
 
 def load_file(path: str) -> Loaded:
@@ -110,6 +113,8 @@ def read_config(source: Source, problems: Iterable[Problem] = ()) -> Loaded:
     check_healths(reader, {path: [backend.address for backend in pool.backends] for path, pool in reader.all_read(Pool)})
     check_passive_health(reader)
     _check_sticky_key(reader)
+    check_tls(reader)
+    _check_ticket_keys(reader)
     _check_logs(reader, config)
     if source.complete:
         _check_parts(reader)
@@ -117,7 +122,7 @@ def read_config(source: Source, problems: Iterable[Problem] = ()) -> Loaded:
     known += [problem for problem in reader.problems if problem.place.line not in damaged_lines]
     if known:
         raise ConfigError(known)
-    return Loaded(_add_implied_route(config), tuple(sorted(reader.warnings)))
+    return Loaded(_add_implied_route(config), tuple(sorted(reader.warnings)), places=find_places(reader))
 
 
 def _read_text(path: str) -> tuple[str, str, list[Problem]]:
@@ -159,6 +164,14 @@ def _check_listeners(reader: Reader) -> None:
             found = f"a second listener is called {quote(listener.name)}"
             reader.reject((*path, "name"), found, f"the first is {_at(names[listener.name])}: each needs a name of its own")
         names.setdefault(listener.name, place)
+        if listener.redirect_https and listener.tls.is_on:
+            right = "its clients use HTTPS already, and would be sent in circles"
+            reader.reject_key((*path, "redirect_https"), "redirect_https of a listener with tls", right)
+        if listener.hsts.text and not listener.tls.is_on:
+            right = (
+                "HSTS is said over HTTPS only (RFC 6797 section 7.2); behind another TLS proxy set it with response_headers of the routes"
+            )
+            reader.reject_key((*path, "hsts"), "hsts of a listener without tls", right)
         limits = listener.limits
         if limits.target_bytes > limits.head_bytes and "target" in reader.source.values["listeners"][path[1]].get("limits", {}):
             right = "the target is part of the head, whose limit is met first"
@@ -245,6 +258,13 @@ def _check_sticky_key(reader: Reader) -> None:
     for path, settings in reader.all_read(GlobalSettings):
         if settings.sticky_key and settings.sticky_key_file:
             reader.reject_key((*path, "sticky_key_file"), "there is a sticky_key as well", "the secret is in one place: keep one of them")
+
+
+def _check_ticket_keys(reader: Reader) -> None:
+    for path, settings in reader.all_read(GlobalSettings):
+        if settings.ticket_key_file and "ticket_key_rotation" in reader.source.values["global"]:
+            right = "whoever writes that file rotates them"
+            reader.reject_key((*path, "ticket_key_rotation"), "the keys of tickets come from ticket_key_file", right)
 
 
 def _read_zone(reader: Reader) -> str:

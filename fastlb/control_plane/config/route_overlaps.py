@@ -12,7 +12,7 @@ from typing import TypeVar
 from fastlb.control_plane.config.errors import Place, quote
 from fastlb.control_plane.config.reader import Reader
 from fastlb.control_plane.config.request_condition import NamedCondition, Wanted
-from fastlb.control_plane.config.schema import Route
+from fastlb.control_plane.config.schema import Listener, Route
 from fastlb.control_plane.config.toml import KeyPath
 
 # Rules of one location are tried one after the other: some 20 to 100 ns each.
@@ -28,7 +28,11 @@ Entry = tuple[KeyPath, Route]
 def check_overlaps(reader: Reader) -> None:
     """Two routes for the same requests are an error; what else is probably not meant is a warning."""
     locations: dict[tuple[str, str, bool], list[Entry]] = {}
-    for path, route in reader.all_read(Route):
+    listeners = [listener for _, listener in reader.all_read(Listener)]
+    others = tuple(listener.name for listener in listeners if not listener.redirect_https)
+    for path, read in reader.all_read(Route):
+        # A listener that redirects knows the routes that name it, and no others.
+        route = replace(read, listeners=others) if others and not read.listeners and len(others) < len(listeners) else read
         for host in route.hosts:
             locations.setdefault((host, route.path.literal, route.path.exact), []).append((path, route))
     warned: set[KeyPath] = set()

@@ -52,6 +52,7 @@ from fastlb.control_plane.config.route_options import (
 from fastlb.control_plane.config.route_pattern import RoutePath, parse_host, parse_path
 from fastlb.control_plane.config.sticky import Sticky
 from fastlb.control_plane.config.template import Template, parse_key, parse_target
+from fastlb.control_plane.config.tls import Hsts, ListenerTls, parse_pem_path
 from fastlb.control_plane.config.toml import KeyPath
 
 ROUND_ROBIN = "round_robin"
@@ -255,6 +256,13 @@ class GlobalSettings:
     )
     sticky_key: str = option("sticky_key", Text("a secret", parse_secret, "a8Vn2-4kPz-w0Qyt"), "", ("cookie_key", "dynamic-cookie-key"))
     sticky_key_file: str = option("sticky_key_file", Text("a path", parse_file_path, "/etc/fastlb/sticky.key"), "")
+    ticket_key_file: str = option(
+        "ticket_key_file",
+        Text("a path", parse_pem_path, "/etc/fastlb/tickets.keys"),
+        "",
+        ("ticket_keys", "ssl_session_ticket_key", "tls-ticket-keys"),
+    )
+    ticket_key_rotation_ms: int = option("ticket_key_rotation", duration("10m", "7d"), "12h", ("ticket_rotation",))
     state_dir: str = option("state_dir", Text("a path", parse_directory, "/var/lib/fastlb"), "", ("state_directory",))
     resolver: tuple[tuple[str, int], ...] = option(
         "resolver", ListOf(Text("a name server", parse_server_address, "10.0.0.2")), [], ("resolvers", "nameserver", "nameservers", "dns")
@@ -365,6 +373,11 @@ class Listener:
     backlog: int = option("backlog", Count(1, 65535), 4096)
     access_log: AccessLogs = option("access_log", LogList(may_inherit=True), "inherit", ("access_logs", "log", "logs"))
     defer_accept: bool = option("defer_accept", Flag(), True, ("deferred", "defer-accept"))
+    tls: ListenerTls = table("tls", ListenerTls, ("ssl", "https"))
+    hsts: Hsts = option("hsts", TextOrTable(Hsts, "max_age"), "off", ("strict_transport_security",), Hsts)
+    redirect_https: bool = option(
+        "redirect_https", Flag(), False, ("https_redirect", "ssl_redirect", "force_https", "redirect_to_https", "https_only")
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,7 @@ from fastlb.control_plane.config.route_options import CLOSE, NO_ANSWER, Fields, 
 from fastlb.control_plane.config.route_pattern import ANY_HOST, parse_host
 from fastlb.control_plane.config.schema import AccessLogs, Config, LogList
 from fastlb.control_plane.config.template import Template
+from fastlb.control_plane.config.tls import CertificateList
 from fastlb.control_plane.config.toml import KeyPath
 
 # A header field, parameter or cookie that must not be there: "!" without a value.
@@ -80,7 +81,7 @@ def write_value(value: Any, kind: Kind[Any]) -> Any:
             return {NO_ANSWER: "none", CLOSE: "close"}.get(value, value)
         case InnerTable() | TextOrTable():
             return write_table(value)
-        case TableArray():
+        case TableArray() | CertificateList():
             return [write_table(one) for one in value]
         case NamedTables():
             return {one.name: write_table(one) for one in value}

@@ -15,6 +15,8 @@ from fastlb.control_plane.config.schema import Config
 from fastlb.control_plane.reading import Reading, warn_of_settings_that_stay, write_reading
 from fastlb.control_plane.reloads import Outcome, Reloads
 from fastlb.control_plane.sticky_key import StickyKey
+from fastlb.control_plane.tls.files import TlsFiles
+from fastlb.control_plane.tls.material import Material
 from fastlb.processes.messages import FromController, Reload, Reloaded, Reread
 
 CONFIG = load_text('[[listeners]]\nname = "web"\nbind = ":80"\n[pools.p]\nbackends = "127.0.0.1:1"\n', "f").config
@@ -29,16 +31,21 @@ class Case:
         self.applied: list[tuple[Config, StickyKey | None]] = []
         self.refusal = ""
         self.mistake: Exception | None = None
-        self.reloads = Reloads(self.said.append, self.apply, CONFIG.settings)
+        self.generation = 0
+        self.renewed: list[Material] = []
+        self.reloads = Reloads(self.said.append, self.use, CONFIG.settings)
 
-    async def apply(self, config: Config, sticky_key: StickyKey | None, frozen: bytes) -> int:
-        assert pickle.loads(frozen) == config
+    async def use(self, reading: Reading) -> tuple[int, tuple[str, ...]]:
         if self.refusal:
             raise FastlbError(self.refusal)
         if self.mistake is not None:
             raise self.mistake
-        self.applied.append((config, sticky_key))
-        return len(self.applied) + 1
+        if reading.config is None:
+            self.renewed.append(reading.tls)
+            return self.generation, ()
+        assert pickle.loads(reading.frozen) == reading.config
+        self.applied.append((reading.config, reading.sticky_key))
+        return len(self.applied) + 1, ()
 
     def ask(self) -> "asyncio.Task[Outcome]":
         return asyncio.create_task(self.reloads.ask())
@@ -114,7 +121,7 @@ def test_errors_are_answered_and_said(capsys: pytest.CaptureFixture[str], readin
         case.read(1, 1, reading)
         assert (await asked).as_json() == {"errors": errors}
         await asyncio.sleep(0)
-        assert case.said[-1] == Reloaded(1)
+        assert case.said[-1] == Reloaded(1, applied=False)
 
     run(go)
     said = capsys.readouterr().err.splitlines()
@@ -137,7 +144,7 @@ def test_a_mistake_of_ours_ends_its_reload_and_the_next_one_is_made(
         case.mistake = mistake
         case.read(1, 1, Reading(CONFIG))
         assert list((await asked).errors) == errors
-        while case.said[-1] != Reloaded(1):
+        while case.said[-1] != Reloaded(1, applied=False):
             await asyncio.sleep(0)
         case.mistake = None
         case.read(2, 1, Reading(CONFIG))
@@ -158,10 +165,42 @@ def test_what_a_loader_left_and_nobody_can_read_ends_its_reload_too() -> None:
         case.reloads.take(Reread(1, 1, ""), [os.memfd_create("nothing")])
         (error,) = (await asked).errors
         assert error.startswith("a mistake in fastlb: EOFError: ")
-        while case.said[-1] != Reloaded(1):
+        while case.said[-1] != Reloaded(1, applied=False):
             await asyncio.sleep(0)
 
     run(go)
+
+
+@pytest.mark.parametrize(("generation", "says"), [(0, ""), (7, "fastlb: certificates reloaded (generation 7)\n")])
+def test_files_of_tls_that_were_read_alone_change_no_configuration_and_answer_nobody(
+    capsys: pytest.CaptureFixture[str], generation: int, says: str
+) -> None:
+    async def go(case: Case) -> None:
+        asked = case.ask()
+        await asyncio.sleep(0)
+        case.generation = generation
+        case.read(1, 0, Reading(tls=Material(TlsFiles("/etc"))))
+        while case.said[-1] != Reloaded(1):
+            await asyncio.sleep(0)
+        assert case.renewed == [Material(TlsFiles("/etc"))]
+        assert (case.applied, asked.done()) == ([], False)
+        asked.cancel()
+
+    run(go)
+    assert capsys.readouterr() == (says, "")
+
+
+def test_files_of_tls_that_cannot_be_put_in_force_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    async def go(case: Case) -> None:
+        case.refusal = "worker 0 refused"
+        case.read(1, 0, Reading(tls=Material()))
+        while not case.said:
+            await asyncio.sleep(0)
+        assert case.said == [Reloaded(1, applied=False)]
+
+    run(go)
+    head = "fastlb: the files of TLS were not put in force, and what they held before stays:"
+    assert capsys.readouterr() == ("", f"{head}\nfastlb: worker 0 refused\n")
 
 
 def test_what_kept_the_file_from_being_read_is_an_error() -> None:

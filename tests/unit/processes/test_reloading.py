@@ -13,6 +13,8 @@ from typing import Any, NoReturn, cast
 import pytest
 
 from fastlb.control_plane.reading import Reading, read_again, take_reading
+from fastlb.control_plane.tls.files import NO_FILES, TlsFiles
+from fastlb.control_plane.tls.material import reread_material
 from fastlb.processes import reloading
 from fastlb.processes.child import Child
 from fastlb.processes.loader import start_loader
@@ -20,7 +22,9 @@ from fastlb.processes.messages import Reread, ToController
 from fastlb.processes.nursery import Nursery
 from fastlb.processes.reloading import Reloading, WatchedFile
 from fastlb.processes.zygote import ZygoteOptions
+from tests.support.authority import Authority
 
+AUTHORITY = Authority()
 FOUND = Reading(errors=("f:1:1: nonsense",))
 
 
@@ -46,24 +50,24 @@ class Supervisor:
 
 
 class Case:
-    def __init__(self, read: Callable[[], Reading], path: str) -> None:
+    def __init__(self, read: Callable[[], Reading], path: str, tls_files: TlsFiles) -> None:
         self.supervisor = Supervisor()
         nursery = Nursery(cast(Any, self.supervisor), ZygoteOptions(lambda: None, lambda *_: None), frozenset())
-        self.reloading = Reloading(self.supervisor, nursery, path, read)
+        self.reloading = Reloading(self.supervisor, nursery, path, read, tls_files)
 
     async def hear(self) -> tuple[Reread, Reading | None]:
         """What the controller is told next."""
         return await asyncio.wait_for(self.supervisor.told.get(), 20)
 
-    def finish(self, number: int) -> None:
+    def finish(self, number: int, applied: bool = True) -> None:
         """The controller has done it."""
-        self.reloading.on_done(number)
+        self.reloading.on_done(number, applied)
         self.supervisor.changed.set()
 
 
 @asynccontextmanager
-async def run(read: Callable[[], Reading] = lambda: FOUND, path: str = "f") -> AsyncIterator[Case]:
-    case = Case(read, path)
+async def run(read: Callable[[], Reading] = lambda: FOUND, path: str = "f", tls_files: TlsFiles = NO_FILES) -> AsyncIterator[Case]:
+    case = Case(read, path, tls_files)
     task = asyncio.create_task(case.reloading.run())
     yield case
     case.reloading.close()
@@ -209,6 +213,62 @@ def test_a_loader_that_takes_too_long_is_killed(monkeypatch: pytest.MonkeyPatch,
         async with run(hang) as case:
             case.reloading.request(1)
             assert (await case.hear())[0].error == "f: reading it took more than 0.05 s, and was given up"
+
+    asyncio.run(go())
+
+
+class Pair:
+    """A certificate with its key, in two files."""
+
+    def __init__(self, directory: Path, name: str = "shop") -> None:
+        self.directory, self.name = directory, name
+        self.files = TlsFiles(str(directory), ((f"{name}.pem", f"{name}.key"),))
+        self.write("a.example")
+
+    def write(self, host: str) -> None:
+        AUTHORITY.issue(host).write(self.directory, self.name)
+
+    def names(self, reading: Reading | None) -> tuple[str, ...]:
+        """What was read there, which is all that was read."""
+        assert reading is not None and reading.config is None
+        (certificate,) = reading.tls.certificates.values()
+        return certificate.names
+
+
+def test_a_changed_certificate_is_read_and_nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(reloading, "WATCH_SECONDS", 0.01)
+    pair = Pair(tmp_path)
+
+    async def go() -> None:
+        async with run(path="", tls_files=pair.files) as case:
+            case.supervisor.is_watching = False  # which is about the configuration file
+            watching = asyncio.create_task(case.reloading.watch())
+            for number, host in ((1, "b.example"), (2, "c.example")):
+                pair.write(host)
+                message, reading = await case.hear()
+                assert (message, pair.names(reading)) == (Reread(number, 0, ""), (host,))
+                case.finish(number)
+            watching.cancel()
+
+    asyncio.run(go())
+
+
+def test_what_is_watched_is_what_the_configuration_in_force_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(reloading, "WATCH_SECONDS", 0.01)
+    first, second = Pair(tmp_path, "first"), Pair(tmp_path, "second")
+
+    async def go() -> None:
+        async with run(lambda: Reading(tls=reread_material(second.files)), tls_files=first.files) as case:
+            for number, applied, watched in ((1, False, first), (3, True, second)):
+                case.reloading.request()
+                await case.hear()
+                case.finish(number, applied)
+                watching = asyncio.create_task(case.reloading.watch())
+                watched.write("new.example")
+                message, reading = await case.hear()
+                assert (message.number, watched.names(reading)) == (number + 1, ("new.example",))
+                case.finish(number + 1)
+                watching.cancel()
 
     asyncio.run(go())
 

@@ -1,0 +1,64 @@
+"""From the tls table of a listener and what its files hold to the calls of the snapshot's writer."""
+
+from fastlb import _core
+from fastlb.control_plane.config.schema import Listener
+from fastlb.control_plane.config.tls import OFF
+from fastlb.control_plane.tls.material import Material, Pair, list_served
+
+VERSIONS = {"1.2": 0x0303, "1.3": 0x0304}
+
+
+class TlsPlan:
+    """Adds each certificate once, however many listeners serve it."""
+
+    def __init__(self, writer: _core.SnapshotWriter, material: Material) -> None:
+        self._writer = writer
+        self._material = material
+        self._added: dict[Pair, int] = {}
+
+    def set_listener(self, index: int, listener: Listener) -> None:
+        """Makes a listener speak TLS, if it does."""
+        tls = listener.tls
+        if not tls.is_on:
+            return
+        identities, names = self._identify(listener)
+        clients = tls.client_certificates
+        self._writer.set_tls(
+            index,
+            identities=identities,
+            names=names,
+            default=0 if tls.unknown_names == "default" else None,
+            min_version=VERSIONS[tls.min_version],
+            max_version=VERSIONS[tls.max_version],
+            ciphers=tls.ciphers,
+            ciphersuites=":".join(tls.ciphersuites),
+            groups=":".join(tls.curves),
+            alpn=[protocol.encode() for protocol in tls.alpn],
+            handshake_timeout_ms=tls.handshake_timeout_ms,
+            tickets=tls.tickets,
+            session_timeout_s=tls.session_timeout_ms // 1000,
+            client_auth="none" if clients.mode == OFF else clients.mode,
+            client_ca=self._material.bundles[clients.ca] if clients.ca else b"",
+            client_crl=self._material.bundles[clients.crl] if clients.crl else b"",
+            client_depth=clients.depth,
+        )
+
+    def _identify(self, listener: Listener) -> tuple[list[list[int]], list[tuple[str, int]]]:
+        """The sets of certificates that are served for the same names, and of each name its set. The first is for all other names."""
+        by_name: dict[str, dict[str, int]] = {}
+        served = list_served(listener, self._material)
+        for certificate, names in served:
+            index = self._add((certificate.cert, certificate.key_file))
+            for name in names:
+                by_name.setdefault(name, {}).setdefault(certificate.key_type, index)
+        first, its_names = served[0]
+        default = by_name[its_names[0]] if its_names else {first.key_type: self._added[first.cert, first.key_file]}
+        identities: dict[tuple[int, ...], int] = {tuple(default.values()): 0}
+        names_served = [(name, identities.setdefault(tuple(of_name.values()), len(identities))) for name, of_name in by_name.items()]
+        return [list(certificates) for certificates in identities], names_served
+
+    def _add(self, pair: Pair) -> int:
+        if pair not in self._added:
+            certificate = self._material.certificates[pair]
+            self._added[pair] = self._writer.add_certificate(certificate.chain, certificate.key)
+        return self._added[pair]
