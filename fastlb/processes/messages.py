@@ -340,6 +340,8 @@ class Bequeath(Message, frozen=True):
     endpoints: Endpoints = {}
     given: tuple[tuple[Number, str], ...] = ()
     hears_cuts: bool = False
+    ticket_keys: tuple[bytes, ...] = ()  # as in Apply
+    ticket_keys_born: Number = 0
 
 
 class Freed(Message, frozen=True):

@@ -23,6 +23,7 @@ from types import MappingProxyType
 
 from fastlb import _core
 from fastlb.control_plane.config.address import BindAddress
+from fastlb.control_plane.tls.tickets import TicketKeys
 from fastlb.processes.channel import ChannelError
 from fastlb.processes.descriptor_store import Stored
 from fastlb.processes.handover import Orphan, Visit, find_orphans
@@ -61,6 +62,7 @@ class Predecessor:
         self.states = {} if shared is not None or not orphans else dict(orphans[0].states)  # of backends, where the memory is not ours
         self.weights = dict(orphans[0].weights) if orphans else {}
         self.endpoints = dict(orphans[0].endpoints) if orphans else {}
+        self.ticket_keys = TicketKeys()  # those of the dead are lost, and sessions begin anew
         self._sockets = list(sockets)
         self.shared = shared
         self._slots = {orphan.slot: orphan for orphan in slots}

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from fastlb import FastlbError, _core
+from fastlb.control_plane.tls.tickets import TicketKeys
 from fastlb.processes.changeover import Changeover, Snapshot
 from fastlb.processes.controller_process import ControllerProcess
 from fastlb.processes.crew import ENDING_SECONDS, SETTLE_SECONDS, Crew
@@ -188,6 +189,11 @@ class Succession:
     @property
     def endpoints(self) -> Endpoints:
         return self._changeover.snapshot.apply.endpoints if self._changeover.snapshot is not None else {}
+
+    @property
+    def ticket_keys(self) -> TicketKeys:
+        apply = self._changeover.snapshot.apply if self._changeover.snapshot is not None else None
+        return TicketKeys(apply.ticket_keys, apply.ticket_keys_born) if apply is not None else TicketKeys()
 
     @property
     def can_be_upgraded(self) -> bool:

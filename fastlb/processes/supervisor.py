@@ -88,7 +88,13 @@ def run_supervisor(options: SupervisorOptions) -> None:
         directory = options.runtime.path if options.runtime is not None else None
         predecessor = find_predecessor(directory, wanted, options.n_workers, options.stored)
     shared = predecessor.shared or _core.SharedMemory.create()
-    controller = replace(options.controller, states=predecessor.states, weights=predecessor.weights, endpoints=predecessor.endpoints)
+    controller = replace(
+        options.controller,
+        states=predecessor.states,
+        weights=predecessor.weights,
+        endpoints=predecessor.endpoints,
+        ticket_keys=predecessor.ticket_keys,
+    )
     options = replace(options, controller=controller)
     try:
         supervisor = Supervisor(options, shared, predecessor)

@@ -20,6 +20,7 @@ from typing import Protocol
 
 from fastlb import BUILD_ID, FastlbError, _core
 from fastlb.control_plane.config.address import BindAddress
+from fastlb.control_plane.tls.tickets import TicketKeys
 from fastlb.processes.channel import MAX_DESCRIPTORS, Channel, ChannelError, open_pair
 from fastlb.processes.child import Child
 from fastlb.processes.cuts import ELDER
@@ -64,6 +65,10 @@ class Parent(Protocol):
     @property
     def endpoints(self) -> Endpoints:
         """What names stand for in the snapshot in force."""
+
+    @property
+    def ticket_keys(self) -> TicketKeys:
+        """Those of the snapshot in force, unless they come from a file."""
 
     @property
     def can_be_upgraded(self) -> bool:
@@ -189,6 +194,8 @@ class Upgrading:
             parent.endpoints,
             given=given,
             hears_cuts=True,
+            ticket_keys=parent.ticket_keys.keys,
+            ticket_keys_born=int(parent.ticket_keys.born),
         )
         heir.send(bequest, parent.shared.fileno(), *(slot.event_fd for slot in slots), *more)
         for at in range(0, len(sockets), MAX_DESCRIPTORS):
@@ -305,6 +312,7 @@ class Elder:
         self.weights = bequest.weights
         self._hears_cuts = bequest.hears_cuts
         self.endpoints = bequest.endpoints
+        self.ticket_keys = TicketKeys(bequest.ticket_keys, bequest.ticket_keys_born)
         self.pids: dict[int, int] = {}  # it tells its own controller of them
 
     @property
