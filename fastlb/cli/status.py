@@ -61,11 +61,27 @@ def format_status(shown: dict[str, Any]) -> Iterable[str]:
     )
     yield ""
     yield from format_table(("LISTENER", "ADDRESSES"), [(one["name"], ", ".join(one["bind"])) for one in shown.get("listeners", ())])
+    if shown.get("certificates"):
+        yield ""
+        yield from format_certificates(shown["certificates"])
     for pool in shown.get("pools", ()):
         yield ""
         algorithm = f" ({pool['algorithm']})" if "algorithm" in pool else ""
         yield f"pool {pool['name']}{algorithm}" + (f", {pool['waiting']} waiting" if pool.get("waiting") else "")
         yield from format_backends(pool.get("backends", ()))
+
+
+def format_certificates(rows: Iterable[dict[str, Any]]) -> list[str]:
+    """A line for each certificate that is served."""
+    head = ("CERTIFICATE", "NAMES", "KEY", "EXPIRES", "LISTENERS")
+    lines = []
+    for row in rows:
+        names = row["names"]
+        more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+        expires = f"{row['expires']} (in {row['expires_in_s'] // 86400} d)" if row["expires_in_s"] >= 0 else f"{row['expires']}: expired"
+        stale = f"; an earlier one: {row['error']}" if row["error"] else ""
+        lines.append((row["file"], (", ".join(names[:2]) + more) or "-", row["key_type"], expires + stale, ", ".join(row["listeners"])))
+    return format_table(head, lines)
 
 
 def format_backends(rows: Iterable[dict[str, Any]], with_pool: bool = False) -> list[str]:

@@ -194,7 +194,7 @@ class Fastlb:
             connection = socket.socket(socket.AF_UNIX)
             address: Any = url.removeprefix("unix:")
         else:
-            host, _, port = url.removeprefix("http://").rpartition(":")
+            host, _, port = url.partition("://")[2].rpartition(":")
             connection = socket.socket(socket.AF_INET6 if host.startswith("[") else socket.AF_INET)
             address = (host.strip("[]"), int(port))
         if small_buffers:

@@ -1,6 +1,7 @@
 """Metrics, and whether this fastlb runs and serves: what machines ask for."""
 
 import asyncio
+import time
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from fastlb.control_plane.admin.messages import answer
-from fastlb.control_plane.metrics.exposition import OPENMETRICS_TYPE, TEXT_TYPE, Node, render
+from fastlb.control_plane.metrics.exposition import OPENMETRICS_TYPE, TEXT_TYPE, CertificateReading, Node, render
 from fastlb.control_plane.metrics.process import ProcessMetrics
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def routes(controller: "Controller") -> list[Route]:
     async def show_metrics(request: Request) -> Response:
         openmetrics = wants_openmetrics(request.headers.get("accept", ""))
         async with rendering:
-            node = Node(controller.generation, controller.meters.labels())
+            node = Node(controller.generation, controller.meters.labels(), list_certificates(controller))
             page = await asyncio.to_thread(render, controller.shared, node, openmetrics, partial(process.render, openmetrics))
         return Response(page, headers={"content-type": OPENMETRICS_TYPE if openmetrics else TEXT_TYPE})
 
@@ -35,6 +36,14 @@ def routes(controller: "Controller") -> list[Route]:
         return answer({"errors": [reason]}, 503) if reason else PlainTextResponse("ready\n")
 
     return [Route("/metrics", show_metrics), Route("/healthz", show_health), Route("/readyz", show_readiness)]
+
+
+def list_certificates(controller: "Controller") -> list[CertificateReading]:
+    now = time.time()
+    return [
+        CertificateReading(one.certificate.cert, one.certificate.names, one.certificate.seconds_left(now), one.failure is not None)
+        for one in controller.tls.list_kept()
+    ]
 
 
 def why_not_ready(controller: "Controller") -> str:

@@ -1,5 +1,6 @@
 """What a fastlb is doing: its processes, listeners, pools and counters."""
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
@@ -9,6 +10,7 @@ from starlette.routing import Route
 from fastlb import BUILD_ID, __version__
 from fastlb.control_plane.admin.backends import describe_backends, list_backends
 from fastlb.control_plane.admin.messages import ApiError, answer, read_object
+from fastlb.control_plane.tls.certificate import format_time
 
 if TYPE_CHECKING:
     from fastlb.control_plane.controller import Controller
@@ -69,6 +71,29 @@ def _describe_worker(controller: "Controller", slot: int) -> dict[str, int]:
     return {"generation": shared.worker_generation(slot), "connections": shared.worker_connections(slot)}
 
 
+def describe_certificates(controller: "Controller") -> list[dict[str, Any]]:
+    """Those that are served; `error` says why the files cannot be used as they are now, null if they can."""
+    now = time.time()
+    used: dict[tuple[str, str], list[str]] = {}
+    for listener in controller.config.listeners:
+        for files in listener.tls.certificates:
+            used.setdefault(files.pair, []).append(listener.name)
+    return [
+        {
+            "file": one.certificate.cert,
+            "names": list(one.certificate.names),
+            "listeners": used.get((one.certificate.cert, one.certificate.key_file), []),
+            "key_type": one.certificate.key_type,
+            "issuer": one.certificate.issuer,
+            "fingerprint": one.certificate.fingerprint,
+            "expires": format_time(one.certificate.not_after),
+            "expires_in_s": one.certificate.seconds_left(now),
+            "error": None if one.failure is None else str(one.failure),
+        }
+        for one in controller.tls.list_kept()
+    ]
+
+
 def describe(controller: "Controller") -> dict[str, Any]:
     """All of it at a glance."""
     config = controller.config
@@ -92,6 +117,7 @@ def describe(controller: "Controller") -> dict[str, Any]:
         "generation": controller.generation,
         "connections": controller.shared.connections(),
         "processes": list_processes(controller),
-        "listeners": [{"name": one.name, "bind": [str(address) for address in one.bind]} for one in config.listeners],
+        "listeners": [{"name": one.name, "bind": [str(address) for address in one.bind], "tls": one.tls.is_on} for one in config.listeners],
+        "certificates": describe_certificates(controller),
         "pools": pools,
     }

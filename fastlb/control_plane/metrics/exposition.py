@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import attrgetter
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from fastlb import BUILD_ID, __version__, _core
 from fastlb.control_plane.metrics import families as f
@@ -34,10 +34,21 @@ TOLD_BUCKETS = slice(0, len(_core.BUCKET_BOUNDS_US), 4)
 BOUNDS = tuple(repr(us / 1e6) for us in _core.BUCKET_BOUNDS_US[TOLD_BUCKETS])
 # More backends share one series: each takes some thirty lines.
 MAX_BACKENDS = 4096
+# Of certificates the first ones are told; the log and `fastlb status` tell of all.
+MAX_CERTIFICATES = 1024
 
 DOWN, DRAIN, MAINTENANCE, EJECTED = 1, 2, 4, 8  # of a backend's state (RowState)
 
 Labels = str  # 'pool="a",backend="b"', escaped
+
+
+class CertificateReading(NamedTuple):
+    """A certificate in force."""
+
+    file: str
+    names: Sequence[str]
+    seconds_left: int
+    is_stale: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +57,7 @@ class Node:
 
     generation: int
     meters: Mapping[int, tuple[str, str]]  # kind and label, by number
+    certificates: Sequence[CertificateReading] = ()
 
 
 class Page:
@@ -106,6 +118,7 @@ def render(shared: _core.SharedMemory, node: Node, openmetrics: bool, more: Call
     """
     page = Page(openmetrics)
     _add_node(page, shared, node)
+    _add_certificates(page, node.certificates[:MAX_CERTIFICATES])
     _add_listeners(page, _read_meters(shared, node.meters, LISTENER, "listener"))
     _add_routes(page, _read_meters(shared, node.meters, ROUTE, "route"))
     _add_pools(page, _read_meters(shared, node.meters, POOL, "pool"))
@@ -149,6 +162,18 @@ def _add_node(page: Page, shared: _core.SharedMemory, node: Node) -> None:
         page.begin(family)
         for result in values:
             page.add(family, label("result", "made" if result == "opened" else result), counters[f"{name}_{result}"])
+
+
+def _add_certificates(page: Page, certificates: Sequence[CertificateReading]) -> None:
+    labels = [f"{label('file', cut_label(one.file))},{label('names', cut_label(' '.join(one.names)))}" for one in certificates]
+    # The same certificate may be listed with two keys: a series is there once.
+    series = dict(zip(labels, certificates, strict=True))
+    page.begin(f.CERTIFICATE_EXPIRES)
+    for its_labels, one in series.items():
+        page.add(f.CERTIFICATE_EXPIRES, its_labels, one.seconds_left)
+    page.begin(f.CERTIFICATE_STALE)
+    for its_labels, one in series.items():
+        page.add(f.CERTIFICATE_STALE, its_labels, int(one.is_stale))
 
 
 # ---------------------------------------------------------------------------------------------------------- listeners, routes, pools

@@ -61,6 +61,12 @@ LOG_LINES = _counter("fastlb_log_lines", "result", "Lines of access logs: writte
 ACCEPT_PAUSES = _counter(
     "fastlb_accept_pauses", "", "How often a worker stopped to accept because it was out of descriptors or at max_connections."
 )
+CERTIFICATE_EXPIRES = _gauge(
+    "fastlb_certificate_expires_seconds", "file names", "Seconds until the certificate expires that is served from this file; below 0: ago."
+)
+CERTIFICATE_STALE = _gauge(
+    "fastlb_certificate_stale", "file names", "1: the file cannot be used as it is now, and what it held before is served."
+)
 
 LISTENER_CONNECTIONS = _gauge("fastlb_listener_connections", "listener", "Open client connections.")
 LISTENER_ACCEPTED = _counter("fastlb_listener_accepted", "listener", "Client connections that were accepted.")

@@ -29,7 +29,6 @@ class Kept:
     """
 
     certificate: Certificate
-    names: tuple[str, ...]
     failure: Finding | None
 
 
@@ -111,7 +110,7 @@ class TlsKeeper:
 
     def list_kept(self) -> list[Kept]:
         """Every certificate in force, in the order of the configuration."""
-        return [Kept(one, one.names, self.material.failures.get(pair)) for pair, one in self.material.certificates.items()]
+        return [Kept(one, self.material.failures.get(pair)) for pair, one in self.material.certificates.items()]
 
     def _on_due(self, config: Config) -> None:
         self._rotation = self._loop.call_later(RETRY_SECONDS, self._on_due, config)  # unless what follows is put in force

@@ -13,7 +13,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from fastlb import BUILD_ID, _core
-from fastlb.control_plane.metrics.exposition import BOUNDS, Node, escape_label, label_backends, render
+from fastlb.control_plane.metrics.exposition import BOUNDS, CertificateReading, Node, escape_label, label_backends, render
 from fastlb.control_plane.metrics.families import FAMILIES, Family
 from fastlb.control_plane.metrics.meters import OTHER
 from fastlb.control_plane.metrics.readings import BackendReading, read_backends
@@ -48,6 +48,17 @@ def value_of(families: dict[str, Any], sample: str, **labels: str) -> float:
     values = [one.value for family in families.values() for one in family.samples if one.name == sample and one.labels == labels]
     assert len(values) == 1, (sample, labels, values)
     return float(values[0])
+
+
+def test_certificates_are_told_once_each(world: Metered) -> None:
+    shop = CertificateReading("shop.pem", ["shop.example", "*.shop.example"], 86400, False)
+    certificates = [shop, shop, CertificateReading('o"ld.pem', [], -5, True)]
+    families = read(render(world.memory, Node(7, METERS, certificates), True), True)
+    labels = {"file": "shop.pem", "names": "shop.example *.shop.example"}
+    assert value_of(families, "fastlb_certificate_expires_seconds", **labels) == 86400
+    assert value_of(families, "fastlb_certificate_stale", **labels) == 0
+    assert value_of(families, "fastlb_certificate_expires_seconds", file='o"ld.pem', names="") == -5
+    assert value_of(families, "fastlb_certificate_stale", file='o"ld.pem', names="") == 1
 
 
 @pytest.mark.parametrize("openmetrics", [False, True])
@@ -101,7 +112,7 @@ def test_names_follow_the_conventions() -> None:
     for family in FAMILIES:
         assert re.fullmatch(r"fastlb(_[a-z]+)+", family.name)
         assert not family.name.endswith("_total")
-        assert (family.kind == "histogram") == family.name.endswith("_seconds")
+        assert family.name.endswith("_seconds") or family.kind != "histogram"
         assert family.help.endswith(".")
 
 

@@ -1,0 +1,206 @@
+"""Certificates that change while fastlb runs: real processes, real clients, no connection lost.
+
+What a certificate has to be is said by the unit tests of the same name, what TLS does on the wire by those of the data plane.
+"""
+
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.authority import Authority, key_pem, make_key, put
+from tests.support.configuration import configuration
+from tests.support.message import request, response
+from tests.support.process import Fastlb
+from tests.support.waiting import DEADLINE_SECONDS, wait_until
+
+ROOT = Authority()
+
+
+class Site:
+    """A directory with certificates, and a fastlb that serves them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.authority = directory / "ca.pem"
+        put(self.authority, ROOT.pem)
+
+    def issue(self, name: str, *hosts: str, number: int = 0) -> None:
+        ROOT.issue(*hosts, number=number).write(self.directory, name)
+
+    def text(self, backend, *names: str, more: dict | None = None, **arguments) -> str:
+        certificates = [{"cert": str(self.directory / f"{name}.pem"), "key": str(self.directory / f"{name}.key")} for name in names]
+        return configuration([backend], listener={"tls": {"certificates": certificates, **(more or {})}}, **arguments)
+
+    def connect(self, lb: Fastlb, host: str, context: ssl.SSLContext | None = None, session=None) -> ssl.SSLSocket:
+        plain = socket.create_connection(("127.0.0.1", lb.port), DEADLINE_SECONDS)
+        return (context or ROOT.client_context()).wrap_socket(plain, server_hostname=host, session=session)
+
+    def names(self, lb: Fastlb, host: str) -> set[str]:
+        """Those of the certificate that a client gets."""
+        with self.connect(lb, host) as client:
+            certificate = client.getpeercert()
+            assert certificate is not None
+            return {str(value) for _, value in certificate["subjectAltName"]}
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+def ask(client: ssl.SSLSocket, body: bytes) -> None:
+    """One request on a connection that stays."""
+    client.sendall(request("/", host="a.example"))
+    received = b""
+    while not received.endswith(body):
+        piece = client.recv(65536)
+        assert piece, received
+        received += piece
+    assert received.startswith(b"HTTP/1.1 200")
+
+
+def wait_for_message(lb: Fastlb, text: str) -> None:
+    wait_until(lambda: text in lb.messages(), f"{text!r} is said")
+
+
+def wait_for_renewal(lb: Fastlb) -> None:
+    while not lb.next_line().startswith("fastlb: certificates reloaded (generation "):
+        pass
+
+
+def test_changed_files_are_served_without_a_reload_and_open_connections_go_on(fastlb, instant, site):
+    site.issue("a", "a.example")
+    site.issue("b", "b.example", number=1)
+    lb = fastlb(site.text(instant(response(b"one")), "a", "b"), workers=2)
+    assert lb.urls[0].startswith("https://127.0.0.1:")
+    assert site.names(lb, "b.example") == {"b.example"}
+    with site.connect(lb, "a.example") as client:
+        ask(client, b"one")
+        lb.config_path.write_text("this is not read = ")
+        new = ROOT.issue("a.example", "new.example", number=2)
+        put(site.directory / "a.pem", new.pem)  # its key has not come yet: the old pair goes on
+        wait_for_message(lb, "a.key does not belong to the certificate")
+        assert "what it held before stays in use" in lb.messages()
+        assert site.names(lb, "a.example") == {"a.example"}
+        (row,) = [row for row in lb.control.request("GET", "/v1/status")[1]["certificates"] if row["error"]]
+        assert row["names"] == ["a.example"]
+        put(site.directory / "a.key", new.key_pem)
+        wait_for_renewal(lb)
+        for _ in range(8):  # whichever worker it is
+            assert site.names(lb, "new.example") == {"a.example", "new.example"}
+        ask(client, b"one")
+    assert [row["restarts"] for row in lb.processes()] == [0] * len(lb.processes())
+
+
+def test_a_bad_pair_at_a_reload_leaves_the_last_good_one_and_the_rest_is_applied(fastlb, instant, site):
+    site.issue("a", "a.example")
+    lb = fastlb(site.text(instant(response(b"one")), "a"))
+    put(site.directory / "a.key", key_pem(make_key("ec", 3)))
+    site.issue("b", "b.example", number=1)
+    site.issue("c", "c.example", number=2)
+    put(site.directory / "c.pem", b"nothing")
+    answer = lb.reload_ok(site.text(instant(response(b"two")), "a", "b", "c"))
+    kept, left_out = answer["warnings"]
+    assert "a.key does not belong to the certificate" in kept and kept.endswith("what it held before stays in use")
+    assert "c.pem: there is no certificate in it" in left_out and left_out.endswith("it is not served until it is right")
+    with site.connect(lb, "a.example") as client:
+        ask(client, b"two")
+    assert site.names(lb, "b.example") == {"b.example"}
+
+
+def test_the_start_fails_where_a_listener_has_no_certificate(site, backend, tmp_path):
+    path = tmp_path / "f.toml"
+    path.write_text(site.text(backend, "absent"))
+    for command in (["check", str(path)], ["serve", "-c", str(path)]):
+        done = subprocess.run([sys.executable, "-m", "fastlb", *command], capture_output=True, text=True, timeout=DEADLINE_SECONDS)
+        assert done.returncode == 2
+        assert re.search(r"f\.toml:\d+:\d+: .*absent\.pem: cannot be read: no such file or directory; ", done.stderr)
+
+
+def test_sessions_are_resumed_by_every_worker_and_after_reloads_and_a_new_controller(fastlb, instant, site):
+    site.issue("a", "a.example")
+    backend = instant(response(b"one"))
+    lb = fastlb(site.text(backend, "a"), workers=2)
+    saved = site.directory / "session"
+
+    def resume(*options: str) -> bool:
+        command = ["openssl", "s_client", "-connect", f"127.0.0.1:{lb.port}", "-servername", "a.example", "-CAfile", str(site.authority)]
+        done = subprocess.run(
+            [*command, *options], input=b"GET / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n", capture_output=True, timeout=20
+        )
+        assert b"Verify return code: 0" in done.stdout, done
+        return b"Reused, " in done.stdout
+
+    assert not resume("-sess_out", str(saved), "-ign_eof")
+    assert all(resume("-sess_in", str(saved), "-ign_eof") for _ in range(6))
+    lb.reload_ok(site.text(backend, "a", settings={"request_id": False}))
+    assert all(resume("-sess_in", str(saved), "-ign_eof") for _ in range(3))
+    (controller,) = [row["pid"] for row in lb.processes() if row["role"] == "controller"]
+    os.kill(controller, signal.SIGKILL)
+    lb.reconnect()
+    lb.reload_ok(site.text(backend, "a"))
+    assert all(resume("-sess_in", str(saved), "-ign_eof") for _ in range(3))
+
+
+def test_expiry_is_told_as_a_metric_in_the_status_and_as_a_warning(fastlb, instant, site):
+    ROOT.issue("a.example", days=5.5).write(site.directory, "a")
+    lb = fastlb(site.text(instant(), "a"))
+    assert "a.pem: the certificate expires in 5 days, at " in lb.messages()
+    page = lb.control.read("/metrics")[2].decode()
+    (seconds,) = re.findall(r'fastlb_certificate_expires_seconds{file=".*a\.pem",names="a\.example"} (\d+)', page)
+    assert 5 * 86400 < int(seconds) < 5.5 * 86400
+    _, status = lb.control.request("GET", "/v1/status")
+    (row,) = status["certificates"]
+    assert (row["listeners"], row["key_type"], row["issuer"], row["error"]) == (["web"], "ECDSA", "tests of fastlb", None)
+    shown = subprocess.run(
+        [sys.executable, "-m", "fastlb", "status", "--admin", f"unix:{lb.directory}/control"], capture_output=True, text=True, timeout=20
+    )
+    assert re.search(r"a\.pem +a\.example +ECDSA +\d{4}-\d\d-\d\d \d\d:\d\d UTC \(in 5 d\) +web", shown.stdout), shown
+
+
+def test_clients_need_a_certificate_and_the_list_of_revoked_ones_is_read_again(fastlb, instant, site):
+    site.issue("a", "a.example")
+    put(site.directory / "clients.crl", ROOT.revoke())
+    clients = {"mode": "required", "ca": str(site.authority), "crl": str(site.directory / "clients.crl")}
+    lb = fastlb(site.text(instant(response(b"one")), "a", more={"client_certificates": clients}))
+    good = ROOT.issue_client("alice", number=5)
+    good.write(site.directory, "alice")
+    context = ROOT.client_context()
+    context.load_cert_chain(site.directory / "alice.pem", site.directory / "alice.key")
+    with site.connect(lb, "a.example", context) as client:
+        ask(client, b"one")
+    with pytest.raises((ssl.SSLError, ConnectionError)), site.connect(lb, "a.example") as client:
+        ask(client, b"one")
+    put(site.directory / "clients.crl", ROOT.revoke(good))
+    wait_for_renewal(lb)
+    with pytest.raises((ssl.SSLError, ConnectionError)), site.connect(lb, "a.example", context) as client:
+        ask(client, b"one")
+
+
+def test_plain_clients_are_sent_to_https_and_answers_there_say_so(fastlb, instant, site):
+    site.issue("a", "a.example")
+    files = {"cert": str(site.directory / "a.pem"), "key": str(site.directory / "a.key")}
+    listeners = [
+        {"name": "plain", "redirect_https": True},
+        {"name": "web", "hsts": {"max_age": "365d", "subdomains": True}, "tls": {"certificates": files}},
+        {"name": "inner"},
+    ]
+    pools = {"main": {"backends": [instant(response(b"one"))]}}
+    routes = [{"pool": "main"}, {"path": "/plain/", "listener": "plain", "pool": "main"}]
+    lb = fastlb(configuration(listeners=listeners, pools=pools, routes=routes))
+    answer = lb.get("/a?b=c", host="a.example:8080", bind=0)
+    assert (answer.status, answer.all("location")) == (308, ["https://a.example/a?b=c"])
+    assert lb.get("/plain/x", bind=0).status == 200
+    assert lb.get("/a", bind=2).all("strict-transport-security") == []
+    with ROOT.client_context().wrap_socket(
+        socket.create_connection(("127.0.0.1", lb.port_of(1)), DEADLINE_SECONDS), server_hostname="a.example"
+    ) as client:
+        client.sendall(request("/a", host="a.example"))
+        assert b"Strict-Transport-Security: max-age=31536000; includeSubDomains\r\n" in client.recv(65536)
