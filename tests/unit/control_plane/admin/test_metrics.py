@@ -18,12 +18,18 @@ class Labels:
         return {}
 
 
+class NoCertificates:
+    def list_kept(self) -> list[Any]:
+        return []
+
+
 class PlayedController:
     """What the routes need of a controller."""
 
     shared = None
     generation = 1
     meters = Labels()
+    tls = NoCertificates()
 
     def __init__(self, *states: str) -> None:
         workers = tuple(ProcessState("worker", slot, 1, state, 0) for slot, state in enumerate(states))
