@@ -4,6 +4,7 @@ import contextlib
 import os
 import pwd
 import socket
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,12 @@ IDLE_PSS_KIB = 12 << 10  # what an idle worker may cost
 UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root changes accounts")
+
+
+@pytest.fixture
+def fastlb(fastlb):
+    """With an interpreter each: what is imported before the account changes, and what is shared, are the start's own."""
+    return partial(fastlb, fresh=True)
 
 
 def status_of(pid):

@@ -5,6 +5,7 @@ import signal
 import socket
 import sys
 import time
+from functools import partial
 
 import pytest
 
@@ -26,6 +27,12 @@ for index in range(count):
 os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(count))
 os.execvp(sys.argv[2 + count], sys.argv[2 + count:])
 """
+
+
+@pytest.fixture
+def fastlb(fastlb):
+    """With an interpreter each, as a service manager starts it."""
+    return partial(fastlb, fresh=True)
 
 
 @pytest.fixture

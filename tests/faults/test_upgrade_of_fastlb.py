@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sys
+from functools import partial
 from urllib.parse import quote
 
 import pytest
@@ -19,6 +20,12 @@ from tests.support.websocket import Chat, WebSocketEcho
 # Installed in place of Python, as far as a process that is started anew can see: it fails before it is ready.
 BROKEN = "#!/bin/sh\nexit 7\n"
 NEVER_READY = "#!/bin/sh\nexec sleep 600\n"
+
+
+@pytest.fixture
+def fastlb(fastlb):
+    """With an interpreter each: the start is what is tried here."""
+    return partial(fastlb, fresh=True)
 
 
 @pytest.fixture

@@ -16,8 +16,9 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from tests.support.hatchery import Hatched, hatchery
 from tests.support.message import request
 from tests.support.peer import Peer
 from tests.support.waiting import DEADLINE_SECONDS, wait_until
@@ -97,6 +98,7 @@ class Fastlb:
         user: the account of the workers, if this is root; "" for the default. Others than root cannot use the files of a test.
         open_directory: everybody may make files in `directory`.
         prefix: a command that runs the one which is given after it, in its own process.
+        fresh: begins with a new interpreter, as a user's does; otherwise the process is forked by the hatchery, which is cheap.
         environment: variables beside those that this process has.
         runtime: the runtime directory; None for one of its own.
     """
@@ -111,6 +113,7 @@ class Fastlb:
         user: str = "root",
         open_directory: bool = False,
         prefix: Sequence[str] = (),
+        fresh: bool = False,
         environment: dict[str, str] | None = None,
         pass_fds: Sequence[int] = (),
         runtime: Path | None = None,
@@ -125,26 +128,44 @@ class Fastlb:
         self._n_files = 0
         self._was_killed = False
         self.config_path = self.write(text)
-        command = [sys.executable, "-m", "fastlb", "serve", "-c", str(self.config_path)]
-        command += ["--admin", f"unix:{self.directory}/control", "--counters", str(self.directory / "counters")]
-        command += ["--pump-budget", str(pump_budget)]
+        arguments = ["serve", "-c", str(self.config_path)]
+        arguments += ["--admin", f"unix:{self.directory}/control", "--counters", str(self.directory / "counters")]
+        arguments += ["--pump-budget", str(pump_budget)]
         if workers:
-            command += ["--workers", str(workers)]
+            arguments += ["--workers", str(workers)]
         if os.geteuid() == 0 and user:
-            command += ["--user", user]
-        if descriptors:
-            command = ["sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh", *command]
-        self.process = subprocess.Popen(
-            [*prefix, *command],
-            cwd=ROOT,
-            env={**os.environ, "RUNTIME_DIRECTORY": str(runtime or self.directory / "run"), **(environment or {})},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            text=True,
-            pass_fds=pass_fds,
-            start_new_session=True,  # which tells its processes from all others
-        )
+            arguments += ["--user", user]
+        variables = {**os.environ, "RUNTIME_DIRECTORY": str(runtime or self.directory / "run"), **(environment or {})}
+        self.process: subprocess.Popen[str] | Hatched
+        if prefix or fresh:
+            assert not descriptors
+            self.process = subprocess.Popen(
+                [*prefix, sys.executable, "-m", "fastlb", *arguments],
+                cwd=ROOT,
+                env=variables,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                text=True,
+                pass_fds=pass_fds,
+                start_new_session=True,  # which tells its processes from all others
+            )
+            assert self.process.stdout is not None
+            self._stdout: IO[str] = self.process.stdout
+        else:
+            readable, writable = os.pipe()
+            self._stdout = os.fdopen(readable)  # closed by `kill`
+            try:
+                self.process = hatchery().start(
+                    arguments,
+                    stdout=writable,
+                    stderr=self._stderr.fileno(),
+                    environment=variables,
+                    pass_fds=pass_fds,
+                    descriptors=descriptors,
+                )
+            finally:
+                os.close(writable)
         self._reader = threading.Thread(target=self._read_lines, daemon=True)
         self._reader.start()
         while "ready (pid" not in (line := self.next_line()):
@@ -155,8 +176,7 @@ class Fastlb:
         self._applied = False
 
     def _read_lines(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
+        for line in self._stdout:
             self._lines.put(line)
         self._lines.put("")
 
@@ -433,8 +453,7 @@ class Fastlb:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._reader.join()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+        self._stdout.close()
         self._stderr.close()
         if hasattr(self, "control"):
             self.control.close()
