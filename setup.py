@@ -149,6 +149,7 @@ class BuildExt(build_ext):
     """Cythonizes late (so that `pip` reading metadata costs nothing), in parallel, and again when the flags have changed."""
 
     def finalize_options(self) -> None:
+        import Cython
         from Cython.Build import cythonize
 
         check_libraries()
@@ -161,6 +162,12 @@ class BuildExt(build_ext):
         if not self.stamp.exists() or self.stamp.read_text() != self.flags:
             self.force = True
             self.stamp.unlink(missing_ok=True)  # a build that fails half-way leaves objects of both kinds
+        # The C code is the same for all of them. A stamp beside it, so that it may be copied to a tree that is built in another way.
+        cython_flags = f"{hashlib.sha256((ROOT / 'setup.py').read_bytes()).hexdigest()} {Cython.__version__} {DEBUG}"
+        cython_stamp = ROOT / "build" / "cython" / "flags"
+        force = not cython_stamp.exists() or cython_stamp.read_text() != cython_flags
+        if force:
+            cython_stamp.unlink(missing_ok=True)
         extensions = [make_extension(path) for path in find_pyx()]
         with contextlib.redirect_stdout(io.StringIO()):  # two lines a module; errors and warnings go to stderr
             self.distribution.ext_modules = cythonize(
@@ -168,9 +175,10 @@ class BuildExt(build_ext):
                 build_dir="build/cython",
                 compiler_directives=DIRECTIVES,
                 emit_linenums=True,  # debuggers, profilers and sanitizers name the line of the .pyx file
-                force=bool(self.force),
+                force=force,
                 nthreads=min(JOBS, len(extensions)),
             )
+        cython_stamp.write_text(cython_flags)
         super().finalize_options()
         self.parallel = self.parallel or JOBS
 

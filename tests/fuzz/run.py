@@ -23,7 +23,7 @@ BUILD = TREE.parent  # corpus, findings and logs outlive this tree, which every 
 TELLING = re.compile(r"ERROR|SUMMARY|ALARM|runtime error|broken promise|/fastlb/|/tests/fuzz/|Error|^INFO: Loaded")
 SANITIZERS = "address,undefined"
 FLAGS = (
-    f"-O1 -g -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,{SANITIZERS} -fno-sanitize=function -fno-sanitize-recover=all "
+    f"-O1 -g1 -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,{SANITIZERS} -fno-sanitize=function -fno-sanitize-recover=all "
     "-Wno-incompatible-pointer-types-discards-qualifiers"  # Cython drops `const` in temporaries; gcc has no such warning
 )
 
