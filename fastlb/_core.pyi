@@ -168,6 +168,7 @@ class SnapshotWriter:
         max_in_flight: int,
         table_name: str | None = None,
         cookie: str = "",
+        tls_name: str = "",
     ) -> int: ...
     def set_sticky_table(
         self, pool: int, *, learn: str = "", size: int, expires_ms: int, v4_bits: int = 32, v6_bits: int = 128, flags: int = 0

@@ -46,7 +46,7 @@ def build_log_plan(config: Config) -> tuple[bytes, list[int | None]]:
         if not logs:
             sets.append(None)
             continue
-        compiler = LogCompiler(listener.name)
+        compiler = LogCompiler(listener)
         compiled = []
         for log in logs:
             operations = [*compiler.prefix(log.to), *compiler.operations(log.pieces())]
@@ -58,9 +58,9 @@ def build_log_plan(config: Config) -> tuple[bytes, list[int | None]]:
 class LogCompiler:
     """Turns formats and conditions of one listener's logs into operations and terms; `captures` is what they need of the heads."""
 
-    def __init__(self, listener_name: str) -> None:
+    def __init__(self, listener: Listener) -> None:
         self.captures: list[tuple[str, str]] = []
-        self._literals = {"listener": listener_name, "scheme": "http"}
+        self._literals = {"listener": listener.name, "scheme": "https" if listener.tls.is_on else "http"}
 
     def operations(self, pieces: Sequence[Piece]) -> Iterator[Operation]:
         """What writes a line, without its newline."""

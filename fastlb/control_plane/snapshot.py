@@ -115,6 +115,7 @@ def build_image(
         if pool.hedge.after_ms:
             writer.set_hedge(pool_index, after_ms=pool.hedge.after_ms)
         set_protection(writer, pool_index, pool)
+        tls_plan.set_backends(pool_index, pool)
         for group in list_groups(pool, settings, endpoints, weights):
             writer.begin_group(pool_index)
             for row in group:
@@ -126,6 +127,7 @@ def build_image(
                     weight=row.backend.weight,
                     max_in_flight=row.backend.max_in_flight,
                     table_name=row.table_name,
+                    tls_name=row.backend.address.host if pool.tls.enabled else "",
                     cookie=make_cookie_value(sticky_key, row.identity) if pool.sticky.cookie and sticky_key else "",
                 )
     routes = {}

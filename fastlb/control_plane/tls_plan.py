@@ -1,7 +1,7 @@
-"""From the tls table of a listener and what its files hold to the calls of the snapshot's writer."""
+"""From the tls tables of listeners and pools and what their files hold to the calls of the snapshot's writer."""
 
 from fastlb import _core
-from fastlb.control_plane.config.schema import Listener
+from fastlb.control_plane.config.schema import Listener, Pool
 from fastlb.control_plane.config.tls import OFF
 from fastlb.control_plane.tls.material import Material, Pair, list_served
 
@@ -9,7 +9,7 @@ VERSIONS = {"1.2": 0x0303, "1.3": 0x0304}
 
 
 class TlsPlan:
-    """Adds each certificate once, however many listeners serve it."""
+    """Adds each certificate once, however many use it."""
 
     def __init__(self, writer: _core.SnapshotWriter, material: Material) -> None:
         self._writer = writer
@@ -42,6 +42,21 @@ class TlsPlan:
             client_crl=self._material.bundles[clients.crl] if clients.crl else b"",
             client_depth=clients.depth,
         )
+
+    def set_backends(self, index: int, pool: Pool) -> None:
+        """Has the backends of a pool be spoken to by TLS, if they are."""
+        tls = pool.tls
+        if tls.enabled:
+            self._writer.set_backend_tls(
+                index,
+                verify=tls.verify,
+                server_name=tls.server_name,
+                ca=self._material.bundles[tls.ca] if tls.ca else b"",
+                certificate=self._add(tls.pair) if tls.cert else None,
+                min_version=VERSIONS[tls.min_version],
+                max_version=VERSIONS[tls.max_version],
+                resume=tls.resume,
+            )
 
     def _identify(self, listener: Listener) -> tuple[list[list[int]], list[tuple[str, int]]]:
         """The sets of certificates that are served for the same names, and of each name its set. The first is for all other names."""

@@ -204,3 +204,39 @@ def test_plain_clients_are_sent_to_https_and_answers_there_say_so(fastlb, instan
     ) as client:
         client.sendall(request("/a", host="a.example"))
         assert b"Strict-Transport-Security: max-age=31536000; includeSubDomains\r\n" in client.recv(65536)
+
+
+def test_backends_are_verified_shown_our_certificate_and_told_a_clients_that_nobody_can_forge(fastlb, instant, site):
+    site.issue("inner", "app.internal")
+    ROOT.issue_client("edge", number=6).write(site.directory, "edge")
+    fields = {"X-Subject": "{client_certificate_subject}", "X-Verify": "{client_certificate_verify}", "X-Scheme": "{scheme}"}
+    clients = {"mode": "required", "ca": str(site.authority)}
+    routes = [{"pool": "main", "response_headers": {"set": fields}}]
+    inner = fastlb(site.text(instant(response(b"one")), "inner", more={"client_certificates": clients}, routes=routes))
+    shown = {"ca": str(site.authority), "cert": str(site.directory / "edge.pem"), "key": str(site.directory / "edge.key")}
+    address = f"127.0.0.1:{inner.port}"
+    ways = {
+        "right": {**shown, "server_name": "app.internal"},
+        "wrong": shown,
+        "none": {**shown, "server_name": "app.internal", "cert": "", "key": ""},
+    }
+    pools = {name: {"backends": [address], "tls": tls, "keepalive": {"max_idle": 0}} for name, tls in ways.items()}
+    routes = [{"path": f"/{name}", "pool": name} for name in ways]
+    edge = fastlb(configuration(pools=pools, routes=routes))
+    answer = edge.get("/right", "X-Subject: CN=root")
+    assert (answer.status, answer.body) == (200, b"one")
+    assert [answer.get(name) for name in fields] == ["CN=edge", "SUCCESS", "https"]
+    assert edge.get("/wrong").get("x-fastlb-reason") == "backend:tls_certificate"
+    assert edge.get("/none").status == 502
+
+
+def test_a_log_says_what_is_known_of_a_clients_tls(fastlb, instant, site):
+    site.issue("a", "a.example")
+    log = site.directory / "log"
+    logged = {"to": str(log), "format": "{scheme} {tls_version} {tls_server_name} {tls_resumed} {client_certificate_verify} {status}"}
+    certificates = {"cert": str(site.directory / "a.pem"), "key": str(site.directory / "a.key")}
+    lb = fastlb([instant(response(b"one"))], listener={"tls": {"certificates": certificates}, "access_log": logged})
+    with site.connect(lb, "a.example") as client:
+        ask(client, b"one")
+    wait_until(lambda: log.exists() and log.read_text(), "a line is written")
+    assert log.read_text() == "https TLSv1.3 a.example no NONE 200\n"

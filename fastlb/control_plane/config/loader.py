@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fastlb.control_plane.config.address import BindAddress
 from fastlb.control_plane.config.errors import ConfigError, Place, Problem, nearest, quote, quote_all
-from fastlb.control_plane.config.health import check_healths
+from fastlb.control_plane.config.health import HTTP, check_healths
 from fastlb.control_plane.config.option import read_table
 from fastlb.control_plane.config.passive_health import check_passive_health
 from fastlb.control_plane.config.quantity import format_duration
@@ -239,9 +239,20 @@ def _check_pools(reader: Reader) -> None:
         if pool.panic_below and pool.when_all_down != "panic":
             right = 'when_all_down = "panic" says that backends that are down may be picked'
             reader.reject_key((*path, "panic_below"), "a pool that refuses when all are down does not panic before", right)
+        if pool.tls.enabled:
+            _check_backend_tls(reader, path, pool)
         if pool.queue.max and not all(backend.max_in_flight for backend in pool.backends):
             found = f"the pool {quote(pool.name)} has a queue, and a backend without max_connections"
             reader.warn((*path, "queue"), found, "it is never full: nobody ever waits")
+
+
+def _check_backend_tls(reader: Reader, path: KeyPath, pool: Pool) -> None:
+    if pool.tls.verify and not pool.tls.server_name and any(backend.address.unix_path for backend in pool.backends):
+        found = "a backend of this pool is a unix socket"
+        reader.reject_key((*path, "tls"), found, 'say what its certificate is for: server_name = "app.internal"')
+    if pool.health.type == HTTP and not pool.health.tls:
+        found = f"the backends of the pool {quote(pool.name)} speak TLS, and its health checks do not"
+        reader.warn((*path, "health"), found, "health.tls = true has them probed as they are used")
 
 
 def _check_hedge(reader: Reader, path: KeyPath, pool: Pool) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from fastlb.control_plane.config.braces import Name, split_braces
 from fastlb.control_plane.config.errors import Rejected, nearest, quote
+from fastlb.control_plane.config.template import OF_TLS, TLS_ELSEWHERE
 
 # Every field, in the order of the documentation. Besides these: request.NAME and response.NAME, header fields of either head.
 FIELDS = (
@@ -53,6 +54,7 @@ FIELDS = (
     "keep_alive",
     "tunnel",
     "pid",
+    *OF_TLS,
 )
 JSON_FIELDS = (
     "time",
@@ -75,6 +77,7 @@ JSON_FIELDS = (
 )
 # What other load balancers call a field.
 _ALSO_CALLED = {
+    **TLS_ELSEWHERE,
     "remote_addr": "client",
     "client_ip": "client",
     "remote_user": "user",

@@ -52,7 +52,7 @@ from fastlb.control_plane.config.route_options import (
 from fastlb.control_plane.config.route_pattern import RoutePath, parse_host, parse_path
 from fastlb.control_plane.config.sticky import Sticky
 from fastlb.control_plane.config.template import Template, parse_key, parse_target
-from fastlb.control_plane.config.tls import Hsts, ListenerTls, parse_pem_path
+from fastlb.control_plane.config.tls import BackendTls, BackendTlsKind, Hsts, ListenerTls, parse_pem_path
 from fastlb.control_plane.config.toml import KeyPath
 
 ROUND_ROBIN = "round_robin"
@@ -574,6 +574,7 @@ class Pool:
         "balance_factor", Factor(1.0, 100.0, "no bound"), 0.0, ("hash-balance-factor", "hash_balance_factor", "load_factor")
     )
     slow_start_ms: int = option("slow_start", duration("0s", "1h"), "0s", ("slowstart", "slow_start_window", "warmup"))
+    tls: BackendTls = option("tls", BackendTlsKind(), False, ("ssl", "backend_tls", "https"), BackendTls)
     subset: int = option("subset", Count(1, 65535, "all of them"), 0, ("subset_size", "subsetting"))
 
 

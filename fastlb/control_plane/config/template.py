@@ -14,8 +14,35 @@ from dataclasses import dataclass
 from fastlb.control_plane.config.braces import Name, split_braces
 from fastlb.control_plane.config.errors import Rejected, nearest, quote
 
+# Of a client's TLS: nothing where it speaks none.
+OF_TLS = (
+    "tls_version",
+    "tls_cipher",
+    "tls_server_name",
+    "tls_resumed",
+    "client_certificate_subject",
+    "client_certificate_issuer",
+    "client_certificate_serial",
+    "client_certificate_fingerprint",
+    "client_certificate_verify",
+)
+TLS_ELSEWHERE = {
+    "ssl_protocol": "tls_version",
+    "ssl_cipher": "tls_cipher",
+    "ssl_server_name": "tls_server_name",
+    "ssl_session_reused": "tls_resumed",
+    "ssl_client_s_dn": "client_certificate_subject",
+    "ssl_client_i_dn": "client_certificate_issuer",
+    "ssl_client_serial": "client_certificate_serial",
+    "ssl_client_fingerprint": "client_certificate_fingerprint",
+    "ssl_client_verify": "client_certificate_verify",
+    "sni": "tls_server_name",
+}
 # Values by when there are any, in the order of the documentation.
-OF_REQUESTS = ("client", "client_port", "scheme", "host", "http_host", "method", "uri", "path", "query", "request_id", "listener", "route")
+OF_REQUESTS = (
+    *("client", "client_port", "scheme", "host", "http_host", "method", "uri", "path", "query", "request_id", "listener", "route"),
+    *OF_TLS,
+)
 OF_ATTEMPTS = ("pool", "backend")
 OF_RESPONSES = ("status",)
 # Those with a name of their own behind a dot.
@@ -31,6 +58,7 @@ _NAMES = {
 }
 # What nginx and the access log call a value.
 _ALSO_CALLED = {
+    **TLS_ELSEWHERE,
     "remote_addr": "client",
     "client_ip": "client",
     "address": "client",

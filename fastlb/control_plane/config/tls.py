@@ -1,6 +1,6 @@
-"""The `tls` table of a listener: what it serves and to whom. Whether the files can be used is looked at when they are read (tls/).
+"""The `tls` tables of listeners and pools. Whether the files that they name can be used is looked at when they are read (tls/).
 
-Also what goes with it at a listener: HSTS, and plain listeners that send their clients to HTTPS.
+Also what goes with it at a listener: HSTS.
 """
 # ruff: noqa: RUF009  option() and table() declare fields, as dataclasses.field() does
 
@@ -8,8 +8,9 @@ import re
 from dataclasses import dataclass
 
 from fastlb.control_plane.config.errors import Place, Rejected, describe, quote
+from fastlb.control_plane.config.health import parse_server_name
 from fastlb.control_plane.config.kind import Choice, Count, Flag, ListOf, OrWord, Text, duration
-from fastlb.control_plane.config.option import TextOrTable, option, options_of, table
+from fastlb.control_plane.config.option import TextOrTable, option, options_of, read_table, table
 from fastlb.control_plane.config.reader import Reader
 from fastlb.control_plane.config.route_pattern import ANY_HOST, parse_host
 from fastlb.control_plane.config.toml import KeyPath
@@ -185,6 +186,49 @@ class ListenerTls:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BackendTls:
+    """`tls` of a pool: how its backends are spoken to."""
+
+    enabled: bool = option("enabled", Flag(), False, ("on", "ssl"))
+    verify: bool = option("verify", Flag(), True, ("proxy_ssl_verify", "ssl_verify"))
+    server_name: str = option(
+        "server_name", Text("a name", parse_server_name, "app.internal"), "", ("sni", "proxy_ssl_name", "verifyhost", "host")
+    )
+    ca: str = option(
+        "ca", Text("a path", parse_pem_path, "/etc/fastlb/backends-ca.pem"), "", ("ca_file", "ca-file", "proxy_ssl_trusted_certificate")
+    )
+    cert: str = option(
+        "cert", Text("a path", parse_pem_path, "/etc/fastlb/client.pem"), "", ("crt", "proxy_ssl_certificate", "certificate")
+    )
+    key: str = option("key", Text("a path", parse_pem_path, "/etc/fastlb/client.key"), "", ("proxy_ssl_certificate_key",))
+    min_version: str = option("min_version", Choice(VERSIONS, also_called=_VERSIONS_ELSEWHERE), "1.2", ("proxy_ssl_protocols",))
+    max_version: str = option("max_version", Choice(VERSIONS, also_called=_VERSIONS_ELSEWHERE), "1.3")
+    resume: bool = option("resume", Flag(), True, ("session_reuse", "proxy_ssl_session_reuse", "sessions"))
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """The files of our certificate and its key, which may be one."""
+        return self.cert, self.key or self.cert
+
+
+class BackendTlsKind:
+    """true, false, or a table, which says true."""
+
+    unit = "flag, or a table"
+
+    def range_text(self) -> str:
+        return f"true, false or a table: {', '.join(options_of(BackendTls))}"
+
+    def read(self, written: object, path: KeyPath, reader: Reader) -> BackendTls | None:
+        if isinstance(written, bool):
+            return read_table(BackendTls, {"enabled": written}, path, reader)
+        if isinstance(written, dict):
+            return read_table(BackendTls, {"enabled": True, **written}, path, reader)
+        reader.reject(path, f"found {describe(written)}", self.range_text())
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Hsts:
     """For how long browsers use HTTPS only (RFC 6797)."""
 
@@ -222,6 +266,14 @@ def check_tls(reader: Reader) -> None:
             if files.pair in pairs:
                 reader.reject((*path, "certificates", number), f"{quote(files.cert)} is listed a second time", "list it once")
             pairs.add(files.pair)
+    for path, backend in reader.all_read(BackendTls):
+        if backend.min_version > backend.max_version:
+            found = f"min_version {backend.min_version} is above max_version {backend.max_version}"
+            reader.reject((*path, "min_version"), found, "swap them")
+        if backend.key and not backend.cert:
+            reader.reject_key((*path, "key"), "the key of no certificate", 'name that: cert = "client.pem"')
+        if backend.ca and not backend.verify:
+            reader.reject_key((*path, "ca"), "nothing is verified where verify is false", "leave one of them out")
     for path, hsts in reader.all_read(Hsts):
         if hsts.max_age_ms == NO_HSTS and (hsts.subdomains or hsts.preload):
             reader.reject_key(path, "hsts does not say for how long", 'max_age = "365d"')
@@ -244,6 +296,10 @@ def find_places(reader: Reader) -> dict[str, Place]:
         places.setdefault(files.cert, reader.source.value_place((*path, "cert")))
         if files.key:
             places.setdefault(files.key, reader.source.value_place((*path, "key")))
+    for path, backend in reader.all_read(BackendTls):
+        for key, name in (("cert", backend.cert), ("key", backend.key), ("ca", backend.ca)):
+            if name:
+                places.setdefault(name, reader.source.value_place((*path, key)))
     for path, clients in reader.all_read(ClientCertificates):
         for key, name in (("ca", clients.ca), ("crl", clients.crl)):
             if name:

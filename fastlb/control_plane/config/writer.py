@@ -24,7 +24,7 @@ from fastlb.control_plane.config.route_options import CLOSE, NO_ANSWER, Fields, 
 from fastlb.control_plane.config.route_pattern import ANY_HOST, parse_host
 from fastlb.control_plane.config.schema import AccessLogs, Config, LogList
 from fastlb.control_plane.config.template import Template
-from fastlb.control_plane.config.tls import CertificateList
+from fastlb.control_plane.config.tls import BackendTlsKind, CertificateList
 from fastlb.control_plane.config.toml import KeyPath
 
 # A header field, parameter or cookie that must not be there: "!" without a value.
@@ -79,7 +79,7 @@ def write_value(value: Any, kind: Kind[Any]) -> Any:
             return 0 if value == 0 and kind.zero_means else kind.format_amount(value)
         case Status():
             return {NO_ANSWER: "none", CLOSE: "close"}.get(value, value)
-        case InnerTable() | TextOrTable():
+        case InnerTable() | TextOrTable() | BackendTlsKind():
             return write_table(value)
         case TableArray() | CertificateList():
             return [write_table(one) for one in value]

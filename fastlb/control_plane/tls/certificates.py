@@ -35,8 +35,13 @@ _NAME = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
 
 
-def read_certificate(files: TlsFiles, cert: str, key_file: str, now: float | None = None) -> tuple[Certificate, list[Finding]]:
+def read_certificate(
+    files: TlsFiles, cert: str, key_file: str, now: float | None = None, is_shown: bool = False
+) -> tuple[Certificate, list[Finding]]:
     """A certificate that can be served, and what is odd about it.
+
+    Args:
+        is_shown: we show it to backends, and serve it to nobody.
 
     Raises:
         TlsError: it cannot be.
@@ -55,8 +60,8 @@ def read_certificate(files: TlsFiles, cert: str, key_file: str, now: float | Non
             chain, odd = _order_chain(certificates, key, cert, key_file)
             leaf = chain[0]
             _refuse_weak(chain, cert)
-            names, odd_names = _read_names(leaf, cert)
-            found += [*odd, *odd_names, *_look_at_purpose(leaf, cert), *_look_at_chain(chain, cert)]
+            names, odd_names = ((), []) if is_shown else _read_names(leaf, cert)
+            found += [*odd, *odd_names, *(() if is_shown else _look_at_purpose(leaf, cert)), *_look_at_chain(chain, cert)]
         except (ValueError, TypeError, UnsupportedAlgorithm, x509.ExtensionNotFound) as error:
             raise TlsError(cert, f"this certificate cannot be understood: {error}", "ask its authority for another one") from error
     not_before, not_after = (int(at.timestamp()) for at in (leaf.not_valid_before_utc, leaf.not_valid_after_utc))

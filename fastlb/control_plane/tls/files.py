@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -43,6 +43,7 @@ class TlsFiles:
         authorities: bundles of certificates that sign others.
         crls: lists of revoked certificates.
         ticket_keys: "" where there is no such file.
+        shown: certificates and keys that we show to backends.
     """
 
     base: str = ""
@@ -50,13 +51,14 @@ class TlsFiles:
     authorities: tuple[str, ...] = ()
     crls: tuple[str, ...] = ()
     ticket_keys: str = ""
+    shown: tuple[tuple[str, str], ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.certificates or self.authorities or self.crls or self.ticket_keys)
+        return bool(self.certificates or self.shown or self.authorities or self.crls or self.ticket_keys)
 
     def paths(self) -> list[str]:
         """Where they all are, each once."""
-        pairs = (name for pair in self.certificates for name in pair)
+        pairs = (name for pair in (*self.certificates, *self.shown) for name in pair)
         named = (*pairs, *self.authorities, *self.crls, *([self.ticket_keys] if self.ticket_keys else []))
         return list(dict.fromkeys(str(self.resolve(name)) for name in named))
 
@@ -77,12 +79,15 @@ def list_files(config: Config, base: str) -> TlsFiles:
     """What a configuration names."""
     listeners = [listener.tls for listener in config.listeners if listener.tls.is_on]
     clients = [tls.client_certificates for tls in listeners]
+    backends = [pool.tls for pool in config.pools if pool.tls.enabled]
+    served = [files.pair for tls in listeners for files in tls.certificates]
     return TlsFiles(
         base,
-        tuple(dict.fromkeys(files.pair for tls in listeners for files in tls.certificates)),
-        _unique(one.ca for one in clients),
+        tuple(dict.fromkeys(served)),
+        _unique((*(one.ca for one in clients), *(one.ca for one in backends))),
         _unique(one.crl for one in clients),
         config.settings.ticket_key_file if listeners else "",
+        tuple(dict.fromkeys(one.pair for one in backends if one.cert and one.pair not in served)),
     )
 
 
@@ -106,5 +111,5 @@ def read_file(files: TlsFiles, name: str) -> tuple[bytes, os.stat_result]:
     return content, status
 
 
-def _unique(names: Iterator[str]) -> tuple[str, ...]:
+def _unique(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in dict.fromkeys(names) if name)

@@ -85,6 +85,8 @@ def reread_material(files: TlsFiles) -> Material:
 
     for pair in files.certificates:
         certificates.update((pair, one) for one in take(pair, partial(read_certificate, files, *pair)))
+    for pair in files.shown:
+        certificates.update((pair, one) for one in take(pair, partial(read_certificate, files, *pair, is_shown=True)))
     for name in files.authorities:
         bundles.update((name, pem) for pem in take(name, partial(read_authorities, files, name)))
     for name in files.crls:
@@ -130,6 +132,9 @@ def settle(read: Material, config: Config, last: Material = NO_MATERIAL) -> tupl
     for listener in config.listeners:
         if listener.tls.is_on and not any(files.pair in certificates for files in listener.tls.certificates):
             fatal |= {files.pair: left_out[files.pair] for files in listener.tls.certificates if files.pair in left_out}
+    for pool in config.pools:
+        if pool.tls.enabled and pool.tls.pair in left_out:
+            fatal[pool.tls.pair] = left_out[pool.tls.pair]
     if fatal:
         raise ConfigError(fatal.values())
     warnings += [f"{problem}; it is not served until it is right" for problem in left_out.values()]

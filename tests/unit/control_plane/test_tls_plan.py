@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from fastlb.control_plane.config.errors import ConfigError
 from fastlb.control_plane.config.loader import load_text
 from fastlb.control_plane.tls.material import NO_MATERIAL, load_material, settle
 from fastlb.control_plane.tls_plan import TlsPlan
@@ -20,10 +21,14 @@ class RecordingWriter:
     def __init__(self) -> None:
         self.certificates: list[tuple[bytes, bytes]] = []
         self.listeners: dict[int, dict[str, Any]] = {}
+        self.pools: dict[int, dict[str, Any]] = {}
 
     def add_certificate(self, chain: bytes, key: bytes) -> int:
         self.certificates.append((chain, key))
         return len(self.certificates) - 1
+
+    def set_backend_tls(self, index: int, **options: Any) -> None:
+        self.pools[index] = options
 
     def set_tls(self, index: int, **options: Any) -> None:
         self.listeners[index] = options
@@ -39,14 +44,15 @@ def directory(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def plan(directory: Path, *tables: str) -> RecordingWriter:
+def plan(directory: Path, *tables: str, pool: str = "") -> RecordingWriter:
     text = "".join(f'[[listeners]]\nname = "l{n}"\nbind = ":{n + 1}"\n{table}\n' for n, table in enumerate(tables))
-    config = load_text(text + POOL, "f").config
+    config = load_text(f"{text}{POOL}{pool}", "f").config
     material, _ = settle(load_material(config, str(directory / "f")), config)
     writer: Any = RecordingWriter()
     made = TlsPlan(writer, material)
     for index, listener in enumerate(config.listeners):
         made.set_listener(index, listener)
+    made.set_backends(0, config.pools[0])
     return writer  # type: ignore[no-any-return]
 
 
@@ -111,3 +117,37 @@ def test_settings_are_those_of_the_table(directory: Path) -> None:
         "client_crl": (directory / "crl").read_bytes(),
         "client_depth": 2,
     }
+
+
+def test_backends_are_spoken_to_plainly_unless_the_pool_says_otherwise(directory: Path) -> None:
+    assert plan(directory, tls("a")).pools == {}
+    usual = {
+        "verify": True,
+        "server_name": "",
+        "ca": b"",
+        "certificate": None,
+        "min_version": 0x0303,
+        "max_version": 0x0304,
+        "resume": True,
+    }
+    assert plan(directory, "", pool="tls = true").pools == {0: usual}
+
+
+def test_a_pool_has_its_authorities_and_shows_a_certificate(directory: Path) -> None:
+    ROOT.issue_client("fastlb", number=3).write(directory, "client")
+    table = 'tls = { ca = "ca", cert = "client.pem", key = "client.key", server_name = "app", min_version = "1.3", resume = false }'
+    writer = plan(directory, tls("a"), pool=table)
+    options = writer.pools[0]
+    assert (options["ca"], options["certificate"], options["server_name"], options["min_version"]) == (ROOT.pem, 1, "app", 0x0304)
+    assert writer.certificates[1][0] == (directory / "client.pem").read_bytes()
+    assert options["resume"] is False
+
+
+def test_a_certificate_that_is_shown_to_backends_needs_no_names_and_is_no_servers(directory: Path) -> None:
+    ROOT.issue_client("fastlb", number=3).write(directory, "client")
+    text = f'[[listeners]]\nname = "l"\nbind = ":1"\n{POOL}tls = {{ cert = "client.pem", key = "client.key" }}\n'
+    config = load_text(text, "f").config
+    assert settle(load_material(config, str(directory / "f")), config)[1] == []
+    (directory / "client.key").unlink()
+    with pytest.raises(ConfigError, match=r"client\.key: cannot be read"):
+        settle(load_material(config, str(directory / "f")), config)

@@ -4,7 +4,7 @@ import pytest
 
 from fastlb.control_plane.config.errors import ConfigError
 from fastlb.control_plane.config.loader import load_text
-from fastlb.control_plane.config.schema import Listener
+from fastlb.control_plane.config.schema import Listener, Pool
 from fastlb.control_plane.config.tls import CertificateFiles
 
 POOL = '\n[pools.p]\nbackends = "127.0.0.1:1"\n'
@@ -118,3 +118,45 @@ def test_where_each_file_is_named_is_known() -> None:
         "y.key": "f:4:58",
         "ca": "f:4:118",
     }
+
+
+# ---------------------------------------------------------------------------------------------------- pools
+def pool(text: str) -> Pool:
+    (found,) = load_text(
+        f'[[listeners]]\nname = "web"\nbind = ":80"\n[pools.p]\nbackends = "app.internal:8443"\n{text}\n', "f"
+    ).config.pools
+    return found
+
+
+@pytest.mark.parametrize(
+    ("written", "enabled"),
+    [("false", False), ("true", True), ("{}", True), ('{ ca = "ca.pem" }', True), ("{ enabled = false, resume = false }", False)],
+)
+def test_a_table_says_that_backends_speak_tls(written: str, enabled: bool) -> None:
+    assert not pool("").tls.enabled
+    assert pool(f"tls = {written}").tls.enabled == enabled
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("tls = 1", "found 1; true, false or a table: enabled, verify, "),
+        ('tls = { key = "a.key" }', "the key of no certificate; "),
+        ('tls = { verify = false, ca = "ca.pem" }', "nothing is verified where verify is false; "),
+        ('tls = { min_version = "1.3", max_version = "1.2" }', "min_version 1.3 is above max_version 1.2; "),
+        ('tls = { server_name = "a b" }', '"a b" is not a name; '),
+        ('tls = true\n[pools.q]\ntls = true\nbackends = "unix:/run/app"', "a backend of this pool is a unix socket; "),
+    ],
+)
+def test_one_mistake_of_a_pool_gives_one_error(text: str, expected: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        pool(text)
+    assert [problem for problem in raised.value.lines() if expected in problem], raised.value.lines()
+
+
+def test_health_checks_that_speak_plain_http_to_backends_with_tls_are_probably_not_meant() -> None:
+    text = '[[listeners]]\nname = "web"\nbind = ":80"\n[pools.p]\nbackends = "a.b:1"\ntls = true\nhealth = %s\n'
+    (warning,) = load_text(text % '{ type = "http" }', "f").warnings
+    assert warning.found == 'the backends of the pool "p" speak TLS, and its health checks do not'
+    assert load_text(text % '{ type = "http", tls = true }', "f").warnings == ()
+    assert load_text(text % '"tcp"', "f").warnings == ()
