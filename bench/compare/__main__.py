@@ -23,10 +23,10 @@ from bench.compare.record import to_json
 from bench.compare.report import render
 from bench.compare.restart import measure_restart
 from bench.compare.same_work import check_proxy
-from bench.compare.setups import measure_logs, measure_routes, measure_workers
+from bench.compare.setups import measure_logs, measure_routes, measure_tls, measure_workers
 from bench.compare.start import measure_start
 from bench.compare.turns import measure_slot, measure_work, takes_part
-from bench.compare.works import IDLE, LATENCY, LOG, ONLY_IN, PARTS, RESTART, ROUTES, START, WORKERS, WORKS
+from bench.compare.works import IDLE, LATENCY, LOG, ONLY_IN, PARTS, RESTART, ROUTES, START, TLS, WORKERS, WORKS
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -121,6 +121,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             run[LOG] = measure_logs(names, backend, directory, **some)
         if ROUTES in arguments.works:
             run[ROUTES] = measure_routes(names, backend, directory, **some)
+        if TLS in arguments.works:
+            run[TLS] = measure_tls(names, backend, directory, **some)
         if RESTART in arguments.works and FASTLB in names:
             run[RESTART] = measure_restart(backend, directory, repeats=3 if arguments.quick else 20, say=say)
     run["ended"] = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")

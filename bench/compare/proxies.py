@@ -75,6 +75,13 @@ _ROUTES = {
     "fastlb.toml": {False: "", True: _fastlb_routes()},
     "haproxy.cfg": {False: ""},
 }
+# One file with key and certificate, in the directory above the proxies' own. Versions, ciphers and tickets as each has them by default.
+_CERTIFICATE = "@DIRECTORY@/../server.pem"
+_TLS = {
+    "nginx.conf": (" ssl", f"ssl_certificate {_CERTIFICATE}; ssl_certificate_key {_CERTIFICATE}; ssl_protocols TLSv1.2 TLSv1.3;"),
+    "fastlb.toml": ("", f'tls = {{ certificates = ["{_CERTIFICATE}"] }}'),
+    "haproxy.cfg": (f" ssl crt {_CERTIFICATE} alpn http/1.1", ""),
+}
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"  # Debian keeps nginx and haproxy outside an ordinary user's PATH
 
 
@@ -85,6 +92,7 @@ class Setup:
     Args:
         logs: "" for no access log, "file" for one line per request to a file, "buffered" for what nginx gathers before it writes.
         routes: 20 routes with header edits in place of one.
+        tls: clients speak TLS.
         arguments: further ones of the command line.
     """
 
@@ -92,6 +100,7 @@ class Setup:
     cpus: tuple[int, ...] = (PROXY_CPU,)
     logs: str = ""
     routes: bool = False
+    tls: bool = False
     arguments: tuple[str, ...] = ()
 
 
@@ -104,10 +113,15 @@ class Proxy:
     port: int
     program: Program
     home: Path  # its files
+    scheme: str = "http"
 
     @property
     def target(self) -> str:
         return f"{ADDRESS}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://{self.target}"
 
 
 def executable(name: str) -> str | None:
@@ -142,7 +156,7 @@ def launched_proxy(name: str, backend: str, directory: Path, setup: Setup = USUA
     home.mkdir(exist_ok=True)
     port = free_port()
     with running(name, _command(name, port, backend, home, setup), cpus=setup.cpus, directory=home, cwd=native.ROOT) as program:
-        yield Proxy(label or name, port, program, home)
+        yield Proxy(label or name, port, program, home, "https" if setup.tls else "http")
 
 
 def _command(name: str, port: int, backend: str, home: Path, setup: Setup) -> list[str]:
@@ -180,11 +194,14 @@ def _fill(template: str, home: Path, port: int, backend: str, setup: Setup, buff
         "WORKERS": setup.workers,
         "LOGS": _LOGS[template][setup.logs],
         "ROUTES": _ROUTES[template][setup.routes],
+        "LISTEN_TLS": _TLS[template][0] if setup.tls else "",
+        "TLS": _TLS[template][1] if setup.tls else "",
+        "SCHEME": "https" if setup.tls else "http",
         "USER": pwd.getpwuid(os.getuid()).pw_name,
     }
     for key, value in values.items():
         text = text.replace(f"@{key}@", str(value))
-    text = text.replace("@DIRECTORY@", str(home))  # log lines name it
+    text = text.replace("@DIRECTORY@", str(home))  # log lines and certificates name it
     config = home / template
     config.write_text(text)
     return config

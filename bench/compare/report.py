@@ -21,6 +21,8 @@ from bench.compare.works import (
     ROUTES_AT_MOST,
     START,
     START_AT_MOST_MS,
+    TLS,
+    TLS_WORKS,
     WORKER_AT_MOST_MIB,
     WORKERS,
     WORKS,
@@ -88,7 +90,12 @@ def _lines(run: Mapping[str, Any]) -> Iterator[str]:
         yield ""
         yield "Every request was found in the file. nginx writes each line by itself unless it is told to buffer (64k, 1 s)."
     if ROUTES in run:
-        yield from _routes_lines(run[ROUTES], targets)
+        yield from ("", "## 20 routes with header edits, and an access log; 128-byte responses, 64 keep-alive connections", "")
+        yield from _beside_peer(run[ROUTES], ROUTES, ROUTES_AT_MOST, "", targets)
+    if TLS in run:
+        for work in TLS_WORKS:
+            yield from ("", f"## {work.title}", "")
+            yield from _beside_peer(run[TLS][work.name], work.name, work.at_most, work.wanted, targets)
     if RESTART in run:
         yield from _restart_lines(run[RESTART], targets)
     if targets:
@@ -186,8 +193,7 @@ def _setup_lines(slots: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
 
 
-def _routes_lines(slots: Sequence[Mapping[str, Any]], targets: list[str]) -> Iterator[str]:
-    yield from ("", "## 20 routes with header edits, and an access log; 128-byte responses, 64 keep-alive connections", "")
+def _beside_peer(slots: Sequence[Mapping[str, Any]], what: str, at_most: float, wanted: str, targets: list[str]) -> Iterator[str]:
     per_request = cpu_per_request(slots)
     yield f"| proxy | CPU µs per request | ÷ {PEER} | requests/s | p50 | p99 |"
     yield "|---|---|---|---|---|---|"
@@ -198,7 +204,7 @@ def _routes_lines(slots: Sequence[Mapping[str, Any]], targets: list[str]) -> Ite
         yield f"| {' | '.join(cells)} |"
     to_peer = ratio_per_round(per_request, FASTLB, PEER)
     if to_peer:
-        targets.append(_target(f"routes: CPU ÷ {PEER}", to_peer.median, ROUTES_AT_MOST, ""))
+        targets.append(_target(f"{what}: CPU ÷ {PEER}", to_peer.median, at_most, wanted))
 
 
 def _restart_lines(measured: Mapping[str, Any], targets: list[str]) -> Iterator[str]:

@@ -1,15 +1,17 @@
 """Before anything is timed: does every proxy do the same work? Asks the backend what it was sent."""
 
 import http.client
+import ssl
 
 from bench.compare.processes import BenchError
 from bench.compare.proxies import ADDRESS, EDITS, RELAYS, Proxy
 from bench.compare.works import Work
 
 _HOST = "bench.example"
+_AGREED = ("TLSv1.3", "TLS_AES_128_GCM_SHA256")
 _CLAIMED = {
     "X-Forwarded-For": "203.0.113.9",
-    "X-Forwarded-Proto": "https",
+    "X-Forwarded-Proto": "claimed",
     "X-Forwarded-Host": "claimed.example",
     "X-Request-Id": "claimed",
 }
@@ -26,7 +28,7 @@ def check_proxy(proxy: Proxy, works: list[Work]) -> None:
         return
     head = _get(proxy, "/head", {"Host": _HOST, **_CLAIMED}).decode("latin-1")
     received = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head.split("\r\n")[1:])}
-    wanted = {"host": _HOST, "x-forwarded-for": ADDRESS, "x-forwarded-proto": "http", "x-forwarded-host": _HOST}
+    wanted = {"host": _HOST, "x-forwarded-for": ADDRESS, "x-forwarded-proto": proxy.scheme, "x-forwarded-host": _HOST}
     wrong = [f"{name} is {received.get(name)!r}, not {value!r}" for name, value in wanted.items() if received.get(name) != value]
     if received.get("x-request-id") in (None, "", _CLAIMED["X-Request-Id"]):
         wrong.append(f"x-request-id is {received.get('x-request-id')!r}, not a new one")
@@ -53,8 +55,21 @@ def check_edits(proxy: Proxy) -> None:
         raise BenchError(f"{proxy.name} does not edit headers as it should: {head!r}, {response.headers.items()}")
 
 
+def _connect(proxy: Proxy) -> http.client.HTTPConnection:
+    if proxy.scheme == "http":
+        return http.client.HTTPConnection(ADDRESS, proxy.port, timeout=5)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    connection = http.client.HTTPSConnection(ADDRESS, proxy.port, timeout=5, context=context)
+    connection.connect()
+    socket: ssl.SSLSocket = connection.sock
+    if (agreed := (socket.version(), (socket.cipher() or ("",))[0])) != _AGREED:
+        raise BenchError(f"{proxy.name} agrees on {agreed}, not {_AGREED}")
+    return connection
+
+
 def _get(proxy: Proxy, path: str, headers: dict[str, str]) -> bytes:
-    connection = http.client.HTTPConnection(ADDRESS, proxy.port, timeout=5)
+    connection = _connect(proxy)
     try:
         connection.request("GET", path, headers=headers)
         response = connection.getresponse()

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from bench.compare.backend import Backend
 from bench.compare.processes import CLIENT_CPU, PROXY_CPU, BenchError
-from bench.compare.proxies import FASTLB, NGINX, Proxy, Setup, running_proxy
+from bench.compare.proxies import ADDRESS, FASTLB, HAPROXY, NGINX, Proxy, Setup, running_proxy
 from bench.compare.same_work import check_edits, check_proxy
 from bench.compare.turns import measure_slot
-from bench.compare.works import WORKS
+from bench.compare.works import TLS_WORKS, WORKS, Work
+from tests.support.certificates import make_certificates
 
 BOTH_CPUS = (PROXY_CPU, CLIENT_CPU)
 # Labels are "proxy, setup": the part before the comma is the proxy, the first setup of a proxy is what its others are compared with.
@@ -28,6 +29,7 @@ LOG_SETUPS = {
     f"{FASTLB}, log": (FASTLB, Setup(logs="file")),
 }
 # One line per proxy: here the ratio to nginx counts.
+TLS_SETUPS = {name: (name, Setup(tls=True)) for name in (NGINX, HAPROXY, FASTLB)}
 ROUTES_SETUPS = {NGINX: (NGINX, Setup(logs="file", routes=True)), FASTLB: (FASTLB, Setup(logs="file", routes=True))}
 
 
@@ -56,6 +58,20 @@ def measure_routes(
     return _measure(ROUTES_SETUPS, names, backend, directory / "routes", rounds, passes, seconds, (CLIENT_CPU,), say, "routes")
 
 
+def measure_tls(
+    names: Sequence[str], backend: Backend, directory: Path, *, rounds: int, passes: int, seconds: float, say: Callable[[str], None]
+) -> dict[str, list[dict[str, object]]]:
+    """The slots of each of TLS_WORKS. A proxy that agrees on another version or cipher voids the run."""
+    home = directory / "tls"
+    home.mkdir(exist_ok=True)
+    made = make_certificates(home, "bench.example", ADDRESS)
+    made.chain.chmod(0o644)  # nginx and fastlb read it before they change their user, HAProxy as who it is
+    return {
+        work.name: _measure(TLS_SETUPS, names, backend, home, rounds, passes, seconds, (CLIENT_CPU,), say, work.name, work)
+        for work in TLS_WORKS
+    }
+
+
 def _measure(
     setups: dict[str, tuple[str, Setup]],
     names: Sequence[str],
@@ -67,6 +83,7 @@ def _measure(
     client_cpus: Sequence[int],
     say: Callable[[str], None],
     what: str,
+    work: Work = WORKS[0],
 ) -> list[dict[str, object]]:
     slots: list[dict[str, object]] = []
     requests: dict[str, int] = {}
@@ -77,13 +94,13 @@ def _measure(
             stack.enter_context(running_proxy(name, backend.target, directory, setup, label)) for label, (name, setup) in chosen.items()
         ]
         for proxy in proxies:
-            check_proxy(proxy, [WORKS[0]])
+            check_proxy(proxy, [work])
             if chosen[proxy.name][1].routes:
                 check_edits(proxy)
         for number in range(rounds + 1):
             for _ in range(passes if number else 1):
                 for proxy in proxies:
-                    slot = measure_slot(WORKS[0], proxy, backend, number, seconds, client_cpus)
+                    slot = measure_slot(work, proxy, backend, number, seconds, client_cpus)
                     requests[proxy.name] = requests.get(proxy.name, 0) + slot.requests
                     if number:
                         slots.append(asdict(slot))

@@ -63,7 +63,7 @@ def measure_slot(
     held = proxy.name == RELAY_POOLED
     path = work.path.replace("/bytes/", "/held/") if held else work.path
     anew = work.connection_per_request and not held
-    client = wrk.start(f"http://{proxy.target}{path}", work.connections, connection_per_request=anew, cpus=client_cpus)
+    client = wrk.start(f"{proxy.url}{path}", work.connections, connection_per_request=anew, cpus=client_cpus)
     try:
         _wait_for_traffic(work, backend)
         started, before = time.monotonic(), disturbance.read()

@@ -45,6 +45,13 @@ WORKS = (
 # for large bodies.
 ONLY_IN = {"relay-pooled": "connect", "nginx-buffers": "large", "nginx-unbuffered": "large"}
 
+# Over TLS, measured beside each other and not with the works above: every proxy has the same certificate (ECDSA, P-256).
+TLS_WORKS = (
+    Work("tls-small", "HTTPS: 128-byte responses, 64 keep-alive connections", f"/bytes/{SMALL}", 64, False, "", 0.82, None, "0.75"),
+    Work("tls-handshake", "HTTPS: a full handshake per request", f"/bytes/{SMALL}", 16, True, "", 1.00, None, "0.90"),
+    Work("tls-large", "HTTPS: 256 KiB responses, 16 keep-alive connections", f"/bytes/{LARGE}", 16, False, "", 0.80, None, "0.70"),
+)
+
 WORK_NAMES = tuple(work.name for work in WORKS)
 
 LATENCY = "latency"  # open-loop client at half of a proxy's maximum
@@ -53,8 +60,9 @@ START = "start"  # from the fork to the first response
 WORKERS = "workers"  # one and two
 LOG = "log"  # without and with an access log
 ROUTES = "routes"  # 20 of them with header edits, and an access log
+TLS = "tls"  # TLS_WORKS
 RESTART = "restart"  # of a killed worker, and what an idle one costs
-PARTS = (*WORK_NAMES, LATENCY, IDLE, START, WORKERS, LOG, ROUTES, RESTART)
+PARTS = (*WORK_NAMES, LATENCY, IDLE, START, WORKERS, LOG, ROUTES, TLS, RESTART)
 
 LATENCY_AT_MOST_US = 100.0
 IDLE_AT_MOST_BYTES = 400.0
