@@ -75,12 +75,17 @@ _ROUTES = {
     "fastlb.toml": {False: "", True: _fastlb_routes()},
     "haproxy.cfg": {False: ""},
 }
-# One file with key and certificate, in the directory above the proxies' own. Versions, ciphers and tickets as each has them by default.
+# One file with key and certificate, in the directory above the proxies' own. All prefer AES-128-GCM; tickets as each has them by default.
 _CERTIFICATE = "@DIRECTORY@/../server.pem"
+_SUITE = "TLS_AES_128_GCM_SHA256"
 _TLS = {
-    "nginx.conf": (" ssl", f"ssl_certificate {_CERTIFICATE}; ssl_certificate_key {_CERTIFICATE}; ssl_protocols TLSv1.2 TLSv1.3;"),
+    "nginx.conf": (
+        " ssl",
+        f"ssl_certificate {_CERTIFICATE}; ssl_certificate_key {_CERTIFICATE}; ssl_protocols TLSv1.2 TLSv1.3; "
+        f"ssl_conf_command Ciphersuites {_SUITE}; ssl_prefer_server_ciphers on;",
+    ),
     "fastlb.toml": ("", f'tls = {{ certificates = ["{_CERTIFICATE}"] }}'),
-    "haproxy.cfg": (f" ssl crt {_CERTIFICATE} alpn http/1.1", ""),
+    "haproxy.cfg": (f" ssl crt {_CERTIFICATE} alpn http/1.1 ciphersuites {_SUITE}", ""),
 }
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"  # Debian keeps nginx and haproxy outside an ordinary user's PATH
 
