@@ -84,6 +84,12 @@ LIBRARIES = {
         "openssl-devel",
     ),
 }
+# What the archives of OpenSSL call of glibc under names younger than a wheel may need: wheels/old_names.h has the older ones.
+OLD_NAMES = (
+    *("stat", "fstat", "dlopen", "dlsym", "dladdr", "dlclose", "dlerror", "pthread_once"),
+    *(f"pthread_{name}" for name in ("key_create", "key_delete", "getspecific", "setspecific")),
+    *(f"pthread_rwlock_{name}" for name in ("init", "destroy", "rdlock", "wrlock", "unlock")),
+)
 
 
 def link_option(library: str) -> str:
@@ -103,13 +109,18 @@ def make_extension(path: pathlib.Path) -> Extension:
     name = ".".join(path.with_suffix("").parts)
     hook = [("FASTLB_FAULT_HOOK", "1")] if FAULT_HOOK or (PROBE and name in HOOKED) else []
     libraries = [link_option(library) for library in LIBRARIES[name][0]] if name in LIBRARIES else []
+    if ARCHIVES and name == "fastlb.data_plane.tls":
+        includes = ["-include", str(ROOT / "wheels" / "old_names.h")]
+        libraries += [f"-Wl,--wrap={wrapped}" for wrapped in OLD_NAMES]
+    else:
+        includes = []
     return Extension(
         name=name,
         sources=[str(path)],
         include_dirs=["."],  # fastlb/picker.h
         define_macros=[*MACROS, *hook],
         py_limited_api=LIMITED,
-        extra_compile_args=[*C_FLAGS, *shlex.split(os.environ.get("CFLAGS", ""))],
+        extra_compile_args=[*includes, *C_FLAGS, *shlex.split(os.environ.get("CFLAGS", ""))],
         extra_link_args=[*shlex.split(os.environ.get("LDFLAGS", "")), *libraries],
     )
 
