@@ -3,7 +3,7 @@
 The claim (the backend's in-flight count) lasts from the pick to the end of the attempt. The connection comes from the
 backend's idle cache, newest first, or is opened.
 """
-from libc.stdint cimport int32_t, uint32_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 from fastlb.data_plane.access_log cimport log_attempt, log_attempt_end, log_connected
@@ -28,7 +28,7 @@ from fastlb.data_plane.system cimport (ECONNREFUSED, EINPROGRESS, EMFILE, ENFILE
 from fastlb.data_plane.tls cimport open_backend_tls
 from fastlb.data_plane.transport cimport start_connect, still_open, watch
 from fastlb.data_plane.types cimport WAIT_HEDGE, X_BODY_DONE, X_HEDGE
-from fastlb.data_plane.types cimport (ALGORITHM_PEAK_EWMA, ATTEMPT_CONNECTING, IO_READABLE, IO_WRITABLE, KIND_BACKEND, NO_BACKEND,
+from fastlb.data_plane.types cimport (ALGORITHM_PEAK_EWMA, ATTEMPT_CONNECTING, IO_HALF_CLOSED, IO_READABLE, IO_WRITABLE, KIND_BACKEND, NO_BACKEND,
                                       LIMIT_REQUESTS, POOL_LIMITS, POOL_NOTES_LATENCY, POOL_PANICS, POOL_PASSIVE_HEALTH, POOL_WATCHES, STATE_CONNECTING, STATE_EXCHANGE, WAIT_CONNECT, WAIT_UNSET, X_FRESH, X_IDEMPOTENT,
                                       Attempt, Backend, Connection, Engine, Exchange, PoolBackend)
 from fastlb.data_plane.types cimport X_STICKY
@@ -152,6 +152,17 @@ cdef Connection* take_idle(Engine* engine, Exchange* exchange, Backend* backend)
         close_connection(engine, connection, False)
 
 
+cdef bint choose_tls(Engine* engine, Exchange* exchange, Connection* connection, const Attempt* attempt) noexcept nogil:
+    # Whether this connection is to speak TLS its exchange's snapshot says; what the current one says otherwise is not for others to use again.
+    cdef uint64_t settings = exchange.pool.tls.settings if exchange.pool.tls != NULL else 0
+    if settings != attempt.backend.tls_settings:
+        connection.io |= IO_HALF_CLOSED         # keep_idle refuses it
+    if settings == 0:
+        return True
+    connection.codec = engine.tls_backend_codec
+    return open_backend_tls(engine, connection, exchange.snapshot, exchange.pool, <uint32_t>attempt.pick)
+
+
 cdef uint32_t open_backend_connection(Engine* engine, Exchange* exchange, Attempt* attempt) noexcept nogil:
     # Starts a connection of our own for this attempt. 0 or a FAILURE_*.
     cdef:
@@ -183,10 +194,8 @@ cdef uint32_t open_backend_connection(Engine* engine, Exchange* exchange, Attemp
     attempt.connection = connection
     engine.counters.backend_connections_opened += 1
     count_connect(engine, exchange, backend)
-    if unlikely(exchange.pool.tls != NULL):
-        connection.codec = engine.tls_backend_codec
-        if not open_backend_tls(engine, connection, exchange.snapshot, exchange.pool, <uint32_t>attempt.pick):
-            return FAILURE_BACKEND_TLS
+    if unlikely(exchange.pool.tls != NULL or backend.tls_settings != 0) and not choose_tls(engine, exchange, connection, attempt):
+        return FAILURE_BACKEND_TLS
     if not watch(engine, connection):
         return FAILURE_OUT_OF_MEMORY
     if unlikely(connection.tls != NULL):

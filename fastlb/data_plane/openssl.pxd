@@ -110,6 +110,7 @@ cdef extern from "<openssl/ssl.h>" nogil:
     long SSL_CTX_set_timeout(SSL_CTX* context, long seconds)
     int SSL_CTX_set_num_tickets(SSL_CTX* context, size_t count)
     void SSL_CTX_set_verify(SSL_CTX* context, int mode, int (*callback)(int, X509_STORE_CTX*) noexcept nogil)
+    void SSL_set_verify(SSL* ssl, int mode, int (*callback)(int, X509_STORE_CTX*) noexcept nogil)
     int SSL_VERIFY_NONE, SSL_VERIFY_PEER, SSL_VERIFY_FAIL_IF_NO_PEER_CERT
     void SSL_CTX_set_verify_depth(SSL_CTX* context, int depth)
     void SSL_CTX_set1_cert_store(SSL_CTX* context, X509_STORE* store)

@@ -24,7 +24,7 @@ from fastlb.data_plane.openssl cimport (BIGNUM, SSL_SESS_CACHE_CLIENT, SSL_SESS_
                                         X509_NAME, X509_V_OK, X509_VERIFY_PARAM, XN_FLAG_RFC2253, ASN1_INTEGER_to_BN, BIO_get_mem_data, BIO_puts,
                                         BIO_s_mem, BN_bn2hex, BN_free, SSL_CIPHER_get_name, SSL_CTX_sess_set_new_cb, SSL_CTX_set_alpn_protos,
                                         SSL_SESSION_free, SSL_get0_param, SSL_get0_peer_certificate, SSL_get_current_cipher,
-                                        SSL_get_verify_result, SSL_get_version, SSL_set_connect_state, SSL_set_session, SSL_set_tlsext_host_name,
+                                        SSL_get_verify_result, SSL_get_version, SSL_set_connect_state, SSL_set_session, SSL_set_tlsext_host_name, SSL_set_verify,
                                         X509_NAME_print_ex, X509_VERIFY_PARAM_set1_host, X509_VERIFY_PARAM_set1_ip,
                                         X509_VERIFY_PARAM_set1_ip_asc, X509_VERIFY_PARAM_set_hostflags, X509_digest, X509_get0_serialNumber,
                                         X509_get_issuer_name, X509_verify_cert_error_string)
@@ -39,7 +39,7 @@ from fastlb.data_plane.openssl cimport (BIO, BIO_CTRL_FLUSH, BIO_METHOD, BIO_TYP
                                         SSL_R_NO_SUITABLE_SIGNATURE_ALGORITHM, SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE,
                                         SSL_R_UNSUPPORTED_PROTOCOL, SSL_R_VERSION_TOO_LOW, SSL_RECEIVED_SHUTDOWN, SSL_SENT_SHUTDOWN,
                                         SSL_SESS_CACHE_OFF, SSL_TLSEXT_ERR_ALERT_FATAL, SSL_TLSEXT_ERR_NOACK, SSL_TLSEXT_ERR_OK,
-                                        SSL_VERIFY_FAIL_IF_NO_PEER_CERT, SSL_VERIFY_PEER,
+                                        SSL_VERIFY_FAIL_IF_NO_PEER_CERT, SSL_VERIFY_NONE, SSL_VERIFY_PEER,
                                         TLSEXT_NAMETYPE_host_name, TLSEXT_TYPE_application_layer_protocol_negotiation, X509, X509_CRL, X509_NAME_STACK,
                                         X509_STACK, X509_STORE, X509_STORE_CTX, X509_V_FLAG_CRL_CHECK, X509_V_FLAG_CRL_CHECK_ALL,
                                         BIO_clear_retry_flags, BIO_free, BIO_get_data, BIO_get_new_index, BIO_meth_new, BIO_meth_set_ctrl,
@@ -143,6 +143,7 @@ cdef int choose_certificates(SSL* ssl, int* alert, void* argument) noexcept nogi
         found = find_host(listener.texts, listener.challenge_names, listener.n_challenges, name, size)
         if found != <uint32_t>NO_INDEX:
             tls.is_challenge = True
+            SSL_set_verify(ssl, SSL_VERIFY_NONE, NULL)      # who validates has no certificate
             return SSL_TLSEXT_ERR_OK if SSL_set_SSL_CTX(ssl, <SSL_CTX*>listener.challenges[found].context) != NULL else SSL_TLSEXT_ERR_ALERT_FATAL
     if name != NULL:
         found = find_host(listener.texts, listener.names, listener.n_names, name, size)

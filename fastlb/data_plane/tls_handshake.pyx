@@ -59,8 +59,10 @@ cdef void refuse_plain(Engine* engine, Connection* client) noexcept nogil:
 
 cdef void handshake_ready(Engine* engine, Connection* client) noexcept nogil:
     cdef int result
-    if unlikely(client.listener.tls == NULL):   # a reload took TLS from this listener before the client had said anything
-        begin_http(engine, client)
+    if unlikely(client.tls == NULL and client.listener.tls == NULL):
+        client.codec = engine.client_codec      # a reload took TLS from this listener before the client had said anything
+        client.state = STATE_IDLE
+        client.codec.ready(engine, client)
         return
     if not client.io & IO_READABLE and client.tls == NULL:
         return                                  # room to write, and nothing to say yet

@@ -99,7 +99,7 @@ def _open():
 
     from fastlb import _core
     from tests.fuzz.images import LIMITS, TIMES, WAITS
-    from tests.support.tls import issue
+    from tests.support.issue import issue
 
     cdef int fd
     writer = _core.SnapshotWriter(1)

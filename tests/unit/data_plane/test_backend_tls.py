@@ -9,8 +9,9 @@ import pytest
 
 from fastlb import _core
 from tests.support.images import Writer
+from tests.support.issue import Authority
 from tests.support.pair import OK, Pair
-from tests.support.tls import Authority, TlsClient, load_chain
+from tests.support.tls import TlsClient, load_chain
 
 AUTHORITY = Authority()
 STRANGER = Authority("stranger.example")
@@ -18,12 +19,12 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 class BackendWorld(Pair):
-    """Plain clients before one backend that speaks TLS. `tls`: what set_backend_tls is given; None = nothing of it."""
+    """Plain clients before `n` backends that speak TLS. `tls`: what set_backend_tls is given; None = nothing of it."""
 
-    def __init__(self, tls_name: str = "app.example", pool: dict[str, Any] | None = None, **tls: Any) -> None:
+    def __init__(self, tls_name: str = "app.example", n: int = 1, pool: dict[str, Any] | None = None, **tls: Any) -> None:
         self.tls: dict[str, Any] | None = {"ca": AUTHORITY.pem, **tls}
         self.tls_name = tls_name
-        super().__init__(n=1, **{"attempts": 1, **(pool or {})})
+        super().__init__(n=n, **{"attempts": 1, **(pool or {})})
 
     def load(self, **changes: Any) -> None:
         self.generation += 1
@@ -31,10 +32,11 @@ class BackendWorld(Pair):
         writer.set_reason_header("X-Fastlb-Reason")
         writer.listener()
         number = writer.pool(**self.pool)
-        port = self.backend.getsockname()[1]
-        address = _core.pack_address("127.0.0.1", port)
-        name = f"127.0.0.1:{port}"
-        writer.add_backend(number, identity=name, display=name, address=address, weight=1, max_in_flight=0, tls_name=self.tls_name)
+        for backend in self.backends:
+            port = backend.getsockname()[1]
+            address = _core.pack_address("127.0.0.1", port)
+            name = f"127.0.0.1:{port}"
+            writer.add_backend(number, identity=name, display=name, address=address, weight=1, max_in_flight=0, tls_name=self.tls_name)
         if self.tls is not None:
             changes = {**self.tls, **changes}
             certificate = changes.pop("shown", None)
@@ -47,7 +49,7 @@ class BackendWorld(Pair):
         context = context or ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.names: list[str | None] = []
         context.sni_callback = lambda _, name, __: self.names.append(name)
-        end = TlsClient(self, self.accept(), load_chain(context, certificate), server_side=True)
+        end = TlsClient(self, self.accept_any(), load_chain(context, certificate), server_side=True)
         return end.shake() if shake else end
 
     def reason(self, client: socket.socket) -> bytes:
@@ -174,6 +176,30 @@ def test_answer_that_ends_without_a_goodbye_is_cut() -> None:
             end.sock.close()
             if not goodbye:
                 assert b"0\r\n\r\n" not in world.read_all(client)
+
+
+def test_connection_that_an_older_snapshot_makes_is_not_used_again() -> None:
+    with BackendWorld(n=2, pool={"attempts": 2}) as world:
+        world.tls = None
+        world.load()
+        client = world.request(REQUEST)
+        first = world.accept_any()
+        world.read_until(first, b"\r\n\r\n")
+        world.tls = {"ca": AUTHORITY.pem}
+        world.load()
+        first.close()  # tried again, as the snapshot of the exchange says
+        second = world.accept_any()
+        world.read_until(second, b"\r\n\r\n")
+        second.send(OK)
+        world.read_until(client, b"ok")
+        assert world.read(second) == b""
+        for _ in world.backends:
+            client.send(REQUEST)
+            end = world.serve(GOOD)
+            answer(end)
+            world.read_until(client, b"ok")
+            end.sock.close()
+        second.close()
 
 
 def test_connection_of_other_settings_is_not_used_again() -> None:

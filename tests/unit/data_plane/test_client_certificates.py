@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from fastlb._core import TLS_FACTS
-from tests.support.tls import Authority, TlsWorld, client_context, exchange, load_chain
+from tests.support.issue import Authority
+from tests.support.tls import TlsWorld, client_context, exchange, load_chain
 
 AUTHORITY = Authority()
 STRANGER = Authority("stranger.example")

@@ -9,7 +9,7 @@ import pytest
 from fastlb._core import ENCODINGS, HEADER_OPERATIONS, SEGMENTS
 from tests.support._probe import IMAGE_HEADER_BYTES, LAYOUT, check_image
 from tests.support.images import Writer, find_sections, load, log_plan, patch
-from tests.support.tls import issue
+from tests.support.issue import issue
 
 MAX_HEADERS, MAX_HEAD_BYTES = 256, 65536 - 64
 

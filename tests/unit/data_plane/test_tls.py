@@ -5,7 +5,9 @@ import ssl
 
 import pytest
 
-from tests.support.tls import TICKET_KEY, TlsClient, TlsWorld, client_context, exchange, issue
+from tests.support.issue import issue
+from tests.support.pair import Pair
+from tests.support.tls import TICKET_KEY, TlsClient, TlsWorld, client_context, exchange
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"
 
@@ -79,6 +81,20 @@ def test_handshake_has_its_time() -> None:
         silent, slow = world.client(), world.request(b"\x16\x03\x01")
         assert (world.read_all(silent), world.read_all(slow)) == (b"", b"")
         assert world.counts("reason.client:tls_timeout") == (2,)
+
+
+def test_reload_that_takes_tls_away_leaves_handshakes_that_have_begun() -> None:
+    with TlsWorld() as world:
+        begun, silent = world.tls_client(name="a.example"), world.client()
+        with contextlib.suppress(ssl.SSLWantReadError):
+            begun.ssl.do_handshake()
+        begun.sock.send(begun.outgoing.read(100))
+        world.pump_until(lambda: world.counts("tls_opened", "clients_opened") == (1, 2))
+        Pair.load(world)
+        peer = exchange(world, begun.shake())
+        silent.send(REQUEST)
+        world.answer(peer=peer)
+        world.read_until(silent, b"ok")
 
 
 NAMES = {
@@ -163,6 +179,15 @@ def test_challenge_certificate_is_for_who_asks_for_it_alone() -> None:
         usual = world.tls_client(name="a.example").shake()
         assert usual.ssl.getpeercert(binary_form=True) == ssl.PEM_cert_to_DER_cert(certificates[0][0].decode())
         assert world.tls_client(context, "b.example").refusal()
+
+
+def test_challenge_is_answered_where_clients_need_certificates_too() -> None:
+    authority = issue("a.example")
+    with TlsWorld([authority], challenges=[("a.example", 0)], client_auth="required", client_ca=authority[0]) as world:
+        context = client_context()
+        context.set_alpn_protocols(["acme-tls/1"])
+        assert world.tls_client(context, "a.example").shake().ssl.selected_alpn_protocol() == "acme-tls/1"
+        assert world.tls_client().refusal()
 
 
 def session_of(world: TlsWorld, context: ssl.SSLContext) -> ssl.SSLSession:
