@@ -149,6 +149,9 @@ def _add_node(page: Page, shared: _core.SharedMemory, node: Node) -> None:
         (f.PANICS, counters["panics"]),
         (f.PANIC_PICKS, counters["panic_picks"]),
         (f.TUNNELS, counters["tunnels_opened"] - counters["tunnels_closed"]),
+        (f.TLS_CONNECTIONS, counters["tls_opened"] - counters["tls_closed"]),
+        (f.TLS_HANDSHAKES, counters["tls_handshakes"]),
+        (f.TLS_RESUMED, counters["tls_resumed"]),
         (f.SPLICED, counters["spliced_bytes"]),
         (f.ACCEPT_PAUSES, counters["accept_pauses"]),
     ):
