@@ -3,6 +3,7 @@
 Nothing here is called per request. `Engine.pump` releases the GIL for a whole batch.
 """
 import array
+import json
 import os
 import socket
 import sys
@@ -32,10 +33,11 @@ from fastlb.data_plane.settlement cimport Settlement, read_row, settle_rows, set
 from fastlb.data_plane.shared_table cimport (COLUMN_BYTES, ROW_BYTES, WORKER_BYTES, add_image_rows, close_shared, column_at, count_rows,
                                              DETAILS_BYTES, count_workers, create_shared, details_at, find_row, has_fault_hook, map_shared,
                                              open_worker, row_at, set_state, sweep_rows, worker_at)
+from fastlb.data_plane.shared_table cimport LEGEND_AT, LEGEND_BYTES, change_claims, hold_row, open_guest
 from fastlb.data_plane.failure cimport FAILURE_BAD_STATUS, FAILURE_CONNECT_REFUSED, FAILURE_TRUNCATED
 from fastlb.data_plane.shared_table cimport (BACKEND_METER_BYTES, METER_BYTES, METER_DETAILS_BYTES, METER_NAME_BYTES, backend_meter_at, count_meters,
                                              meter_details_at, meter_name_at, meters_at)
-from fastlb.data_plane.system cimport store_word
+from fastlb.data_plane.system cimport add_long, add_word, store_word
 from fastlb.data_plane.types cimport BACKEND_REASONS as BACKEND_REASONS_COUNT
 from fastlb.data_plane.types cimport (HISTOGRAM_BUCKETS, HISTOGRAM_HIGHEST_BIT, HISTOGRAM_LOWEST_BIT, MAX_METER_NAME_BYTES, MAX_METERS,
                                       BackendMeter, Histogram, Meter, MeterDetails, MeterName)
@@ -47,7 +49,7 @@ from fastlb.data_plane.tls cimport BAD_TLS, TlsSet, compile_tls, free_tls, opens
 from fastlb.data_plane.system cimport EINVAL, ENOSPC, errno, memcpy, memset, munmap
 from fastlb.data_plane cimport types
 from fastlb.data_plane.types cimport (FAILURE_COUNT, HEADER_OTHER, MAX_HEAD_BYTES, MAX_HEADERS, MAX_IDENTITY_BYTES, MAX_ROWS, MAX_WORKERS,
-                                      NO_INDEX, NO_SHARED_ROW, NODE_ROW, ROW_DISPLAY_BYTES, ROW_FREE, WORKER_FREE, WORKER_LIVE, Backend, Column,
+                                      NO_INDEX, NO_SHARED_ROW, NODE_ROW, ROW_DISPLAY_BYTES, ROW_FREE, WORKER_CLOSED, WORKER_FREE, WORKER_LIVE, Backend, Column,
                                       Connection, Counters)
 from fastlb.data_plane.types cimport (MAX_HEADER_NAME_BYTES, MAX_HEADER_OPERATIONS, MAX_LISTENER_NAME_BYTES, MAX_TEMPLATE_LITERAL_BYTES,
                                       MAX_TEMPLATE_SEGMENTS, OPERATION_ADD, ROUTE_DROPS_NAMES, ROUTE_EDITS_RESPONSE, ROUTE_MIRROR, ROUTE_SETS_HOST,
@@ -67,11 +69,12 @@ from fastlb.data_plane.types cimport ImageBackendTls, ImageCertificate, ImageSti
 from fastlb.data_plane.types cimport PickFunction
 
 from fastlb._build import BUILD_ID
+from fastlb._legend import describe_memory
 
 if <int>FAILURE_END > <int>FAILURE_COUNT:
     raise ImportError("types.pxd: FAILURE_COUNT is too small for failure.pxd")
 if sizeof(SharedRow) != ROW_BYTES or sizeof(RowDetails) != DETAILS_BYTES or sizeof(Column) != COLUMN_BYTES or sizeof(WorkerBlock) > <size_t>WORKER_BYTES \
-        or sizeof(SharedHeader) > <size_t>WORKER_BYTES or sizeof(Meter) != METER_BYTES or sizeof(MeterDetails) != METER_DETAILS_BYTES \
+        or sizeof(SharedHeader) > <size_t>LEGEND_AT or sizeof(Meter) != METER_BYTES or sizeof(MeterDetails) != METER_DETAILS_BYTES \
         or sizeof(MeterName) != METER_NAME_BYTES or sizeof(BackendMeter) != BACKEND_METER_BYTES:
     raise ImportError("types.pxd: a struct of shared memory has another size than shared_table.pxd says")
 
@@ -88,6 +91,7 @@ cdef extern from *:
     const char* fastlb_compiler
     unsigned long CYTHON_HEX_VERSION
 
+MAX_LONG = 0xFFFFFFFFFFFFFFFF
 # Largest block that replayed bytes can take (buffer.pyx).
 cdef enum:
     MAX_REPLAY_BYTES = 262144 - 4096
@@ -112,6 +116,10 @@ BUCKET_BOUNDS_US = (1 << HISTOGRAM_LOWEST_BIT, *[(4 + quarter + 1) << (bit - 2) 
                                                  for quarter in range(4)])
 BACKEND_REASONS = (*[failures[number].id.decode() for number in range(FAILURE_CONNECT_REFUSED, FAILURE_TRUNCATED + 1)],
                    failures[<int>FAILURE_BAD_STATUS].id.decode(), "other")
+
+# What is written into the memory that this build makes, and where.
+LEGEND = {**describe_memory(), "reasons": REASONS, "backend_reasons": BACKEND_REASONS, "bounds_us": BUCKET_BOUNDS_US}
+LEGEND_PLACE = (LEGEND_AT, LEGEND_BYTES)
 
 RETRY_ON = {"connect": RETRY_ON_CONNECT, "closed": RETRY_ON_CLOSED, "reset": RETRY_ON_RESET, "timeout": RETRY_ON_TIMEOUT,
             "bad_response": RETRY_ON_BAD_RESPONSE, "403": RETRY_ON_403, "404": RETRY_ON_404, "429": RETRY_ON_429, "500": RETRY_ON_500,
@@ -1534,6 +1542,17 @@ cdef dict describe_counters(const Counters* counters, const WorkerGauges* gauges
     return result
 
 
+cdef int add_numbers(uint64_t* numbers, size_t n, added) except -1:
+    # Pairs of an index and what to add, which may be less than 0.
+    cdef uint64_t value
+    for index, more in added:
+        if not 0 <= index < n:
+            raise ValueError(f"{index} is no index there")
+        value = more & MAX_LONG
+        numbers[<size_t>index] += value
+    return 0
+
+
 cdef tuple describe_array(const uint64_t* values, uint32_t n):
     cdef uint32_t i
     return tuple([values[i] for i in range(n)])
@@ -1553,6 +1572,15 @@ cdef tuple describe_histogram(const Histogram* histogram):
 
 cdef str describe_identity(const RowDetails* row):
     return row.identity[:min(row.identity_size, <uint32_t>MAX_IDENTITY_BYTES)].decode(errors="replace")
+
+
+cdef int write_legend(SharedTable* table, bytes text) except -1:
+    # Into new memory.
+    if len(text) > LEGEND_BYTES - 4:
+        raise ValueError(f"the legend has {len(text)} bytes, and there is room for {LEGEND_BYTES - 4}")
+    (<uint32_t*>(table.base + LEGEND_AT))[0] = <uint32_t>len(text)
+    memcpy(table.base + LEGEND_AT + 4, <const char*>text, len(text))
+    return 0
 
 
 cdef class SharedMemory:
@@ -1591,6 +1619,7 @@ cdef class SharedMemory:
             int error = create_shared(&made.table, <bytes>BUILD_ID.encode())
         if error:
             raise OSError(error, os.strerror(error))
+        write_legend(&made.table, json.dumps(LEGEND, separators=(",", ":")).encode())
         return made
 
     def __dealloc__(self):
@@ -1968,6 +1997,82 @@ cdef class SharedMemory:
     def sticky_records(self):
         """How many records of the sticky table have not expired. Reads all of it, and so gives all of it memory, 8 MiB: for tests."""
         return count_sticky(self.opened(), time.monotonic_ns() // 1000000)
+
+    def identity(self):
+        """A random number that tells this memory from all others."""
+        return self.opened().header.identity
+
+    def guests(self):
+        """The slots with the counts of another fastlb, which may have ended."""
+        cdef SharedTable* table = self.opened()
+        return [slot for slot in range(count_workers(table)) if worker_at(table, slot).guest]
+
+    def open_guest(self, slot, pid, identity):
+        """Makes a slot that of another fastlb, whose supervisor is `pid` and whose memory is `identity`. The caller alone writes there, by
+        the methods that follow. ValueError: the slot is in use, or its last worker is not settled."""
+        self.worker(slot)
+        if identity == 0 or not open_guest(&self.table, slot, pid, identity):
+            raise ValueError(f"worker slot {slot} is in use or not settled")
+
+    cdef WorkerBlock* guest(self, slot) except NULL:
+        cdef WorkerBlock* worker = self.worker(slot)
+        if worker.guest == 0 or worker.use != WORKER_LIVE:
+            raise ValueError(f"there is no guest in slot {slot}")
+        return worker
+
+    def end_guest(self, slot):
+        """Nobody works there any more; the slot is to be settled."""
+        store_word(&self.guest(slot).use, WORKER_CLOSED)
+
+    def add_to_guest(self, slot, part, number, added):
+        """Adds to what a guest has counted: pairs of an index in eight bytes, as LEGEND has the struct `part`, and a number. "header": what
+        the supervisor itself counts of the dead; "worker"; "meter" and "meter_details" of that number. ValueError: no such place."""
+        cdef:
+            WorkerBlock* worker = self.guest(slot)
+            uint64_t* numbers
+            size_t n
+        if part == "header":
+            numbers, n = <uint64_t*>self.table.header, sizeof(SharedHeader) // 8
+        elif part == "worker":
+            numbers, n = <uint64_t*>worker, sizeof(WorkerBlock) // 8
+        elif not 0 < number < MAX_METERS:
+            raise ValueError(f"meters are 1 to {MAX_METERS - 1}")
+        elif part == "meter":
+            numbers, n = <uint64_t*>&meters_at(&self.table, slot)[number], sizeof(Meter) // 8
+        elif part == "meter_details":
+            numbers, n = <uint64_t*>&meter_details_at(&self.table, slot)[number], sizeof(MeterDetails) // 8
+        else:
+            raise ValueError(f"a guest counts nothing in {part}")
+        add_numbers(numbers, n, added)
+
+    def change_guest_row(self, slot, identity, claims, releases, failed, idle, meter, history):
+        """Adds to what a guest has done on the row of these bytes (b"": the node's own): claims and releases, which change what is in flight
+        there, failed attempts, connections in its idle cache, pairs as of add_to_guest in its backend meter; and how often health checks found it
+        up and down and it was ejected. False: there is no such row."""
+        cdef:
+            bytes raw = identity
+            uint32_t at = slot, number = NODE_ROW
+            Column* column
+            RowDetails* details
+        self.guest(slot)
+        if raw:
+            number = hold_row(&self.table, at, <const char*>raw, <uint32_t>len(raw))
+            if number == NODE_ROW:
+                return False
+        column = column_at(&self.table, number, at)
+        details = details_at(&self.table, number)
+        if claims or releases:
+            change_claims(&self.table, at, number, claims & MAX_LONG, releases & MAX_LONG)
+        column.failures += <uint64_t>(failed & MAX_LONG)
+        column.idle = max(0, min(column.idle + idle, 0xFFFFFFFF))
+        add_numbers(<uint64_t*>backend_meter_at(&self.table, number, at), sizeof(BackendMeter) // 8, meter)
+        ups, downs, ejections = history
+        add_word(&details.ups, ups & 0xFFFFFFFF)
+        add_word(&details.downs, downs & 0xFFFFFFFF)
+        add_long(&details.health.ejections, ejections & MAX_LONG)
+        if raw:
+            store_word(&column.held, 0)             # whatever is in flight keeps the row
+        return True
 
     def verify(self):
         """Compares every row with the columns of the living workers, while they go on. Returns the rows that differ: dicts of "row"

@@ -13,9 +13,12 @@ from fastlb.data_plane.types cimport MAX_METERS, BackendMeter, Meter, MeterDetai
 cdef enum:
     # Raise it whenever something here means something else than before, or claim_row, release_row or settlement go another way: builds of
     # one layout work on one memory at the same time, during an upgrade.
-    SHARED_LAYOUT = 7
-    # Offsets: the header's page, a page per worker, the index, the sticky table, then blocks of rows. Only what is used takes memory.
-    WORKERS_AT = 4096
+    SHARED_LAYOUT = 8
+    # Offsets: the header's page, the legend (_legend.pyx), which stays where it is in every layout to come, a page per worker, the index, the
+    # sticky table, then blocks of rows. Only what is used takes memory.
+    LEGEND_AT = 4096
+    LEGEND_BYTES = 12288            # its size in the first four, then JSON
+    WORKERS_AT = LEGEND_AT + LEGEND_BYTES
     WORKER_BYTES = 4096
     INDEX_AT = WORKERS_AT + MAX_WORKERS * WORKER_BYTES
     STICKY_AT = INDEX_AT + INDEX_CHAINS * 4
@@ -81,6 +84,8 @@ cdef uint32_t count_rows(SharedTable* table) noexcept nogil
 cdef uint32_t count_workers(const SharedTable* table) noexcept nogil
 cdef uint32_t count_meters(const SharedTable* table) noexcept nogil
 cdef bint open_worker(SharedTable* table, uint32_t slot, int32_t pid) noexcept nogil
+cdef bint open_guest(SharedTable* table, uint32_t slot, int32_t pid, uint64_t identity) noexcept nogil
+cdef void change_claims(SharedTable* table, uint32_t slot, uint32_t number, uint64_t claims, uint64_t releases) noexcept nogil
 cdef uint64_t hash_identity(const char* text, uint32_t size) noexcept nogil
 cdef uint32_t find_row(SharedTable* table, const char* identity, uint32_t identity_size) noexcept nogil
 cdef uint32_t hold_row(SharedTable* table, uint32_t slot, const char* identity, uint32_t identity_size) noexcept nogil

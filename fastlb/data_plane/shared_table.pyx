@@ -3,7 +3,7 @@
 It is address space until somebody writes: a file of holes, grown by whole blocks of rows and never cut (sealed against it), so that
 nothing in it ever moves. Who writes what:
 
-- the supervisor: settlement of the dead (settlement.pyx), and what the header counts of them;
+- the supervisor: settlement of the dead (settlement.pyx), what the header counts of them, and a guest's slot (processes/guest.py);
 - the controller: the names of meters; the rows' identities and the index (add_image_rows before a snapshot is handed out, sweep_rows once every worker has
   committed it), their states (set_state), and the header's numbers of rows;
 - a worker: its slot (open_worker, once that is settled), its own page, its own columns and meters, the in_flight of any row by claim_row and
@@ -21,7 +21,7 @@ from libc.stdlib cimport calloc, free
 
 from fastlb.data_plane.system cimport (EINVAL, ENOMEM, ENOSPC, F_ADD_SEALS, F_DUPFD_CLOEXEC, F_GET_SEALS, F_SEAL_SEAL, F_SEAL_SHRINK,
                                        MAP_FAILED, MAP_NORESERVE, MAP_SHARED, MFD_ALLOW_SEALING, MFD_CLOEXEC, PROT_READ, PROT_WRITE,
-                                       SEEK_END, add_long, close, errno, exchange_word_if, fcntl, ftruncate, full_fence, getrandom, load_count, load_long, load_word,
+                                       SEEK_END, add_count, add_long, add_word, close, errno, exchange_word_if, fcntl, ftruncate, full_fence, getrandom, load_count, load_long, load_word,
                                        lseek, memcmp, memcpy, memfd_create, memset, mmap, munmap, sched_yield, store_long, store_word, strlen)
 from fastlb.data_plane.types cimport MAX_METERS
 from fastlb.data_plane.types cimport (INDEX_CHAINS, MAX_IDENTITY_BYTES, MAX_ROWS, MAX_WORKERS, NODE_ROW, ROW_DISPLAY_BYTES, ROW_DOWN, ROW_FREE,
@@ -95,7 +95,8 @@ cdef int create_shared(SharedTable* table, const char* build) noexcept nogil:
     node.display_size = 8
     memcpy(node.display, b"the node", 8)
     table.header.n_rows = 1
-    if getrandom(table.header.sticky_key, sizeof(table.header.sticky_key), 0) != <ssize_t>sizeof(table.header.sticky_key):
+    if getrandom(table.header.sticky_key, sizeof(table.header.sticky_key), 0) != <ssize_t>sizeof(table.header.sticky_key) \
+            or getrandom(&table.header.identity, sizeof(uint64_t), 0) != <ssize_t>sizeof(uint64_t):
         error = errno
         close_shared(table)
         return error
@@ -198,11 +199,34 @@ cdef bint open_worker(SharedTable* table, uint32_t slot, int32_t pid) noexcept n
     worker.operation = 0
     worker.heartbeat_ms = 0
     worker.generation = 0
+    worker.guest = 0
     worker.pid = pid
     while slot >= n_workers and not exchange_word_if(&table.header.n_workers, &n_workers, slot + 1):
         pass                                    # n_workers is what another one has just made of it
     store_word(&worker.use, WORKER_LIVE)
     return True
+
+
+# ---------------------------------------------------------------------------------------------------------------- guests
+cdef bint open_guest(SharedTable* table, uint32_t slot, int32_t pid, uint64_t identity) noexcept nogil:
+    # A slot, as open_worker, in which the supervisor counts what is counted in the memory `identity`: nobody else writes there.
+    if not open_worker(table, slot, pid):
+        return False
+    worker_at(table, slot).guest = identity
+    return True
+
+
+cdef void change_claims(SharedTable* table, uint32_t slot, uint32_t number, uint64_t claims, uint64_t releases) noexcept nogil:
+    # So many claims and releases of a guest on a row that it holds, no more of them than it has: claim_row and release_row in one. A reading
+    # between the two stores to the column is refused as any: (c) sees the row named, or (d) another column than (a) did (settlement.pyx).
+    cdef:
+        WorkerBlock* worker = worker_at(table, slot)
+        Column* column = column_at(table, number, slot)
+    store_word(&worker.operation, number + 1)
+    add_count(&row_at(table, number).in_flight, <int64_t>(claims - releases))
+    store_long(&column.claims, column.claims + claims)
+    store_long(&column.releases, column.releases + releases)
+    store_word(&worker.operation, 0)
 
 
 # ---------------------------------------------------------------------------------------------------------------- index
@@ -408,9 +432,9 @@ cdef int add_image_rows(SharedTable* table, const char* image, uint64_t now_ms) 
 cdef inline void note_health(RowDetails* details, bint is_up, uint64_t now_ms) noexcept nogil:
     # Health checks have changed their verdict of this row's backend.
     if is_up:
-        store_word(&details.ups, details.ups + 1)
+        add_word(&details.ups, 1)               # the supervisor adds a guest's
     else:
-        store_word(&details.downs, details.downs + 1)
+        add_word(&details.downs, 1)
     store_long(&details.changed_ms, now_ms)
 
 

@@ -1056,6 +1056,7 @@ cdef struct SharedHeader:
     uint32_t n_meters               # used so far: the highest number + 1
     uint32_t header_padding
     uint64_t layout_sizes           # measure_layout of the build that made it
+    uint64_t identity               # random: which memory this is
 
 cdef struct SharedTable:
     # One process's mapping of it.
@@ -1693,6 +1694,7 @@ cdef struct WorkerBlock:
     Counters counters               # cumulative over all workers that this slot had
     Histogram pumps                 # how long pumps took, and with them whoever waited for the outer loop
     Histogram lags                  # how long the outer loop took to come back when there was more to do
+    uint64_t guest                  # identity of the memory whose counts are carried over to here; 0 = a worker's own
 
 cdef struct Engine:
     uint64_t now_ms                 # monotonic; read once per batch

@@ -321,7 +321,7 @@ class Outlived(Message, frozen=True):
     endpoints: Endpoints = {}
 
 
-class Bequeath(Message, frozen=True):
+class Bequeath(Message, frozen=True, forbid_unknown_fields=False):
     """Supervisor -> the fastlb that it has started to take its place, first. Descriptors: the shared memory, what wakes the worker in each
     slot, and the runtime directory if there is one. The listening sockets follow, each `Lend` with some of them.
 
@@ -351,7 +351,7 @@ class Freed(Message, frozen=True):
 
 
 class Succeeded(Message, frozen=True, omit_defaults=True):
-    """Heir -> supervisor: my workers serve, over the memory that I was given or over one of my own."""
+    """Heir -> supervisor: my workers serve, over the memory that I was given or over one of my own, which is then the descriptor."""
 
     shares_memory: bool = True
 

@@ -47,6 +47,7 @@ class Predecessor:
         others: processes that are in slots of it and did not answer, most of which are dead.
         sockets: that listen, and nobody accepts from; owned.
         silent: doors of workers that have not answered yet; owned. They are orphans as soon as they do.
+        foreign_fd: the memory that they count in, where it is not `shared`; owned. -1 = there is none.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Predecessor:
         others: Mapping[int, int] = MappingProxyType({}),
         sockets: Iterable[socket.socket] = (),
         silent: Iterable[Visit] = (),
+        foreign_fd: int = -1,
     ) -> None:
         self._orphans = list(orphans)
         self.states = {} if shared is not None or not orphans else dict(orphans[0].states)  # of backends, where the memory is not ours
@@ -64,6 +66,7 @@ class Predecessor:
         self.endpoints = dict(orphans[0].endpoints) if orphans else {}
         self.ticket_keys = TicketKeys()  # those of the dead are lost, and sessions begin anew
         self._sockets = list(sockets)
+        self._foreign_fd = foreign_fd
         self.shared = shared
         self._slots = {orphan.slot: orphan for orphan in slots}
         self._strangers: dict[int, int] = {}  # by slot: the pidfd of one that lives and did not answer
@@ -82,6 +85,11 @@ class Predecessor:
         taken = {slot: orphan.event_fd for slot, orphan in self._slots.items()} | dict.fromkeys(self._strangers, -1)
         for orphan in self._slots.values():
             orphan.event_fd = -1
+        return taken
+
+    def take_foreign_memory(self) -> int:
+        """The memory that it counts in, where that is not ours; -1 = there is none. The caller owns it."""
+        taken, self._foreign_fd = self._foreign_fd, -1
         return taken
 
     @property
@@ -134,8 +142,9 @@ class Predecessor:
             others = {number: event_fd for number, event_fd in event_fds.items() if number != slot}
             self._tell(orphan, Siblings(tuple(others)), *others.values())
 
-    def succeed(self) -> None:
-        """Ours are ready: has its workers accept nobody any more, finish, and end. Nobody accepts from sockets that were not taken."""
+    def succeed(self, memory_fd: int) -> None:
+        """Ours are ready: has its workers accept nobody any more, finish, and end. Nobody accepts from sockets that were not taken. (An
+        `Elder` wants our memory.)"""
         self._has_succeeded = True
         for orphan in self._orphans:
             self._dismiss(orphan)
@@ -286,7 +295,8 @@ def find_predecessor(directory: Path | None, wanted: Sequence[BindAddress], n_wo
                 report(f"taking over {_name(orphans)}, with counts and states")
                 return Predecessor(orphans, *found, found[0].workers(), stored.sockets, silent)
         if memories:
-            report(f"taking over {_name(orphans)}; the memory is not laid out as ours: counts begin anew, states are copied")
+            report(f"taking over {_name(orphans)}; the memory is not laid out as ours: what it says is copied")
+            return Predecessor(orphans, sockets=stored.sockets, silent=silent, foreign_fd=os.dup(memories[0]))
         return Predecessor(orphans, sockets=stored.sockets, silent=silent)
     finally:
         if stored.memory_fd >= 0:

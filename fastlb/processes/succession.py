@@ -8,6 +8,7 @@ service manager is told of. Whoever of two fastlbs is killed leaves workers that
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Protocol
@@ -18,6 +19,8 @@ from fastlb.processes.changeover import Changeover, Snapshot
 from fastlb.processes.controller_process import ControllerProcess
 from fastlb.processes.crew import ENDING_SECONDS, SETTLE_SECONDS, Crew
 from fastlb.processes.cuts import ELDER
+from fastlb.processes.foreign_memory import ForeignMemoryError
+from fastlb.processes.guest import SYNC_SECONDS, Guest
 from fastlb.processes.handover import Doors
 from fastlb.processes.life import Life, StartError
 from fastlb.processes.listening import Listening, Opened
@@ -34,6 +37,8 @@ from fastlb.processes.upgrade import Elder, Upgrading
 
 # How long workers have to end by themselves after they were told to.
 STOP_SECONDS = 5.0
+# Between two readings of another fastlb's memory passes at least so many times what one takes.
+SYNC_SHARE = 10
 
 
 class Cutting(Protocol):
@@ -77,12 +82,17 @@ class Succession:
         self._controller = controller
         self._cutting = cutting
         self._is_short = False  # we have gone back from an upgrade with fewer workers than are wanted
+        self._guest: Guest | None = None  # the other one of the two, where it has a memory of its own
         self.predecessor = predecessor
         self.upgrading = Upgrading(self, nursery)
 
     def begin(self) -> None:
         """Makes the slots, and settles what was left in the others, before anybody of ours is there."""
         self._crew.make_slots(self._options.n_workers, self.predecessor.take_event_fds())
+        foreign_fd = self.predecessor.take_foreign_memory()
+        if foreign_fd >= 0:
+            self._take_in(foreign_fd, self.predecessor.pid)
+            os.close(foreign_fd)
         self.predecessor.watch(self._on_predecessor_exit, self._on_elder_end, self._on_cut)
         self.introduce(self._crew.slots)
         self._settle_left()
@@ -100,6 +110,10 @@ class Succession:
             raise StartError("an upgrade is under way: there can be more workers when the old fastlb has ended")
         if homes[-1] >= MAX_WORKERS:
             raise StartError("there is no room for so many workers as long as those of the fastlb before this one have not ended")
+
+    def prepare_change(self) -> None:
+        """The rows and meters of a snapshot are made, and nobody works with it yet."""
+        self._sync_guest()
 
     def hand_over_admin(self) -> None:
         """Lends a controller the sockets of the admin API, which stay when it dies. During an upgrade there is one API: the new one's, as
@@ -124,7 +138,8 @@ class Succession:
     # -------------------------------------------------------------------------------------------------- the fastlb before this one
     def succeed(self) -> None:
         """All of ours are ready."""
-        self.predecessor.succeed()
+        self.predecessor.succeed(self._shared.fileno())
+        self._sync_guest()  # before anybody asks us for a count
         if self._options.elder is not None:
             self.hand_over_admin()
         else:
@@ -172,6 +187,61 @@ class Succession:
                 self.resume()
         else:
             self._life.later(SETTLE_SECONDS, self._on_predecessor_exit, number)
+
+    # -------------------------------------------------------------------------------------------------- another memory
+    def _take_in(self, memory_fd: int, pid: int) -> None:
+        """Counts what another fastlb counts in a memory that is laid out otherwise, for as long as it is there."""
+        slot = max(len(self._crew.slots), self._shared.worker_slots())
+        try:
+            if slot >= MAX_WORKERS:
+                raise ForeignMemoryError("there is no slot for it")
+            guest = Guest(self._shared, slot, pid, memory_fd)
+        except (ForeignMemoryError, ValueError, OSError) as error:
+            report(f"what the other fastlb counts is not counted here: {error}")
+            return
+        self._crew.add_slots((slot,))
+        self._crew.slots[slot].reserved = True  # for good: its counts are no worker's
+        self._guest = guest
+        self._sync_guest()
+        self._life.start(self._keep_guest())
+
+    async def _keep_guest(self) -> None:
+        """Carries its counts over until it has gone."""
+        while self._guest is not None:
+            began = time.monotonic()
+            self._sync_guest()
+            await asyncio.sleep(max(SYNC_SECONDS, SYNC_SHARE * (time.monotonic() - began)))
+            self._see_guest_off()
+
+    def _sync_guest(self) -> None:
+        if self._guest is not None:
+            try:
+                self._guest.sync()
+            except (ForeignMemoryError, ValueError, OSError) as error:
+                report(f"what the other fastlb counts is not counted here any more: {error}")
+                self._end_guest(self._guest)
+
+    def _see_guest_off(self) -> None:
+        """Counts what is left of it, if nobody of it is there any more: neither a supervisor nor workers that outlived one."""
+        is_there = self.upgrading.heir_pid or self.predecessor.is_alive or not self.predecessor.is_gone
+        if self._guest is None or is_there or not self._life.is_started:  # before that there is nothing that it could be counted on
+            return
+        try:
+            self._guest.sync(whole=True)
+        except (ForeignMemoryError, ValueError, OSError) as error:
+            report(f"what the other fastlb counted at last is not counted here: {error}")
+        self._end_guest(self._guest)
+
+    def _end_guest(self, guest: Guest) -> None:
+        self._guest = None
+        guest.close()
+        self._settle_guest(guest.slot)
+
+    def _settle_guest(self, number: int) -> None:
+        if self._crew.settle(number):
+            self._crew.wake_waiting()
+        else:
+            self._life.later(SETTLE_SECONDS, self._settle_guest, number)
 
     # -------------------------------------------------------------------------------------------------- as the parent of an upgrade
     @property
@@ -243,8 +313,10 @@ class Succession:
         else:
             self._controller.tell(Upgraded(0, self.upgrading.failure))
 
-    def on_heir_ready(self, pid: int) -> None:
+    def on_heir_ready(self, pid: int, memory_fd: int) -> None:
         """The heir serves: closing our sockets loses nobody, and their files are its own."""
+        if memory_fd >= 0:
+            self._take_in(memory_fd, pid)
         self._controller.tell(LeaveAdmin(self.upgrading.shares_memory))
         self._listening.leave_to_heir()
         report(f"process {pid} has taken over; both accept until one of them is told to end")
@@ -256,6 +328,7 @@ class Succession:
         self._life.note_change()
         if self._life.is_ending:
             return
+        self._sync_guest()  # before anybody asks us for a count
         self._listening.take_from_heir()
         try:
             self._options.pid_file.come_back()
@@ -272,6 +345,7 @@ class Succession:
             self._adopt_orphans()
             if self._is_short:
                 self.resume()
+        self._see_guest_off()
 
     def rest(self) -> None:
         """Lets all our workers drain."""
@@ -309,6 +383,7 @@ class Succession:
         self._cutting.on_cut(ELDER, None)
         self._listening.own_taken_over(*self._options.admin)
         self._adopt_orphans()
+        self._see_guest_off()
 
     def _adopt_orphans(self) -> None:
         """Takes over from workers whose supervisor, which ran beside us over the same memory, has been killed; or settles what is left."""
@@ -316,14 +391,15 @@ class Succession:
             return
         slots = self._crew.slots
         own = {slot.number for slot in slots if slot.child is not None or slot.awaited or not (slot.retired or slot.reserved)}
+        own |= {self._guest.slot} if self._guest is not None else set()
         if self._options.runtime is not None and self._doors is not None:
             self.predecessor.leave()
             self.predecessor = adopt_orphans(self._options.runtime.path, self._shared, own, self._doors.name)
         taken = self.predecessor.take_event_fds()
-        workers = self._shared.workers()
+        workers, guests = self._shared.workers(), self._shared.guests()
         self._crew.add_slots([*taken, *workers])
         for slot in slots:
-            if slot.reserved and slot.child is None and slot.number not in workers:
+            if slot.reserved and slot.child is None and slot.number not in workers and slot.number not in guests:
                 slot.reserved = False  # the heir's worker there has ended in order
         for number, event_fd in taken.items():
             slot = slots[number]
@@ -342,5 +418,5 @@ class Succession:
         """Has them drain as soon as ours accept: if we rested, nobody else does."""
         await self.wait_for(lambda: self._crew.are_all_ready)
         if self.predecessor is orphans and not self._life.is_ending:
-            orphans.succeed()
+            orphans.succeed(self._shared.fileno())
             await self._see_off()

@@ -376,6 +376,7 @@ class Supervisor:
             raise StartError("fastlb is ending and takes no configuration any more")
         homes = choose_slots(self._crew.slots, offered.apply.n_workers)
         self._succession.check_change(homes)
+        self._succession.prepare_change()
         return self._listening.open(offered, homes)
 
     def abandon(self, opened: Opened) -> None:

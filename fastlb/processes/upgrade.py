@@ -3,8 +3,8 @@
 `Upgrading` is the old one's side, which calls the new one its *heir*; `Elder` is the old one as the new one sees it. Between them is a
 channel, which the new process inherits. The heir gets copies of all listening sockets and the shared memory, makes workers of its own in
 free slots, and says when it is ready. From then on both accept, until one of them ends: the elder's workers drain at SIGWINCH and it ends
-at SIGQUIT, or the heir ends and the elder goes on. Counts are exact over both, as they are one memory. The heir runs with the privileges
-and the arguments of the elder.
+at SIGQUIT, or the heir ends and the elder goes on. Counts are exact over both, as they are one memory. Where the heir lays its memory out
+otherwise, each has its own, which the other one reads (guest.py). The heir runs with the privileges and the arguments of the elder.
 """
 
 import asyncio
@@ -93,8 +93,8 @@ class Parent(Protocol):
     def runtime(self) -> RuntimeDirectory | None:
         """The runtime directory, if there is one."""
 
-    def on_heir_ready(self, pid: int) -> None:
-        """From now on somebody else accepts from the same sockets."""
+    def on_heir_ready(self, pid: int, memory_fd: int) -> None:
+        """From now on somebody else accepts from the same sockets; over its own memory, unless that is -1. Borrowed."""
 
     def on_heir_gone(self, was_ready: bool) -> None:
         """It is alone again; an heir that was ready may have left something."""
@@ -263,13 +263,13 @@ class Upgrading:
             self._heir.release()
             self._heir = None
 
-    def _on_message(self, message: FromHeir, _: list[int]) -> None:
+    def _on_message(self, message: FromHeir, descriptors: list[int]) -> None:
         if isinstance(message, Cut):
             if self.is_ready and self.shares_memory:
                 self._parent.cut(message)
         elif self._heir is not None and not self.is_ready and not self._is_given_up:
             self.is_ready, self.shares_memory = True, message.shares_memory
-            self._parent.on_heir_ready(self._heir.pid)
+            self._parent.on_heir_ready(self._heir.pid, descriptors[0] if descriptors and not message.shares_memory else -1)
 
     def _on_exit(self) -> None:
         heir, self._heir = self._heir, None
@@ -351,10 +351,16 @@ class Elder:
                 self.shared = shared
             else:
                 shared.close()
-        os.close(self._shared_fd)
         if self.shared is None:
             self.states = self._states
-            report("the shared memory of the fastlb before this one is not laid out as ours: counts begin anew, states are copied")
+            report("the shared memory of the fastlb before this one is not laid out as ours: what it says is copied")
+        else:
+            os.close(self.take_foreign_memory())
+
+    def take_foreign_memory(self) -> int:
+        """As `Predecessor.take_foreign_memory`."""
+        taken, self._shared_fd = self._shared_fd, -1
+        return taken
 
     def take_sockets(self, wanted: Iterable[BindAddress]) -> Shares:
         """As `Predecessor.take_sockets`; those that nobody wants stay here until the end."""
@@ -370,10 +376,10 @@ class Elder:
     def introduce(self, event_fds: Mapping[int, int]) -> None:
         """Its workers find out by themselves, a little later, what ours have freed (queue.pyx)."""
 
-    def succeed(self) -> None:
-        """Says that we are ready."""
+    def succeed(self, memory_fd: int) -> None:
+        """Says that we are ready, and gives it our memory to read if it has another one."""
         with suppress(OSError):
-            self._channel.send(Succeeded(self.shared is not None), wait=False)
+            self._channel.send(Succeeded(self.shared is not None), *(() if self.shared is not None else (memory_fd,)), wait=False)
 
     def cut(self, message: Cut) -> list[int]:
         """As `Predecessor.cut`; it answers for all its workers."""

@@ -315,7 +315,8 @@ def label_backends(readings: list[BackendReading], most: int = MAX_BACKENDS) -> 
 
 # ---------------------------------------------------------------------------------------------------------- workers
 def _add_workers(page: Page, shared: _core.SharedMemory) -> None:
-    slots = range(shared.worker_slots())
+    guests = shared.guests()  # another fastlb, as a whole: its counts are in those of the node
+    slots = [slot for slot in range(shared.worker_slots()) if slot not in guests]
     labels = [label("worker", str(slot)) for slot in slots]
     counters = [shared.counters(slot) for slot in slots]
     for family, name in (

@@ -114,7 +114,7 @@ def test_sockets_that_only_orphans_have_go_when_they_drain(tmp_path: Path) -> No
     ours, theirs = open_pair()
     orphan = Orphan(tmp_path / "door", Channel(ours, FromOrphan), os.getpid(), -1, "", 0, -1, -1, [one])
     left = Predecessor([orphan])
-    left.succeed()
+    left.succeed(-1)
     assert one.fileno() < 0, "whoever came to it would wait for nobody"
     told: Channel[ToOrphan] = Channel(theirs, ToOrphan)
     assert told.receive() == (Drain(), [])
@@ -153,7 +153,7 @@ def test_worker_that_answers_late_is_told_to_drain_and_its_slot_is_known(
         found = find_predecessor(tmp_path, [], 2, Stored((), os.dup(memory.fileno())))
         assert found.take_event_fds() == {3: -1}
         found.watch(lambda _: None, lambda: None, lambda *_: None)
-        found.succeed()
+        found.succeed(-1)
         assert found.is_gone
         worker = threading.Thread(target=move, args=(door,))
         worker.start()
