@@ -16,7 +16,7 @@ def format_versions() -> str:
     else:
         lines += [f"{name} {version}" for name, version in _core.versions().items() if name not in ("fastlb", "build")]
     lines.append(f"{platform.python_implementation()} {platform.python_version()}")
-    for package in ("uvloop", "click", "h11", "dnspython"):
+    for package in ("uvloop", "click", "h11", "dnspython", "cryptography"):
         lines.append(f"{package} {_version_of(package)}")
     lines.append(f"{platform.system()} {platform.release()} {platform.machine()}")
     return "\n".join(lines)

@@ -10,12 +10,14 @@ import socket
 import ssl
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.support.authority import Authority, key_pem, make_key, put
 from tests.support.configuration import configuration
+from tests.support.load import wait_for_end
 from tests.support.message import request, response
 from tests.support.process import Fastlb
 from tests.support.waiting import DEADLINE_SECONDS, wait_until
@@ -48,6 +50,14 @@ class Site:
             certificate = client.getpeercert()
             assert certificate is not None
             return {str(value) for _, value in certificate["subjectAltName"]}
+
+    def resume(self, port: int, *options: str) -> bool:
+        """Whether one more connection has taken up a session."""
+        command = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-servername", "a.example", "-CAfile", str(self.authority)]
+        request = b"GET / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n"
+        done = subprocess.run([*command, *options], input=request, capture_output=True, timeout=DEADLINE_SECONDS)
+        assert b"Verify return code: 0" in done.stdout, done
+        return b"Reused, " in done.stdout
 
 
 @pytest.fixture
@@ -128,16 +138,7 @@ def test_sessions_are_resumed_by_every_worker_and_after_reloads_and_a_new_contro
     site.issue("a", "a.example")
     backend = instant(response(b"one"))
     lb = fastlb(site.text(backend, "a"), workers=2)
-    saved = site.directory / "session"
-
-    def resume(*options: str) -> bool:
-        command = ["openssl", "s_client", "-connect", f"127.0.0.1:{lb.port}", "-servername", "a.example", "-CAfile", str(site.authority)]
-        done = subprocess.run(
-            [*command, *options], input=b"GET / HTTP/1.1\r\nHost: a.example\r\nConnection: close\r\n\r\n", capture_output=True, timeout=20
-        )
-        assert b"Verify return code: 0" in done.stdout, done
-        return b"Reused, " in done.stdout
-
+    resume, saved = partial(site.resume, lb.port), site.directory / "session"
     assert not resume("-sess_out", str(saved), "-ign_eof")
     assert all(resume("-sess_in", str(saved), "-ign_eof") for _ in range(6))
     lb.reload_ok(site.text(backend, "a", settings={"request_id": False}))
@@ -147,6 +148,21 @@ def test_sessions_are_resumed_by_every_worker_and_after_reloads_and_a_new_contro
     lb.reconnect()
     lb.reload_ok(site.text(backend, "a"))
     assert all(resume("-sess_in", str(saved), "-ign_eof") for _ in range(3))
+
+
+def test_sessions_are_resumed_by_the_fastlb_that_takes_over(fastlb, instant, site):
+    site.issue("a", "a.example")
+    lb = fastlb(site.text(instant(response(b"one")), "a"), fresh=True)
+    saved = str(site.directory / "session")
+    assert not site.resume(lb.port, "-sess_out", saved, "-ign_eof")
+    lb.control.patience(60)
+    status, answer = lb.control.request("POST", "/v1/upgrade")
+    assert status == 200, answer
+    lb.process.wait(DEADLINE_SECONDS)
+    lb._was_killed = True  # nothing of it is left to be stopped
+    assert all(site.resume(lb.port, "-sess_in", saved, "-ign_eof") for _ in range(3))
+    os.kill(answer["pid"], signal.SIGTERM)
+    wait_for_end(answer["pid"])
 
 
 def test_expiry_is_told_as_a_metric_in_the_status_and_as_a_warning(fastlb, instant, site):

@@ -367,7 +367,9 @@ class Listener:
         ListOf(Text("an address", parse_bind_address, "127.0.0.1:8080"), least=1),
         also_called=("listen", "address", "addresses", "port"),
     )
-    protocol: str = option("protocol", Choice(("http",), not_yet=("tcp", "udp", "https", "http2", "h2")), "http", ("mode",))
+    protocol: str = option(
+        "protocol", Choice(("http",), not_yet=("tcp", "udp", "http2", "h2"), also_called={"https": "http"}), "http", ("mode",)
+    )
     timeouts: ListenerTimeouts = table("timeouts", ListenerTimeouts)
     limits: ListenerLimits = table("limits", ListenerLimits)
     backlog: int = option("backlog", Count(1, 65535), 4096)

@@ -15,6 +15,7 @@ from fastlb.control_plane.config.schema import Config, Listener
 from fastlb.control_plane.tls.certificate import Certificate
 from fastlb.control_plane.tls.files import Finding, TlsError, TlsFiles, base_of, list_files
 from fastlb.control_plane.tls.tickets import read_ticket_keys
+from fastlb.control_plane.tls.trial import find_refused
 
 T = TypeVar("T")
 Pair = tuple[str, str]
@@ -87,6 +88,10 @@ def reread_material(files: TlsFiles) -> Material:
         certificates.update((pair, one) for one in take(pair, partial(read_certificate, files, *pair)))
     for pair in files.shown:
         certificates.update((pair, one) for one in take(pair, partial(read_certificate, files, *pair, is_shown=True)))
+    for refused, reason in find_refused(list(certificates.values())):
+        pair = refused.cert, refused.key_file
+        failures[pair] = Finding(refused.cert, f"OpenSSL does not take this certificate: {reason}", "ask its authority for another one")
+        del certificates[pair]
     for name in files.authorities:
         bundles.update((name, pem) for pem in take(name, partial(read_authorities, files, name)))
     for name in files.crls:

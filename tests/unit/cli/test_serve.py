@@ -37,6 +37,21 @@ def test_arguments_become_one_listener_and_one_pool() -> None:
     assert (route.hosts, str(route.path), route.pool.names()) == (("",), "/", [pool.name])
 
 
+def test_a_certificate_makes_it_https() -> None:
+    (listener,) = read_config(Arguments([":8443"], ["10.0.0.1:80"], cert="a.pem", key="a.key")).config.listeners
+    assert [files.pair for files in listener.tls.certificates] == [("a.pem", "a.key")]
+    (listener,) = read_config(Arguments([":8443"], ["10.0.0.1:80"], cert="a.pem")).config.listeners
+    assert [files.pair for files in listener.tls.certificates] == [("a.pem", "a.pem")]
+    result = run("--listen", "127.0.0.1:0", "--backend", "10.0.0.1:80", "--cert", "/nowhere/a.pem")
+    assert result.exit_code == 2
+    assert result.stderr == "--cert /nowhere/a.pem: cannot be read: no such file or directory; give the path of a PEM file\n"
+
+
+@pytest.mark.parametrize("arguments", [["--key", "a.key"], ["-c", "f.toml", "--cert", "a.pem"], ["-c", "f.toml", "--key", "a.pem"]])
+def test_a_certificate_that_goes_with_nothing_is_a_wrong_command_line(arguments: list[str]) -> None:
+    assert run(*arguments).exit_code == 2
+
+
 def test_wrong_arguments_are_named_all_at_once_in_their_order() -> None:
     backends = ["10.0.0.1", "10.0.0.2:80,wieght=3", "10.0.0.3:80,weight=x", "10.0.0.4:80,weight", "10.0.0.5:80,weight=2"]
     with pytest.raises(ConfigError) as caught:

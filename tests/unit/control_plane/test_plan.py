@@ -224,3 +224,14 @@ def test_a_change_as_json() -> None:
         "notes": ["weight 1"],
         "pool": "p",
     }
+
+
+def test_changes_of_tls_are_told_option_by_option() -> None:
+    text = '[[listeners]]\nname = "web"\nbind = ":443"\ntls = { certificates = %s }\n[pools.p]\nbackends = "10.0.0.1:80"\n'
+    one, two = '[{ cert = "a.pem" }]', '[{ cert = "a.pem" }, { cert = "b.pem", key = "b.key" }], min_version = "1.3"'
+    (change,) = make_plan(load_text(text % one, "f").config, load_text(text % two, "f").config)
+    assert change.lines() == [
+        "~ listener web (changed)",
+        '    tls.certificates: [{ cert = "a.pem" }] → [{ cert = "a.pem" }, { cert = "b.pem", key = "b.key" }]',
+        '    tls.min_version: "1.2" → "1.3"',
+    ]

@@ -3,6 +3,8 @@
 import base64
 import pickle
 import secrets
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +13,12 @@ import pytest
 
 from fastlb.control_plane.config.errors import ConfigError
 from fastlb.control_plane.config.loader import Loaded, load_file
+from fastlb.control_plane.tls import material as module
+from fastlb.control_plane.tls.certificate import Certificate
 from fastlb.control_plane.tls.files import TlsError, TlsFiles
 from fastlb.control_plane.tls.material import NO_MATERIAL, Material, list_served, load_material, reread_material, settle
 from fastlb.control_plane.tls.tickets import KEPT, KEY_BYTES, TicketKeys, read_ticket_keys
+from fastlb.control_plane.tls.trial import find_refused
 from tests.support.authority import Authority, key_pem, make_key, put
 
 ROOT = Authority()
@@ -66,9 +71,6 @@ def test_all_that_is_named_is_read_once_from_the_directory_of_the_configuration(
 
 
 def test_without_tls_nothing_is_read_and_cryptography_not_imported() -> None:
-    import subprocess
-    import sys
-
     code = (
         "import sys; from fastlb.control_plane.tls.material import load_material; from fastlb.control_plane.config.schema import Config\n"
         "import fastlb.control_plane.controller; load_material(Config(), '')\nprint('cryptography' in sys.modules)"
@@ -216,3 +218,25 @@ def test_keys_are_changed_when_it_is_time_and_older_ones_kept() -> None:
     assert {len(key) for key in made} == {KEY_BYTES}
     assert made[0].hex() not in repr(keys)
     assert replace(keys, born=0.0).is_due(hour, now)
+
+
+# ---------------------------------------------------------------------------------------------------- what OpenSSL says
+def test_what_openssl_would_refuse_in_a_worker_is_found_one_by_one() -> None:
+    kept = {}
+    for number in range(5):
+        issued = ROOT.issue(f"{number}.example", number=number)
+        key = issued.key_pem if number not in (1, 4) else key_pem(make_key("ec", 9))
+        kept[number] = Certificate(f"{number}.pem", "k", issued.pem, key, (), "ECDSA", 0, 0, "", "")
+    assert [(one.cert, reason) for one, reason in find_refused(list(kept.values()))] == [
+        ("1.pem", "key values mismatch"),
+        ("4.pem", "key values mismatch"),
+    ]
+    assert find_refused([kept[0], kept[2]]) == find_refused([]) == []
+
+
+def test_a_certificate_that_openssl_refuses_is_left_out(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "find_refused", lambda certificates: [(certificates[1], "no such thing")])
+    loaded = load(directory)
+    material, (warning,) = settle(read(directory, loaded), loaded.config)
+    assert names(material) == [("a.example",)]
+    assert "b.pem: OpenSSL does not take this certificate: no such thing; " in warning
