@@ -113,6 +113,7 @@ class Reloading:
         if applied and self._found_files != self._tls_files:
             self._tls_files = self._found_files
             self._watched_files = [WatchedFile(name) for name in self._tls_files.paths()]
+            self._wanted.set()  # one of them may have changed since it was read
 
     async def run(self) -> None:
         """Reloads whenever it is wished. Runs until it is cancelled."""
@@ -172,8 +173,9 @@ class Reloading:
             raise LoadError("there is nothing to reload: fastlb was started without a configuration file (fastlb serve -c FILE)")
         if read is self._read:
             self._watched.note()
-        for file in self._watched_files:
-            file.note()
+        else:  # what a reload has read of them may come to nothing
+            for file in self._watched_files:
+                file.note()
         try:
             loader = self._loader = self._start_loader(read)
         except OSError as error:

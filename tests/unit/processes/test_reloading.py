@@ -259,16 +259,42 @@ def test_what_is_watched_is_what_the_configuration_in_force_names(monkeypatch: p
 
     async def go() -> None:
         async with run(lambda: Reading(tls=reread_material(second.files)), tls_files=first.files) as case:
-            for number, applied, watched in ((1, False, first), (3, True, second)):
+            number = 0
+            for applied, watched in ((False, first), (True, second)):
                 case.reloading.request()
                 await case.hear()
+                number += 1
                 case.finish(number, applied)
+                if applied:  # they may have changed since they were read
+                    _, reading = await case.hear()
+                    assert watched.names(reading) == ("a.example",)
+                    number += 1
+                    case.finish(number)
                 watching = asyncio.create_task(case.reloading.watch())
                 watched.write("new.example")
                 message, reading = await case.hear()
-                assert (message.number, watched.names(reading)) == (number + 1, ("new.example",))
-                case.finish(number + 1)
+                number += 1
+                assert (message.number, watched.names(reading)) == (number, ("new.example",))
+                case.finish(number)
                 watching.cancel()
+
+
+def test_a_change_is_not_lost_when_a_reload_comes_between_and_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(reloading, "WATCH_SECONDS", 0.01)
+    pair = Pair(tmp_path)
+
+    async def go() -> None:
+        async with run(tls_files=pair.files) as case:
+            pair.write("b.example")
+            case.reloading.request()
+            assert (await case.hear())[1] == FOUND
+            case.finish(1, applied=False)
+            watching = asyncio.create_task(case.reloading.watch())
+            message, reading = await case.hear()
+            assert (message.number, pair.names(reading)) == (2, ("b.example",))
+            watching.cancel()
+
+    asyncio.run(go())
 
     asyncio.run(go())
 
