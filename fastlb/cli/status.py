@@ -4,6 +4,7 @@ What answers may be older than this command, and not say all of it: what it says
 """
 
 import sys
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -61,6 +62,7 @@ def format_status(shown: dict[str, Any]) -> Iterable[str]:
     )
     yield ""
     yield from format_table(("LISTENER", "ADDRESSES"), [(one["name"], ", ".join(one["bind"])) for one in shown.get("listeners", ())])
+    yield from format_automated(shown)
     if shown.get("certificates"):
         yield ""
         yield from format_certificates(shown["certificates"])
@@ -82,6 +84,33 @@ def format_certificates(rows: Iterable[dict[str, Any]]) -> list[str]:
         stale = f"; an earlier one: {row['error']}" if row["error"] else ""
         lines.append((row["file"], (", ".join(names[:2]) + more) or "-", row["key_type"], expires + stale, ", ".join(row["listeners"])))
     return format_table(head, lines)
+
+
+def format_automated(shown: dict[str, Any]) -> Iterable[str]:
+    """Certificates that are had from CAs, and OCSP responses."""
+    now = time.time()
+    if shown.get("acme"):
+        rows = [
+            (
+                ", ".join(one["domains"]),
+                "placeholder" if one["placeholder"] else f"ends in {format_age(int(max(0.0, one['not_after'] - now) * 1000))}",
+                f"in {format_age(int(max(0.0, one['next_try'] - now) * 1000))}",
+                one["error"] or "-",
+            )
+            for one in shown["acme"]
+        ]
+        yield from ("", *format_table(("ACME", "CERTIFICATE", "NEXT ORDER", "LAST ERROR"), rows))
+    if shown.get("ocsp"):
+        rows = [
+            (
+                one["certificate"],
+                f"stapled, ends in {format_age(int(max(0.0, one['next_update'] - now) * 1000))}" if one["stapled"] else "not stapled",
+                "REVOKED" if one["revoked"] else "-",
+                one["error"] or "-",
+            )
+            for one in shown["ocsp"]
+        ]
+        yield from ("", *format_table(("OCSP", "RESPONSE", "REVOKED", "LAST ERROR"), rows))
 
 
 def format_backends(rows: Iterable[dict[str, Any]], with_pool: bool = False) -> list[str]:

@@ -33,6 +33,7 @@ from fastlb.control_plane.reloads import Outcome, Reloads
 from fastlb.control_plane.resolver import Endpoint, Resolver, believe_endpoints
 from fastlb.control_plane.snapshot import build_image
 from fastlb.control_plane.sticky_key import StickyKey, StickyKeyError, load_sticky_key
+from fastlb.control_plane.tls.automation import Automation, AutomationError
 from fastlb.control_plane.tls.keeper import TlsKeeper
 from fastlb.control_plane.tls.material import NO_MATERIAL, Material, load_material
 from fastlb.control_plane.tls.tickets import TicketKeys
@@ -140,6 +141,8 @@ class Controller:
         self.states = BackendStates(shared)
         self.health = Checker(loop, self.states, report)
         self._meters = Meters(shared, report)
+        self.automation = Automation(loop, self._reapply, report)
+        self._automating: asyncio.Task[None] | None = None
         self._processes: tuple[ProcessState, ...] = ()
         self._weights: Weights = {key: weight for key, weight in options.weights.items() if weight <= MAX_WEIGHT}
         self.drains = Drains(shared.in_flight, self._cut)
@@ -271,6 +274,7 @@ class Controller:
                 self._names.watch(names_of(self._config))
                 self._probe_as_before()
                 self._meters.put_in_force(self._meters.assign(left.config), left.generation)
+                await self._automate_as_before()
             else:
                 # Workers of the fastlb before this one may be there still: no number means two things in one shared memory.
                 self._tried = max((self._shared.worker_generation(slot) for slot in self._shared.workers()), default=0)
@@ -293,6 +297,7 @@ class Controller:
             self._admin.close()
             self.drains.close()
             self.tls.close()
+            self.automation.close()
 
     async def _use(self, reading: Reading) -> tuple[int, Sequence[str]]:
         """Applies what a loader has read; returns the generation, 0 where nothing had to be changed, and warnings.
@@ -339,6 +344,11 @@ class Controller:
             self._retry_names()
         return self._generation
 
+    async def _reapply(self) -> int:
+        """Has what is in force made anew, of certificates and the like that have changed; raises as `apply`."""
+        async with self._applying:
+            return await self._apply(self._config)
+
     def _retry_names(self) -> None:
         """Sees to it that what names stand for by now is used, where it could not be, or came while something else was offered."""
         if self._generation and self._names.endpoints != self._in_use and self._names_retry is None:
@@ -364,7 +374,11 @@ class Controller:
         generation = self._tried = self._tried + 1
         weights = keep_weights(self._weights, config)
         ticket_keys = self.tls.choose_keys(config, tls)
-        build = partial(build_image, config, endpoints, generation, key, weights, meters, tls, ticket_keys.keys)
+        try:
+            automatic = await self.automation.prepare(config, tls)
+        except AutomationError as error:
+            raise ApplyError(str(error)) from error
+        build = partial(build_image, config, endpoints, generation, key, weights, meters, tls, ticket_keys.keys, automatic)
         try:
             self._prepare_probes(config)
             image = await asyncio.to_thread(build) if self._generation else build()
@@ -400,6 +414,7 @@ class Controller:
             raise ApplyError(answer.text)
         if not self._has_left:
             self.health.follow(config, endpoints)
+            self.automation.follow()
 
     def _prepare_probes(self, config: Config) -> None:
         """Refuses a configuration whose certificates cannot be read; one that is in force already goes on with what is known."""
@@ -416,6 +431,16 @@ class Controller:
         except HealthError as error:
             report(f"{error}; its backends stay what they are")
         self.health.follow(self._config, self._names.endpoints)
+
+    async def _automate_as_before(self) -> None:
+        """What the last controller had is on the disk, but for placeholders."""
+        async with self._applying:
+            try:
+                await self.automation.prepare(self._config, self.tls.material)
+            except AutomationError as error:
+                report(f"{error}; what is in force stays, and nothing is renewed")
+            else:
+                self.automation.follow()
 
     def _freeze(self, config: Config) -> bytes:
         """The pickle of a configuration, made once: addresses that change offer the same one again."""
@@ -465,11 +490,13 @@ class Controller:
                     self._has_left = False
                     self._resume_drains()
                     self._probe_as_before()
+                    self._automating = self._loop.create_task(self._automate_as_before())
             case LeaveAdmin(shares_memory):
                 self._admin.leave()
                 if shares_memory:
                     self._has_left = True
                     self.health.close()
+                    self.automation.close()
                     self.drains.close()
             case Upgraded():
                 if self._upgraded is not None and not self._upgraded.done():

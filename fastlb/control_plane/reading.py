@@ -16,8 +16,10 @@ from fastlb.control_plane.config.loader import Loaded, load_file
 from fastlb.control_plane.config.schema import Config, GlobalSettings
 from fastlb.control_plane.health.authorities import read_authorities
 from fastlb.control_plane.sticky_key import StickyKey, load_sticky_key
+from fastlb.control_plane.tls.automation import wants_state
 from fastlb.control_plane.tls.files import TlsFiles
 from fastlb.control_plane.tls.material import NO_MATERIAL, Material, load_material, reread_material
+from fastlb.control_plane.tls.state_files import make_state_directory
 
 # What is decided before the first fork: key and field have the same names here.
 READ_ONCE = ("user", "group", "pid_file", "max_descriptors", "admin")
@@ -46,17 +48,20 @@ class Reading:
         return self.config is None and not self.errors
 
 
-def read_again(path: str, override: Callable[[Loaded], Loaded]) -> Reading:
+def read_again(path: str, override: Callable[[Loaded], Loaded], account: tuple[int, int] | None = None) -> Reading:
     """Reads a configuration file with what belongs to it, as a start would. Never raises for what is wrong with them.
 
     Args:
         override: puts in what the command line said.
+        account: user and group of the controller, where they are not those of this process.
     """
     try:
         loaded = override(load_file(path))
         config = read_authorities(loaded.config)
         sticky_key, warnings = load_sticky_key(config)
         tls = load_material(config, path, loaded.places)
+        if wants_state(config, tls):
+            warnings += make_state_directory(config.settings, account)
     except ConfigError as error:
         return Reading(errors=tuple(error.lines()))
     except FastlbError as error:

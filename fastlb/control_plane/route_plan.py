@@ -67,13 +67,18 @@ def list_variants(config: Config, sets: Sequence[HostSet]) -> list[tuple[int, st
     ]
 
 
-def build_route_table(config: Config, sets: Sequence[HostSet], indexes: Mapping[tuple[int, str], int]) -> bytes:
+def build_route_table(
+    config: Config, sets: Sequence[HostSet], indexes: Mapping[tuple[int, str], int], first: Sequence[tuple[int, str, str]] = ()
+) -> bytes:
     """Compiles what routes match.
 
     Args:
         indexes: of each of `list_variants` what SnapshotWriter.add_route returned.
+        first: routes that go before all of these, on every listener: index, host and exact path.
     """
     writer = _core.RouteTableWriter(len(sets))
+    for index, host, path in first:
+        writer.add_rule(index, host=host, path=encode(path), exact=True, host_sets=range(len(sets)))
     for (number, hsts), index in indexes.items():
         route = config.routes[number]
         regex = route.path.regex

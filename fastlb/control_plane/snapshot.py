@@ -17,6 +17,8 @@ from fastlb.control_plane.resolver import Endpoint
 from fastlb.control_plane.route_plan import add_redirects, build_route_table, choose_host_sets, list_variants
 from fastlb.control_plane.route_program import add_program, compile_template, name_of, pool_of
 from fastlb.control_plane.sticky_plan import make_cookie_value, set_sticky
+from fastlb.control_plane.tls.automation import NOTHING, Automatic
+from fastlb.control_plane.tls.challenge import WELL_KNOWN, Challenge
 from fastlb.control_plane.tls.material import NO_MATERIAL, Material
 from fastlb.control_plane.tls_plan import TlsPlan
 from fastlb.control_plane.weights import NO_WEIGHTS, Weights, override_weight
@@ -34,6 +36,7 @@ def build_image(
     meters: MeterNumbers = NO_METERS,
     tls: Material = NO_MATERIAL,
     ticket_keys: Sequence[bytes] = (),
+    automatic: Automatic = NOTHING,
 ) -> int:
     """Writes one snapshot image.
 
@@ -45,6 +48,7 @@ def build_image(
         meters: where its listeners, routes and pools are counted.
         tls: the certificates and keys of its listeners.
         ticket_keys: what sessions of clients are encrypted with, the newest first.
+        automatic: what CAs and their responders have to do with it.
 
     Returns:
         A descriptor of the sealed image; the caller closes it.
@@ -66,7 +70,7 @@ def build_image(
     )
     config = add_redirects(config)  # which nobody counts
     host_sets, host_set_numbers = choose_host_sets(config)
-    tls_plan = TlsPlan(writer, tls)
+    tls_plan = TlsPlan(writer, tls, automatic)
     for listener, log_set, host_set, meter in zip(config.listeners, log_sets, host_set_numbers, listener_meters, strict=True):
         listener_index = writer.add_listener(
             listener.name,
@@ -138,8 +142,19 @@ def build_image(
         if route.mirror.pool:
             writer.set_mirror(index, pool=pool_indexes[route.mirror.pool], share=route.mirror.share)
         routes[number, hsts] = index
-    writer.set_route_table(build_route_table(config, host_sets, routes))
+    writer.set_route_table(build_route_table(config, host_sets, routes, add_challenges(writer, automatic.challenges)))
     return writer.finish()
+
+
+def add_challenges(writer: _core.SnapshotWriter, challenges: Sequence[Challenge]) -> list[tuple[int, str, str]]:
+    """Routes that answer what CAs look for over HTTP: index, host and path."""
+    rules = []
+    for one in challenges:
+        if one.answer:
+            index = writer.add_route(pool=None, name="acme_challenge")
+            writer.set_response(index, 200, "OK", content_type="application/octet-stream", body=[one.answer.encode()])
+            rules.append((index, one.domain, WELL_KNOWN + one.token))
+    return rules
 
 
 def list_groups(

@@ -3,6 +3,8 @@
 from fastlb import _core
 from fastlb.control_plane.config.schema import Listener, Pool
 from fastlb.control_plane.config.tls import OFF
+from fastlb.control_plane.tls.automation import NOTHING, Automatic
+from fastlb.control_plane.tls.certificate import Certificate
 from fastlb.control_plane.tls.material import Material, Pair, list_served
 
 VERSIONS = {"1.2": 0x0303, "1.3": 0x0304}
@@ -11,10 +13,12 @@ VERSIONS = {"1.2": 0x0303, "1.3": 0x0304}
 class TlsPlan:
     """Adds each certificate once, however many use it."""
 
-    def __init__(self, writer: _core.SnapshotWriter, material: Material) -> None:
+    def __init__(self, writer: _core.SnapshotWriter, material: Material, automatic: Automatic = NOTHING) -> None:
         self._writer = writer
         self._material = material
+        self._automatic = automatic
         self._added: dict[Pair, int] = {}
+        self._challenges: list[tuple[str, int]] | None = None  # the same for every listener
 
     def set_listener(self, index: int, listener: Listener) -> None:
         """Makes a listener speak TLS, if it does."""
@@ -28,6 +32,7 @@ class TlsPlan:
             identities=identities,
             names=names,
             default=0 if tls.unknown_names == "default" else None,
+            challenges=self._list_challenges(),
             min_version=VERSIONS[tls.min_version],
             max_version=VERSIONS[tls.max_version],
             ciphers=tls.ciphers,
@@ -52,7 +57,7 @@ class TlsPlan:
                 verify=tls.verify,
                 server_name=tls.server_name,
                 ca=self._material.bundles[tls.ca] if tls.ca else b"",
-                certificate=self._add(tls.pair) if tls.cert else None,
+                certificate=self._add(self._material.certificates[tls.pair]) if tls.cert else None,
                 min_version=VERSIONS[tls.min_version],
                 max_version=VERSIONS[tls.max_version],
                 resume=tls.resume,
@@ -62,8 +67,9 @@ class TlsPlan:
         """The sets of certificates that are served for the same names, and of each name its set. The first is for all other names."""
         by_name: dict[str, dict[str, int]] = {}
         served = list_served(listener, self._material)
+        served += [(one, one.names) for one in map(self._automatic.certificates.__getitem__, listener.tls.acme)]
         for certificate, names in served:
-            index = self._add((certificate.cert, certificate.key_file))
+            index = self._add(certificate)
             for name in names:
                 by_name.setdefault(name, {}).setdefault(certificate.key_type, index)
         first, its_names = served[0]
@@ -72,8 +78,16 @@ class TlsPlan:
         names_served = [(name, identities.setdefault(tuple(of_name.values()), len(identities))) for name, of_name in by_name.items()]
         return [list(certificates) for certificates in identities], names_served
 
-    def _add(self, pair: Pair) -> int:
+    def _add(self, certificate: Certificate) -> int:
+        pair = certificate.cert, certificate.key_file
         if pair not in self._added:
-            certificate = self._material.certificates[pair]
-            self._added[pair] = self._writer.add_certificate(certificate.chain, certificate.key)
+            staple = self._automatic.staples.get(certificate.chain, b"")
+            self._added[pair] = self._writer.add_certificate(certificate.chain, certificate.key, staple)
         return self._added[pair]
+
+    def _list_challenges(self) -> list[tuple[str, int]]:
+        """What is shown to a CA that looks over TLS."""
+        if self._challenges is None:
+            shown = {one.domain: one for one in self._automatic.challenges if one.chain}
+            self._challenges = [(domain, self._writer.add_certificate(one.chain, one.key)) for domain, one in shown.items()]
+        return self._challenges

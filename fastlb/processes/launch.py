@@ -9,7 +9,9 @@ from fastlb.control_plane.controller import ControllerOptions, choose_workers
 from fastlb.control_plane.health.authorities import read_authorities
 from fastlb.control_plane.reading import read_again
 from fastlb.control_plane.sticky_key import load_sticky_key
+from fastlb.control_plane.tls.automation import load_what_is_needed, wants_state
 from fastlb.control_plane.tls.material import load_material, settle
+from fastlb.control_plane.tls.state_files import make_state_directory
 from fastlb.processes.admin_socket import admin_addresses, open_admin
 from fastlb.processes.descriptor_store import take_stored
 from fastlb.processes.descriptors import set_limits
@@ -61,11 +63,15 @@ def launch(loaded: Loaded, options: LaunchOptions) -> None:
     report_warnings(warnings)
     tls, warnings = settle(load_material(config, options.config_path, loaded.places), config)
     report_warnings(warnings)
+    account = (identity.uid, identity.gid) if identity is not None else None
+    load_what_is_needed(config, tls)
+    if wants_state(config, tls):
+        report_warnings(make_state_directory(settings, account))
     n_workers = choose_workers(settings.workers)
     limits = set_limits(settings.max_connections, settings.max_descriptors, n_workers)
     report_warnings(limits.warnings)
-    account = f" as {identity.name}" if identity is not None else ""
-    say(f"{n_workers} worker{'s' if n_workers > 1 else ''}{account}, {limits.sentence}")
+    under = f" as {identity.name}" if identity is not None else ""
+    say(f"{n_workers} worker{'s' if n_workers > 1 else ''}{under}, {limits.sentence}")
     stored = take_stored()
     inherited, warnings = inherited_sockets()
     report_warnings(warnings)
@@ -96,7 +102,7 @@ def launch(loaded: Loaded, options: LaunchOptions) -> None:
                 spared=options.spared,
                 inherited=tuple(inherited),
                 config_path=options.config_path,
-                read=partial(read_again, options.config_path, options.override),
+                read=partial(read_again, options.config_path, options.override, account),
                 tls_files=tls.files,
                 admin=tuple(admin),
                 runtime=runtime,

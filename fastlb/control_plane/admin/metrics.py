@@ -24,7 +24,9 @@ def routes(controller: "Controller") -> list[Route]:
     async def show_metrics(request: Request) -> Response:
         openmetrics = wants_openmetrics(request.headers.get("accept", ""))
         async with rendering:
-            node = Node(controller.generation, controller.meters.labels(), list_certificates(controller))
+            node = Node(
+                controller.generation, controller.meters.labels(), list_certificates(controller), **controller.automation.describe()
+            )
             page = await asyncio.to_thread(render, controller.shared, node, openmetrics, partial(process.render, openmetrics))
         return Response(page, headers={"content-type": OPENMETRICS_TYPE if openmetrics else TEXT_TYPE})
 

@@ -120,4 +120,5 @@ def describe(controller: "Controller") -> dict[str, Any]:
         "listeners": [{"name": one.name, "bind": [str(address) for address in one.bind], "tls": one.tls.is_on} for one in config.listeners],
         "certificates": describe_certificates(controller),
         "pools": pools,
+        **controller.automation.describe(),
     }

@@ -7,10 +7,11 @@ Also what goes with it at a listener: HSTS.
 import re
 from dataclasses import dataclass
 
+from fastlb.control_plane.config.acme import AcmeOptions, FlagOrTable, OcspOptions, check_acme
 from fastlb.control_plane.config.errors import Place, Rejected, describe, quote
 from fastlb.control_plane.config.health import parse_server_name
 from fastlb.control_plane.config.kind import Choice, Count, Flag, ListOf, OrWord, Text, duration
-from fastlb.control_plane.config.option import TextOrTable, option, options_of, read_table, table
+from fastlb.control_plane.config.option import InnerTable, TextOrTable, option, options_of, read_table, table
 from fastlb.control_plane.config.reader import Reader
 from fastlb.control_plane.config.route_pattern import ANY_HOST, parse_host
 from fastlb.control_plane.config.toml import KeyPath
@@ -179,10 +180,12 @@ class ListenerTls:
     tickets: bool = option("tickets", Flag(), True, ("session_tickets", "ssl_session_tickets"))
     session_timeout_ms: int = option("session_timeout", duration("1m", LONGEST_SESSION), "1d", ("ssl_session_timeout", "lifetime"))
     client_certificates: ClientCertificates = table("client_certificates", ClientCertificates, ("client_auth", "mtls", "verify_client"))
+    acme: tuple[AcmeOptions, ...] = option("acme", ListOf(InnerTable(AcmeOptions)), [], ("letsencrypt", "autocert", "auto"), AcmeOptions)
+    ocsp: OcspOptions = option("ocsp", FlagOrTable(OcspOptions, "staple"), True, ("ssl_stapling", "stapling", "ocsp_stapling"), OcspOptions)
 
     @property
     def is_on(self) -> bool:
-        return bool(self.certificates)
+        return bool(self.certificates or self.acme)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,8 +255,9 @@ _PRELOAD_MS = 365 * 24 * 3600 * 1000
 def check_tls(reader: Reader) -> None:
     """What the tls tables of all listeners say together."""
     for path, tls in reader.all_read(ListenerTls):
-        if not reader.source.values["listeners"][path[1]]["tls"].get("certificates"):
-            reader.reject_key(path, "tls has no certificates", 'certificates = [{ cert = "shop.pem", key = "shop.key" }]')
+        if not any(reader.source.values["listeners"][path[1]]["tls"].get(key) for key in ("certificates", "acme")):
+            right = 'certificates = [{ cert = "shop.pem", key = "shop.key" }], or acme = { domains = ["shop.example.com"] }'
+            reader.reject_key(path, "tls has no certificates", right)
         if tls.min_version > tls.max_version:
             reader.reject((*path, "min_version"), f"min_version {tls.min_version} is above max_version {tls.max_version}", "swap them")
         if tls.ciphersuites and tls.max_version < "1.3":
@@ -274,6 +278,9 @@ def check_tls(reader: Reader) -> None:
             reader.reject_key((*path, "key"), "the key of no certificate", 'name that: cert = "client.pem"')
         if backend.ca and not backend.verify:
             reader.reject_key((*path, "ca"), "nothing is verified where verify is false", "leave one of them out")
+    listeners = reader.source.values.get("listeners")
+    plain = [one for one in listeners if isinstance(one, dict) and "tls" not in one] if isinstance(listeners, list) else []
+    check_acme(reader, bool(plain))
     for path, hsts in reader.all_read(Hsts):
         if hsts.max_age_ms == NO_HSTS and (hsts.subdomains or hsts.preload):
             reader.reject_key(path, "hsts does not say for how long", 'max_age = "365d"')

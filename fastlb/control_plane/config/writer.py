@@ -30,7 +30,7 @@ from fastlb.control_plane.config.toml import KeyPath
 # A header field, parameter or cookie that must not be there: "!" without a value.
 ABSENT = Wanted(TextPattern("any"), negated=True)
 
-SECRETS = frozenset(("sticky_key",))
+SECRETS = frozenset(("sticky_key", "eab_hmac"))
 
 
 class WrittenConfig:

@@ -6,11 +6,12 @@ each.
 """
 
 import functools
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import attrgetter
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from fastlb import BUILD_ID, __version__, _core
 from fastlb.control_plane.metrics import families as f
@@ -58,6 +59,8 @@ class Node:
     generation: int
     meters: Mapping[int, tuple[str, str]]  # kind and label, by number
     certificates: Sequence[CertificateReading] = ()
+    acme: Sequence[Mapping[str, Any]] = ()  # as tls.automation.Automation.describe has them
+    ocsp: Sequence[Mapping[str, Any]] = ()
 
 
 class Page:
@@ -119,6 +122,7 @@ def render(shared: _core.SharedMemory, node: Node, openmetrics: bool, more: Call
     page = Page(openmetrics)
     _add_node(page, shared, node)
     _add_certificates(page, node.certificates[:MAX_CERTIFICATES])
+    _add_automated(page, node)
     _add_listeners(page, _read_meters(shared, node.meters, LISTENER, "listener"))
     _add_routes(page, _read_meters(shared, node.meters, ROUTE, "route"))
     _add_pools(page, _read_meters(shared, node.meters, POOL, "pool"))
@@ -133,6 +137,24 @@ def render(shared: _core.SharedMemory, node: Node, openmetrics: bool, more: Call
 
 
 # ---------------------------------------------------------------------------------------------------------- the node
+def _add_automated(page: Page, node: Node) -> None:
+    now = time.time()
+    issued = {label("certificate", cut_label(f"acme:{one['domains'][0]}")): one for one in node.acme[:MAX_CERTIFICATES]}
+    stapled = {label("certificate", cut_label(one["certificate"])): one for one in node.ocsp[:MAX_CERTIFICATES]}
+    for family, values in (
+        (f.ACME_EXPIRY, {name: one["not_after"] - now for name, one in issued.items() if not one["placeholder"]}),
+        (f.ACME_PLACEHOLDER, {name: one["placeholder"] for name, one in issued.items()}),
+        (f.ACME_FAILURES, {name: one["failures"] for name, one in issued.items()}),
+        (f.OCSP_AGE, {name: now - one["this_update"] for name, one in stapled.items() if one["stapled"]}),
+        (f.OCSP_EXPIRY, {name: one["next_update"] - now for name, one in stapled.items() if one["stapled"]}),
+        (f.OCSP_REVOKED, {name: one["revoked"] for name, one in stapled.items()}),
+        (f.OCSP_FAILURES, {name: one["failures"] for name, one in stapled.items()}),
+    ):
+        page.begin(family)
+        for its_label, value in values.items():
+            page.add(family, its_label, int(value))
+
+
 def _add_node(page: Page, shared: _core.SharedMemory, node: Node) -> None:
     counters = shared.counters()
     page.begin(f.BUILD)

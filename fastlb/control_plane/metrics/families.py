@@ -71,6 +71,14 @@ CERTIFICATE_STALE = _gauge(
     "fastlb_certificate_stale", "file names", "1: the file cannot be used as it is now, and what it held before is served."
 )
 
+ACME_EXPIRY = _gauge("fastlb_acme_expiry_seconds", "certificate", "Until the certificate that a CA has issued ends; none of a placeholder.")
+ACME_PLACEHOLDER = _gauge("fastlb_acme_placeholder", "certificate", "1: the CA has not issued it yet, and a self-signed one is served.")
+ACME_FAILURES = _counter("fastlb_acme_failures", "certificate", "Orders that have failed.")
+OCSP_AGE = _gauge("fastlb_ocsp_age_seconds", "certificate", "Since the response that is stapled was made.")
+OCSP_EXPIRY = _gauge("fastlb_ocsp_expiry_seconds", "certificate", "Until the response that is stapled ends.")
+OCSP_REVOKED = _gauge("fastlb_ocsp_revoked", "certificate", "1: its responder says that the certificate is revoked.")
+OCSP_FAILURES = _counter("fastlb_ocsp_failures", "certificate", "Questions to responders without an answer that can be stapled.")
+
 LISTENER_CONNECTIONS = _gauge("fastlb_listener_connections", "listener", "Open client connections.")
 LISTENER_ACCEPTED = _counter("fastlb_listener_accepted", "listener", "Client connections that were accepted.")
 LISTENER_REQUESTS = _counter(

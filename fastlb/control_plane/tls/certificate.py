@@ -22,6 +22,8 @@ class Certificate:
         not_before, not_after: seconds since 1970.
         fingerprint: SHA-256 of the leaf, in hex.
         issuer: of the leaf, for people.
+        responders: URLs of who says whether it is revoked (OCSP).
+        must_staple: clients may refuse it where that is not stapled.
     """
 
     cert: str
@@ -34,6 +36,8 @@ class Certificate:
     not_after: int
     fingerprint: str
     issuer: str
+    responders: tuple[str, ...] = ()
+    must_staple: bool = False
 
     def seconds_left(self, now: float) -> int:
         """Until it expires; below 0 once it has."""

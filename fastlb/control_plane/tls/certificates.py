@@ -18,6 +18,7 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsag
 
 from fastlb.control_plane.tls.certificate import Certificate, look_at_dates
 from fastlb.control_plane.tls.files import Finding, TlsError, TlsFiles, read_file
+from fastlb.control_plane.tls.ocsp import requires_staple, responders_of
 
 # OpenSSL's security level 2, the default of distributions, refuses shorter ones, and so does every browser.
 LEAST_RSA_BITS = 2048
@@ -80,6 +81,8 @@ def read_certificate(
         not_after,
         leaf.fingerprint(hashes.SHA256()).hex(),
         _describe_name(leaf.issuer),
+        responders_of(leaf),
+        requires_staple(leaf),
     )
     return certificate, [*found, *look_at_dates(certificate, now)]
 

@@ -135,7 +135,7 @@ def settle(read: Material, config: Config, last: Material = NO_MATERIAL) -> tupl
         if key not in left_out and key not in fatal:
             warnings.append(f"{problem}; what it held before stays in use")
     for listener in config.listeners:
-        if listener.tls.is_on and not any(files.pair in certificates for files in listener.tls.certificates):
+        if listener.tls.is_on and not listener.tls.acme and not any(files.pair in certificates for files in listener.tls.certificates):
             fatal |= {files.pair: left_out[files.pair] for files in listener.tls.certificates if files.pair in left_out}
     for pool in config.pools:
         if pool.tls.enabled and pool.tls.pair in left_out:

@@ -12,7 +12,7 @@ from fastlb.control_plane.config.option import read_table
 from fastlb.control_plane.config.reader import Reader
 from fastlb.control_plane.config.request_condition import TextPattern, Wanted, parse_value
 from fastlb.control_plane.config.schema import Config
-from fastlb.control_plane.config.writer import WrittenConfig, show, write_config
+from fastlb.control_plane.config.writer import SECRETS, WrittenConfig, show, write_config
 
 ROOT = Path(__file__).parents[4]
 EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))
@@ -51,7 +51,7 @@ def test_every_option_survives_being_written(path: Path) -> None:
 
     config = read(values)
     assert config is not None
-    if path.stem != "global.sticky_key":  # which is hidden
+    if not any(re.search(rf"(?m)^{key} = ", example) for key in SECRETS):  # which are hidden
         assert read(write_config(config)) == config
 
 
