@@ -76,6 +76,7 @@ HOOKED = ["tests.support._probe", "fastlb.data_plane.settlement", "fastlb.data_p
 
 # Libraries of others, each in one module: names, C code that can be compiled where their headers are, the package in Debian and Fedora.
 LIBRARIES = {
+    "fastlb.data_plane.http2": (("nghttp2",), "#include <nghttp2/nghttp2.h>\n", "libnghttp2-dev", "libnghttp2-devel"),
     "fastlb.data_plane.regex": (("pcre2-8",), "#define PCRE2_CODE_UNIT_WIDTH 8\n#include <pcre2.h>\n", "libpcre2-dev", "pcre2-devel"),
     "fastlb.data_plane.tls": (
         ("ssl", "crypto"),

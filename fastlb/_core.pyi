@@ -79,6 +79,9 @@ class SnapshotWriter:
         log_set: int | None = None,
         host_set: int = 0,
         meter: int = 0,
+        http2_streams: int = 0,
+        http2_window_bytes: int = 65535,
+        http2_connection_window_bytes: int = 1048576,
     ) -> int: ...
     def add_certificate(self, chain: bytes, key: bytes, ocsp: bytes = b"") -> int: ...
     def set_tls(

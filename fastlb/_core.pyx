@@ -48,6 +48,8 @@ from fastlb.data_plane.sticky_table cimport MAX_STICKY_TICKS, STICKY_TICK_MS, co
 from fastlb.data_plane.tls cimport BAD_TLS, TlsSet, compile_tls, free_tls, openssl_version
 from fastlb.data_plane.system cimport EINVAL, ENOSPC, errno, memcpy, memset, munmap
 from fastlb.data_plane cimport types
+from fastlb.data_plane.types cimport (MAX_HTTP2_CONNECTION_WINDOW_BYTES, MAX_HTTP2_STREAMS, MAX_HTTP2_WINDOW_BYTES,
+                                      MIN_HTTP2_WINDOW_BYTES)
 from fastlb.data_plane.types cimport (FAILURE_COUNT, HEADER_OTHER, MAX_HEAD_BYTES, MAX_HEADERS, MAX_IDENTITY_BYTES, MAX_ROWS, MAX_WORKERS,
                                       NO_INDEX, NO_SHARED_ROW, NODE_ROW, ROW_DISPLAY_BYTES, ROW_FREE, WORKER_CLOSED, WORKER_FREE, WORKER_LIVE, Backend, Column,
                                       Connection, Counters)
@@ -424,14 +426,20 @@ cdef class SnapshotWriter:
         self.networks.append(pack_network(network))
 
     def add_listener(self, name, *, head_timeout_ms, body_timeout_ms, idle_timeout_ms, write_timeout_ms, max_head_bytes,
-                     max_target_bytes, max_headers, max_body_bytes, log_set=None, host_set=0, meter=0):
+                     max_target_bytes, max_headers, max_body_bytes, log_set=None, host_set=0, meter=0, http2_streams=0,
+                     http2_window_bytes=MIN_HTTP2_WINDOW_BYTES, http2_connection_window_bytes=1048576):
         """A listener's settings; times in milliseconds, sizes in bytes, max_body_bytes 0 = no limit; `log_set`: index in the log plan, None
-        where nothing is logged; `host_set`: index in the route table; `meter`: number of its meter, 0 = none. Returns its index."""
+        where nothing is logged; `host_set`: index in the route table; `meter`: number of its meter, 0 = none. `http2_streams`: how many a
+        connection may have open, 0 = HTTP/2 is off. Returns its index."""
         cdef ImageListener entry
         if len(name.encode()) > MAX_LISTENER_NAME_BYTES:
             raise ValueError(f"the name of a listener has at most {MAX_LISTENER_NAME_BYTES} bytes: {name}")
         if not 0 < max_headers <= MAX_HEADERS or not 0 < max_head_bytes <= MAX_HEAD_BYTES:
             raise ValueError(f"max_headers is at most {MAX_HEADERS}, max_head_bytes at most {MAX_HEAD_BYTES}")
+        if http2_streams > MAX_HTTP2_STREAMS or not MIN_HTTP2_WINDOW_BYTES <= http2_window_bytes <= MAX_HTTP2_WINDOW_BYTES \
+                or not MIN_HTTP2_WINDOW_BYTES <= http2_connection_window_bytes <= MAX_HTTP2_CONNECTION_WINDOW_BYTES:
+            raise ValueError(f"http2_streams is at most {MAX_HTTP2_STREAMS}, windows are {MIN_HTTP2_WINDOW_BYTES} to {MAX_HTTP2_WINDOW_BYTES}"
+                             f" and to {MAX_HTTP2_CONNECTION_WINDOW_BYTES} bytes")
         memset(&entry, 0, sizeof(entry))
         entry.name = self.add_text(name.encode())
         entry.log_set = <uint32_t>NO_INDEX if log_set is None else log_set
@@ -446,6 +454,9 @@ cdef class SnapshotWriter:
         entry.settings.head.max_fields = max_headers
         entry.settings.max_body_bytes = max_body_bytes
         entry.tls = <uint32_t>NO_INDEX
+        entry.settings.http2_streams = http2_streams
+        entry.settings.http2_window_bytes = http2_window_bytes
+        entry.settings.http2_connection_window_bytes = http2_connection_window_bytes
         self.listeners.append(record(&entry, sizeof(entry)))
         return len(self.listeners) - 1
 
@@ -1531,14 +1542,21 @@ cdef class Image:
         return [os.fsdecode(directory) for directory in written.split(b"\0") if directory]
 
 
+# Why connections of HTTP/2 were ended, in the order of Http2End.
+HTTP2_ENDS = ("protocol_error", "rapid_resets", "header_flood", "continuation_flood", "ping_flood", "settings_flood", "priority_flood",
+              "window_update_flood", "empty_data_flood", "other_flood", "write_timeout", "out_of_memory")
+
+
 cdef dict describe_counters(const Counters* counters, const WorkerGauges* gauges):
     # As Engine.counters and SharedMemory.counters give them.
     cdef uint32_t i
     result = dict(counters[0])
-    del result["reasons"]
+    del result["reasons"], result["http2_ends"]
     result.update(gauges[0])
     for i in range(FAILURE_BAD_REQUEST_LINE, FAILURE_END):
         result["reason." + failures[i].id.decode()] = counters.reasons[i]
+    for i, name in enumerate(HTTP2_ENDS):
+        result["http2_ended." + name] = counters.http2_ends[i]
     return result
 
 

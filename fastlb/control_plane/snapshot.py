@@ -85,6 +85,9 @@ def build_image(
             log_set=log_set,
             host_set=host_set,
             meter=meter,
+            http2_streams=listener.http2.streams if listener.http2.enabled else 0,
+            http2_window_bytes=listener.http2.window_bytes,
+            http2_connection_window_bytes=listener.http2.connection_window_bytes,
         )
         tls_plan.set_listener(listener_index, listener)
     if ticket_keys:

@@ -28,7 +28,7 @@ from fastlb.data_plane.types cimport (CAPTURE_HOST, CAPTURE_KINDS, CAPTURE_METHO
                                       CAPTURE_RESPONSE_FIELD, CAPTURE_TARGET, CAPTURE_USER, COMPARE_CONTAINS, COMPARE_END,
                                       COMPARE_ENDS_WITH, COMPARE_EQUAL, COMPARE_GREATER, COMPARE_GREATER_OR_EQUAL, COMPARE_LESS,
                                       COMPARE_LESS_OR_EQUAL, COMPARE_NOT_EQUAL, COMPARE_STARTS_WITH, ESCAPES_END, ESCAPE_JSON,
-                                      ESCAPE_JSON_TEXT, ESCAPE_NONE, ESCAPE_TEXT, HEADER_X_REQUEST_ID, LOG_ABSENT, LOG_ACCEPT, LOG_ATTEMPTS,
+                                      ESCAPE_JSON_TEXT, ESCAPE_NONE, ESCAPE_TEXT, HEADER_X_REQUEST_ID, KIND_STREAM, LOG_ABSENT, LOG_ACCEPT, LOG_ATTEMPTS,
                                       LOG_BACKEND, LOG_BACKENDS, LOG_BACKEND_STATUS, LOG_BACKEND_STATUSES, LOG_BODY_BYTES_SENT,
                                       LOG_BYTES_SENT, LOG_CAPTURE, LOG_CLIENT, LOG_CLIENT_PORT, LOG_CONNECTION, LOG_CONNECTION_REQUESTS,
                                       LOG_CONNECT_MS, LOG_DATAGRAM_LINE_BYTES, LOG_DESTINATION_KINDS, LOG_DURATION, LOG_DURATION_MS,
@@ -466,9 +466,14 @@ cdef void log_request_head(Engine* engine, Exchange* exchange, const Head* head)
             if head.path_size < head.origin_size:
                 append_value(engine, record, value, data + head.origin + head.path_size + 1, head.origin_size - head.path_size - 1)
         elif capture.kind == CAPTURE_PROTOCOL:
-            append_value(engine, record, value, b"HTTP/1.1" if head.version else b"HTTP/1.0", 8)
+            if exchange.client.kind == KIND_STREAM:
+                append_value(engine, record, value, b"HTTP/2.0", 8)
+            else:
+                append_value(engine, record, value, b"HTTP/1.1" if head.version else b"HTTP/1.0", 8)
         elif capture.kind == CAPTURE_REQUEST_LINE:
             append_value(engine, record, value, data, head.target + head.target_size + 9)
+            if exchange.client.kind == KIND_STREAM and value.size == head.target + head.target_size + 9:
+                memcpy(record.values.data + value.offset + value.size - 3, b"2.0", 3)
         elif capture.kind == CAPTURE_HOST:
             if head.host:
                 append_value(engine, record, value, data + head.host, head.host_size)

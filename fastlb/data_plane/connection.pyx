@@ -19,7 +19,7 @@ from fastlb.data_plane.system cimport unlikely
 from fastlb.data_plane.timer_wheel cimport cancel_timer
 from fastlb.data_plane.tls cimport drop_tls
 from fastlb.data_plane.transport cimport close_descriptor
-from fastlb.data_plane.types cimport (IO_EOF, IO_ERROR, IO_HALF_CLOSED, IO_READABLE, IO_READY_LISTED, KIND_BACKEND, KIND_CLIENT, NODE_ROW,
+from fastlb.data_plane.types cimport (IO_EOF, IO_ERROR, IO_HALF_CLOSED, IO_READABLE, IO_READY_LISTED, KIND_BACKEND, KIND_CLIENT, KIND_STREAM, NODE_ROW,
                                       STATE_CLOSED, STATE_HANDSHAKE, STATE_IDLE, Backend, Connection, Engine, Listener)
 
 
@@ -60,7 +60,7 @@ cdef void drop_listener(Engine* engine, Listener* listener) noexcept nogil:
 
 
 cdef void close_connection(Engine* engine, Connection* connection, bint reset) noexcept nogil:
-    # Ends a client, backend or mirror connection; with `reset` the other side sees an error and not an orderly end.
+    # Ends a client, backend, mirror or stream connection; with `reset` the other side sees an error and not an orderly end.
     cdef Backend* backend
     if connection.state == STATE_CLOSED:
         return
@@ -70,6 +70,8 @@ cdef void close_connection(Engine* engine, Connection* connection, bint reset) n
     return_buffer(&engine.buffers, connection.input)
     connection.input = NULL
     if connection.kind == KIND_CLIENT:
+        if unlikely(connection.http2 != NULL):
+            connection.codec.close(engine, connection, reset)
         if connection.all_previous != NULL:
             connection.all_previous.all_next = connection.all_next
         else:
@@ -95,6 +97,10 @@ cdef void close_connection(Engine* engine, Connection* connection, bint reset) n
             give_place_back(engine, &connection.place)
         connection.backend = NULL
         drop_backend(&engine.backends, backend)
+    elif connection.kind == KIND_STREAM:
+        connection.codec.close(engine, connection, reset)
+        drop_listener(engine, connection.listener)
+        connection.listener = NULL
     else:
         engine.n_mirrors -= 1
         engine.mirror_bytes -= connection.drained_bytes

@@ -19,11 +19,13 @@ from fastlb.data_plane.exchange cimport close_exchange, fail_attempt, free_ended
 from fastlb.data_plane.failure cimport FAILURE_BACKEND_DRAINED
 from fastlb.data_plane.hedge cimport face_attempt
 from fastlb.data_plane.http1 cimport http1_backend_codec, http1_client_codec
+from fastlb.data_plane.http2 cimport http2_client_codec
+from fastlb.data_plane.http2_stream cimport http2_stream_codec, http2_stream_transport
 from fastlb.data_plane.mirror cimport mirror_transport
 from fastlb.data_plane.mirror_client cimport mirror_codec
 from fastlb.data_plane.pipe_pool cimport pipe_pool_close, pipe_pool_open
 from fastlb.data_plane.queue cimport forget_siblings, look_again, refresh_caps, wake_siblings
-from fastlb.data_plane.ready_list cimport take_ready
+from fastlb.data_plane.ready_list cimport list_ready, take_ready
 from fastlb.data_plane.regex cimport close_regex_scratch
 from fastlb.data_plane.meters cimport note_time, read_clock_us
 from fastlb.data_plane.shared_table cimport claim_row, column_at, meter_details_at, meters_at, release_row, row_at, worker_at
@@ -98,6 +100,9 @@ cdef int engine_open(Engine* engine, uint32_t max_clients, uint32_t max_descript
     engine.tls_backend_codec = tls_backend_codec()
     engine.mirror_codec = mirror_codec()
     engine.mirror_transport = mirror_transport()
+    engine.http2_client_codec = http2_client_codec()
+    engine.http2_stream_codec = http2_stream_codec()
+    engine.http2_stream_transport = http2_stream_transport()
     buffer_pool_open(&engine.buffers)
     engine.read_buffer = <char*>malloc(READ_BUFFER_BYTES)
     engine.write_buffer = <char*>malloc(WRITE_BUFFER_BYTES)
@@ -578,12 +583,18 @@ cdef void engine_end_idle(Engine* engine) noexcept nogil:
 
 
 cdef void limit_idle_clients(Engine* engine, uint32_t grace_ms) noexcept nogil:
-    cdef Connection* client = engine.clients
+    cdef:
+        Connection* client = engine.clients
+        uint64_t one = 1
     engine.drain_idle_grace_ms = grace_ms
     while client != NULL:
         if client.state == STATE_IDLE:
             limit_idle(engine, client)
+        if client.http2 != NULL:
+            list_ready(engine, client)          # it is told with a frame of its own, whether a request comes or not
         client = client.all_next
+    if engine.ready_head != NULL:
+        write(engine.event_fd, &one, sizeof(one))
 
 
 cdef uint32_t engine_cut(Engine* engine, uint32_t row) noexcept nogil:
@@ -621,7 +632,7 @@ cdef void engine_publish(Engine* engine) noexcept nogil:
     worker.gauges.pipes_taken = taken
     worker.gauges.pipes_returned = returned
     worker.gauges.clients = engine.n_clients
-    worker.gauges.descriptors = engine.connections.n_open - engine.n_mirrors
+    worker.gauges.descriptors = engine.connections.n_open - engine.n_mirrors - engine.n_streams
     worker.gauges.timers = engine.timers.count
     worker.gauges.backend_rows = engine.backends.count
     worker.generation = engine.snapshot.header.generation if engine.snapshot != NULL else 0

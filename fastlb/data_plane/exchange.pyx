@@ -40,9 +40,9 @@ from fastlb.data_plane.retry cimport (can_be_hedged, can_send_again, end_conditi
 from fastlb.data_plane.snapshot cimport drop_snapshot
 from fastlb.data_plane.sticky cimport is_bound, begin_sticky, note_sticky_answer
 from fastlb.data_plane.system cimport likely, unlikely
-from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE, HEAD_CLOSE, HEAD_EXPECT_CONTINUE,
+from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE, FRAME_UNTIL_CLOSE, HEAD_CLOSE, HEAD_EXPECT_CONTINUE,
                                       HEAD_KEEP_ALIVE, HEAD_UPGRADE, HEADER_UPGRADE, IO_ERROR, IO_READABLE,
-                                      METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_PUT, METHOD_TRACE, NO_PIPE, POOL_STICKY,
+                                      KIND_STREAM, METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_PUT, METHOD_TRACE, NO_PIPE, POOL_STICKY,
                                       RELAY_DONE, RELAY_NO_MEMORY, RELAY_OFF, RELAY_RUNNING, RELAY_SINK_FAILED, RELAY_SOURCE_FAILED,
                                       RELAY_SOURCE_INVALID, RELAY_TOO_LARGE, STATE_EXCHANGE, WAIT_BETWEEN_BYTES, WAIT_BODY, WAIT_EXCHANGE,
                                       WAIT_FIRST_BYTE, WAIT_TUNNEL, WAIT_UNSET, WAIT_WRITE, X_BODY_DONE, X_EXPECT, X_FRESH, X_HEAD_SENT,
@@ -199,6 +199,8 @@ cdef void begin_exchange(Engine* engine, Exchange* exchange, Head* head) noexcep
         exchange.up.keep = True
         if head.framing == FRAME_CHUNKED:
             exchange.up.limit = exchange.max_body_bytes
+            if unlikely(exchange.client.kind == KIND_STREAM):
+                exchange.up.source_framing = FRAME_UNTIL_CLOSE      # HTTP/2 frames it, and END_STREAM is its end
     start(engine, exchange)
 
 

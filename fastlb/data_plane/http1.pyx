@@ -24,7 +24,7 @@ from fastlb.data_plane.http1_serialise cimport local_body_bytes, write_answer, w
 from fastlb.data_plane.meters cimport count_client_in, count_failure
 from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.relay cimport relay_close, relay_interject, relay_offer, relay_open, relay_redirect, relay_replay, relay_run
-from fastlb.data_plane.system cimport likely, memchr, memcpy, prefetch, unlikely
+from fastlb.data_plane.system cimport likely, memchr, memcmp, memcpy, prefetch, unlikely
 from fastlb.data_plane.transport cimport connect_result
 from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, ATTEMPT_SENT, FIRST_READ_BYTES, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE,
                                       FRAME_TUNNEL, FRAME_UNTIL_CLOSE, IO_AGAIN, IO_EOF, IO_ERROR, IO_HALF_CLOSED, IO_READABLE, IO_WRITABLE, LINGER_BYTES,
@@ -150,6 +150,9 @@ cdef bint use_request_bytes(Engine* engine, Connection* client, char* data, uint
         return False
     if parse and not (size == 1 and data[0] == c"\r"):
         result = parse_request(head, data, size, &settings.head)
+    if unlikely(result < 0) and is_http2_preface(client, data, size):
+        engine.http2_client_codec.adopt(engine, client, data, size)
+        return True
     if result == HEAD_INCOMPLETE:
         if not in_input and not append_bytes(&engine.buffers, &client.input, data, size):
             close_connection(engine, client, True)
@@ -189,6 +192,11 @@ cdef bint use_request_bytes(Engine* engine, Connection* client, char* data, uint
             return True
     begin_exchange(engine, exchange, head)
     return True
+
+
+cdef inline bint is_http2_preface(const Connection* client, const char* data, uint32_t size) noexcept nogil:
+    # A client that knows beforehand that we speak HTTP/2 (RFC 9113 section 3.4): its first bytes are no request of HTTP/1, on purpose.
+    return size >= 16 and client.n_exchanges == 0 and client.listener.settings.http2_streams != 0 and memcmp(data, b"PRI * HTTP/2.0\r\n", 16) == 0
 
 
 cdef inline uint64_t head_started_ms(Engine* engine, const Connection* client) noexcept nogil:
@@ -606,6 +614,8 @@ CLIENT.send_answer = send_answer
 CLIENT.end = end_client
 CLIENT.reset = reset_client
 CLIENT.switch_to_tunnel = switch_to_tunnel
+CLIENT.adopt = NULL
+CLIENT.close = NULL
 CLIENT.send_request = NULL
 
 cdef Codec BACKEND
@@ -618,6 +628,8 @@ BACKEND.send_answer = NULL
 BACKEND.end = NULL
 BACKEND.reset = NULL
 BACKEND.switch_to_tunnel = NULL
+BACKEND.adopt = NULL
+BACKEND.close = NULL
 BACKEND.send_request = send_request
 
 

@@ -83,6 +83,8 @@ MIRROR.end = end_mirror
 MIRROR.reset = fail_mirror
 MIRROR.switch_to_tunnel = refuse_tunnel
 MIRROR.send_request = NULL
+MIRROR.adopt = NULL
+MIRROR.close = NULL
 
 
 cdef const Codec* mirror_codec() noexcept nogil:

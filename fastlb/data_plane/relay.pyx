@@ -71,7 +71,7 @@ cdef inline void count_in(Engine* engine, Relay* relay, uint64_t size) noexcept 
     if relay.source.kind == KIND_CLIENT:
         engine.counters.client_bytes_in += size
         count_client_in(engine, relay.source, size)
-    else:
+    elif relay.source.kind == KIND_BACKEND:     # of an HTTP/2 stream its session has counted the frames
         engine.counters.backend_bytes_in += size
         relay.source.backend.meter.bytes_in += size
 
@@ -81,7 +81,7 @@ cdef inline void count_out(Engine* engine, Relay* relay, uint64_t size) noexcept
     if relay.sink.kind == KIND_CLIENT:
         engine.counters.client_bytes_out += size
         count_client_out(engine, relay.sink.exchange, size)      # relay.exchange is not set yet for interim heads
-    elif relay.sink.kind == KIND_BACKEND:       # a mirror drops its answer
+    elif relay.sink.kind == KIND_BACKEND:       # a mirror drops its answer, and a stream counts by itself
         engine.counters.backend_bytes_out += size
         relay.sink.backend.meter.bytes_out += size
 

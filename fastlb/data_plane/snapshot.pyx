@@ -22,6 +22,7 @@ from fastlb.data_plane.system cimport ENOMEM, MAP_FAILED, MAP_SHARED, PROT_READ,
 from fastlb.data_plane.template cimport check_segments, check_template
 from fastlb.data_plane.tls cimport TlsSet, drop_tls_set, free_tls, load_tls
 from fastlb.data_plane.tls_image cimport check_tls
+from fastlb.data_plane.types cimport MAX_HTTP2_CONNECTION_WINDOW_BYTES, MAX_HTTP2_STREAMS, MAX_HTTP2_WINDOW_BYTES
 from fastlb.data_plane.types cimport (MAX_HEAD_BYTES, MAX_HEADERS, MAX_IDENTITY_BYTES, NO_INDEX, Backend, Engine, Group,
                                       ImageBackend, ImageGroup, ImageHeader, ImageHeaderOperation, ImageListener, ImageLogPlan, ImageNetwork,
                                       ImagePool, ImageRoute, ImageRouteTable, ImageSticky, Pool, PoolBackend, Snapshot)
@@ -74,6 +75,9 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
             return -1
         if (not text_fits(size, &listeners[i].name) or listeners[i].name.size > MAX_LISTENER_NAME_BYTES or listeners[i].settings.head.max_fields - 1 >= <uint32_t>MAX_HEADERS
                 or listeners[i].settings.head.max_bytes > <uint32_t>MAX_HEAD_BYTES):
+            return -1
+        if listeners[i].settings.http2_streams > MAX_HTTP2_STREAMS or listeners[i].settings.http2_window_bytes > MAX_HTTP2_WINDOW_BYTES \
+                or listeners[i].settings.http2_connection_window_bytes > MAX_HTTP2_CONNECTION_WINDOW_BYTES:
             return -1
     networks = <const ImageNetwork*>(image + header.networks.offset)
     for i in range(header.networks.count):

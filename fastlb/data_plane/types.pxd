@@ -73,6 +73,12 @@ cdef enum:
     HISTOGRAM_BUCKETS = 86
     BACKEND_REASONS = 12            # failures that speak of a backend (meters.pxd: backend_reason)
 
+    # HTTP/2 (http2.pyx)
+    MAX_HTTP2_STREAMS = 1000        # of a connection at a time, as a listener may allow
+    MIN_HTTP2_WINDOW_BYTES = 65535  # what every connection begins with (RFC 9113 section 6.9.2)
+    MAX_HTTP2_WINDOW_BYTES = 258048     # of a stream: what has come and was not taken fits the largest block
+    MAX_HTTP2_CONNECTION_WINDOW_BYTES = 16777216
+
 cdef enum:
     NO_BACKEND = -1
     NO_PIPE = -1
@@ -87,6 +93,7 @@ ctypedef enum ConnectionKind:
     KIND_CLIENT = 2
     KIND_BACKEND = 3
     KIND_MIRROR = 4                 # stands for the client of a mirrored request: no descriptor, takes everything, says nothing
+    KIND_STREAM = 5                 # stands for the client of one HTTP/2 stream: no descriptor, its bytes go through the session's
 
 # What the kernel has told us and we have not used up: edges are remembered as bits (docs/ARCHITECTURE.md, "Edges").
 ctypedef enum IoBits:
@@ -212,6 +219,34 @@ ctypedef enum QueueWork:            # bits of Engine.queue_work
     QUEUE_LOOK_PAST = 2             # and siblings that have waited longer had their chance
     QUEUE_WAKE = 4                  # Engine.wakes is not empty
     QUEUE_GAVE_WAY = 8              # only while looking: a free backend is left to a sibling
+
+ctypedef enum Http2End:             # why an HTTP/2 connection was ended before its time
+    HTTP2_PROTOCOL_ERROR = 0        # it broke RFC 9113
+    HTTP2_RAPID_RESETS = 1          # streams that were reset, by the client or because of what it sent
+    HTTP2_HEADER_FLOOD = 2          # a header list far beyond what is read, or one that never ends
+    HTTP2_CONTINUATION_FLOOD = 3    # too many of these frames for what moves, as are the next six
+    HTTP2_PING_FLOOD = 4
+    HTTP2_SETTINGS_FLOOD = 5
+    HTTP2_PRIORITY_FLOOD = 6
+    HTTP2_WINDOW_UPDATE_FLOOD = 7
+    HTTP2_EMPTY_DATA_FLOOD = 8
+    HTTP2_OTHER_FLOOD = 9
+    HTTP2_WRITE_TIMEOUT = 10        # the client stopped reading
+    HTTP2_OUT_OF_MEMORY = 11
+    HTTP2_ENDS = 12
+    HTTP2_NOT_ENDED = 255
+
+ctypedef enum Http2StreamFlags:
+    H2_REMOTE_ENDED = 1             # END_STREAM has come: nothing more does
+    H2_CLOSED = 2                   # nothing can be sent on it any more
+    H2_ANSWERED = 4                 # its final head is submitted
+    H2_ENDED = 8                    # all of its answer is here: behind `output` and `trailers` it ends
+    H2_DEFERRED = 16                # nghttp2 waits to be told of output
+    H2_MALFORMED = 32               # after what we answer it is reset with PROTOCOL_ERROR
+    H2_TOO_LARGE = 64               # its header list is beyond the limit, and was not kept
+    H2_CONNECT = 128                # a WebSocket (RFC 8441)
+    H2_RESET = 256                  # RST_STREAM is submitted
+    H2_IN_TRAILERS = 512            # its second header list is coming
 
 ctypedef enum Algorithm:
     ALGORITHM_ROUND_ROBIN = 0
@@ -409,6 +444,7 @@ cdef struct RegexScratch
 cdef struct TlsConnection
 cdef struct TlsListener
 cdef struct TlsBackend
+cdef struct Http2Stream
 
 cdef struct ImageText:              # in a snapshot image, or in a log plan: offsets from its start
     uint32_t offset, size
@@ -481,6 +517,10 @@ cdef struct Codec:
     bint (*switch_to_tunnel)(Engine* engine, Exchange* exchange, Head* head, char* body, uint32_t body_size) noexcept nogil
     # Backend side: sends the request of this attempt on its connection; 0 or a FAILURE_*.
     uint32_t (*send_request)(Engine* engine, Attempt* attempt) noexcept nogil
+    # Takes a client over from another codec, with `size` bytes received already; client.input, where they may stand, is let go of.
+    void (*adopt)(Engine* engine, Connection* client, const char* data, uint32_t size) noexcept nogil
+    # The connection closes: frees what the codec keeps in Connection.http2. With `reset` the other side is to see an error.
+    void (*close)(Engine* engine, Connection* connection, bint reset) noexcept nogil
 
 cdef struct Connection:
     Timer timer                     # first, so that a Timer* is a Connection*
@@ -518,6 +558,7 @@ cdef struct Connection:
     char address[ADDRESS_TEXT_BYTES]
     uint32_t exchange_flags         # client: ExchangeFlags that each of its exchanges begins with
     TlsConnection* tls              # owned by its transport (tls.pyx); NULL = plain
+    void* http2                     # client: owned, its Http2Session. stream: borrowed, its Http2Stream. NULL = it does not speak HTTP/2
 
 cdef struct ConnectionTable:
     # Index -> connection, in slabs that never move. Closed ones wait in the graveyard until the batch ends, so that no
@@ -936,6 +977,51 @@ cdef struct Exchange:
     char request_id[REQUEST_ID_BYTES]
 
 
+# ---------------------------------------------------------------------------------------------------------------- HTTP/2
+cdef struct Allowance:              # a token bucket: what is used up fills again with time
+    int64_t left
+    uint64_t filled_ms
+
+cdef struct Http2Session:
+    # What a client connection that speaks HTTP/2 keeps (http2.pyx).
+    void* handle                    # owned: nghttp2_session
+    Engine* engine                  # borrowed
+    Connection* client              # borrowed: owns us
+    Http2Stream* streams            # owned: all that nghttp2 knows of
+    uint32_t n_streams
+    uint32_t n_exchanges            # of these, with a connection of KIND_STREAM
+    Buffer* held                    # owned: frames that the socket has not taken
+    char* batch                     # while frames are gathered: where the next one goes, and where they should end
+    char* batch_end
+    uint64_t written_ms             # when the socket last took something, or had nothing to take
+    uint64_t idle_ms                # since when there is no stream
+    uint64_t block_ms               # since when a header block is coming; 0 = none is
+    uint64_t told_ms                # when the client was told to leave; 0 = it was not
+    uint32_t block_bytes            # of the header list that is coming, as RFC 9113 section 6.5.2 counts
+    uint8_t end                     # Http2End: why it is to be ended, HTTP2_NOT_ENDED
+    bint has_left                   # told_ms: no later stream will be served
+    bint gone                       # nothing is read or written any more: closes when the last exchange is over
+    Allowance frames                # how many frames that move nothing may come
+    Allowance resets
+
+cdef struct Http2Stream:
+    # A stream, from its header list until nghttp2 has closed it; its connection is closed earlier, with its exchange.
+    Http2Session* session           # borrowed: owns us
+    Connection* connection          # borrowed: of KIND_STREAM; NULL once its exchange is over
+    Http2Stream* next
+    Http2Stream* previous
+    Buffer* fields                  # owned: its header list, until its exchange begins
+    Buffer* input                   # owned: body bytes that its exchange has not taken
+    Buffer* output                  # owned: body bytes that nghttp2 has not taken
+    Buffer* trailers                # owned: of the answer, as lines
+    Buffer* request_trailers        # owned: a header list; once it is whole, lines
+    int64_t content_length          # as the request says, once that is known; -1 = it does not
+    int64_t received                # body bytes
+    uint64_t moved_ms               # when output was last taken, or began to wait
+    int32_t id
+    uint32_t flags                  # Http2StreamFlags
+
+
 # ---------------------------------------------------------------------------------------------------------------- shared memory
 # What all processes of a node see (shared_table.pyx says who writes what). No pointers: every process maps it elsewhere.
 ctypedef enum RowUse:
@@ -1124,6 +1210,9 @@ cdef struct ListenerSettings:
     uint32_t head_timeout_ms, body_timeout_ms, idle_timeout_ms, write_timeout_ms
     HeadLimits head
     uint64_t max_body_bytes         # 0 = no limit
+    uint32_t http2_streams          # of a connection at a time; 0 = HTTP/2 is not spoken
+    uint32_t http2_window_bytes, http2_connection_window_bytes      # of request bodies
+    uint32_t padding
 
 cdef struct Listener:
     # One listening socket. Lives until its last connection is gone.
@@ -1676,6 +1765,10 @@ cdef struct Counters:
     uint64_t tls_opened, tls_closed         # connections that speak TLS, on both sides
     uint64_t tls_handshakes, tls_resumed    # with clients, that succeeded; of them with a session of before
     uint64_t reasons[FAILURE_COUNT]
+    uint64_t http2_sessions_opened, http2_sessions_closed
+    uint64_t http2_streams_opened, http2_streams_closed
+    uint64_t http2_resets_received, http2_resets_sent, http2_streams_refused
+    uint64_t http2_ends[HTTP2_ENDS]
 
 cdef struct WorkerGauges:           # written when a pump ends
     uint64_t buffers_taken, buffers_returned
@@ -1768,3 +1861,7 @@ cdef struct Engine:
     int siblings[MAX_WORKERS]       # owned eventfds, by slot; -1 = not known
     TlsScratch tls                  # NULLs until a snapshot speaks TLS
     epoll_event events[EVENTS_PER_BATCH]
+    const Codec* http2_client_codec     # borrowed, static
+    const Codec* http2_stream_codec
+    const Transport* http2_stream_transport
+    uint32_t n_streams              # connections of KIND_STREAM

@@ -18,6 +18,7 @@ LISTENER = {
     "max_target_bytes": 8192,
     "max_headers": 100,
     "max_body_bytes": 0,
+    "http2_streams": 128,
 }
 POOL = {
     "algorithm": "weighted_least_connections",

@@ -358,6 +358,18 @@ class ListenerLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Http2:
+    """Whether and how a listener speaks HTTP/2. Of a stream's body at most its window waits in one buffer of 256 KiB."""
+
+    enabled: bool = option("enabled", Flag(), True, ("on", "enable"))
+    streams: int = option("streams", Count(1, 1000), 128, ("max_concurrent_streams", "http2_max_concurrent_streams", "max_streams"))
+    window_bytes: int = option("window", size("64KiB", "252KiB"), "64KiB", ("initial_window_size", "initial_stream_window_size"))
+    connection_window_bytes: int = option(
+        "connection_window", size("64KiB", "16MiB"), "1MiB", ("initial_connection_window_size", "session_window")
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
     """[[listeners]]: addresses that accept clients."""
 
@@ -372,6 +384,7 @@ class Listener:
     )
     timeouts: ListenerTimeouts = table("timeouts", ListenerTimeouts)
     limits: ListenerLimits = table("limits", ListenerLimits)
+    http2: Http2 = table("http2", Http2, ("h2",))
     backlog: int = option("backlog", Count(1, 65535), 4096)
     access_log: AccessLogs = option("access_log", LogList(may_inherit=True), "inherit", ("access_logs", "log", "logs"))
     defer_accept: bool = option("defer_accept", Flag(), True, ("deferred", "defer-accept"))

@@ -176,9 +176,18 @@ def _add_node(page: Page, shared: _core.SharedMemory, node: Node) -> None:
         (f.TLS_RESUMED, counters["tls_resumed"]),
         (f.SPLICED, counters["spliced_bytes"]),
         (f.ACCEPT_PAUSES, counters["accept_pauses"]),
+        (f.HTTP2_CONNECTIONS, counters["http2_sessions_opened"] - counters["http2_sessions_closed"]),
+        (f.HTTP2_STREAMS, counters["http2_streams_opened"] - counters["http2_streams_closed"]),
     ):
         page.begin(family)
         page.add(family, "", value)
+    page.begin(f.HTTP2_RESETS)
+    for side in ("resets_received", "resets_sent", "streams_refused"):
+        page.add(f.HTTP2_RESETS, label("side", side.split("_")[1]), counters[f"http2_{side}"])
+    page.begin(f.HTTP2_ENDED)
+    for name, value in counters.items():
+        if name.startswith("http2_ended."):
+            page.add(f.HTTP2_ENDED, label("cause", name.partition(".")[2]), value)
     for family, name, values in (
         (f.STICKY, "sticky", ("kept", "moved")),
         (f.MIRRORS, "mirrors", ("opened", "skipped", "failed")),

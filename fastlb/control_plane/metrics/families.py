@@ -70,6 +70,12 @@ CERTIFICATE_EXPIRES = _gauge(
 CERTIFICATE_STALE = _gauge(
     "fastlb_certificate_stale", "file names", "1: the file cannot be used as it is now, and what it held before is served."
 )
+HTTP2_CONNECTIONS = _gauge("fastlb_http2_connections", "", "Open client connections that speak HTTP/2.")
+HTTP2_STREAMS = _gauge("fastlb_http2_streams", "", "Open streams of them.")
+HTTP2_RESETS = _counter(
+    "fastlb_http2_resets", "side", "Streams that were reset: received from clients, sent to them, refused because there was no room."
+)
+HTTP2_ENDED = _counter("fastlb_http2_ended", "cause", "HTTP/2 connections that were ended before their time, by cause.")
 
 ACME_EXPIRY = _gauge("fastlb_acme_expiry_seconds", "certificate", "Until the certificate that a CA has issued ends; none of a placeholder.")
 ACME_PLACEHOLDER = _gauge("fastlb_acme_placeholder", "certificate", "1: the CA has not issued it yet, and a self-signed one is served.")

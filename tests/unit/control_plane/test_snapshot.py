@@ -113,6 +113,9 @@ def test_settings_and_listeners_are_written_in_their_units(writer: type[Recordin
             "log_set": None,
             "host_set": 0,
             "meter": 0,
+            "http2_streams": 128,
+            "http2_window_bytes": 65536,
+            "http2_connection_window_bytes": 1 << 20,
         },
     )
     assert second[0] == ("other",)

@@ -1,0 +1,15 @@
+from libc.stdint cimport int64_t, uint32_t
+
+from fastlb.data_plane.nghttp2 cimport nghttp2_nv
+from fastlb.data_plane.types cimport Buffer, BufferPool, Engine
+
+cdef enum:
+    MAX_SENT_FIELDS = 400           # what a backend may send (MAX_HEADERS), what edits may add (MAX_HEADER_OPERATIONS) and a few of ours
+    REQUEST_ROOM = 256              # what a request head of HTTP/1.1 has more than its header list in a buffer
+    BODY_UNKNOWN = -1
+
+cdef bint add_field(BufferPool* buffers, Buffer** fields, const char* name, uint32_t name_size, const char* value,
+                    uint32_t value_size) noexcept nogil
+cdef uint32_t make_request(Engine* engine, const Buffer* fields, int64_t body_bytes, Buffer** head, bint* is_connect) noexcept nogil
+cdef bint make_trailers(BufferPool* buffers, const Buffer* fields, Buffer** trailers) noexcept nogil
+cdef uint32_t list_fields(const char* text, uint32_t size, nghttp2_nv* fields) noexcept nogil
