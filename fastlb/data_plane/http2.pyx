@@ -21,7 +21,7 @@ from fastlb.data_plane.http2_head cimport MAX_SENT_FIELDS, add_field, list_field
 from fastlb.data_plane.meters cimport count_client_in
 from fastlb.data_plane.nghttp2 cimport (NGHTTP2_CANCEL, NGHTTP2_CONTINUATION, NGHTTP2_DATA, NGHTTP2_DATA_FLAG_EOF, NGHTTP2_DATA_FLAG_NO_COPY,
                                         NGHTTP2_DATA_FLAG_NO_END_STREAM, NGHTTP2_ENHANCE_YOUR_CALM, NGHTTP2_ERR_DEFERRED, NGHTTP2_ERR_FLOODED,
-                                        NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE, NGHTTP2_ERR_WOULDBLOCK, NGHTTP2_FLAG_ACK, NGHTTP2_FLAG_END_STREAM,
+                                        NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE, NGHTTP2_ERR_WOULDBLOCK, NGHTTP2_FLAG_END_STREAM,
                                         NGHTTP2_FLAG_NONE, NGHTTP2_FLOW_CONTROL_ERROR, NGHTTP2_FRAME_SIZE_ERROR, NGHTTP2_GOAWAY, NGHTTP2_HCAT_REQUEST, NGHTTP2_HEADERS,
                                         NGHTTP2_INTERNAL_ERROR, NGHTTP2_NO_ERROR, NGHTTP2_PING, NGHTTP2_PRIORITY, NGHTTP2_PROTOCOL_ERROR,
                                         NGHTTP2_REFUSED_STREAM, NGHTTP2_RST_STREAM, NGHTTP2_SETTINGS, NGHTTP2_SETTINGS_ENABLE_CONNECT_PROTOCOL,
@@ -47,7 +47,7 @@ from fastlb.data_plane.nghttp2 cimport (NGHTTP2_CANCEL, NGHTTP2_CONTINUATION, NG
                                         nghttp2_settings_entry, nghttp2_submit_goaway, nghttp2_submit_headers, nghttp2_submit_response,
                                         nghttp2_submit_rst_stream, nghttp2_submit_settings, nghttp2_submit_shutdown_notice, nghttp2_submit_trailer)
 from fastlb.data_plane.ready_list cimport list_ready
-from fastlb.data_plane.system cimport likely, memcpy, unlikely
+from fastlb.data_plane.system cimport memcpy, unlikely
 from fastlb.data_plane.types cimport (H2_ANSWERED, H2_CLOSED, H2_DEFERRED, H2_ENDED, H2_IN_TRAILERS, H2_MALFORMED, H2_REMOTE_ENDED, H2_RESET,
                                       H2_TOO_LARGE, HTTP2_CONTINUATION_FLOOD, HTTP2_EMPTY_DATA_FLOOD, HTTP2_HEADER_FLOOD, HTTP2_NOT_ENDED,
                                       HTTP2_OTHER_FLOOD, HTTP2_OUT_OF_MEMORY, HTTP2_PING_FLOOD, HTTP2_PRIORITY_FLOOD, HTTP2_PROTOCOL_ERROR,
@@ -516,7 +516,7 @@ cdef int on_frame_send(nghttp2_session* handle, const nghttp2_frame* frame, void
             count_reset(session)                # by the client's doing
         return 0
     if frame.hd.type == NGHTTP2_GOAWAY and frame.goaway.error_code != NGHTTP2_NO_ERROR:
-        note_end(session, HTTP2_PROTOCOL_ERROR) # found by nghttp2, unless it was us
+        note_end(session, HTTP2_PROTOCOL_ERROR)     # found by nghttp2, unless it was us
     if frame.hd.type != NGHTTP2_DATA and frame.hd.type != NGHTTP2_HEADERS:
         return 0
     stream = stream_of(handle, frame.hd.stream_id)

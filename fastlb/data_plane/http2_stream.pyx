@@ -13,7 +13,7 @@ from fastlb.data_plane.buffer cimport append_bytes, return_buffer
 from fastlb.data_plane.connection cimport close_connection, set_deadline
 from fastlb.data_plane.exchange cimport abandon, begin_exchange, close_exchange, drop_retry, open_exchange, progress, refuse
 from fastlb.data_plane.failure cimport (FAILURE_BAD_FRAMING, FAILURE_BODY_TIMEOUT, FAILURE_CLIENT_RESET, FAILURE_CLIENT_WRITE_TIMEOUT,
-                                        FAILURE_EXCHANGE_TIMEOUT, FAILURE_HEAD_TOO_LARGE, FAILURE_NONE, FAILURE_OUT_OF_MEMORY, FAILURE_QUEUE_TIMEOUT,
+                                        FAILURE_EXCHANGE_TIMEOUT, FAILURE_HEAD_TOO_LARGE, FAILURE_NONE, FAILURE_QUEUE_TIMEOUT,
                                         failures)
 from fastlb.data_plane.http1 cimport count_status
 from fastlb.data_plane.http1_head cimport parse_request

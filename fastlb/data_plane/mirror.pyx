@@ -106,7 +106,7 @@ cdef void open_mirror(Engine* engine, Exchange* exchange) noexcept nogil:
     if exchange.request_id[0] == 0:
         make_request_id(engine, exchange.request_id)    # the same for both, so that their answers can be compared
     memcpy(copy.request_id, exchange.request_id, REQUEST_ID_BYTES)
-    relay_open(&copy.up, copy, connection, NULL, exchange.up.source_framing, exchange.up.source_framing, 0)
+    relay_open(&copy.up, copy, connection, NULL, exchange.up.source_framing, exchange.up.sink_framing, 0)
     copy.up.state = RELAY_OFF
     copy.up.source_ended = True
     copy.up.moved = body_size

@@ -1,4 +1,4 @@
-"""A client of HTTP/2 in the in-process world: h2 keeps its state and writes its frames; nothing is repaired or normalised on the way out."""
+"""A client of HTTP/2 in the in-process world: h2 keeps its state and writes its frames; nothing is repaired on the way out."""
 
 import socket
 from dataclasses import dataclass, field

@@ -205,9 +205,7 @@ def test_a_malformed_request_is_answered_with_400_and_then_reset(world: Http2Wor
     assert world.counters()["http2_resets_sent"] == len(MALFORMED)
 
 
-@pytest.mark.parametrize(
-    ("length", "body"), [(2, b"abc"), (4, b"abc")], ids=["more than its length", "less than its length"]
-)
+@pytest.mark.parametrize(("length", "body"), [(2, b"abc"), (4, b"abc")], ids=["more than its length", "less than its length"])
 def test_a_body_that_differs_from_its_length_is_refused_also_when_the_request_is_under_way(
     world: Http2World, length: int, body: bytes
 ) -> None:
@@ -609,3 +607,58 @@ def test_a_preface_that_is_none_is_closed(world: Http2World) -> None:
     data = world.read_until(client, lambda data: len(data) > 9)
     world.pump_until(lambda: world.counters()["http2_sessions_closed"] == 1)
     assert data[3] == 4  # SETTINGS
+
+
+# ---------------------------------------------------------------------------------------------------------- with what else a route does
+def test_a_chunked_body_is_mirrored_as_it_was_sent(world: Http2World) -> None:
+    shadow = world.listen()
+    writer = Writer(9)
+    writer.listener()
+    main, copies = writer.pool("main"), writer.pool("shadow")
+    writer.backend(main, world.backend.getsockname()[1])
+    writer.backend(copies, shadow.getsockname()[1])
+    writer.set_mirror(writer.add_route(host="", path_prefix="/", pool=main), pool=copies, share=1.0)
+    world.apply_image(writer.image(), world.web)
+    client = Client(world, world.web)
+    number = client.begin([(":method", "POST"), *BASIC[1:]])
+    peer = world.accept()
+    world.request_head(peer)
+    client.h2.send_data(number, b"hello", end_stream=True)
+    client.flush()
+    assert world.read_until(peer, lambda data: data.endswith(b"0\r\n\r\n")) == b"5\r\nhello\r\n0\r\n\r\n"
+    world.backend = shadow
+    copy = world.accept()
+    assert world.read_until(copy, lambda data: data.endswith(b"0\r\n\r\n")).endswith(b"\r\n\r\n5\r\nhello\r\n0\r\n\r\n")
+    for one in (peer, copy):
+        one.send(OK)
+    assert client.wait(number).fields[":status"] == "200"
+    world.pump_until(lambda: world.counters()["mirrors_closed"] == 1)
+
+
+def test_a_body_is_sent_again_to_another_backend(world: Http2World) -> None:
+    client = Client(world, world.web)
+    number = client.request("/", "PUT", body=b"hello")
+    peer = world.accept()
+    assert world.read_until(peer, lambda data: data.endswith(b"hello"))
+    peer.send(RESPONSE)
+    client.wait(number)
+    number = client.request("/", "PUT", body=b"again")
+    world.read_until(peer, lambda data: data.endswith(b"again"))
+    peer.close()  # before it answers, on a connection that was kept: the same backend is asked again
+    second = world.accept()
+    assert world.read_until(second, lambda data: data.endswith(b"again")).startswith(b"PUT / HTTP/1.1\r\n")
+    second.send(OK)
+    assert client.wait(number).fields[":status"] == "200"
+    assert world.counters()["replays"] == 1
+
+
+def test_metrics_count_a_streams_bytes_once(world: Http2World) -> None:
+    client = Client(world, world.web)
+    number = client.request()
+    peer = world.accept()
+    world.request_head(peer)
+    peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + b"x" * 100_000)
+    client.wait(number)
+    counted = world.counters()
+    assert 100_000 < counted["client_bytes_out"] < 101_000
+    assert counted["client_bytes_in"] < 1000
