@@ -70,6 +70,7 @@ C_FLAGS = [
 # promise before 3.15, so there the modules are for that one Python.
 LIMITED = not sysconfig.get_config_var("Py_GIL_DISABLED")
 MACROS = [("Py_LIMITED_API", "0x030b0000")] if LIMITED else []
+MACROS += [("FASTLB_ARCHIVES", "1")] if ARCHIVES else []
 MACROS += [] if DEBUG else [("CYTHON_WITHOUT_ASSERTIONS", "1")]
 # Beside the probe these have the hook in a developer's build: no request passes them.
 HOOKED = ["tests.support._probe", "fastlb.data_plane.settlement", "fastlb.data_plane.shared_table"]

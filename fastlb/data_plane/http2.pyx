@@ -48,12 +48,21 @@ from fastlb.data_plane.nghttp2 cimport (NGHTTP2_CANCEL, NGHTTP2_CONTINUATION, NG
                                         nghttp2_submit_rst_stream, nghttp2_submit_settings, nghttp2_submit_shutdown_notice, nghttp2_submit_trailer)
 from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.system cimport memcpy, unlikely
-from fastlb.data_plane.types cimport (H2_ANSWERED, H2_CLOSED, H2_DEFERRED, H2_ENDED, H2_IN_TRAILERS, H2_MALFORMED, H2_REMOTE_ENDED, H2_RESET,
+from fastlb.data_plane.types cimport (H2_CLOSED, H2_DEFERRED, H2_ENDED, H2_IN_TRAILERS, H2_MALFORMED, H2_REMOTE_ENDED, H2_RESET,
                                       H2_TOO_LARGE, HTTP2_CONTINUATION_FLOOD, HTTP2_EMPTY_DATA_FLOOD, HTTP2_HEADER_FLOOD, HTTP2_NOT_ENDED,
                                       HTTP2_OTHER_FLOOD, HTTP2_OUT_OF_MEMORY, HTTP2_PING_FLOOD, HTTP2_PRIORITY_FLOOD, HTTP2_PROTOCOL_ERROR,
                                       HTTP2_RAPID_RESETS, HTTP2_SETTINGS_FLOOD, HTTP2_WINDOW_UPDATE_FLOOD, HTTP2_WRITE_TIMEOUT, IO_AGAIN, IO_EOF, IO_ERROR,
                                       IO_READABLE, IO_READY_LISTED, IO_WRITABLE, KIND_STREAM, LINGER_MS, RELAY_READ_BYTES, STATE_EXCHANGE, STATE_HEAD,
                                       STATE_IDLE, Allowance, Buffer, Codec, Connection, Engine, Http2Session, Http2Stream, ListenerSettings)
+
+cdef extern from *:
+    """
+    #ifdef FASTLB_ARCHIVES
+    /* nghttp2 prints to it where it is debugged, and nowhere else. Archives that distributions compile for programs cannot be linked into a
+       module while one of their names is a variable of the C library, so it gets one that is never used. */
+    __attribute__((visibility("hidden"))) void* fastlb_no_stderr __asm__("stderr") = 0;
+    #endif
+    """
 
 cdef enum:
     FRAME_HEAD_BYTES = 9
@@ -168,6 +177,8 @@ cdef Http2Stream* open_stream(Http2Session* session, int32_t id) noexcept nogil:
     memcpy(connection.address, client.address, sizeof(client.address))
     connection.ip_version = client.ip_version
     memcpy(connection.ip, client.ip, sizeof(client.ip))
+    connection.exchange_flags = client.exchange_flags
+    connection.tls = client.tls                 # borrowed: it outlives its streams, whose transport does not close it
     return stream
 
 
@@ -282,7 +293,6 @@ cdef bint submit_head(Engine* engine, Http2Stream* stream, const char* text, uin
     if stream.flags & (H2_CLOSED | H2_RESET) or stream.session.gone:
         return True                             # nobody hears it; the stream's turn will say so
     if final:
-        stream.flags |= H2_ANSWERED
         provider.source.ptr = stream
         provider.read_callback = read_output
         if nghttp2_submit_response(handle, stream.id, fields, n, &provider if has_body else NULL) != 0:
@@ -865,7 +875,7 @@ cdef void session_timed_out(Engine* engine, Connection* client) noexcept nogil:
 cdef void adopt(Engine* engine, Connection* client, const char* data, uint32_t size) noexcept nogil:
     cdef Buffer* input = client.input
     client.input = NULL
-    if not open_session(engine, client):
+    if client.listener.settings.http2_streams == 0 or not open_session(engine, client):     # 0: switched off since the handshake
         close_connection(engine, client, True)
     else:
         if size:

@@ -28,6 +28,7 @@ cdef void close_tls_scratch(Engine* engine) noexcept nogil
 cdef const char* openssl_version() noexcept nogil
 
 # Connections.
+cdef bint chose_http2(const Connection* client) noexcept nogil
 cdef int shake_hands(Engine* engine, Connection* client) noexcept nogil
 cdef uint32_t tls_fact(Connection* client, uint32_t fact, const char** text) noexcept nogil
 cdef bint open_backend_tls(Engine* engine, Connection* connection, const Snapshot* snapshot, const Pool* pool, uint32_t pick) noexcept nogil

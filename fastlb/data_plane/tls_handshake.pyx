@@ -15,7 +15,7 @@ from fastlb.data_plane.http1 cimport http1_backend_codec
 from fastlb.data_plane.meters cimport count_client_in, count_failure, read_clock_us
 from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.system cimport unlikely
-from fastlb.data_plane.tls cimport TLS_SAW_HTTP, TLS_STANDS, TLS_WAITS, greet_backend, shake_hands
+from fastlb.data_plane.tls cimport TLS_SAW_HTTP, TLS_STANDS, TLS_WAITS, greet_backend, chose_http2, shake_hands
 from fastlb.data_plane.transport cimport connect_result
 from fastlb.data_plane.types cimport IO_ERROR, IO_READABLE, IO_WRITABLE, STATE_EXCHANGE, STATE_IDLE, Codec, Connection, Engine, Exchange
 
@@ -28,6 +28,9 @@ cdef void fail_handshake(Engine* engine, Connection* client, uint32_t failure) n
 
 cdef void begin_http(Engine* engine, Connection* client) noexcept nogil:
     # From here on it is a client as any other, whose first request may be here already.
+    if chose_http2(client):
+        engine.http2_client_codec.adopt(engine, client, NULL, 0)
+        return
     client.codec = engine.client_codec
     client.state = STATE_IDLE
     set_deadline(engine, client, engine.now_ms + client.listener.settings.head_timeout_ms)

@@ -239,14 +239,13 @@ ctypedef enum Http2End:             # why an HTTP/2 connection was ended before 
 ctypedef enum Http2StreamFlags:
     H2_REMOTE_ENDED = 1             # END_STREAM has come: nothing more does
     H2_CLOSED = 2                   # nothing can be sent on it any more
-    H2_ANSWERED = 4                 # its final head is submitted
-    H2_ENDED = 8                    # all of its answer is here: behind `output` and `trailers` it ends
-    H2_DEFERRED = 16                # nghttp2 waits to be told of output
-    H2_MALFORMED = 32               # after what we answer it is reset with PROTOCOL_ERROR
-    H2_TOO_LARGE = 64               # its header list is beyond the limit, and was not kept
-    H2_CONNECT = 128                # a WebSocket (RFC 8441)
-    H2_RESET = 256                  # RST_STREAM is submitted
-    H2_IN_TRAILERS = 512            # its second header list is coming
+    H2_ENDED = 4                    # all of its answer is here: behind `output` and `trailers` it ends
+    H2_DEFERRED = 8                 # nghttp2 waits to be told of output
+    H2_MALFORMED = 16               # after what we answer it is reset with PROTOCOL_ERROR
+    H2_TOO_LARGE = 32               # its header list is beyond the limit, and was not kept
+    H2_CONNECT = 64                 # a WebSocket (RFC 8441)
+    H2_RESET = 128                  # RST_STREAM is submitted
+    H2_IN_TRAILERS = 256            # its second header list is coming
 
 ctypedef enum Algorithm:
     ALGORITHM_ROUND_ROBIN = 0
