@@ -13,6 +13,7 @@ from typing import Any
 
 from bench.compare import native
 from bench.compare.backend import Backend, running_backend
+from bench.compare.http2 import measure_http2
 from bench.compare.idle import measure_idle
 from bench.compare.latency import measure_latency
 from bench.compare.machine import describe_machine, describe_versions
@@ -27,6 +28,7 @@ from bench.compare.setups import measure_logs, measure_routes, measure_tls, meas
 from bench.compare.start import measure_start
 from bench.compare.turns import measure_slot, measure_work, takes_part
 from bench.compare.works import IDLE, LATENCY, LOG, ONLY_IN, PARTS, RESTART, ROUTES, START, TLS, WORKERS, WORKS
+from bench.compare.works import HTTP2, IDLE, LATENCY, LOG, ONLY_IN, PARTS, RESTART, ROUTES, START, WORKERS, WORKS
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -123,6 +125,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             run[ROUTES] = measure_routes(names, backend, directory, **some)
         if TLS in arguments.works:
             run[TLS] = measure_tls(names, backend, directory, **some)
+        if HTTP2 in arguments.works:
+            run[HTTP2] = measure_http2(names, backend, directory, **some)
         if RESTART in arguments.works and FASTLB in names:
             run[RESTART] = measure_restart(backend, directory, repeats=3 if arguments.quick else 20, say=say)
     run["ended"] = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -98,6 +98,7 @@ class Setup:
         logs: "" for no access log, "file" for one line per request to a file, "buffered" for what nginx gathers before it writes.
         routes: 20 routes with header edits in place of one.
         tls: clients speak TLS.
+        http2: what nginx has to be told; fastlb speaks it anyway.
         arguments: further ones of the command line.
     """
 
@@ -106,6 +107,7 @@ class Setup:
     logs: str = ""
     routes: bool = False
     tls: bool = False
+    http2: bool = False
     arguments: tuple[str, ...] = ()
 
 
@@ -197,6 +199,7 @@ def _fill(template: str, home: Path, port: int, backend: str, setup: Setup, buff
         "BUFFERS": buffers,
         "DIRECTORY": home,
         "WORKERS": setup.workers,
+        "HTTP2": " http2" if setup.http2 else "",
         "LOGS": _LOGS[template][setup.logs],
         "ROUTES": _ROUTES[template][setup.routes],
         "LISTEN_TLS": _TLS[template][0] if setup.tls else "",

@@ -10,6 +10,8 @@ from typing import Any
 from bench.compare.proxies import FASTLB, PEER
 from bench.compare.ratios import Spread, cpu_per_request, median_of, ratio_per_round, share_of_window
 from bench.compare.works import (
+    HTTP2,
+    HTTP2_AT_MOST,
     IDLE,
     IDLE_AT_MOST_BYTES,
     LATENCY,
@@ -96,6 +98,9 @@ def _lines(run: Mapping[str, Any]) -> Iterator[str]:
         for work in TLS_WORKS:
             yield from ("", f"## {work.title}", "")
             yield from _beside_peer(run[TLS][work.name], work.name, work.at_most, work.wanted, targets)
+        yield from _routes_lines(run[ROUTES], targets)
+    if run.get(HTTP2):
+        yield from _http2_lines(run[HTTP2], targets)
     if RESTART in run:
         yield from _restart_lines(run[RESTART], targets)
     if targets:
@@ -205,6 +210,20 @@ def _beside_peer(slots: Sequence[Mapping[str, Any]], what: str, at_most: float, 
     to_peer = ratio_per_round(per_request, FASTLB, PEER)
     if to_peer:
         targets.append(_target(f"{what}: CPU ÷ {PEER}", to_peer.median, at_most, wanted))
+
+
+def _http2_lines(slots: Sequence[Mapping[str, Any]], targets: list[str]) -> Iterator[str]:
+    yield from ("", "## HTTP/2 without TLS; 128-byte responses, 16 connections of 16 streams", "")
+    per_request = cpu_per_request(slots)
+    yield f"| proxy | CPU µs per request | ÷ {PEER} | requests/s |"
+    yield "|---|---|---|---|"
+    for proxy, rounds in per_request.items():
+        cells = [_label(proxy), f"{median(rounds.values()):.2f}", _spread(ratio_per_round(per_request, proxy, PEER))]
+        cells.append(f"{median_of(slots, proxy, 'requests_per_second'):,.0f}")
+        yield f"| {' | '.join(cells)} |"
+    to_peer = ratio_per_round(per_request, FASTLB, PEER)
+    if to_peer:
+        targets.append(_target(f"http2: CPU ÷ {PEER}", to_peer.median, HTTP2_AT_MOST, ""))
 
 
 def _restart_lines(measured: Mapping[str, Any], targets: list[str]) -> Iterator[str]:

@@ -63,11 +63,15 @@ ROUTES = "routes"  # 20 of them with header edits, and an access log
 TLS = "tls"  # TLS_WORKS
 RESTART = "restart"  # of a killed worker, and what an idle one costs
 PARTS = (*WORK_NAMES, LATENCY, IDLE, START, WORKERS, LOG, ROUTES, TLS, RESTART)
+HTTP2 = "http2"  # 128-byte responses, 16 connections of 16 streams, without TLS
+RESTART = "restart"  # of a killed worker, and what an idle one costs
+PARTS = (*WORK_NAMES, LATENCY, IDLE, START, WORKERS, LOG, ROUTES, HTTP2, RESTART)
 
 LATENCY_AT_MOST_US = 100.0
 IDLE_AT_MOST_BYTES = 400.0
 IDLE_CONNECTIONS = 10_000
 START_AT_MOST_MS = 500.0
 RESTART_AT_MOST_MS = 50.0
+HTTP2_AT_MOST = 0.80  # of nginx's CPU per request
 ROUTES_AT_MOST = 0.80  # of nginx's CPU per request
 WORKER_AT_MOST_MIB = 12.0

@@ -84,6 +84,7 @@ cdef enum:
     HEADER_FLOOD_FACTOR = 8         # a header list beyond its limit is answered with 431, up to so many times the limit
     FIELD_OVERHEAD = 32             # RFC 9113 section 6.5.2
     LEAVE_MS = 1_000                # between a notice that no stream should follow, and the last one's number (RFC 9113 section 6.8)
+    LATE_MS = 100
     STREAM_SHARE = 2                # streams take at most this part (a half) of the connection table
 
 
@@ -831,6 +832,8 @@ cdef void arm(Engine* engine, Http2Session* session) noexcept nogil:
         when = session.block_ms + settings.head_timeout_ms
     if session.told_ms and not session.has_left and session.told_ms + LEAVE_MS < when:
         when = session.told_ms + LEAVE_MS
+    if when <= engine.now_ms:
+        when = engine.now_ms + LATE_MS          # it is being ended: a deadline in the past would fire for ever
     set_deadline(engine, session.client, when)
 
 

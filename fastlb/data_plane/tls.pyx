@@ -20,7 +20,8 @@ from fastlb.data_plane.buffer cimport append_bytes, return_buffer
 from fastlb.data_plane.failure cimport FAILURE_BACKEND_CERTIFICATE, FAILURE_BACKEND_TLS
 from fastlb.data_plane.failure cimport (FAILURE_OUT_OF_MEMORY, FAILURE_TLS_ALERT, FAILURE_TLS_CLIENT_CERTIFICATE, FAILURE_TLS_CLOSED,
                                         FAILURE_TLS_NO_SHARED_CIPHER, FAILURE_TLS_PROTOCOL, FAILURE_TLS_UNKNOWN_NAME)
-from fastlb.data_plane.openssl cimport (BIGNUM, SSL_get0_alpn_selected, SSL_SESS_CACHE_CLIENT, SSL_SESS_CACHE_NO_INTERNAL, SSL_SESSION, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS,
+from fastlb.data_plane.openssl cimport SSL_get0_alpn_selected
+from fastlb.data_plane.openssl cimport (BIGNUM, SSL_SESS_CACHE_CLIENT, SSL_SESS_CACHE_NO_INTERNAL, SSL_SESSION, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS,
                                         X509_NAME, X509_V_OK, X509_VERIFY_PARAM, XN_FLAG_RFC2253, ASN1_INTEGER_to_BN, BIO_get_mem_data, BIO_puts,
                                         BIO_s_mem, BN_bn2hex, BN_free, SSL_CIPHER_get_name, SSL_CTX_sess_set_new_cb, SSL_CTX_set_alpn_protos,
                                         SSL_SESSION_free, SSL_get0_param, SSL_get0_peer_certificate, SSL_get_current_cipher,
