@@ -27,8 +27,7 @@ from bench.compare.same_work import check_proxy
 from bench.compare.setups import measure_logs, measure_routes, measure_tls, measure_workers
 from bench.compare.start import measure_start
 from bench.compare.turns import measure_slot, measure_work, takes_part
-from bench.compare.works import IDLE, LATENCY, LOG, ONLY_IN, PARTS, RESTART, ROUTES, START, TLS, WORKERS, WORKS
-from bench.compare.works import HTTP2, IDLE, LATENCY, LOG, ONLY_IN, PARTS, RESTART, ROUTES, START, WORKERS, WORKS
+from bench.compare.works import HTTP2, IDLE, LATENCY, LOG, ONLY_IN, PARTS, RESTART, ROUTES, START, TLS, WORKERS, WORKS
 
 
 def parse_arguments() -> argparse.Namespace:

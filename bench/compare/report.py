@@ -98,7 +98,6 @@ def _lines(run: Mapping[str, Any]) -> Iterator[str]:
         for work in TLS_WORKS:
             yield from ("", f"## {work.title}", "")
             yield from _beside_peer(run[TLS][work.name], work.name, work.at_most, work.wanted, targets)
-        yield from _routes_lines(run[ROUTES], targets)
     if run.get(HTTP2):
         yield from _http2_lines(run[HTTP2], targets)
     if RESTART in run:

@@ -62,10 +62,8 @@ LOG = "log"  # without and with an access log
 ROUTES = "routes"  # 20 of them with header edits, and an access log
 TLS = "tls"  # TLS_WORKS
 RESTART = "restart"  # of a killed worker, and what an idle one costs
-PARTS = (*WORK_NAMES, LATENCY, IDLE, START, WORKERS, LOG, ROUTES, TLS, RESTART)
 HTTP2 = "http2"  # 128-byte responses, 16 connections of 16 streams, without TLS
-RESTART = "restart"  # of a killed worker, and what an idle one costs
-PARTS = (*WORK_NAMES, LATENCY, IDLE, START, WORKERS, LOG, ROUTES, HTTP2, RESTART)
+PARTS = (*WORK_NAMES, LATENCY, IDLE, START, WORKERS, LOG, ROUTES, TLS, HTTP2, RESTART)
 
 LATENCY_AT_MOST_US = 100.0
 IDLE_AT_MOST_BYTES = 400.0

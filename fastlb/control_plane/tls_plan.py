@@ -38,7 +38,7 @@ class TlsPlan:
             ciphers=tls.ciphers,
             ciphersuites=":".join(tls.ciphersuites),
             groups=":".join(tls.curves),
-            alpn=[protocol.encode() for protocol in tls.alpn],
+            alpn=[protocol.encode() for protocol in tls.alpn if protocol != "h2" or listener.http2.enabled],
             handshake_timeout_ms=tls.handshake_timeout_ms,
             tickets=tls.tickets,
             session_timeout_s=tls.session_timeout_ms // 1000,

@@ -168,7 +168,7 @@ class ListenerTls:
         ("groups", "ecdhe", "ssl_ecdh_curve"),
     )
     alpn: tuple[str, ...] = option(
-        "alpn", ListOf(Choice(("http/1.1",), not_yet=("h2",)), identity=lambda name: name), ["http/1.1"], ("protocols", "next_protocols")
+        "alpn", ListOf(Choice(("h2", "http/1.1")), identity=lambda name: name), ["h2", "http/1.1"], ("protocols", "next_protocols")
     )
     unknown_names: str = option(
         "unknown_names",

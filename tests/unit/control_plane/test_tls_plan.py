@@ -108,7 +108,7 @@ def test_settings_are_those_of_the_table(directory: Path) -> None:
         "ciphers": "",
         "ciphersuites": "TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256",
         "groups": "P-256:X25519",
-        "alpn": [b"http/1.1"],
+        "alpn": [b"h2", b"http/1.1"],
         "handshake_timeout_ms": 3000,
         "tickets": False,
         "session_timeout_s": 3600,

@@ -479,7 +479,9 @@ def test_a_header_block_that_does_not_end_in_time_ends_the_connection(world: Htt
     writer.add_route(host="", path_prefix="/", pool=pool)
     world.apply_image(writer.image(), world.web)
     client = Client(world, world.web)
-    world.pump_until(lambda: client.take() or client.h2.remote_settings.max_concurrent_streams == 128)  # acknowledged: nothing comes between
+    world.pump_until(
+        lambda: client.take() or client.h2.remote_settings.max_concurrent_streams == 128
+    )  # acknowledged: nothing comes between
     client.send(HeadersFrame(1, client.h2.encoder.encode(BASIC), flags=["END_STREAM"]).serialize())
     client.wait_for_end()
     assert client.goaway and client.goaway.error_code == ErrorCodes.ENHANCE_YOUR_CALM
