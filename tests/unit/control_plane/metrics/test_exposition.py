@@ -110,7 +110,7 @@ def test_every_family_is_declared_once_with_its_kind_and_meaning(world: Metered,
 
 def test_names_follow_the_conventions() -> None:
     for family in FAMILIES:
-        assert re.fullmatch(r"fastlb(_[a-z]+)+", family.name)
+        assert re.fullmatch(r"fastlb(_[a-z0-9]+)+", family.name)
         assert not family.name.endswith("_total")
         assert family.name.endswith("_seconds") or family.kind != "histogram"
         assert family.help.endswith(".")
