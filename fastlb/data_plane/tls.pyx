@@ -81,7 +81,7 @@ cdef enum:
     SEND_BYTES = 65536              # of plain bytes in one send
     SENDING_BYTES = 65536 + 4096    # with what four records add, or a handshake's flight: a chain of 64 KB fits
     MAX_HELD_BYTES = 131072         # a socket that takes nothing while it asks for answers (KeyUpdate) is closed
-    TICKETS = 1                     # that a full handshake of TLS 1.3 gives; each resumption gives another (docs/ARCHITECTURE.md, measured)
+    TICKETS = 1                     # that a full handshake of TLS 1.3 gives; each resumption gives another
     IV_BYTES = 16                   # of AES-256-CBC
     NAME_BYTES = 16                 # a ticket key: its name, then the key for HMAC, then that for AES
     MAC_KEY = 16
