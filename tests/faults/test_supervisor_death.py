@@ -138,7 +138,7 @@ def test_counts_caps_and_open_exchanges_are_those_of_both(orphan, paced, fastlb)
 
 
 def test_tunnel_lasts_until_drain_timeout_of_the_next_fastlb_and_no_longer(orphan):
-    case = orphan(settings={"drain_timeout": "1s"})
+    case = orphan(settings={"drain_timeout": "1s"}, listener={"timeouts": {"head": "5m"}})  # however long the next start takes
     case.kill()
     client = case.first.connect()
     assert client.ask(request()).status == 200
