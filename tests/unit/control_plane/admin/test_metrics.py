@@ -23,6 +23,11 @@ class NoCertificates:
         return []
 
 
+class NothingAutomatic:
+    def describe(self) -> dict[str, list[dict[str, Any]]]:
+        return {"acme": [], "ocsp": []}
+
+
 class PlayedController:
     """What the routes need of a controller."""
 
@@ -30,6 +35,7 @@ class PlayedController:
     generation = 1
     meters = Labels()
     tls = NoCertificates()
+    automation = NothingAutomatic()
 
     def __init__(self, *states: str) -> None:
         workers = tuple(ProcessState("worker", slot, 1, state, 0) for slot, state in enumerate(states))
