@@ -68,39 +68,46 @@ cdef dict describe_backend_meter():
     return name_all(one, 0, "")
 
 
+cdef inline size_t offset(const void* struct_, const void* field) noexcept:
+    return <size_t>field - <size_t>struct_
+
+
 def describe_memory():
     """The legend of this build's layout without its lists of names. Per struct its size and fields, each [offset, bytes, count]; per array
     where its elements are: [offset, bytes of one], with the bytes of one worker's share in between where each worker has one."""
     cdef:
-        SharedHeader* header = NULL
-        WorkerBlock* worker = NULL
-        MeterName* name = NULL
-        RowDetails* details = NULL
-        RowHealth* health = NULL
-        Column* column = NULL
+        SharedHeader header                     # only where their fields are is looked at
+        WorkerBlock worker
+        MeterName name
+        RowDetails details
+        RowHealth health
+        Column column
     return {
         "structs": {
             "header": [sizeof(SharedHeader), {
-                "n_workers": [<size_t>&header.n_workers, 4, 1], "n_rows": [<size_t>&header.n_rows, 4, 1],
-                "n_meters": [<size_t>&header.n_meters, 4, 1], "identity": [<size_t>&header.identity, 8, 1],
-                "workers_died": [<size_t>&header.workers_died, 8, 1], "exchanges_lost": [<size_t>&header.exchanges_lost, 8, 1]}],
+                "n_workers": [offset(&header, &header.n_workers), 4, 1], "n_rows": [offset(&header, &header.n_rows), 4, 1],
+                "n_meters": [offset(&header, &header.n_meters), 4, 1], "identity": [offset(&header, &header.identity), 8, 1],
+                "workers_died": [offset(&header, &header.workers_died), 8, 1],
+                "exchanges_lost": [offset(&header, &header.exchanges_lost), 8, 1]}],
             "worker": [sizeof(WorkerBlock), {
-                "guest": [<size_t>&worker.guest, 8, 1],
-                **describe_gauges(<size_t>&worker.gauges), **describe_counters(<size_t>&worker.counters),
-                **describe_histogram(<size_t>&worker.pumps, "pumps"), **describe_histogram(<size_t>&worker.lags, "lags")}],
+                "guest": [offset(&worker, &worker.guest), 8, 1],
+                **describe_gauges(offset(&worker, &worker.gauges)), **describe_counters(offset(&worker, &worker.counters)),
+                **describe_histogram(offset(&worker, &worker.pumps), "pumps"),
+                **describe_histogram(offset(&worker, &worker.lags), "lags")}],
             "meter_name": [sizeof(MeterName), {
-                "use": [<size_t>&name.use, 4, 1], "size": [<size_t>&name.size, 4, 1],
-                "name": [<size_t>&name.name[0], 1, sizeof(name.name)]}],
+                "use": [offset(&name, &name.use), 4, 1], "size": [offset(&name, &name.size), 4, 1],
+                "name": [offset(&name, &name.name[0]), 1, sizeof(name.name)]}],
             "meter": [sizeof(Meter), describe_meter()],
             "meter_details": [sizeof(MeterDetails), describe_meter_details()],
             "row": [sizeof(RowDetails), {
-                "use": [<size_t>&details.use, 4, 1], "identity_size": [<size_t>&details.identity_size, 4, 1],
-                "identity": [<size_t>&details.identity[0], 1, sizeof(details.identity)], "ups": [<size_t>&details.ups, 4, 1],
-                "downs": [<size_t>&details.downs, 4, 1],
-                "ejections": [<size_t>&details.health + <size_t>&health.ejections, 8, 1]}],
+                "use": [offset(&details, &details.use), 4, 1], "identity_size": [offset(&details, &details.identity_size), 4, 1],
+                "identity": [offset(&details, &details.identity[0]), 1, sizeof(details.identity)],
+                "ups": [offset(&details, &details.ups), 4, 1],
+                "downs": [offset(&details, &details.downs), 4, 1],
+                "ejections": [offset(&details, &details.health) + offset(&health, &health.ejections), 8, 1]}],
             "column": [sizeof(Column), {
-                "claims": [<size_t>&column.claims, 8, 1], "releases": [<size_t>&column.releases, 8, 1],
-                "failures": [<size_t>&column.failures, 8, 1], "idle": [<size_t>&column.idle, 4, 1]}],
+                "claims": [offset(&column, &column.claims), 8, 1], "releases": [offset(&column, &column.releases), 8, 1],
+                "failures": [offset(&column, &column.failures), 8, 1], "idle": [offset(&column, &column.idle), 4, 1]}],
             "backend_meter": [sizeof(BackendMeter), describe_backend_meter()],
         },
         "workers": [WORKERS_AT, WORKER_BYTES],

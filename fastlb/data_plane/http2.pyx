@@ -21,13 +21,14 @@ from fastlb.data_plane.http2_head cimport MAX_SENT_FIELDS, add_field, list_field
 from fastlb.data_plane.meters cimport count_client_in
 from fastlb.data_plane.nghttp2 cimport (NGHTTP2_CANCEL, NGHTTP2_CONTINUATION, NGHTTP2_DATA, NGHTTP2_DATA_FLAG_EOF, NGHTTP2_DATA_FLAG_NO_COPY,
                                         NGHTTP2_DATA_FLAG_NO_END_STREAM, NGHTTP2_ENHANCE_YOUR_CALM, NGHTTP2_ERR_DEFERRED, NGHTTP2_ERR_FLOODED,
-                                        NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE, NGHTTP2_ERR_WOULDBLOCK, NGHTTP2_FLAG_END_STREAM,
+                                        NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE, NGHTTP2_ERR_WOULDBLOCK, NGHTTP2_EXTPRI_DEFAULT_URGENCY,
+                                        NGHTTP2_FLAG_END_HEADERS, NGHTTP2_FLAG_END_STREAM,
                                         NGHTTP2_FLAG_NONE, NGHTTP2_FLOW_CONTROL_ERROR, NGHTTP2_FRAME_SIZE_ERROR, NGHTTP2_GOAWAY, NGHTTP2_HCAT_REQUEST, NGHTTP2_HEADERS,
                                         NGHTTP2_INTERNAL_ERROR, NGHTTP2_NO_ERROR, NGHTTP2_PING, NGHTTP2_PRIORITY, NGHTTP2_PROTOCOL_ERROR,
                                         NGHTTP2_REFUSED_STREAM, NGHTTP2_RST_STREAM, NGHTTP2_SETTINGS, NGHTTP2_SETTINGS_ENABLE_CONNECT_PROTOCOL,
                                         NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS,
                                         NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, NGHTTP2_STREAM_CLOSED,
-                                        NGHTTP2_WINDOW_UPDATE, nghttp2_data_provider, nghttp2_data_source, nghttp2_frame, nghttp2_frame_hd, nghttp2_nv,
+                                        NGHTTP2_WINDOW_UPDATE, nghttp2_data_provider, nghttp2_data_source, nghttp2_extpri, nghttp2_frame, nghttp2_frame_hd, nghttp2_nv,
                                         nghttp2_option, nghttp2_option_new, nghttp2_option_set_max_outbound_ack,
                                         nghttp2_option_set_max_send_header_block_length,
                                         nghttp2_option_set_no_auto_window_update, nghttp2_option_set_no_closed_streams,
@@ -41,7 +42,7 @@ from fastlb.data_plane.nghttp2 cimport (NGHTTP2_CANCEL, NGHTTP2_CONTINUATION, NG
                                         nghttp2_session_callbacks_set_on_stream_close_callback,
                                         nghttp2_session_callbacks_set_send_data_callback, nghttp2_session_consume, nghttp2_session_del,
                                         nghttp2_session_get_last_proc_stream_id, nghttp2_session_get_stream_user_data, nghttp2_session_mem_recv,
-                                        nghttp2_session_mem_send, nghttp2_session_resume_data, nghttp2_session_server_new2,
+                                        nghttp2_session_change_extpri_stream_priority, nghttp2_session_mem_send, nghttp2_session_resume_data, nghttp2_session_server_new2,
                                         nghttp2_session_set_local_window_size, nghttp2_session_set_stream_user_data,
                                         nghttp2_session_terminate_session, nghttp2_session_want_read, nghttp2_session_want_write,
                                         nghttp2_settings_entry, nghttp2_submit_goaway, nghttp2_submit_headers, nghttp2_submit_response,
@@ -73,10 +74,11 @@ cdef enum:
     BATCHES_PER_TURN = 16           # about 1 MiB, as a relay's turn
     READS_PER_TURN = 4
     MAX_HEADER_BLOCK_BYTES = 131072     # of an answer
-    # Frames that move nothing: as many at once, and then one each millisecond. Each DATA frame of ours allows two: its stream's window and the
-    # connection's are opened for it.
+    # Frames that move nothing: as many at once, and then one each millisecond. What we send allows more, kept for as long as the client takes to
+    # read it: Go opens a stream's window and the connection's for every 4 KiB.
     FRAME_BURST = 2000
     FRAMES_PER_DATA = 2
+    BYTES_PER_FRAME = 1024
     # Streams that come to nothing by the client's doing (CVE-2023-44487, CVE-2025-8671): as many at once, and then one each 20 ms. A browser that
     # leaves a page resets what is under way, so the burst is well above any number of streams at a time that it uses.
     RESET_BURST = 400
@@ -156,6 +158,8 @@ cdef Http2Stream* open_stream(Http2Session* session, int32_t id) noexcept nogil:
     if session.streams != NULL:
         session.streams.previous = stream
     session.streams = stream
+    if session.n_streams == 0:
+        session.checked_ms = engine.now_ms
     session.n_streams += 1
     session.n_exchanges += 1
     client.state = STATE_EXCHANGE
@@ -225,9 +229,11 @@ cdef void mark_malformed(Engine* engine, Http2Stream* stream) noexcept nogil:
 cdef void take_input_end(Engine* engine, Http2Stream* stream) noexcept nogil:
     # END_STREAM has come.
     stream.flags |= H2_REMOTE_ENDED
+    if stream.connection == NULL:
+        return                                  # it was answered before, and nobody has counted what came since
     if stream.content_length >= 0 and stream.received != stream.content_length:
         mark_malformed(engine, stream)
-    elif stream.connection != NULL:
+    else:
         stream.connection.io |= IO_READABLE
         list_ready(engine, stream.connection)
 
@@ -320,6 +326,7 @@ cdef int on_begin_headers(nghttp2_session* handle, const nghttp2_frame* frame, v
     cdef:
         Http2Session* session = <Http2Session*>data
         Http2Stream* stream
+        nghttp2_extpri turns
     session.block_ms = session.engine.now_ms
     session.block_bytes = 0
     if frame.headers.cat != NGHTTP2_HCAT_REQUEST:
@@ -332,10 +339,16 @@ cdef int on_begin_headers(nghttp2_session* handle, const nghttp2_frame* frame, v
     stream = open_stream(session, frame.hd.stream_id)
     if stream == NULL:
         session.engine.counters.http2_streams_refused += 1
-        count_reset(session)
+        if frame.hd.flags & NGHTTP2_FLAG_END_HEADERS:
+            session.block_ms = 0                # nghttp2 says nothing more of it
         nghttp2_submit_rst_stream(handle, NGHTTP2_FLAG_NONE, frame.hd.stream_id, NGHTTP2_REFUSED_STREAM)
         return 0
     nghttp2_session_set_stream_user_data(handle, frame.hd.stream_id, stream)
+    # Answers take turns frame by frame. By default (RFC 9218) the oldest stream would go first while it has anything to send, and a second
+    # download would meet its time-out on a slow link.
+    turns.urgency = NGHTTP2_EXTPRI_DEFAULT_URGENCY
+    turns.inc = 1
+    nghttp2_session_change_extpri_stream_priority(handle, frame.hd.stream_id, &turns, 1)
     return 0
 
 
@@ -382,7 +395,11 @@ cdef int on_frame_recv(nghttp2_session* handle, const nghttp2_frame* frame, void
     if frame.hd.type == NGHTTP2_HEADERS:
         session.block_ms = 0
         stream = stream_of(handle, frame.hd.stream_id)
-        if stream == NULL or stream.connection == NULL:
+        if stream == NULL:
+            return 0
+        if stream.connection == NULL:
+            if frame.hd.flags & NGHTTP2_FLAG_END_STREAM:
+                stream.flags |= H2_REMOTE_ENDED
             return 0
         if stream.flags & H2_IN_TRAILERS:
             take_trailers(session.engine, stream, frame.hd.flags & NGHTTP2_FLAG_END_STREAM != 0)
@@ -492,12 +509,13 @@ cdef int copy_output(nghttp2_session* handle, nghttp2_frame* frame, const uint8_
         Http2Session* session = <Http2Session*>data
         Engine* engine = session.engine
         Http2Stream* stream = <Http2Stream*>source.ptr
+    if unlikely(stream.flags & (H2_RESET | H2_CLOSED) or output_held(stream) < size):
+        return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE    # it was promised for an earlier batch, and its exchange has failed since
     if session.batch + FRAME_HEAD_BYTES + size > session.batch_end:
         return NGHTTP2_ERR_WOULDBLOCK
     memcpy(session.batch, head, FRAME_HEAD_BYTES)
     session.batch += FRAME_HEAD_BYTES
-    if session.frames.left < FRAME_BURST:
-        session.frames.left += FRAMES_PER_DATA
+    session.frames.left += FRAMES_PER_DATA + <int64_t>(size // BYTES_PER_FRAME)
     if size == 0:
         return 0
     memcpy(session.batch, stream.output.data + stream.output.start, size)
@@ -534,10 +552,10 @@ cdef int on_frame_send(nghttp2_session* handle, const nghttp2_frame* frame, void
     if stream == NULL or not stream.flags & H2_ENDED or output_held(stream):
         return 0
     if stream.flags & H2_MALFORMED:
-        if frame.hd.type == NGHTTP2_DATA:
+        if frame.hd.type == NGHTTP2_DATA or not stream.flags & H2_REMOTE_ENDED:
             reset_stream(stream, NGHTTP2_PROTOCOL_ERROR)
-    elif frame.hd.flags & NGHTTP2_FLAG_END_STREAM and not stream.flags & H2_REMOTE_ENDED:
-        reset_stream(stream, NGHTTP2_NO_ERROR)
+    elif frame.hd.flags & NGHTTP2_FLAG_END_STREAM and not stream.flags & H2_REMOTE_ENDED and stream.connection == NULL:
+        reset_stream(stream, NGHTTP2_NO_ERROR)      # a tunnel that its backend has half-closed goes on
     return 0
 
 
@@ -824,8 +842,8 @@ cdef void arm(Engine* engine, Http2Session* session) noexcept nogil:
         when = session.idle_ms + (settings.idle_timeout_ms if session.client.n_exchanges else settings.head_timeout_ms)
         if engine.draining and when > engine.now_ms + engine.drain_idle_grace_ms:
             when = engine.now_ms + engine.drain_idle_grace_ms
-    elif engine.now_ms + settings.write_timeout_ms < when:
-        when = engine.now_ms + settings.write_timeout_ms
+    elif session.checked_ms + settings.write_timeout_ms < when:
+        when = session.checked_ms + settings.write_timeout_ms      # whatever the client says meanwhile
     if session.held != NULL and session.written_ms + settings.write_timeout_ms < when:
         when = session.written_ms + settings.write_timeout_ms
     if session.block_ms and session.block_ms + settings.head_timeout_ms < when:
@@ -861,7 +879,9 @@ cdef void session_timed_out(Engine* engine, Connection* client) noexcept nogil:
     if session.end != HTTP2_NOT_ENDED:
         leave_session(engine, session)          # its GOAWAY is not taken
         return
-    reset_stalled(engine, session)
+    if engine.now_ms >= session.checked_ms + settings.write_timeout_ms:
+        reset_stalled(engine, session)
+        session.checked_ms = engine.now_ms
     if session.block_ms and engine.now_ms >= session.block_ms + settings.head_timeout_ms:
         note_end(session, HTTP2_HEADER_FLOOD)
         end_session(session)

@@ -177,6 +177,21 @@ cdef uint32_t check_pseudo(const Text* pseudo, Text* host, bint* is_connect) noe
     return FAILURE_NONE
 
 
+cdef bint asks_head(const Buffer* fields) noexcept nogil:
+    # Whether the method of this header list is HEAD, also where the rest of it is wrong or was too much.
+    cdef:
+        Text name, value
+        uint32_t at
+    if fields == NULL:
+        return False
+    at = fields.start
+    while at < fields.end:
+        at = next_field(fields, at, &name, &value)
+        if is_text(&name, b":method", 7):
+            return is_text(&value, b"HEAD", 4)
+    return False
+
+
 cdef void put_websocket_key(Engine* engine, Writer* out) noexcept nogil:
     # 16 random octets, as HTTP/1.1 wants them: HTTP/2 has no such field (RFC 8441 section 5).
     cdef:
@@ -247,6 +262,8 @@ cdef uint32_t make_request(Engine* engine, const Buffer* fields, int64_t body_by
     failure = check_fields(fields, pseudo, &host, &has_length)
     if failure == FAILURE_NONE:
         failure = check_pseudo(pseudo, &host, is_connect)
+    if failure == FAILURE_NONE and is_connect[0] and has_length:
+        failure = FAILURE_BAD_HEADER            # what follows is a tunnel and no body
     if failure != FAILURE_NONE:
         return failure
     text = take_buffer(&engine.buffers, fields.end - fields.start + REQUEST_ROOM)

@@ -19,12 +19,12 @@ from fastlb.data_plane.http1 cimport count_status
 from fastlb.data_plane.http1_head cimport parse_request
 from fastlb.data_plane.http1_serialise cimport local_body_bytes, write_answer, write_informational, write_local, write_response
 from fastlb.data_plane.http2 cimport consume, leave_stream, output_held, submit_head, wake_output
-from fastlb.data_plane.http2_head cimport BODY_UNKNOWN, make_request
+from fastlb.data_plane.http2_head cimport BODY_UNKNOWN, asks_head, make_request
 from fastlb.data_plane.relay cimport relay_close, relay_offer, relay_open, relay_run
 from fastlb.data_plane.system cimport memcpy, unlikely
 from fastlb.data_plane.types cimport (FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE, FRAME_TUNNEL, FRAME_UNTIL_CLOSE, H2_CLOSED, H2_CONNECT, H2_ENDED,
                                       H2_MALFORMED, H2_REMOTE_ENDED, H2_RESET, H2_TOO_LARGE, IO_AGAIN, IO_CLOSED, IO_EOF, IO_ERROR, IO_READABLE,
-                                      IO_WRITABLE, IO_WRITE_CLOSED, RELAY_RUNNING, STATE_HEAD, WAIT_BODY, WAIT_QUEUE, WAIT_WRITE, X_HEAD_SENT,
+                                      IO_WRITABLE, IO_WRITE_CLOSED, RELAY_RUNNING, SMALL_BODY_BYTES, STATE_HEAD, WAIT_BODY, WAIT_QUEUE, WAIT_WRITE, X_HEAD_SENT,
                                       X_IS_HEAD, X_REUSABLE, X_TUNNEL, Buffer, Codec, Connection, Engine, Exchange, Head, Http2Stream, Transport)
 
 cdef enum:
@@ -98,6 +98,8 @@ cdef void begin(Engine* engine, Connection* connection, Http2Stream* stream) noe
         close_connection(engine, connection, True)
         return
     failure = make_head(engine, exchange, stream)
+    if unlikely(failure != FAILURE_NONE) and asks_head(stream.fields):
+        exchange.flags |= X_IS_HEAD             # no answer to it has a body
     return_buffer(&engine.buffers, stream.fields)
     stream.fields = NULL
     if unlikely(exchange.log != NULL):
@@ -113,8 +115,9 @@ cdef void begin(Engine* engine, Connection* connection, Http2Stream* stream) noe
             stream.flags |= H2_MALFORMED
         refuse(engine, exchange, failure)
         return
-    if stream.input != NULL and stream.flags & H2_REMOTE_ENDED and engine.request.framing == FRAME_LENGTH:
-        input = stream.input                    # all of the body is here: it leaves with the head, in one send
+    if stream.input != NULL and stream.flags & H2_REMOTE_ENDED and engine.request.framing == FRAME_LENGTH \
+            and stream.input.end - stream.input.start <= SMALL_BODY_BYTES:
+        input = stream.input                    # all of a small body is here: it leaves with the head, in one send
         stream.input = NULL
         connection.input = input
         consume(engine, stream, input.end - input.start)
@@ -123,12 +126,14 @@ cdef void begin(Engine* engine, Connection* connection, Http2Stream* stream) noe
 
 # ---------------------------------------------------------------------------------------------------------- the answer
 cdef void send_informational(Engine* engine, Exchange* exchange, Head* head) noexcept nogil:
-    cdef uint32_t size = write_informational(engine, head)
+    cdef:
+        Http2Stream* stream = <Http2Stream*>exchange.client.http2
+        uint32_t size = write_informational(engine, head)
     engine.counters.responses_1xx += 1
     if unlikely(exchange.log != NULL):
         exchange.log.informational_bytes += size
-    if size:
-        submit_head(engine, <Http2Stream*>exchange.client.http2, engine.write_buffer, size, False, False)
+    if size and stream.session.held == NULL:    # what waits for a client that does not read stays bounded: interim heads may be left out
+        submit_head(engine, stream, engine.write_buffer, size, False, False)
 
 
 cdef bint submit_final(Engine* engine, Exchange* exchange, uint32_t size, bint has_body) noexcept nogil:
@@ -167,7 +172,8 @@ cdef bint send_head(Engine* engine, Exchange* exchange, Head* head, char* body, 
 
 cdef void send_own(Engine* engine, Exchange* exchange, uint32_t size, uint32_t body_size) noexcept nogil:
     # An answer of our own, which stands in engine.write_buffer: `size` bytes, the last `body_size` of them its body. Its stream is fresh, so the
-    # body fits (MAX_BODY_TEMPLATE_BYTES). A malformed request is answered without END_STREAM, so that a reset can follow.
+    # body fits (MAX_BODY_TEMPLATE_BYTES). A malformed request is answered without END_STREAM, so that a reset can follow; but for HEAD, because
+    # nghttp2 sends no empty DATA.
     cdef:
         Connection* connection = exchange.client
         Http2Stream* stream = <Http2Stream*>connection.http2
@@ -175,7 +181,7 @@ cdef void send_own(Engine* engine, Exchange* exchange, uint32_t size, uint32_t b
     exchange.down.sent = body_size
     if body_size:
         append_bytes(&engine.buffers, &stream.output, engine.write_buffer + size - body_size, body_size)
-    if not submit_final(engine, exchange, size - body_size, body_size != 0 or stream.flags & H2_MALFORMED):
+    if not submit_final(engine, exchange, size - body_size, body_size != 0 or (stream.flags & H2_MALFORMED and not exchange.flags & X_IS_HEAD)):
         close_exchange(engine, exchange)
         close_connection(engine, connection, True)
         return

@@ -40,13 +40,17 @@ cdef extern from "<nghttp2/nghttp2.h>" nogil:
     ctypedef struct nghttp2_data_provider:
         nghttp2_data_source source
         nghttp2_data_source_read_callback read_callback
+    ctypedef struct nghttp2_extpri:
+        uint32_t urgency
+        int inc
     ctypedef struct nghttp2_settings_entry:
         int32_t settings_id
         uint32_t value
 
     int NGHTTP2_DATA, NGHTTP2_HEADERS, NGHTTP2_PRIORITY, NGHTTP2_RST_STREAM, NGHTTP2_SETTINGS, NGHTTP2_PING, NGHTTP2_GOAWAY, NGHTTP2_WINDOW_UPDATE
     int NGHTTP2_CONTINUATION
-    int NGHTTP2_FLAG_NONE, NGHTTP2_FLAG_END_STREAM, NGHTTP2_FLAG_ACK
+    int NGHTTP2_FLAG_NONE, NGHTTP2_FLAG_END_STREAM, NGHTTP2_FLAG_END_HEADERS, NGHTTP2_FLAG_ACK
+    uint32_t NGHTTP2_EXTPRI_DEFAULT_URGENCY
     int NGHTTP2_HCAT_REQUEST
     uint32_t NGHTTP2_DATA_FLAG_EOF, NGHTTP2_DATA_FLAG_NO_END_STREAM, NGHTTP2_DATA_FLAG_NO_COPY
     uint32_t NGHTTP2_NO_ERROR, NGHTTP2_PROTOCOL_ERROR, NGHTTP2_INTERNAL_ERROR, NGHTTP2_FLOW_CONTROL_ERROR, NGHTTP2_STREAM_CLOSED
@@ -55,6 +59,8 @@ cdef extern from "<nghttp2/nghttp2.h>" nogil:
     int NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE
     int NGHTTP2_SETTINGS_ENABLE_CONNECT_PROTOCOL, NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES
 
+    int nghttp2_session_change_extpri_stream_priority(nghttp2_session* session, int32_t stream_id, const nghttp2_extpri* priority,
+                                                      int ignore_client_signal)
     int nghttp2_session_callbacks_new(nghttp2_session_callbacks** callbacks)
     void nghttp2_session_callbacks_set_on_begin_headers_callback(
         nghttp2_session_callbacks* callbacks, int (*call)(nghttp2_session*, const nghttp2_frame*, void*) noexcept nogil)

@@ -121,6 +121,9 @@ cdef void close_counters(Counters* counters) noexcept nogil:
     counters.tunnels_closed = counters.tunnels_opened
     counters.waits_closed = counters.waits_opened
     counters.mirrors_closed = counters.mirrors_opened
+    counters.tls_closed = counters.tls_opened
+    counters.http2_sessions_closed = counters.http2_sessions_opened
+    counters.http2_streams_closed = counters.http2_streams_opened
     counters.log_records_returned = counters.log_records_taken
 
 

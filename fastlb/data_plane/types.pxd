@@ -994,6 +994,7 @@ cdef struct Http2Session:
     char* batch_end
     uint64_t written_ms             # when the socket last took something, or had nothing to take
     uint64_t idle_ms                # since when there is no stream
+    uint64_t checked_ms             # when whole answers were last looked at, whether their clients take them
     uint64_t block_ms               # since when a header block is coming; 0 = none is
     uint64_t told_ms                # when the client was told to leave; 0 = it was not
     uint32_t block_bytes            # of the header list that is coming, as RFC 9113 section 6.5.2 counts

@@ -3,6 +3,7 @@
 import base64
 import re
 import socket
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -360,6 +361,110 @@ def test_a_cut_answer_is_a_reset(world: Http2World) -> None:
     assert (stream.ended, stream.reset) == (False, ErrorCodes.INTERNAL_ERROR)
 
 
+def push_all(peer: socket.socket, size: int) -> Callable[[], bool]:
+    """Each call sends as much of `size` bytes as the socket takes; True when all are sent."""
+    sent = 0
+
+    def push() -> bool:
+        nonlocal sent
+        while sent < size:
+            try:
+                sent += peer.send(b"z" * min(65536, size - sent))
+            except BlockingIOError:
+                return False
+        return True
+
+    return push
+
+
+def test_an_answer_that_is_cut_while_the_client_does_not_read_is_a_reset_when_it_does(world: Http2World) -> None:
+    client = Client(world, world.web, window=1 << 30)
+    client.h2.increment_flow_control_window(1 << 30)
+    client.flush()
+    number = client.request()
+    peer = world.accept()
+    world.request_head(peer)
+    size = 64 << 20
+    peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+    push = push_all(peer, size)
+    quiet = 0
+    while quiet < 50:  # nothing moves any more: the client's socket is full, and a frame of the answer has been promised for the next batch
+        before = world.counters()["backend_bytes_in"]
+        push()
+        world.engine.pump()
+        quiet = quiet + 1 if world.counters()["backend_bytes_in"] == before else 0
+    assert world.engine.cut(f"app {world.backend.getsockname()[0]}:{world.backend.getsockname()[1]}") == 1
+    world.pump_until(lambda: world.counters()["exchanges_closed"] == 1)
+    assert client.wait(number).reset == ErrorCodes.INTERNAL_ERROR
+
+
+def test_the_rest_of_a_body_after_an_early_answer_is_no_fault_of_the_client(world: Http2World) -> None:
+    client = Client(world, world.web, window=0)
+    number = client.begin([(":method", "POST"), *BASIC[1:], ("content-length", "10")])
+    peer = world.accept()
+    world.request_head(peer)
+    peer.send(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno")
+    world.pump_until(lambda: world.counters()["exchanges_closed"] == 1)  # the answer waits for its window
+    client.h2.send_data(number, b"0123456789", end_stream=True)
+    client.flush()
+    world.pump_until(lambda: client.take() or client.streams[number].fields)
+    client.h2.increment_flow_control_window(100, number)
+    client.flush()
+    stream = client.wait(number)
+    assert (stream.fields[":status"], stream.body, stream.ended, stream.reset) == ("401", b"no", True, None)
+
+
+def test_a_client_that_opens_windows_in_small_steps_is_no_flood(world: Http2World) -> None:
+    client = Client(world, world.web, window=65535)
+    number = client.request()
+    peer = world.accept()
+    world.request_head(peer)
+    size, step = 12 << 20, 4096  # Go's client does that: both windows for each 4 KiB
+    peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+    push = push_all(peer, size)
+    opened = 0
+
+    def look() -> bool:
+        nonlocal opened
+        push()
+        client.take()
+        while len(client.streams[number].body) - opened >= step:
+            opened += step
+            client.h2.increment_flow_control_window(step, number)
+            client.h2.increment_flow_control_window(step)
+        client.flush()
+        return client.streams[number].ended or client.closed
+
+    world.pump_until(look)
+    assert (client.goaway, len(client.streams[number].body)) == (None, size)
+
+
+def test_streams_take_turns_where_the_connection_is_the_bottleneck(world: Http2World) -> None:
+    client = Client(world, world.web, window=0)
+    numbers = [client.request("/1"), client.request("/2")]
+    for _ in numbers:
+        peer = world.accept()
+        world.request_head(peer)
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n" + b"z" * 60000)
+    world.pump_until(lambda: world.counters()["exchanges_closed"] == 2)  # both answers wait for their windows
+    for number in numbers:
+        client.h2.increment_flow_control_window(1 << 20, number)
+    client.flush()
+    first, second = (client.streams[number] for number in numbers)
+    world.pump_until(lambda: client.take() or len(first.body) + len(second.body) == 65535)  # the connection's window
+    assert min(len(first.body), len(second.body)) > 16384
+    client.h2.increment_flow_control_window(1 << 20)
+    client.flush()
+    assert [len(client.wait(number).body) for number in numbers] == [60000, 60000]
+
+
+def test_an_answer_to_a_malformed_head_request_has_no_body(world: Http2World) -> None:
+    client = Client(world, world.web)
+    number = client.begin([(":method", "HEAD"), *BASIC[1:3], (":path", "nowhere")], end=True)
+    stream = client.wait(number)
+    assert (stream.fields[":status"], stream.body) == ("400", b"")
+
+
 def test_a_client_that_resets_its_stream_ends_its_exchange_and_no_other(world: Http2World) -> None:
     client = Client(world, world.web)
     first, second = client.request("/1"), client.request("/2")
@@ -427,6 +532,28 @@ def test_a_websocket_becomes_an_upgrade_and_its_tunnel_data_frames(world: Http2W
     settle(world)
 
 
+def test_a_tunnel_that_its_backend_has_half_closed_goes_on_the_other_way(world: Http2World) -> None:
+    client = Client(world, world.web)
+    number = client.begin([(":method", "CONNECT"), (":protocol", "websocket"), *BASIC[1:]])
+    peer = world.accept()
+    world.request_head(peer)
+    peer.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nbye")
+    peer.shutdown(socket.SHUT_WR)
+    stream = client.wait(number)
+    assert (stream.body, stream.ended, stream.reset) == (b"bye", True, None)
+    client.h2.send_data(number, b"late", end_stream=True)
+    client.flush()
+    assert world.read_until(peer, lambda data: data.endswith(b"late")) == b"late"
+    assert world.read(peer) == b""
+    settle(world)
+
+
+def test_a_websocket_with_a_length_is_malformed(world: Http2World) -> None:
+    client = Client(world, world.web)
+    number = client.begin([(":method", "CONNECT"), (":protocol", "websocket"), *BASIC[1:], ("content-length", "5")])
+    assert client.wait(number).fields[":status"] == "400"
+
+
 def test_a_backend_that_does_not_switch_is_no_tunnel(world: Http2World) -> None:
     client = Client(world, world.web)
     for status, seen in ((b"200 OK", "502"), (b"403 Forbidden", "403")):
@@ -488,7 +615,8 @@ def test_a_header_block_that_does_not_end_in_time_ends_the_connection(world: Htt
     assert world.counters()["http2_ended.header_flood"] == 1
 
 
-def test_an_answer_whose_window_stays_closed_is_given_up(world: Http2World) -> None:
+@pytest.mark.parametrize("talks", [False, True])
+def test_an_answer_whose_window_stays_closed_is_given_up(world: Http2World, talks: bool) -> None:
     writer = Writer(9)
     writer.listener("web", write_timeout_ms=50)
     pool = writer.pool()
@@ -500,7 +628,19 @@ def test_an_answer_whose_window_stays_closed_is_given_up(world: Http2World) -> N
     peer = world.accept()
     world.request_head(peer)
     peer.send(RESPONSE)
-    assert client.wait(number).reset == ErrorCodes.CANCEL
+    spoke = time.monotonic()
+
+    def look() -> bool:
+        nonlocal spoke
+        if talks and time.monotonic() - spoke > 0.005:  # whatever the client says buys its answer no time
+            spoke = time.monotonic()
+            client.h2.ping(b"12345678")
+            client.flush()
+        client.take()
+        return client.streams[number].reset is not None
+
+    world.pump_until(look)
+    assert client.streams[number].reset == ErrorCodes.CANCEL
     assert world.counters()["http2_streams_opened"] == world.counters()["http2_streams_closed"]
 
 
