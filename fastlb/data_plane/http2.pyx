@@ -851,7 +851,9 @@ cdef void arm(Engine* engine, Http2Session* session) noexcept nogil:
     if session.told_ms and not session.has_left and session.told_ms + LEAVE_MS < when:
         when = session.told_ms + LEAVE_MS
     if when <= engine.now_ms:
-        when = engine.now_ms + LATE_MS          # it is being ended: a deadline in the past would fire for ever
+        if session.client.timer.link != NULL and session.client.timer.deadline_ms <= engine.now_ms + LATE_MS:
+            return                              # it fires soon, whatever the client says until then
+        when = engine.now_ms + LATE_MS          # a deadline in the past would fire for ever
     set_deadline(engine, session.client, when)
 
 

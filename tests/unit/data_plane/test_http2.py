@@ -393,7 +393,7 @@ def test_an_answer_that_is_cut_while_the_client_does_not_read_is_a_reset_when_it
         push()
         world.engine.pump()
         quiet = quiet + 1 if world.counters()["backend_bytes_in"] == before else 0
-    assert world.engine.cut(f"app {world.backend.getsockname()[0]}:{world.backend.getsockname()[1]}") == 1
+    assert world.engine.cut(f"0|127.0.0.1:{world.backend.getsockname()[1]}") == 1
     world.pump_until(lambda: world.counters()["exchanges_closed"] == 1)
     assert client.wait(number).reset == ErrorCodes.INTERNAL_ERROR
 
@@ -428,7 +428,7 @@ def test_a_client_that_opens_windows_in_small_steps_is_no_flood(world: Http2Worl
         nonlocal opened
         push()
         client.take()
-        while len(client.streams[number].body) - opened >= step:
+        while not client.streams[number].ended and len(client.streams[number].body) - opened >= step:
             opened += step
             client.h2.increment_flow_control_window(step, number)
             client.h2.increment_flow_control_window(step)
