@@ -92,7 +92,7 @@ cdef extern from "<openssl/ssl.h>" nogil:
     uint64_t SSL_OP_NO_RENEGOTIATION, SSL_OP_NO_COMPRESSION, SSL_OP_CIPHER_SERVER_PREFERENCE, SSL_OP_PRIORITIZE_CHACHA, SSL_OP_NO_TICKET
     uint64_t SSL_OP_IGNORE_UNEXPECTED_EOF
     long SSL_CTX_set_mode(SSL_CTX* context, long mode)
-    long SSL_MODE_RELEASE_BUFFERS, SSL_MODE_ENABLE_PARTIAL_WRITE, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER
+    long SSL_MODE_RELEASE_BUFFERS, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER
     int SSL_CTX_set_min_proto_version(SSL_CTX* context, int version)
     int SSL_CTX_set_max_proto_version(SSL_CTX* context, int version)
     int SSL_CTX_set_cipher_list(SSL_CTX* context, const char* text)
@@ -122,6 +122,13 @@ cdef extern from "<openssl/ssl.h>" nogil:
     long SSL_CTX_set_tlsext_status_cb(SSL_CTX* context, int (*callback)(SSL*, void*) noexcept nogil)
     int SSL_CTX_set_tlsext_ticket_key_evp_cb(SSL_CTX* context, int (*callback)(SSL*, unsigned char*, unsigned char*, EVP_CIPHER_CTX*,
                                                                                EVP_MAC_CTX*, int) noexcept nogil)
+    ctypedef int SSL_TICKET_STATUS
+    ctypedef int SSL_TICKET_RETURN
+    int SSL_TICKET_EMPTY, SSL_TICKET_NO_DECRYPT, SSL_TICKET_SUCCESS_RENEW
+    int SSL_TICKET_RETURN_IGNORE_RENEW, SSL_TICKET_RETURN_USE, SSL_TICKET_RETURN_USE_RENEW
+    int SSL_CTX_set_session_ticket_cb(SSL_CTX* context, int (*make)(SSL*, void*) noexcept nogil,
+                                      SSL_TICKET_RETURN (*check)(SSL*, SSL_SESSION*, const unsigned char*, size_t, SSL_TICKET_STATUS,
+                                                                 void*) noexcept nogil, void* argument)
     void SSL_CTX_set_alpn_select_cb(SSL_CTX* context, int (*callback)(SSL*, const unsigned char**, unsigned char*, const unsigned char*,
                                                                       unsigned int, void*) noexcept nogil, void* argument)
     void SSL_CTX_set_client_hello_cb(SSL_CTX* context, int (*callback)(SSL*, int*, void*) noexcept nogil, void* argument)
@@ -141,12 +148,16 @@ cdef extern from "<openssl/ssl.h>" nogil:
     int SSL_set_tlsext_host_name(SSL* ssl, const char* name)
     int SSL_set_session(SSL* ssl, SSL_SESSION* session)
     void SSL_SESSION_free(SSL_SESSION* session)
+    X509* SSL_SESSION_get0_peer(SSL_SESSION* session)
+    uint64_t SSL_set_options(SSL* ssl, uint64_t options)
+    int SSL_set_num_tickets(SSL* ssl, size_t count)
+    int SSL_set_session_id_context(SSL* ssl, const unsigned char* data, unsigned int size)
     X509_VERIFY_PARAM* SSL_get0_param(SSL* ssl)
     int X509_VERIFY_PARAM_set1_host(X509_VERIFY_PARAM* parameters, const char* name, size_t size)
     int X509_VERIFY_PARAM_set1_ip(X509_VERIFY_PARAM* parameters, const unsigned char* address, size_t size)
     int X509_VERIFY_PARAM_set1_ip_asc(X509_VERIFY_PARAM* parameters, const char* address)
     void X509_VERIFY_PARAM_set_hostflags(X509_VERIFY_PARAM* parameters, unsigned int flags)
-    unsigned int X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS
+    unsigned int X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS, X509_CHECK_FLAG_NEVER_CHECK_SUBJECT
     int SSL_do_handshake(SSL* ssl)
     int SSL_read_ex(SSL* ssl, void* data, size_t size, size_t* n)
     int SSL_write_ex(SSL* ssl, const void* data, size_t size, size_t* n)
@@ -219,6 +230,10 @@ cdef extern from "<openssl/ssl.h>" nogil:
     BIGNUM* ASN1_INTEGER_to_BN(const ASN1_INTEGER* number, BIGNUM* into)
     char* BN_bn2hex(const BIGNUM* number)
     void BN_free(BIGNUM* number)
+    ctypedef struct ASN1_TIME:
+        pass
+    const ASN1_TIME* X509_get0_notAfter(const X509* certificate)
+    int X509_cmp_current_time(const ASN1_TIME* time)
     int X509_digest(const X509* certificate, const EVP_MD* digest, unsigned char* data, unsigned int* size)
     const char* X509_verify_cert_error_string(long error)
     long X509_V_OK

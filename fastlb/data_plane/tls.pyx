@@ -21,6 +21,11 @@ from fastlb.data_plane.failure cimport FAILURE_BACKEND_CERTIFICATE, FAILURE_BACK
 from fastlb.data_plane.failure cimport (FAILURE_OUT_OF_MEMORY, FAILURE_TLS_ALERT, FAILURE_TLS_CLIENT_CERTIFICATE, FAILURE_TLS_CLOSED,
                                         FAILURE_TLS_NO_SHARED_CIPHER, FAILURE_TLS_PROTOCOL, FAILURE_TLS_UNKNOWN_NAME)
 from fastlb.data_plane.openssl cimport SSL_get0_alpn_selected
+from fastlb.data_plane.openssl cimport (SSL_TICKET_EMPTY, SSL_TICKET_NO_DECRYPT, SSL_TICKET_RETURN, SSL_TICKET_RETURN_IGNORE_RENEW,
+                                        SSL_TICKET_RETURN_USE, SSL_TICKET_RETURN_USE_RENEW, SSL_TICKET_STATUS, SSL_TICKET_SUCCESS_RENEW,
+                                        X509_CHECK_FLAG_NEVER_CHECK_SUBJECT, SSL_CTX_set_session_ticket_cb, SSL_SESSION_get0_peer,
+                                        SSL_set_num_tickets, SSL_set_options, SSL_set_session_id_context, X509_cmp_current_time,
+                                        X509_get0_notAfter)
 from fastlb.data_plane.openssl cimport (BIGNUM, SSL_SESS_CACHE_CLIENT, SSL_SESS_CACHE_NO_INTERNAL, SSL_SESSION, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS,
                                         X509_NAME, X509_V_OK, X509_VERIFY_PARAM, XN_FLAG_RFC2253, ASN1_INTEGER_to_BN, BIO_get_mem_data, BIO_puts,
                                         BIO_s_mem, BN_bn2hex, BN_free, SSL_CIPHER_get_name, SSL_CTX_sess_set_new_cb, SSL_CTX_set_alpn_protos,
@@ -32,7 +37,7 @@ from fastlb.data_plane.openssl cimport (BIGNUM, SSL_SESS_CACHE_CLIENT, SSL_SESS_
 from fastlb.data_plane.openssl cimport (BIO, BIO_CTRL_FLUSH, BIO_METHOD, BIO_TYPE_SOURCE_SINK, EVP_CIPHER, EVP_CIPHER_CTX, EVP_MAC_CTX,
                                         EVP_PKEY, OPENSSL_VERSION, SSL, SSL_AD_INTERNAL_ERROR, SSL_AD_REASON_OFFSET,
                                         SSL_AD_UNRECOGNIZED_NAME, SSL_CLIENT_HELLO_SUCCESS, SSL_CTX, SSL_ERROR_WANT_READ,
-                                        SSL_ERROR_ZERO_RETURN, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER, SSL_MODE_ENABLE_PARTIAL_WRITE,
+                                        SSL_ERROR_ZERO_RETURN, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER,
                                         SSL_MODE_RELEASE_BUFFERS, SSL_OP_CIPHER_SERVER_PREFERENCE, SSL_OP_NO_COMPRESSION,
                                         SSL_OP_NO_RENEGOTIATION, SSL_OP_NO_TICKET, SSL_OP_PRIORITIZE_CHACHA, SSL_R_CERTIFICATE_VERIFY_FAILED,
                                         SSL_R_NO_APPLICATION_PROTOCOL, SSL_R_NO_SHARED_CIPHER, SSL_R_NO_SHARED_GROUPS,
@@ -79,8 +84,10 @@ cdef enum:
     RECEIVE_BYTES = 65536           # one recv: as much as a relay's read wants
     RECORD_BYTES = 16384            # the most that a record carries (RFC 8446 section 5.1)
     SEND_BYTES = 65536              # of plain bytes in one send
-    SENDING_BYTES = 65536 + 4096    # with what four records add, or a handshake's flight: a chain of 64 KB fits
+    SENDING_BYTES = 65536 + 16384   # with what records add, which may be 512 bytes each (RFC 6066 section 4); or a handshake's flight: 64 KB
+                                    # of chain fit
     MAX_HELD_BYTES = 131072         # a socket that takes nothing while it asks for answers (KeyUpdate) is closed
+    MAX_SILENT_BYTES = 65536        # of records without data in a row (KeyUpdate, tickets): a record of 16 KB that comes in pieces is below it
     TICKETS = 1                     # that a full handshake of TLS 1.3 gives; each resumption gives another
     IV_BYTES = 16                   # of AES-256-CBC
     NAME_BYTES = 16                 # a ticket key: its name, then the key for HMAC, then that for AES
@@ -145,7 +152,13 @@ cdef int choose_certificates(SSL* ssl, int* alert, void* argument) noexcept nogi
         if found != <uint32_t>NO_INDEX:
             tls.is_challenge = True
             SSL_set_verify(ssl, SSL_VERIFY_NONE, NULL)      # who validates has no certificate
-            return SSL_TLSEXT_ERR_OK if SSL_set_SSL_CTX(ssl, <SSL_CTX*>listener.challenges[found].context) != NULL else SSL_TLSEXT_ERR_ALERT_FATAL
+            if SSL_set_SSL_CTX(ssl, <SSL_CTX*>listener.challenges[found].context) == NULL:
+                return SSL_TLSEXT_ERR_ALERT_FATAL
+            # Nor may it get a session, which would be taken up later as that of a client whose certificate was verified.
+            SSL_set_options(ssl, SSL_OP_NO_TICKET)
+            if SSL_set_num_tickets(ssl, 0) != 1 or SSL_set_session_id_context(ssl, b"acme", 4) != 1:
+                return SSL_TLSEXT_ERR_ALERT_FATAL
+            return SSL_TLSEXT_ERR_OK
     if name != NULL:
         found = find_host(listener.texts, listener.names, listener.n_names, name, size)
     if found == <uint32_t>NO_INDEX:
@@ -208,10 +221,11 @@ cdef int seal_ticket(SSL* ssl, unsigned char* name, unsigned char* iv, EVP_CIPHE
     # The keys of a ticket: the newest for one that is made; for one that a client brings the one with its name, and 2 where that is not the
     # newest, so that the client gets another ticket. 0: none, so a full handshake follows.
     cdef:
-        TlsListener* listener = connection_of(ssl).listener
+        TlsConnection* tls = connection_of(ssl)
+        TlsListener* listener = tls.listener
         const uint8_t* key
         uint32_t i
-    if unlikely(listener == NULL or listener.n_ticket_keys == 0):
+    if unlikely(listener == NULL or listener.n_ticket_keys == 0 or tls.is_challenge):
         return 0
     key = listener.ticket_keys
     if encrypts:
@@ -230,7 +244,24 @@ cdef int seal_ticket(SSL* ssl, unsigned char* name, unsigned char* iv, EVP_CIPHE
 
 cdef int let_pass(int is_right, X509_STORE_CTX* store) noexcept nogil:
     # An optional certificate that does not verify: noted (SSL_get_verify_result), and the handshake goes on.
+    if not is_right:
+        ERR_clear_error()                       # what the verification left (a wrong signature) would be taken for the handshake's
     return 1
+
+
+cdef SSL_TICKET_RETURN check_session(SSL* ssl, SSL_SESSION* session, const unsigned char* name, size_t size, SSL_TICKET_STATUS status,
+                                     void* argument) noexcept nogil:
+    # Only where clients are asked for certificates: one that has expired meanwhile, or is not there and has to be, is asked for again.
+    cdef X509* certificate
+    if status == SSL_TICKET_EMPTY or status == SSL_TICKET_NO_DECRYPT:
+        return SSL_TICKET_RETURN_IGNORE_RENEW
+    certificate = SSL_SESSION_get0_peer(session)
+    if certificate == NULL:
+        if connection_of(ssl).listener.client_auth == CLIENT_AUTH_REQUIRED:
+            return SSL_TICKET_RETURN_IGNORE_RENEW
+    elif X509_cmp_current_time(X509_get0_notAfter(certificate)) <= 0:       # 0 = it cannot be read
+        return SSL_TICKET_RETURN_IGNORE_RENEW
+    return SSL_TICKET_RETURN_USE_RENEW if status == SSL_TICKET_SUCCESS_RENEW else SSL_TICKET_RETURN_USE
 
 
 # ---------------------------------------------------------------------------------------------------------- from an image to contexts
@@ -316,7 +347,7 @@ cdef SSL_CTX* make_context(Material* material) noexcept nogil:
     if context == NULL:
         return NULL
     SSL_CTX_set_options(context, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION | SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_PRIORITIZE_CHACHA)
-    SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER)
+    SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER)
     SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF)
     SSL_CTX_set_timeout(context, tls.session_timeout_s)
     if not has_tickets:
@@ -339,6 +370,7 @@ cdef SSL_CTX* make_context(Material* material) noexcept nogil:
         SSL_CTX_set_client_CA_list(context, names)          # owned by context now, as a count of the store is
         SSL_CTX_set1_cert_store(context, material.authorities)
         SSL_CTX_set_verify_depth(context, <int>tls.client_depth)
+        done = done and SSL_CTX_set_session_ticket_cb(context, NULL, check_session, NULL) == 1
         if tls.client_auth == CLIENT_AUTH_REQUIRED:
             SSL_CTX_set_verify(context, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, NULL)
         else:
@@ -601,7 +633,7 @@ cdef bint fill_backend(const char* image, const ImageHeader* header, const Image
     if context == NULL or not hash_settings(image, header, tls, &backend.settings):
         return False
     SSL_CTX_set_options(context, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION)
-    SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER)
+    SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER)
     SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL if tls.resume else SSL_SESS_CACHE_OFF)
     if tls.resume:
         SSL_CTX_sess_set_new_cb(context, keep_session)
@@ -818,6 +850,7 @@ cdef int bio_read(BIO* bio, char* data, int size) noexcept nogil:
             tls.ended = came == 0
             tls.broken = came != 0
             return 0 if tls.ended else -1
+        tls.silent_bytes += <uint32_t>came
         scratch.start = 0
         scratch.end = <uint32_t>came
     n = min(n, scratch.end - scratch.start)
@@ -919,6 +952,7 @@ cdef ssize_t tls_receive(Engine* engine, Connection* connection, char* data, siz
         result = SSL_read_ex(ssl, data + got, size - got, &n)
         if likely(result == 1):
             got += n
+            tls.silent_bytes = 0
             if unlikely(got == size):
                 connection.io |= IO_READABLE
                 break
@@ -927,7 +961,9 @@ cdef ssize_t tls_receive(Engine* engine, Connection* connection, char* data, siz
             continue
         error = SSL_get_error(ssl, result)
         ERR_clear_error()
-        if error == SSL_ERROR_WANT_READ:
+        if error == SSL_ERROR_WANT_READ and unlikely(tls.silent_bytes > MAX_SILENT_BYTES):
+            tls.broken = True                   # it would keep us busy for ever, at one call or at many
+        elif error == SSL_ERROR_WANT_READ:
             if got != 0 or not connection.io & IO_READABLE:
                 break
             tls.may_receive = True              # a full recv without a whole record, or with none that carries data
@@ -936,7 +972,7 @@ cdef ssize_t tls_receive(Engine* engine, Connection* connection, char* data, siz
             connection.io |= IO_READABLE        # it is told the next time
             break
         connection.io &= ~<uint32_t>IO_READABLE
-        if error == SSL_ERROR_ZERO_RETURN or (tls.ended and connection.kind == KIND_CLIENT):
+        if error == SSL_ERROR_ZERO_RETURN or (tls.ended and not tls.broken and connection.kind == KIND_CLIENT):
             connection.io |= IO_EOF
             outcome = 0
         else:
@@ -1135,6 +1171,10 @@ cdef int shake_hands(Engine* engine, Connection* client) noexcept nogil:
     result = SSL_do_handshake(<SSL*>tls.ssl)
     if result == 1:
         outcome = TLS_STANDS
+        if unlikely(tls.listener.client_auth == CLIENT_AUTH_REQUIRED and not tls.is_challenge
+                    and SSL_get0_peer_certificate(<SSL*>tls.ssl) == NULL):
+            outcome = -<int>FAILURE_TLS_CLIENT_CERTIFICATE      # OpenSSL has seen to it; whatever may have misled it ends here
+            engine.tls.n_sending = 0
     else:
         error = SSL_get_error(<SSL*>tls.ssl, result)
         outcome = TLS_WAITS if error == SSL_ERROR_WANT_READ else -<int>handshake_failure(tls)
@@ -1146,6 +1186,7 @@ cdef int shake_hands(Engine* engine, Connection* client) noexcept nogil:
         return TLS_WAITS                        # the client cannot go on without it; SSL_do_handshake says the same again
     if outcome == TLS_STANDS:
         tls.stands = True
+        tls.silent_bytes = 0
         engine.counters.tls_handshakes += 1
         engine.counters.tls_resumed += SSL_session_reused(<SSL*>tls.ssl) != 0
         client.exchange_flags |= X_CAME_BY_TLS
@@ -1169,7 +1210,7 @@ cdef bint expect_name(SSL* ssl, const Snapshot* snapshot, const ImageBackendTls*
         ERR_clear_error()                       # no address: a host
         if SSL_set_tlsext_host_name(ssl, text) != 1:
             return False
-        X509_VERIFY_PARAM_set_hostflags(parameters, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS)
+        X509_VERIFY_PARAM_set_hostflags(parameters, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS | X509_CHECK_FLAG_NEVER_CHECK_SUBJECT)
         return X509_VERIFY_PARAM_set1_host(parameters, text, 0) == 1
     if not verify:
         return True
@@ -1224,6 +1265,7 @@ cdef int greet_backend(Engine* engine, Connection* connection) noexcept nogil:
     if not flush(engine, connection) and outcome >= 0:
         return -<int>FAILURE_BACKEND_TLS
     if outcome == TLS_STANDS:
+        tls.silent_bytes = 0
         tls.stands = True                       # what is held goes before the request
     return outcome
 

@@ -1718,6 +1718,7 @@ cdef struct TlsConnection:
     bint offers_acme                # the client has offered acme-tls/1
     bint is_challenge               # it gets the certificate of a challenge, and nothing else
     uint32_t failure                # FAILURE_* that a callback found; 0 = none
+    uint32_t silent_bytes           # received since data came last, or since hands are shaken
 
 cdef struct TlsScratch:
     # Shared by all TLS connections of an engine; empty between two calls of the transport.

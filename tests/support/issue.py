@@ -47,13 +47,20 @@ class Authority:
         self.now = datetime.datetime.now(datetime.UTC)
         self.pem = self._sign(self.name, self.key.public_key(), 1, [x509.BasicConstraints(ca=True, path_length=0)])
 
-    def _sign(self, subject: x509.Name, key: ec.EllipticCurvePublicKey, serial: int, extensions: Sequence[x509.ExtensionType]) -> bytes:
+    def _sign(
+        self,
+        subject: x509.Name,
+        key: ec.EllipticCurvePublicKey,
+        serial: int,
+        extensions: Sequence[x509.ExtensionType],
+        seconds: int = 30 * 86400,
+    ) -> bytes:
         builder = (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(self.name)
             .not_valid_before(self.now - datetime.timedelta(days=1))
-            .not_valid_after(self.now + datetime.timedelta(days=30))
+            .not_valid_after(datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds))
             .public_key(key)
             .serial_number(serial)
         )
@@ -61,12 +68,14 @@ class Authority:
             builder = builder.add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
         return builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
 
-    def issue(self, name: str, *, serial: int = 7, addresses: Sequence[str] = ()) -> tuple[bytes, bytes]:
-        """A certificate for this name and these addresses, and its key: PEM."""
+    def issue(
+        self, name: str, *, serial: int = 7, addresses: Sequence[str] = (), named: bool = True, seconds: int = 30 * 86400
+    ) -> tuple[bytes, bytes]:
+        """A certificate for this name and these addresses, and its key: PEM. Without `named` its subject alone says the name."""
         key = ec.generate_private_key(ec.SECP256R1())
         names = [x509.DNSName(name), *(x509.IPAddress(ipaddress.ip_address(address)) for address in addresses)]
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name), x509.NameAttribute(NameOID.ORGANIZATION_NAME, "A, B\r\nX: y")])
-        chain = self._sign(subject, key.public_key(), serial, [x509.SubjectAlternativeName(names)])
+        chain = self._sign(subject, key.public_key(), serial, [x509.SubjectAlternativeName(names)] if named else [], seconds)
         private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         return chain, private
 

@@ -84,6 +84,7 @@ def test_backend_that_is_who_it_should_be_gets_requests_over_one_connection() ->
     [
         (STRANGER.issue("app.example"), {}),
         (AUTHORITY.issue("other.example"), {}),
+        (AUTHORITY.issue("app.example", named=False), {}),  # a subject names nobody
         (AUTHORITY.issue("app.example"), {"server_name": "other.example"}),
         (AUTHORITY.issue("app.example"), {"tls_name": ""}),  # without a name it is its address that counts
     ],

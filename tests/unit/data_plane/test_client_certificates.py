@@ -2,12 +2,13 @@
 
 import hashlib
 import ssl
+import time
 from typing import Any
 
 import pytest
 
 from fastlb._core import TLS_FACTS
-from tests.support.issue import Authority
+from tests.support.issue import Authority, issue
 from tests.support.tls import TlsWorld, client_context, exchange, load_chain
 
 AUTHORITY = Authority()
@@ -120,3 +121,42 @@ def test_resumed_session_brings_its_certificate() -> None:
         exchange(world, world.tls_client(context, "a.example", client.ssl.session).shake(), peer)
         assert b"Resumed: yes\r\n" in world.request_head
         assert b"CN=ann.example\r\n" in world.request_head
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_session_is_not_resumed_when_its_certificate_has_expired(version: ssl.TLSVersion) -> None:
+    with TlsWorld(client_auth="required", client_ca=AUTHORITY.pem) as world:
+        context = showing(AUTHORITY.issue("ann.example", seconds=2), maximum_version=version)
+        expires = time.time() + 2.1
+        client = world.tls_client(context, "a.example").shake()
+        peer = exchange(world, client)
+        again = world.tls_client(context, "a.example", client.ssl.session).shake()
+        exchange(world, again, peer)
+        assert again.ssl.session_reused
+        time.sleep(max(0, expires - time.time()))
+        assert world.tls_client(context, "a.example", again.ssl.session).refusal() == "SSLV3_ALERT_CERTIFICATE_EXPIRED"
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_challenge_gives_no_session_that_spares_the_certificate(version: ssl.TLSVersion) -> None:
+    context = client_context(maximum_version=version)
+    context.set_alpn_protocols(["acme-tls/1"])
+    with TlsWorld([issue("a.example")], challenges=[("a.example", 0)], client_auth="required", client_ca=AUTHORITY.pem) as world:
+        client = world.tls_client(context, "a.example").shake()
+        assert client.receive() == b""
+        session = client.ssl.session
+        assert session is None or not session.has_ticket
+        context.set_alpn_protocols(["http/1.1"])
+        assert world.tls_client(context, "a.example", session).refusal()
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_optional_certificate_with_a_wrong_signature_is_told_and_not_refused(version: ssl.TLSVersion) -> None:
+    forger = Authority()  # of the same name, with a key of another type: the verification leaves an error in OpenSSL's queue
+    with TlsWorld(client_auth="optional", client_ca=issue("authority.example", kind="rsa")[0]) as world:
+        world.edits = [("set", "Verified", [("client_certificate_verify", "controls", "")])]
+        world.load()
+        client = world.tls_client(showing(forger.issue("eve.example"), maximum_version=version), "a.example")
+        client.step = 1  # so that the handshake waits after the verification
+        exchange(world, client.shake())
+        assert b"Verified: FAILED:" in world.request_head

@@ -6,6 +6,7 @@ import ssl
 import pytest
 
 from tests.support.issue import issue
+from tests.support.openssl_client import MAX_FRAGMENT_512, OpenSslClient
 from tests.support.pair import Pair
 from tests.support.tls import TICKET_KEY, TlsClient, TlsWorld, client_context, exchange
 
@@ -262,6 +263,28 @@ def test_large_request_reaches_the_backend_whole() -> None:
                 received += peer.recv(1 << 20)
         peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
         assert client.receive_until(b"ok")
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_client_that_wants_small_records_gets_a_large_answer(version: ssl.TLSVersion) -> None:
+    body = bytes(range(256)) * 800 + b"the end"
+    with TlsWorld() as world, OpenSslClient(world, max_fragment=MAX_FRAGMENT_512, max_version=version) as client:
+        client.shake().send(REQUEST)
+        world.answer(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        assert client.receive_until(b"the end").endswith(body)
+
+
+def test_few_key_updates_are_no_harm_and_a_flood_of_them_is_closed() -> None:
+    with TlsWorld() as world, OpenSslClient(world) as client:
+        client.shake()
+        peer = None
+        for _ in range(3):
+            client.send_all(client.sock, client.update_keys(1000), world.engine.pump)
+            client.send(REQUEST)
+            peer = world.answer(peer=peer)
+            client.receive_until(b"ok")
+        client.send_all(client.sock, client.update_keys(6000), world.engine.pump)
+        world.pump_until(lambda: world.counts("clients_closed") == (1,))
 
 
 def test_orderly_ends_say_so() -> None:
