@@ -36,6 +36,10 @@ from fastlb.processes.systemd import notify
 LOAD_SECONDS = 30.0
 # How often a watched file is looked at. It is read when it looks the same twice: whoever writes it has finished by then.
 WATCH_SECONDS = 0.5
+# A changed file of TLS that could not be put in force (no process, a worker that refused) is read again after this, then after twice as long,
+# and so on: nobody else would do it before the certificate in use has expired.
+RETRY_SECONDS = 60.0
+MOST_RETRY_SECONDS = 3600.0
 
 Identity = tuple[int, int, int, int]
 
@@ -93,6 +97,8 @@ class Reloading:
         self._ticket = 0  # the last that the controller drew; tickets are its own
         self._number = 0  # of the reload that goes on
         self._done = 0  # the last that a controller has finished
+        self._was_applied = False
+        self._retry_seconds = RETRY_SECONDS
 
     def request(self, ticket: int | None = None) -> None:
         """Has a reload begin, or another one when the one that goes on is done.
@@ -110,6 +116,7 @@ class Reloading:
         if number != self._number:
             return
         self._done = number
+        self._was_applied = applied
         if applied and self._found_files != self._tls_files:
             self._tls_files = self._found_files
             self._watched_files = [WatchedFile(name) for name in self._tls_files.paths()]
@@ -122,7 +129,11 @@ class Reloading:
             await self._parent.wait_for(lambda: self._parent.is_started and self._parent.controller is not None)
             self._wanted.clear()
             if not self._wants_all:
-                await self._reload(0, partial(read_tls_again, self._tls_files))
+                if await self._reload(0, partial(read_tls_again, self._tls_files)):
+                    self._retry_seconds = RETRY_SECONDS
+                elif not self._parent.is_ending:
+                    asyncio.get_running_loop().call_later(self._retry_seconds, self._wanted.set)
+                    self._retry_seconds = min(2 * self._retry_seconds, MOST_RETRY_SECONDS)
                 continue
             self._wants_all = False
             if not self._parent.is_ending:
@@ -146,7 +157,8 @@ class Reloading:
         if self._loader is not None:
             self._loader.signal(signal.SIGKILL)
 
-    async def _reload(self, ticket: int, read: Callable[[], Reading]) -> None:
+    async def _reload(self, ticket: int, read: Callable[[], Reading]) -> bool:
+        """Whether what was read is in force."""
         self._number += 1
         number = self._number
         controller = self._parent.controller
@@ -160,6 +172,7 @@ class Reloading:
         await self._parent.wait_for(lambda: self._done >= number or self._parent.controller is not controller)
         if self._done < number:
             report("the controller ended during a reload: whether the new configuration is in force is said above; reload again if not")
+        return self._done >= number and self._was_applied
 
     async def _load(self, read: Callable[[], Reading]) -> int:
         """Has a loader read; returns what it left, which the caller closes.

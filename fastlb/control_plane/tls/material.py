@@ -94,8 +94,8 @@ def reread_material(files: TlsFiles) -> Material:
         del certificates[pair]
     for name in files.authorities:
         bundles.update((name, pem) for pem in take(name, partial(read_authorities, files, name)))
-    for name in files.crls:
-        bundles.update((name, pem) for pem in take(name, partial(read_crls, files, name)))
+    for name in files.crls:  # one file may hold both
+        bundles.update((name, bundles.get(name, b"") + pem) for pem in take(name, partial(read_crls, files, name)))
     if files.ticket_keys:
         ticket_keys.extend(take(files.ticket_keys, partial(read_ticket_keys, files, files.ticket_keys)))
     return Material(files, certificates, bundles, ticket_keys[0] if ticket_keys else (), failures, tuple(findings))

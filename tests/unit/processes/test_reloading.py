@@ -253,6 +253,30 @@ def test_a_changed_certificate_is_read_and_nothing_else(monkeypatch: pytest.Monk
     asyncio.run(go())
 
 
+def test_a_changed_certificate_that_could_not_be_put_in_force_is_read_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(reloading, "WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(reloading, "RETRY_SECONDS", 0.01)
+    pair = Pair(tmp_path)
+
+    async def go() -> None:
+        async with run(path="", tls_files=pair.files) as case:
+            watching = asyncio.create_task(case.reloading.watch())
+            pair.write("b.example")
+            for number in (1, 2, 3):
+                message, reading = await case.hear()
+                assert (message.number, pair.names(reading)) == (number, ("b.example",))
+                if number == 2:  # the controller dies
+                    case.supervisor.controller = cast(Child, object())
+                    case.supervisor.changed.set()
+                else:
+                    case.finish(number, applied=number == 3)
+            await asyncio.sleep(0.05)  # long enough for another one, which must not come
+            assert case.supervisor.told.empty()
+            watching.cancel()
+
+    asyncio.run(go())
+
+
 def test_what_is_watched_is_what_the_configuration_in_force_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(reloading, "WATCH_SECONDS", 0.01)
     first, second = Pair(tmp_path, "first"), Pair(tmp_path, "second")

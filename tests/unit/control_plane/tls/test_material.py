@@ -70,6 +70,14 @@ def test_all_that_is_named_is_read_once_from_the_directory_of_the_configuration(
     assert pickle.loads(pickle.dumps(material)) == material
 
 
+def test_authorities_and_what_they_have_revoked_may_be_in_one_file(directory: Path) -> None:
+    put(directory / "ca.pem", ROOT.pem + ROOT.revoke())
+    loaded = load(directory, MTLS.replace("ca.crl", "ca.pem"))
+    material, _ = settle(read(directory, loaded), loaded.config)
+    assert b"BEGIN CERTIFICATE" in material.bundles["ca.pem"]
+    assert b"BEGIN X509 CRL" in material.bundles["ca.pem"]
+
+
 def test_without_tls_nothing_is_read_and_cryptography_not_imported() -> None:
     code = (
         "import sys; from fastlb.control_plane.tls.material import load_material; from fastlb.control_plane.config.schema import Config\n"
