@@ -36,8 +36,8 @@ from fastlb.processes.systemd import notify
 LOAD_SECONDS = 30.0
 # How often a watched file is looked at. It is read when it looks the same twice: whoever writes it has finished by then.
 WATCH_SECONDS = 0.5
-# A changed file of TLS that could not be put in force (no process, a worker that refused) is read again after this, then after twice as long,
-# and so on: nobody else would do it before the certificate in use has expired.
+# A changed file of TLS that could not be put in force (no process, a worker that refused) is read again after this, then after twice as
+# long, and so on: nobody else would do it before the certificate in use has expired.
 RETRY_SECONDS = 60.0
 MOST_RETRY_SECONDS = 3600.0
 
