@@ -42,7 +42,7 @@ class Authority:
     """Who signs certificates of others."""
 
     def __init__(self, name: str = "authority.example") -> None:
-        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey = ec.generate_private_key(ec.SECP256R1())
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         self.now = datetime.datetime.now(datetime.UTC)
         self.pem = self._sign(self.name, self.key.public_key(), 1, [x509.BasicConstraints(ca=True, path_length=0)])

@@ -93,6 +93,7 @@ class TlsClient:
         server_side: bool = False,
     ) -> None:
         self.world, self.sock = world, sock
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else steps are put together on their way
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.ssl = context.wrap_bio(self.incoming, self.outgoing, server_hostname=name, session=session, server_side=server_side)
         self.step = 0

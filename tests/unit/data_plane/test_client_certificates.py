@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from fastlb._core import TLS_FACTS
 from tests.support.issue import Authority, issue
@@ -152,11 +153,12 @@ def test_challenge_gives_no_session_that_spares_the_certificate(version: ssl.TLS
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_optional_certificate_with_a_wrong_signature_is_told_and_not_refused(version: ssl.TLSVersion) -> None:
-    forger = Authority()  # of the same name, with a key of another type: the verification leaves an error in OpenSSL's queue
+    forger = Authority()  # of the same name, with another RSA key: the verification leaves errors in OpenSSL's queue
+    forger.key = rsa.generate_private_key(65537, 2048)
     with TlsWorld(client_auth="optional", client_ca=issue("authority.example", kind="rsa")[0]) as world:
         world.edits = [("set", "Verified", [("client_certificate_verify", "controls", "")])]
         world.load()
         client = world.tls_client(showing(forger.issue("eve.example"), maximum_version=version), "a.example")
         client.step = 1  # so that the handshake waits after the verification
         exchange(world, client.shake())
-        assert b"Verified: FAILED:" in world.request_head
+        assert b"Verified: FAILED:certificate signature failure\r\n" in world.request_head
