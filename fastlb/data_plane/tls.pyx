@@ -84,8 +84,7 @@ cdef enum:
     RECEIVE_BYTES = 65536           # one recv: as much as a relay's read wants
     RECORD_BYTES = 16384            # the most that a record carries (RFC 8446 section 5.1)
     SEND_BYTES = 65536              # of plain bytes in one send
-    SENDING_BYTES = 65536 + 16384   # with what records add, which may be 512 bytes each (RFC 6066 section 4); or a handshake's flight: 64 KB
-                                    # of chain fit
+    SENDING_BYTES = 65536 + 16384   # with what records add, of 512 bytes even (RFC 6066 section 4); or a flight: a chain of 64 KB fits
     MAX_HELD_BYTES = 131072         # a socket that takes nothing while it asks for answers (KeyUpdate) is closed
     MAX_SILENT_BYTES = 65536        # of records without data in a row (KeyUpdate, tickets): a record of 16 KB that comes in pieces is below it
     TICKETS = 1                     # that a full handshake of TLS 1.3 gives; each resumption gives another
