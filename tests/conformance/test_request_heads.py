@@ -31,7 +31,7 @@ BAD_REQUEST_LINE = {
     "method beyond ASCII": b"G\xcbT / HTTP/1.1\r\n",
     "method of 65 letters": b"A" * 65 + b" / HTTP/1.1\r\n",
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\r\n",
-    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "a start of HTTP/2 that is none": b"PRI * HTTP/2.1\r\n",
     "PROXY": b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n",
     "a header for a start": b"Host: test\r\n",
     "LF before the request": b"\nGET / HTTP/1.1\r\n",

@@ -249,7 +249,7 @@ def test_memory_of_another_layout_is_left_and_sockets_and_states_are_taken(orpha
         spoil_state(case.pids[0], identity)
         spoil_layout(case.pids[0])
         second = case.succeed()
-        assert "states are copied" in second.messages()
+        assert "the memory is not laid out as ours: what it says is copied" in second.messages()
         assert {row["identity"]: row["state"] for row in second.backends()}[identity] == 4, "maintenance, as before"
         case.wait_for_end()
         load.wait_for_answers(30)
@@ -409,7 +409,7 @@ def test_socket_of_somebody_else_in_the_directory_is_not_believed(orphan):
     thread.start()
     try:
         second = case.succeed()
-        assert "hands nothing over" in second.messages()
+        assert "worker.0.silent does not answer" in second.messages()
         assert "is no worker of ours" in second.messages()
         assert [row["slot"] for row in second.processes() if row["role"] == "worker" and row["state"] == "ready"] == [2, 3]
         case.wait_for_end()

@@ -20,6 +20,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -79,11 +80,24 @@ class Hatchery:
     """The side of the test run."""
 
     def __init__(self) -> None:
+        self._open()
+
+    def _open(self) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MOST_BYTES)
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115  a test's captured output would go with the test
         with theirs:
             command = [sys.executable, "-m", "tests.support.hatchery", str(theirs.fileno())]
-            self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()])
+            self._process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stderr=self._said, pass_fds=[theirs.fileno()])
+
+    def _open_again(self) -> None:
+        """It has ended: that costs no more than the tests whose processes it had, and is told."""
+        self._socket.close()
+        status = self._process.wait()
+        self._said.seek(0)
+        print(f"the hatchery ended with {status}: {self._said.read().decode(errors='replace')}", file=sys.stderr)
+        self._said.close()
+        self._open()
 
     def start(
         self, arguments: Sequence[str], *, stdout: int, stderr: int, environment: dict[str, str], pass_fds: Sequence[int], descriptors: int
@@ -98,12 +112,18 @@ class Hatchery:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             order = {"arguments": list(arguments), "environment": environment, "pass_fds": list(pass_fds), "descriptors": descriptors}
-            socket.send_fds(self._socket, [json.dumps(order).encode()], [theirs.fileno(), stdout, stderr, *pass_fds])
+            message, given = json.dumps(order).encode(), [theirs.fileno(), stdout, stderr, *pass_fds]
+            try:
+                socket.send_fds(self._socket, [message], given)
+            except (BrokenPipeError, ConnectionResetError):
+                self._open_again()
+                socket.send_fds(self._socket, [message], given)
         return Hatched(ours, ["fastlb", *arguments])
 
     def close(self) -> None:
         self._socket.close()
         self._process.wait()
+        self._said.close()
 
 
 @cache
