@@ -6,6 +6,7 @@ from fastlb.data_plane.types cimport Connection, Engine, Listener
 cdef void close_connection(Engine* engine, Connection* connection, bint reset) noexcept nogil
 cdef void drop_listener(Engine* engine, Listener* listener) noexcept nogil
 cdef void keep_idle(Engine* engine, Connection* connection) noexcept nogil
+cdef void stand_for(Connection* connection, const Connection* client) noexcept nogil
 cdef void adopt_client(Engine* engine, Connection* client, Listener* listener) noexcept nogil
 
 

@@ -25,7 +25,8 @@ from fastlb.data_plane.buffer cimport return_buffer
 from fastlb.data_plane.connection cimport close_connection, set_deadline
 from fastlb.data_plane.exchange_pool cimport take_exchange
 from fastlb.data_plane.failure cimport (FAILURE_BAD_FRAMING, FAILURE_BAD_RESPONSE, FAILURE_BAD_STATUS, FAILURE_BODY_TOO_LARGE,
-                                        FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_CLOSED_BY_ROUTE, FAILURE_OUT_OF_MEMORY,
+                                        FAILURE_BODY_TIMEOUT, FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_CLIENT_WRITE_TIMEOUT, FAILURE_CLOSED_BY_ROUTE,
+                                        FAILURE_EXCHANGE_TIMEOUT, FAILURE_OUT_OF_MEMORY, FAILURE_QUEUE_TIMEOUT,
                                         FAILURE_POOL_FULL, FAILURE_TRUNCATED, RETRY_NO)
 from fastlb.data_plane.hedge cimport begin_hedge, clear_way, end_rival, lose_race
 from fastlb.data_plane.limits cimport give_place_back, give_retry_place_back
@@ -33,19 +34,19 @@ from fastlb.data_plane.meters cimport count_backend_failure, count_retry, end_me
 from fastlb.data_plane.mirror cimport open_mirror
 from fastlb.data_plane.queue cimport enter_queue, give_way, is_full, leave_queue, must_wait, wake_siblings
 from fastlb.data_plane.ready_list cimport list_ready
-from fastlb.data_plane.relay cimport relay_close, relay_flush, relay_open, relay_run
+from fastlb.data_plane.relay cimport relay_close, relay_flush, relay_offer, relay_open, relay_run
 from fastlb.data_plane.request_program cimport OWN_ANSWER, run_program
 from fastlb.data_plane.retry cimport (can_be_hedged, can_send_again, end_condition, has_candidate, has_untried, is_stale_reuse, may_retry, note_tried,
                                       status_condition)
 from fastlb.data_plane.snapshot cimport drop_snapshot
 from fastlb.data_plane.sticky cimport is_bound, begin_sticky, note_sticky_answer
 from fastlb.data_plane.system cimport likely, unlikely
-from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE, FRAME_UNTIL_CLOSE, HEAD_CLOSE, HEAD_EXPECT_CONTINUE,
+from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE, FRAME_TUNNEL, FRAME_UNTIL_CLOSE, HEAD_CLOSE, HEAD_EXPECT_CONTINUE,
                                       HEAD_KEEP_ALIVE, HEAD_UPGRADE, HEADER_UPGRADE, IO_ERROR, IO_READABLE,
                                       KIND_STREAM, METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_PUT, METHOD_TRACE, NO_PIPE, POOL_STICKY,
                                       RELAY_DONE, RELAY_NO_MEMORY, RELAY_OFF, RELAY_RUNNING, RELAY_SINK_FAILED, RELAY_SOURCE_FAILED,
                                       RELAY_SOURCE_INVALID, RELAY_TOO_LARGE, STATE_EXCHANGE, WAIT_BETWEEN_BYTES, WAIT_BODY, WAIT_EXCHANGE,
-                                      WAIT_FIRST_BYTE, WAIT_TUNNEL, WAIT_UNSET, WAIT_WRITE, X_BODY_DONE, X_EXPECT, X_FRESH, X_HEAD_SENT,
+                                      WAIT_FIRST_BYTE, WAIT_QUEUE, WAIT_TUNNEL, WAIT_UNSET, WAIT_WRITE, X_BODY_DONE, X_EXPECT, X_FRESH, X_HEAD_SENT,
                                       X_HTTP_1_0, X_IDEMPOTENT, X_IS_HEAD, X_KEEP_ALIVE, X_MIRROR, X_REPLAYABLE, X_RESEND, X_REUSABLE, X_STICKY, X_TUNNEL,
                                       X_UPGRADE, Attempt, Connection, Engine, Exchange, Head, Relay)
 from fastlb.data_plane.types cimport STATE_CONNECTING, WAIT_CONNECT, WAIT_HEDGE, X_HEDGE
@@ -641,7 +642,43 @@ cdef void progress(Engine* engine, Exchange* exchange) noexcept nogil:
         await_backend(engine, exchange, moved)
 
 
+cdef void open_tunnel(Engine* engine, Exchange* exchange, uint32_t prefix_size, char* body, uint32_t body_size) noexcept nogil:
+    # Both relays pass plain bytes from here, half-close included. As relay_offer: `prefix_size` bytes in engine.write_buffer go first, then
+    # what came behind the head.
+    cdef Connection* backend = exchange.attempt.connection
+    relay_close(engine, &exchange.up)
+    relay_open(&exchange.up, exchange, exchange.client, backend, FRAME_TUNNEL, FRAME_TUNNEL, -1)
+    relay_open(&exchange.down, exchange, backend, exchange.client, FRAME_TUNNEL, FRAME_TUNNEL, -1)
+    relay_offer(engine, &exchange.down, prefix_size, body, body_size)
+
+
 # ---------------------------------------------------------------------------------------------------------- deadlines
+cdef void client_overdue(Engine* engine, Exchange* exchange) noexcept nogil:
+    # The client's deadline passed; what for, its WaitKind says. A tunnel just ends; nobody waits for an answer any more whose client does not read.
+    cdef:
+        Connection* client = exchange.client
+        uint32_t failure
+    if exchange.flags & X_TUNNEL:
+        close_exchange(engine, exchange)
+        close_connection(engine, client, False)
+        return
+    if engine.now_ms >= exchange.deadline_ms:
+        failure = FAILURE_EXCHANGE_TIMEOUT
+    elif client.wait == WAIT_WRITE:
+        failure = FAILURE_CLIENT_WRITE_TIMEOUT
+    elif client.wait == WAIT_QUEUE:
+        failure = FAILURE_QUEUE_TIMEOUT
+    elif client.wait == WAIT_BODY:
+        failure = FAILURE_BODY_TIMEOUT
+    else:
+        set_deadline(engine, client, exchange.deadline_ms)
+        return
+    if exchange.flags & X_HEAD_SENT or failure == FAILURE_CLIENT_WRITE_TIMEOUT:
+        abandon(engine, exchange, failure)
+    else:
+        refuse(engine, exchange, failure)       # an answer is still possible
+
+
 # A deadline starts anew when what it waits for has moved, or when it waits for something else; whatever else happens buys no time.
 cdef inline bint is_blocked(Engine* engine, const Relay* relay) noexcept nogil:
     # Bytes are here that the sink does not take.

@@ -11,25 +11,25 @@ from fastlb.data_plane.attempt cimport connect_failure
 from fastlb.data_plane.buffer cimport append_bytes, return_buffer, take_buffer
 from fastlb.data_plane.connection cimport close_connection, limit_idle, set_deadline
 from fastlb.data_plane.exchange cimport drop_retry
-from fastlb.data_plane.exchange cimport (abandon, begin_exchange, close_exchange, connected, count_reason, fail_attempt, open_exchange, progress, refuse,
+from fastlb.data_plane.exchange cimport (abandon, begin_exchange, client_overdue, close_exchange, connected, count_reason, fail_attempt, open_exchange, open_tunnel, progress, refuse,
                                          take_response_head)
-from fastlb.data_plane.failure cimport (FAILURE_BACKEND_CLOSED, FAILURE_BACKEND_RESET, FAILURE_BETWEEN_BYTES_TIMEOUT, FAILURE_BODY_TIMEOUT,
-                                        FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_CLIENT_WRITE_TIMEOUT, FAILURE_CONNECT_TIMEOUT,
-                                        FAILURE_EXCHANGE_TIMEOUT, FAILURE_FIRST_BYTE_TIMEOUT, FAILURE_HEAD_TIMEOUT, FAILURE_HEAD_TOO_LARGE,
-                                        FAILURE_OUT_OF_MEMORY, FAILURE_QUEUE_TIMEOUT, FAILURE_RESPONSE_HEAD_TOO_LARGE, SIDE_CLIENT, failures)
+from fastlb.data_plane.failure cimport (FAILURE_BACKEND_CLOSED, FAILURE_BACKEND_RESET, FAILURE_BETWEEN_BYTES_TIMEOUT,
+                                        FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_CONNECT_TIMEOUT,
+                                        FAILURE_FIRST_BYTE_TIMEOUT, FAILURE_HEAD_TIMEOUT, FAILURE_HEAD_TOO_LARGE,
+                                        FAILURE_OUT_OF_MEMORY, FAILURE_RESPONSE_HEAD_TOO_LARGE, SIDE_CLIENT, failures)
 from fastlb.data_plane.exchange cimport hedge_attempt
 from fastlb.data_plane.hedge cimport face_attempt, win_race
 from fastlb.data_plane.http1_head cimport HEAD_INCOMPLETE, kept_request, parse_request, parse_response
 from fastlb.data_plane.http1_serialise cimport local_body_bytes, write_answer, write_informational, write_local, write_request, write_response
 from fastlb.data_plane.meters cimport count_client_in, count_failure
 from fastlb.data_plane.ready_list cimport list_ready
-from fastlb.data_plane.relay cimport relay_close, relay_interject, relay_offer, relay_open, relay_redirect, relay_replay, relay_run
+from fastlb.data_plane.relay cimport relay_interject, relay_offer, relay_open, relay_redirect, relay_replay, relay_run
 from fastlb.data_plane.system cimport likely, memchr, memcmp, memcpy, prefetch, unlikely
 from fastlb.data_plane.transport cimport connect_result
 from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, ATTEMPT_SENT, FIRST_READ_BYTES, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE,
-                                      FRAME_TUNNEL, FRAME_UNTIL_CLOSE, IO_AGAIN, IO_EOF, IO_ERROR, IO_HALF_CLOSED, IO_READABLE, IO_WRITABLE, LINGER_BYTES,
+                                      FRAME_UNTIL_CLOSE, IO_AGAIN, IO_EOF, IO_ERROR, IO_HALF_CLOSED, IO_READABLE, IO_WRITABLE, LINGER_BYTES,
                                       LINGER_MS, MAX_HEAD_BYTES, MAX_HEADERS, RELAY_RUNNING, RELAY_SINK_FAILED, STATE_CONNECTING,
-                                      STATE_EXCHANGE, STATE_HEAD, STATE_IDLE, STATE_LINGER, WAIT_BETWEEN_BYTES, WAIT_BODY, WAIT_FIRST_BYTE,
+                                      STATE_EXCHANGE, STATE_HEAD, STATE_IDLE, STATE_LINGER, WAIT_BETWEEN_BYTES, WAIT_FIRST_BYTE,
                                       WAIT_HEDGE, WAIT_QUEUE, WAIT_UNSET, WAIT_WRITE, X_BODY_DONE, X_CLOSE_DELIMITED, X_EXPECT, X_HEAD_SENT, X_HTTP_1_0,
                                       X_IS_HEAD, X_KEEP_ALIVE, X_RESEND, X_REUSABLE, X_TUNNEL, Attempt, Buffer, Codec, Connection, Engine, Exchange,
                                       Head, HeadLimits, ListenerSettings, Relay)
@@ -397,17 +397,12 @@ cdef void drain_input(Engine* engine, Connection* client) noexcept nogil:
 
 cdef bint switch_to_tunnel(Engine* engine, Exchange* exchange, Head* head, char* body, uint32_t body_size) noexcept nogil:
     # 101: from here both directions are plain bytes until either side closes; half-close is kept.
-    cdef:
-        uint32_t size = write_response(engine, exchange, head, False, False)
-        Connection* backend = exchange.attempt.connection
+    cdef uint32_t size = write_response(engine, exchange, head, False, False)
     if size == 0:
         return False
     if unlikely(exchange.log != NULL):
         exchange.log.head_bytes = size
-    relay_close(engine, &exchange.up)
-    relay_open(&exchange.up, exchange, exchange.client, backend, FRAME_TUNNEL, FRAME_TUNNEL, -1)
-    relay_open(&exchange.down, exchange, backend, exchange.client, FRAME_TUNNEL, FRAME_TUNNEL, -1)
-    relay_offer(engine, &exchange.down, size, body, body_size)
+    open_tunnel(engine, exchange, size, body, body_size)
     return True
 
 
@@ -429,27 +424,8 @@ cdef void client_timed_out(Engine* engine, Connection* client) noexcept nogil:
             linger(engine, client, END_IDLE_MS)     # it was not told: what it sends just now meets an end and no reset
         else:
             close_connection(engine, client, False)
-    elif exchange.flags & X_TUNNEL:
-        close_exchange(engine, exchange)
-        close_connection(engine, client, False)
-    elif engine.now_ms >= exchange.deadline_ms:
-        give_up(engine, exchange, FAILURE_EXCHANGE_TIMEOUT)
-    elif client.wait == WAIT_WRITE:
-        abandon(engine, exchange, FAILURE_CLIENT_WRITE_TIMEOUT)
-    elif client.wait == WAIT_QUEUE:
-        refuse(engine, exchange, FAILURE_QUEUE_TIMEOUT)
-    elif client.wait == WAIT_BODY:
-        give_up(engine, exchange, FAILURE_BODY_TIMEOUT)
     else:
-        set_deadline(engine, client, exchange.deadline_ms)
-
-
-cdef void give_up(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil:
-    # An answer where one is still possible.
-    if exchange.flags & X_HEAD_SENT:
-        abandon(engine, exchange, failure)
-    else:
-        refuse(engine, exchange, failure)
+        client_overdue(engine, exchange)
 
 
 # ---------------------------------------------------------------------------------------------------------- backend

@@ -13,7 +13,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from fastlb.data_plane.buffer cimport append_bytes, return_buffer
-from fastlb.data_plane.connection cimport close_connection, set_deadline
+from fastlb.data_plane.connection cimport close_connection, set_deadline, stand_for
 from fastlb.data_plane.connection_table cimport open_connection
 from fastlb.data_plane.exchange cimport close_exchange
 from fastlb.data_plane.http1 cimport linger
@@ -170,19 +170,8 @@ cdef Http2Stream* open_stream(Http2Session* session, int32_t id) noexcept nogil:
     connection.io = IO_WRITABLE
     connection.transport = engine.http2_stream_transport
     connection.codec = engine.http2_stream_codec
-    connection.listener = client.listener
-    connection.listener.references += 1
-    connection.number = client.number
-    connection.n_exchanges = client.n_exchanges
+    stand_for(connection, client)
     client.n_exchanges += 1
-    connection.peer_port = client.peer_port
-    connection.trusted = client.trusted
-    connection.trusted_generation = client.trusted_generation
-    connection.address_size = client.address_size
-    memcpy(connection.address, client.address, sizeof(client.address))
-    connection.ip_version = client.ip_version
-    memcpy(connection.ip, client.ip, sizeof(client.ip))
-    connection.exchange_flags = client.exchange_flags
     connection.tls = client.tls                 # borrowed: it outlives its streams, whose transport does not close it
     return stream
 

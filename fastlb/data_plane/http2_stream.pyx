@@ -10,21 +10,21 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from fastlb.data_plane.access_log cimport log_partial_head, log_request_head
 from fastlb.data_plane.buffer cimport append_bytes, return_buffer
-from fastlb.data_plane.connection cimport close_connection, set_deadline
-from fastlb.data_plane.exchange cimport abandon, begin_exchange, close_exchange, drop_retry, open_exchange, progress, refuse
-from fastlb.data_plane.failure cimport (FAILURE_BAD_FRAMING, FAILURE_BODY_TIMEOUT, FAILURE_CLIENT_RESET, FAILURE_CLIENT_WRITE_TIMEOUT,
-                                        FAILURE_EXCHANGE_TIMEOUT, FAILURE_HEAD_TOO_LARGE, FAILURE_NONE, FAILURE_QUEUE_TIMEOUT,
+from fastlb.data_plane.connection cimport close_connection
+from fastlb.data_plane.exchange cimport abandon, begin_exchange, client_overdue, close_exchange, drop_retry, open_exchange, open_tunnel, progress, refuse
+from fastlb.data_plane.failure cimport (FAILURE_BAD_FRAMING, FAILURE_CLIENT_RESET,
+                                        FAILURE_HEAD_TOO_LARGE, FAILURE_NONE,
                                         failures)
 from fastlb.data_plane.http1 cimport count_status
 from fastlb.data_plane.http1_head cimport parse_request
 from fastlb.data_plane.http1_serialise cimport local_body_bytes, write_answer, write_informational, write_local, write_response
 from fastlb.data_plane.http2 cimport consume, leave_stream, output_held, submit_head, wake_output
 from fastlb.data_plane.http2_head cimport BODY_UNKNOWN, asks_head, make_request
-from fastlb.data_plane.relay cimport relay_close, relay_offer, relay_open, relay_run
+from fastlb.data_plane.relay cimport relay_offer, relay_open, relay_run
 from fastlb.data_plane.system cimport memcpy, unlikely
-from fastlb.data_plane.types cimport (FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE, FRAME_TUNNEL, FRAME_UNTIL_CLOSE, H2_CLOSED, H2_CONNECT, H2_ENDED,
+from fastlb.data_plane.types cimport (FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE, FRAME_UNTIL_CLOSE, H2_CLOSED, H2_CONNECT, H2_ENDED,
                                       H2_MALFORMED, H2_REMOTE_ENDED, H2_RESET, H2_TOO_LARGE, IO_AGAIN, IO_CLOSED, IO_EOF, IO_ERROR, IO_READABLE,
-                                      IO_WRITABLE, IO_WRITE_CLOSED, RELAY_RUNNING, SMALL_BODY_BYTES, STATE_HEAD, WAIT_BODY, WAIT_QUEUE, WAIT_WRITE, X_HEAD_SENT,
+                                      IO_WRITABLE, IO_WRITE_CLOSED, RELAY_RUNNING, SMALL_BODY_BYTES, STATE_HEAD, WAIT_QUEUE, X_HEAD_SENT,
                                       X_IS_HEAD, X_REUSABLE, X_TUNNEL, Buffer, Codec, Connection, Engine, Exchange, Head, Http2Stream, Transport)
 
 cdef enum:
@@ -230,43 +230,17 @@ cdef void reset_client(Engine* engine, Exchange* exchange) noexcept nogil:
 
 cdef bint switch_to_tunnel(Engine* engine, Exchange* exchange, Head* head, char* body, uint32_t body_size) noexcept nogil:
     # The backend has switched to WebSocket: DATA frames are the tunnel's bytes.
-    cdef Connection* backend = exchange.attempt.connection
     if not submit_final(engine, exchange, write_response(engine, exchange, head, False, False), True):
         return False
-    relay_close(engine, &exchange.up)
-    relay_open(&exchange.up, exchange, exchange.client, backend, FRAME_TUNNEL, FRAME_TUNNEL, -1)
-    relay_open(&exchange.down, exchange, backend, exchange.client, FRAME_TUNNEL, FRAME_TUNNEL, -1)
-    relay_offer(engine, &exchange.down, 0, body, body_size)
+    open_tunnel(engine, exchange, 0, body, body_size)
     return True
 
 
 # ---------------------------------------------------------------------------------------------------------- time
 cdef void stream_timed_out(Engine* engine, Connection* connection) noexcept nogil:
     # Only exchanges have deadlines here; those of its session are in http2.pyx.
-    cdef Exchange* exchange = connection.exchange
-    if exchange == NULL:
-        return
-    if exchange.flags & X_TUNNEL:
-        close_exchange(engine, exchange)
-        close_connection(engine, connection, False)
-    elif engine.now_ms >= exchange.deadline_ms:
-        give_up(engine, exchange, FAILURE_EXCHANGE_TIMEOUT)
-    elif connection.wait == WAIT_WRITE:
-        abandon(engine, exchange, FAILURE_CLIENT_WRITE_TIMEOUT)
-    elif connection.wait == WAIT_QUEUE:
-        refuse(engine, exchange, FAILURE_QUEUE_TIMEOUT)
-    elif connection.wait == WAIT_BODY:
-        give_up(engine, exchange, FAILURE_BODY_TIMEOUT)
-    else:
-        set_deadline(engine, connection, exchange.deadline_ms)
-
-
-cdef void give_up(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil:
-    # An answer where one is still possible.
-    if exchange.flags & X_HEAD_SENT:
-        abandon(engine, exchange, failure)
-    else:
-        refuse(engine, exchange, failure)
+    if connection.exchange != NULL:
+        client_overdue(engine, connection.exchange)
 
 
 cdef void close_stream(Engine* engine, Connection* connection, bint reset) noexcept nogil:

@@ -11,7 +11,7 @@ passes the worker's bounds: a mirror is dropped (and counted) rather than waited
 from libc.stdint cimport uint32_t
 
 from fastlb.data_plane.buffer cimport append_bytes
-from fastlb.data_plane.connection cimport close_connection
+from fastlb.data_plane.connection cimport close_connection, stand_for
 from fastlb.data_plane.connection_table cimport open_connection
 from fastlb.data_plane.exchange_pool cimport take_exchange
 from fastlb.data_plane.trust cimport make_request_id
@@ -55,19 +55,8 @@ cdef Connection* open_nobody(Engine* engine, const Connection* client, uint32_t 
     connection.state = STATE_HEAD
     connection.io = IO_WRITABLE
     connection.transport = engine.mirror_transport
-    connection.exchange_flags = client.exchange_flags
     connection.codec = engine.mirror_codec
-    connection.listener = client.listener
-    connection.listener.references += 1
-    connection.number = client.number
-    connection.n_exchanges = client.n_exchanges
-    connection.peer_port = client.peer_port
-    connection.trusted = client.trusted
-    connection.trusted_generation = client.trusted_generation
-    connection.address_size = client.address_size
-    memcpy(connection.address, client.address, sizeof(client.address))
-    connection.ip_version = client.ip_version
-    memcpy(connection.ip, client.ip, sizeof(client.ip))
+    stand_for(connection, client)
     connection.drained_bytes = size
     engine.n_mirrors += 1
     engine.mirror_bytes += size

@@ -9,26 +9,15 @@ from hypothesis import strategies as st
 
 from fastlb import _core
 from fastlb.control_plane.backend_states import AdminState, BackendState, BackendStates
-from tests.support.images import Writer
+from tests.support.images import Writer, add_rows
 
 STATES = _core.ROW_STATES
-
-
-def add(memory: _core.SharedMemory, *identities: str) -> None:
-    writer = Writer()
-    pool = writer.pool()
-    for identity in identities:
-        address = _core.pack_address("127.0.0.1", 80)
-        writer.add_backend(pool, identity=identity, display=identity, address=address, weight=1, max_in_flight=0)
-    image = _core.seal(writer.image())
-    memory.add_rows(image)
-    os.close(image)
 
 
 @pytest.fixture
 def shared() -> Iterator[_core.SharedMemory]:
     made = _core.SharedMemory.create()
-    add(made, "api|a", "api|b")
+    add_rows(made, "api|a", "api|b")
     yield made
     made.close()
 
@@ -62,7 +51,7 @@ def test_health_and_what_the_operator_wants_do_not_touch_each_other(shared: _cor
 def test_the_last_word_of_each_side_holds(steps: list[bool | AdminState]) -> None:
     shared = _core.SharedMemory.create()
     try:
-        add(shared, "api|a")
+        add_rows(shared, "api|a")
         states = BackendStates(shared)
         up, admin, changes = True, AdminState.READY, 0
         for step in steps:
@@ -108,7 +97,7 @@ def test_a_row_that_is_used_again_has_counted_nothing(shared: _core.SharedMemory
     none = _core.seal(Writer().image())
     assert shared.sweep(none) == 2
     os.close(none)
-    add(shared, "api|c", "api|d")
+    add_rows(shared, "api|c", "api|d")
     for identity in ("api|c", "api|d"):
         found = row(shared, identity)
         assert (found["state"], found["ups"], found["downs"], found["changed_ms"]) == (0, 0, 0, 0)

@@ -14,7 +14,7 @@ from fastlb.control_plane.metrics.readings import read_backends, read_meter
 from fastlb.processes.foreign_memory import LEGEND_AT, ForeignMemoryError, own_legend, read_legend
 from fastlb.processes.guest import Guest
 from tests.support import _probe
-from tests.support.images import Writer
+from tests.support.images import add_rows
 
 A, B, C = (f"api|10.0.0.{n}:80" for n in (1, 2, 3))
 GUEST = 3
@@ -35,17 +35,6 @@ def theirs() -> Iterator[_core.SharedMemory]:
     made.close()
 
 
-def add(memory: _core.SharedMemory, *identities: str) -> None:
-    writer = Writer()
-    pool = writer.pool()
-    for identity in identities:
-        address = _core.pack_address("127.0.0.1", 80)
-        writer.add_backend(pool, identity=identity, display=identity, address=address, weight=1, max_in_flight=0)
-    image = _core.seal(writer.image())
-    memory.add_rows(image)
-    os.close(image)
-
-
 def open_worker(memory: _core.SharedMemory, slot: int) -> _probe.SharedWorker:
     memory.open_worker(slot, os.getpid())
     return _probe.SharedWorker(memory.fileno(), slot)
@@ -64,7 +53,7 @@ def end(ours: _core.SharedMemory, guest: Guest) -> None:
 # ---------------------------------------------------------------------------------------------------------- in flight
 def test_what_is_in_flight_is_the_sum_of_both(ours: _core.SharedMemory, theirs: _core.SharedMemory) -> None:
     for memory in (ours, theirs):
-        add(memory, A, B)
+        add_rows(memory, A, B)
     our_worker, their_workers = open_worker(ours, 0), [open_worker(theirs, slot) for slot in (0, 1)]
     guest = Guest(ours, GUEST, os.getpid(), theirs.fileno())
     row = hold(our_worker, A)
@@ -91,7 +80,7 @@ def test_what_is_in_flight_is_the_sum_of_both(ours: _core.SharedMemory, theirs: 
 
 def test_what_a_guest_that_dies_had_in_flight_is_given_back(ours: _core.SharedMemory, theirs: _core.SharedMemory) -> None:
     for memory in (ours, theirs):
-        add(memory, A)
+        add_rows(memory, A)
     worker = open_worker(theirs, 0)
     for _ in range(5):
         worker.claim(hold(worker, A))
@@ -105,7 +94,7 @@ def test_what_a_guest_that_dies_had_in_flight_is_given_back(ours: _core.SharedMe
 
 
 def test_rows_that_come_later_get_what_was_counted_before(ours: _core.SharedMemory, theirs: _core.SharedMemory) -> None:
-    add(theirs, A, B, C)
+    add_rows(theirs, A, B, C)
     worker = open_worker(theirs, 0)
     for identity, times in ((A, 2), (C, 7)):
         row = hold(worker, identity)
@@ -113,7 +102,7 @@ def test_rows_that_come_later_get_what_was_counted_before(ours: _core.SharedMemo
         worker.claim(row)
     guest = Guest(ours, GUEST, os.getpid(), theirs.fileno())
     guest.sync()
-    add(ours, C, A)
+    add_rows(ours, C, A)
     guest.sync()
     assert {one.identity: (one.attempts, one.in_flight) for one in read_backends(ours)} == {A: (3, 1), C: (8, 1)}
     end(ours, guest)
@@ -121,7 +110,7 @@ def test_rows_that_come_later_get_what_was_counted_before(ours: _core.SharedMemo
 
 def test_each_reads_the_other_and_nothing_is_counted_twice(ours: _core.SharedMemory, theirs: _core.SharedMemory) -> None:
     for memory in (ours, theirs):
-        add(memory, A)
+        add_rows(memory, A)
     workers = [open_worker(memory, 0) for memory in (ours, theirs)]
     guests = [Guest(ours, GUEST, os.getpid(), theirs.fileno()), Guest(theirs, GUEST, os.getpid(), ours.fileno())]
     for worker, times in zip(workers, (2, 5), strict=True):
@@ -140,7 +129,7 @@ def test_each_reads_the_other_and_nothing_is_counted_twice(ours: _core.SharedMem
 # ---------------------------------------------------------------------------------------------------------- counts
 def test_health_checks_verdicts_are_carried_over(ours: _core.SharedMemory, theirs: _core.SharedMemory) -> None:
     for memory in (ours, theirs):
-        add(memory, A)
+        add_rows(memory, A)
     theirs.set_state(A, 1)
     theirs.set_state(A, 0)
     theirs.set_state(A, 1)
@@ -210,7 +199,7 @@ def test_a_layout_that_is_unlike_ours_is_read_by_names(ours: _core.SharedMemory)
         put(memory, 65536 + 4096 + 2048 + slot * 64 + 24, 9)
     os.pwrite(memory, struct.pack("II", 1, 4) + b"pweb", 24576 + 32)
     os.pwrite(memory, A.encode().ljust(32, b"\0") + struct.pack("II", len(A), 1), 65536 + 4096 + 64)
-    add(ours, A)
+    add_rows(ours, A)
     ours.set_meter(9, b"pweb")
     guest = Guest(ours, GUEST, os.getpid(), memory)
     guest.sync()
