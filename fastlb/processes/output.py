@@ -23,9 +23,11 @@ def report_warnings(warnings: Iterable[object]) -> None:
 
 
 def write_line(stream: TextIO, text: str) -> None:
-    """Writes at once. A reader that has gone away is no reason to stop serving: from then on nobody is told."""
+    """Writes at once, and the line with its end in one piece: several processes share the stream. A reader that has gone away is no reason
+    to stop serving: from then on nobody is told."""
     try:
-        print(text, file=stream, flush=True)
+        stream.write(text + "\n")
+        stream.flush()
     except OSError:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
