@@ -6,9 +6,10 @@ from typing import Any
 import hypothesis
 import pytest
 
-from tests.support.backend import InstantBackend, ScriptedBackend
+from tests.support.backend import ScriptedBackend
 from tests.support.closing import Closing
 from tests.support.configuration import configuration
+from tests.support.loop_backend import LoopBackend
 from tests.support.process import Fastlb
 
 # How long an example takes is no property of the code where other processes share the machine.
@@ -86,11 +87,11 @@ def scripted(closing: Closing) -> Callable[..., ScriptedBackend]:
 
 
 @pytest.fixture
-def instant(closing: Closing) -> Callable[..., InstantBackend]:
+def instant(closing: Closing) -> Callable[..., LoopBackend]:
     """Makes backends that answer at once."""
 
-    def make(*arguments: Any) -> InstantBackend:
-        made = InstantBackend(*arguments)
+    def make(*arguments: Any) -> LoopBackend:
+        made = LoopBackend(*arguments)
         closing.backends.append(made)
         return made
 

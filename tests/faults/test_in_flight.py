@@ -9,7 +9,8 @@ import signal
 
 import pytest
 
-from tests.support.load import Load, PacedBackend, assert_consistent, kill_worker, wait_for_restart, wait_for_workers
+from tests.support.load import Load, assert_consistent, kill_worker, wait_for_restart, wait_for_workers
+from tests.support.loop_backend import LoopBackend
 from tests.support.message import request
 from tests.support.waiting import SANITIZED, wait_until
 
@@ -18,7 +19,7 @@ LONG = {"timeouts": {"first_byte": "60s", "connect": "60s"}}
 
 @pytest.fixture
 def held(keep):
-    backends = [keep(PacedBackend()) for _ in range(3)]
+    backends = [keep(LoopBackend()) for _ in range(3)]
     for backend in backends:
         backend.hold()
     return backends
@@ -101,7 +102,7 @@ CAP = 3
 
 def play_with_cap(fastlb, keep, kills, workers, seed):
     """More clients than the backends may have, while workers die: no backend ever has more than its cap, nor fewer for good."""
-    backends = [keep(PacedBackend(seconds=0.01)) for _ in range(2)]
+    backends = [keep(LoopBackend(seconds=0.01)) for _ in range(2)]
     lb = fastlb([{"address": backend.address, "max_connections": CAP} for backend in backends], workers=workers, pool=LONG)
     dice = random.Random(seed)
     deaths = []

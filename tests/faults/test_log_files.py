@@ -3,7 +3,8 @@
 import os
 import signal
 
-from tests.support.load import Load, PacedBackend, kill_worker, wait_for_restart
+from tests.support.load import Load, kill_worker, wait_for_restart
+from tests.support.loop_backend import LoopBackend
 from tests.support.message import request
 from tests.support.process import session_members
 from tests.support.waiting import SANITIZED, wait_until
@@ -12,7 +13,7 @@ LINE = '[access_log]\nto = "{path}"\nformat = "{{target}} {{status}}"\n'
 
 
 def start(fastlb, keep, path, workers=2):
-    backend = keep(PacedBackend())
+    backend = keep(LoopBackend())
     text = f'[[listeners]]\nname = "web"\nbind = "127.0.0.1:0"\n[pools.main]\nbackends = ["{backend.address}"]\n'
     return fastlb(LINE.format(path=path) + text, workers=workers)
 

@@ -11,7 +11,6 @@ import pytest
 from tests.support.configuration import configuration
 from tests.support.load import (
     Load,
-    PacedBackend,
     assert_consistent,
     assert_sockets_are_home,
     kill_worker,
@@ -20,6 +19,7 @@ from tests.support.load import (
     wait_for_restart,
     wait_for_workers,
 )
+from tests.support.loop_backend import LoopBackend
 from tests.support.message import request
 from tests.support.process import ROOT
 from tests.support.waiting import SANITIZED, wait_until
@@ -29,7 +29,7 @@ TURNS = 1 if SANITIZED else 3
 
 @pytest.fixture
 def paced(keep):
-    return [keep(PacedBackend()) for _ in range(2)]
+    return [keep(LoopBackend()) for _ in range(2)]
 
 
 def pid_of(lb, role):
@@ -129,7 +129,7 @@ def test_zygote_that_stands_still_is_killed_and_its_work_done_by_another(fastlb,
 
 def test_workers_that_nobody_could_find_finish_and_end_and_another_fastlb_can_start(fastlb, keep):
     """Those that can be found outlive their supervisor: test_supervisor_death.py."""
-    slow = keep(PacedBackend())
+    slow = keep(LoopBackend())
     lb = fastlb([slow], workers=2, environment={"RUNTIME_DIRECTORY": "/dev/null/run"})
     rows = lb.processes()
     slow.hold()

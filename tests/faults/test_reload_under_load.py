@@ -10,7 +10,8 @@ import signal
 import pytest
 
 from tests.support.configuration import configuration
-from tests.support.load import Load, PacedBackend
+from tests.support.load import Load
+from tests.support.loop_backend import LoopBackend
 from tests.support.message import request, response
 from tests.support.waiting import SANITIZED
 from tests.support.websocket import Chat, WebSocketEcho
@@ -27,7 +28,7 @@ class Case:
     """A fastlb between a load, tunnels and a download that never end, and a configuration that changes all the time."""
 
     def __init__(self, fastlb, keep, scripted) -> None:
-        self.paced = [keep(PacedBackend()) for _ in range(3)]
+        self.paced = [keep(LoopBackend()) for _ in range(3)]
         self.slow = scripted()
         self.tunnels = []
         self.echo = keep(WebSocketEcho())

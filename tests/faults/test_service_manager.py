@@ -11,7 +11,8 @@ import pytest
 
 from tests.support.backend import listen
 from tests.support.configuration import configuration
-from tests.support.load import Load, PacedBackend, kill_worker, wait_for_end, wait_for_restart
+from tests.support.load import Load, kill_worker, wait_for_end, wait_for_restart
+from tests.support.loop_backend import LoopBackend
 from tests.support.process import listening_inodes
 from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
@@ -64,7 +65,7 @@ def test_inherited_sockets_are_served_by_all_workers_and_outlive_fastlb(fastlb, 
     path = tmp_path / "web"
     local = listen(path=path)
     port = inherited.getsockname()[1]
-    lb = with_sockets(fastlb, [inherited, local], keep(PacedBackend()), [f"127.0.0.1:{port}", f"unix:{path}"], workers=2)
+    lb = with_sockets(fastlb, [inherited, local], keep(LoopBackend()), [f"127.0.0.1:{port}", f"unix:{path}"], workers=2)
     assert lb.port == port
     assert len(listening_inodes(port)) == 1, "there is no socket beside the inherited one"
     with Load(("127.0.0.1", port)) as load, Load(str(path)) as local_load:
@@ -96,7 +97,7 @@ def test_files_of_the_service_manager_outlive_an_upgrade_and_both_of_its_fastlbs
     path = tmp_path / "web"
     local = listen(path=path)
     binds = [f"127.0.0.1:{inherited.getsockname()[1]}", f"unix:{path}"]
-    backend = keep(PacedBackend())
+    backend = keep(LoopBackend())
     lb = with_sockets(fastlb, [inherited, local, spare], backend, binds, workers=1)
     lb.control.patience(60)
     status, answer = lb.control.request("POST", "/v1/upgrade")
@@ -122,7 +123,7 @@ def test_client_that_waited_for_the_start_is_served(fastlb, keep):
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.settimeout(DEADLINE_SECONDS)
             client.sendall(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
-            lb = with_sockets(fastlb, [inherited], keep(PacedBackend()), f"127.0.0.1:{port}", workers=2)
+            lb = with_sockets(fastlb, [inherited], keep(LoopBackend()), f"127.0.0.1:{port}", workers=2)
             answer = b""
             while part := client.recv(4096):
                 answer += part
@@ -224,7 +225,7 @@ class Store:
 
 
 def test_sockets_and_counts_are_kept_when_the_whole_service_is_killed(fastlb, keep, manager, tmp_path):
-    backend = keep(PacedBackend())
+    backend = keep(LoopBackend())
     path = tmp_path / "web"
     environment = {"NOTIFY_SOCKET": manager.getsockname()}
     listener = {"bind": ["127.0.0.1:0", f"unix:{path}"]}

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.configuration import configuration
-from tests.support.load import Load, PacedBackend, assert_consistent, kill_worker, wait_for_restart, wait_for_workers
+from tests.support.load import Load, assert_consistent, kill_worker, wait_for_restart, wait_for_workers
+from tests.support.loop_backend import LoopBackend
 from tests.support.message import request, response
 from tests.support.process import Control
 from tests.support.waiting import SANITIZED, wait_until
@@ -19,7 +20,7 @@ from tests.support.waiting import SANITIZED, wait_until
 
 @pytest.fixture
 def paced(keep):
-    return [keep(PacedBackend()) for _ in range(2)]
+    return [keep(LoopBackend()) for _ in range(2)]
 
 
 def generations(lb):
@@ -158,7 +159,7 @@ def test_worker_that_stands_still_holds_up_an_apply_no_longer_than_the_watchdog(
 
 def test_new_requests_never_go_back_to_the_old_configuration(fastlb, keep):
     """Once apply has answered, no worker sends anybody to the old backends, whoever dies."""
-    backends = [keep(PacedBackend()) for _ in range(2)]
+    backends = [keep(LoopBackend()) for _ in range(2)]
     lb = fastlb([backends[0]], workers=2)
     for turn in range(2 if SANITIZED else 6):
         new, old = backends[(turn + 1) % 2], backends[turn % 2]
@@ -243,7 +244,7 @@ def test_configurations_change_for_minutes_while_workers_are_killed(fastlb, pace
 
 
 def test_idle_client_of_a_worker_that_was_not_killed_sees_every_change(fastlb, keep):
-    one, two = keep(PacedBackend(answer=response(b"one"))), keep(PacedBackend(answer=response(b"two")))
+    one, two = keep(LoopBackend(answer=response(b"one"))), keep(LoopBackend(answer=response(b"two")))
     lb = fastlb([one], workers=2)
     clients = [lb.connect() for _ in range(16)]
     assert {client.ask(request()).body for client in clients} == {b"one"}

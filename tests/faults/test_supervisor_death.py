@@ -13,7 +13,8 @@ from fastlb.processes.channel import Channel, ChannelError
 from fastlb.processes.handover import PREFIX, find_orphans
 from fastlb.processes.messages import FromOrphan, Outlived
 from tests.support.configuration import configuration
-from tests.support.load import Load, PacedBackend, assert_consistent, kill_worker, process_state, wait_for_end, wait_for_workers
+from tests.support.load import Load, assert_consistent, kill_worker, process_state, wait_for_end, wait_for_workers
+from tests.support.loop_backend import LoopBackend
 from tests.support.message import request
 from tests.support.process import listening_inodes, session_members
 from tests.support.waiting import wait_until
@@ -23,7 +24,7 @@ SERVING_ON = "the supervisor is gone: serving on"
 
 @pytest.fixture
 def paced(keep):
-    return [keep(PacedBackend()) for _ in range(2)]
+    return [keep(LoopBackend()) for _ in range(2)]
 
 
 @pytest.fixture

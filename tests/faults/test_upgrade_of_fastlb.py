@@ -10,7 +10,8 @@ from urllib.parse import quote
 import pytest
 
 from tests.support.configuration import configuration
-from tests.support.load import Load, PacedBackend, assert_consistent, process_state, wait_for_end, wait_for_workers
+from tests.support.load import Load, assert_consistent, process_state, wait_for_end, wait_for_workers
+from tests.support.loop_backend import LoopBackend
 from tests.support.message import request
 from tests.support.name_server import NameServer
 from tests.support.process import Control, session_members
@@ -30,7 +31,7 @@ def fastlb(fastlb):
 
 @pytest.fixture
 def paced(keep):
-    return [keep(PacedBackend()) for _ in range(2)]
+    return [keep(LoopBackend()) for _ in range(2)]
 
 
 class Upgraded:

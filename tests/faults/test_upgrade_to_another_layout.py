@@ -8,7 +8,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from tests.faults.test_upgrade_of_fastlb import SHIFT, Upgraded, begin, end_new, end_of_old, upgrade, workers_of
-from tests.support.load import Load, PacedBackend, wait_for_workers
+from tests.support.load import Load, wait_for_workers
+from tests.support.loop_backend import LoopBackend
 from tests.support.message import request
 from tests.support.waiting import wait_until
 
@@ -35,7 +36,7 @@ runpy.run_module("fastlb", run_name="__main__")
 
 @pytest.fixture
 def paced(keep):
-    return [keep(PacedBackend()) for _ in range(2)]
+    return [keep(LoopBackend()) for _ in range(2)]
 
 
 @pytest.fixture

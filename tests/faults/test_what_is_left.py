@@ -13,7 +13,8 @@ import pytest
 
 from tests.support.backend import address_of, listen
 from tests.support.configuration import configuration
-from tests.support.load import Load, PacedBackend, kill_worker, wait_for_restart
+from tests.support.load import Load, kill_worker, wait_for_restart
+from tests.support.loop_backend import LoopBackend
 from tests.support.message import request
 from tests.support.process import ROOT, listening_inodes, session_members
 from tests.support.waiting import DEADLINE_SECONDS, SANITIZED, wait_until
@@ -34,7 +35,7 @@ def start(fastlb, keep, files):
     """Starts fastlb with everything that could be left: a unix socket, a pid file, two workers."""
 
     def make(environment=None, **settings):
-        backend = keep(PacedBackend())
+        backend = keep(LoopBackend())
         return fastlb(
             [backend],
             workers=2,
@@ -81,7 +82,7 @@ def test_nothing_is_left_when_it_ends_while_a_configuration_changes(start, files
     """A worker stands still, so that the change is under way; SIGTERM does not wait for it, SIGQUIT until the watchdog ends it."""
     lb = start(drain_timeout="3s")
     os.kill(lb.worker_pid(1), signal.SIGSTOP)
-    path = lb.write(configuration([keep(PacedBackend())]))
+    path = lb.write(configuration([keep(LoopBackend())]))
     lb.control.send("POST", "/v1/apply", {"config": str(path)})
     lb.control.patience(60)
     lb.signal(number)

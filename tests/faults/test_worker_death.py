@@ -14,7 +14,6 @@ from tests.support.load import (
     HUNG,
     Death,
     Load,
-    PacedBackend,
     assert_consistent,
     assert_sockets_are_home,
     kill_worker,
@@ -22,6 +21,7 @@ from tests.support.load import (
     wait_for_restart,
     wait_for_workers,
 )
+from tests.support.loop_backend import LoopBackend
 from tests.support.process import listening_inodes
 from tests.support.waiting import SANITIZED, wait_until
 
@@ -34,7 +34,7 @@ TIMEOUTS = {"timeouts": {"first_byte": "60s", "connect": "60s"}}
 @pytest.fixture
 def paced(keep):
     """Backends that answer at once, and slowly where they are asked to."""
-    return [keep(PacedBackend()) for _ in range(2)]
+    return [keep(LoopBackend()) for _ in range(2)]
 
 
 def check(load, deaths, *, patient=False):

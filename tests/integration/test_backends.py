@@ -11,7 +11,8 @@ from urllib.parse import quote
 import pytest
 
 from tests.support.configuration import configuration
-from tests.support.load import Load, PacedBackend, assert_consistent, process_state, wait_for_end, wait_for_workers
+from tests.support.load import Load, assert_consistent, process_state, wait_for_end, wait_for_workers
+from tests.support.loop_backend import LoopBackend
 from tests.support.message import request, response
 from tests.support.name_server import NameServer
 from tests.support.process import ROOT
@@ -23,7 +24,7 @@ DEADLINE_SECONDS = 30
 
 @pytest.fixture
 def paced(keep):
-    return lambda n: [keep(PacedBackend()) for _ in range(n)]
+    return lambda n: [keep(LoopBackend()) for _ in range(n)]
 
 
 @pytest.fixture

@@ -9,10 +9,11 @@ import time
 
 import pytest
 
-from tests.support.backend import InstantBackend, ThreadedBackend, address_of, listen
+from tests.support.backend import ThreadedBackend, address_of, listen
 from tests.support.certificates import make_certificates
 from tests.support.configuration import configuration
 from tests.support.load import Load, kill_worker, wait_for_end, wait_for_restart
+from tests.support.loop_backend import LoopBackend
 from tests.support.message import response
 from tests.support.waiting import wait_until
 
@@ -23,7 +24,7 @@ TCP = {"type": "tcp", "interval": "200ms", "fast_interval": "100ms", "timeout": 
 
 @pytest.fixture
 def good(keep):
-    return keep(InstantBackend(response(b"ok")))
+    return keep(LoopBackend(response(b"ok")))
 
 
 def is_down(lb, address):
@@ -148,7 +149,7 @@ def test_a_flapping_backend_stays_what_it_is(fastlb, keep, good):
 
 
 def test_a_backend_is_killed_and_comes_back_under_load_and_nobody_notices(fastlb, keep, good):
-    other = InstantBackend(response(b"ok"))
+    other = LoopBackend(response(b"ok"))
     lb = fastlb([good, other], pool={"health": HEALTH, "slow_start": "1s", "algorithm": "weighted_round_robin"}, workers=2)
     port = other.socket.getsockname()[1]
     with Load(("127.0.0.1", lb.port)) as load:
@@ -157,7 +158,7 @@ def test_a_backend_is_killed_and_comes_back_under_load_and_nobody_notices(fastlb
             other.close()
             wait_down(lb, other.address)
             load.wait_for_answers(200)
-            other = InstantBackend(response(b"ok"), listen(port=port))
+            other = LoopBackend(response(b"ok"), listen(port=port))
             wait_up(lb, other.address)
             wait_until(lambda: other.n_requests > 20, "it gets requests again")  # noqa: B023
             load.wait_for_answers(200)
@@ -183,7 +184,7 @@ def test_verdicts_outlive_a_reload_and_a_worker(fastlb, keep, good):
     wait_decided(lb, good.address)
     wait_for_restart(lb, 1, kill_worker(lb, 0, exactly=False))
     assert is_down(lb, bad.address)
-    third = keep(InstantBackend(response(b"ok")))
+    third = keep(LoopBackend(response(b"ok")))
     lb.apply_ok(configuration([good, bad, third], pool={"health": HEALTH}))
     assert is_down(lb, bad.address)
     assert known(lb, bad.address)["verdict"] == "down"

@@ -5,7 +5,8 @@ import threading
 import pytest
 
 from tests.support.configuration import configuration
-from tests.support.load import Load, PacedBackend
+from tests.support.load import Load
+from tests.support.loop_backend import LoopBackend
 from tests.support.name_server import NameServer
 from tests.support.waiting import wait_until
 
@@ -19,7 +20,7 @@ def name_server():
 
 @pytest.fixture
 def paced(keep):
-    return [keep(PacedBackend()) for _ in range(2)]
+    return [keep(LoopBackend()) for _ in range(2)]
 
 
 def port_of(backend):

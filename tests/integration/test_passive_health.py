@@ -8,7 +8,8 @@ import struct
 
 import pytest
 
-from tests.support.backend import InstantBackend, ThreadedBackend, listen
+from tests.support.backend import ThreadedBackend, listen
+from tests.support.loop_backend import LoopBackend
 from tests.support.message import request, response
 from tests.support.waiting import wait_until
 
@@ -44,7 +45,7 @@ def hang_up(peer):
 
 @pytest.mark.parametrize("serve", [garbage, reset, hang_up])
 def test_backend_that_does_not_answer_is_ejected_by_all_workers(fastlb, keep, serve):
-    good, bad = keep(InstantBackend()), keep(ThreadedBackend(serve))
+    good, bad = keep(LoopBackend()), keep(ThreadedBackend(serve))
     lb = fastlb([good.address, bad.address], pool=pool(passive_health=LONG), workers=2)
     wait_until(lambda: lb.get() and ejected(lb), "the backend is ejected")
     assert ejected(lb) == [bad.address]
@@ -53,7 +54,7 @@ def test_backend_that_does_not_answer_is_ejected_by_all_workers(fastlb, keep, se
 
 
 def test_backend_that_flaps_comes_back_each_time(fastlb, keep):
-    good, flapping = keep(InstantBackend()), keep(InstantBackend())
+    good, flapping = keep(LoopBackend()), keep(LoopBackend())
     health = {**LONG, "consecutive_failures": 2, "ejection": "50ms", "max_ejection": "100ms", "failures": ["5xx"]}
     lb = fastlb([good.address, flapping.address], pool=pool(passive_health=health), workers=2)
     for turn in range(1, 4):
@@ -67,19 +68,19 @@ def test_backend_that_flaps_comes_back_each_time(fastlb, keep):
 
 
 def test_backend_that_is_gone_is_asked_no_more_and_found_again(fastlb, keep):
-    good = keep(InstantBackend())
+    good = keep(LoopBackend())
     listening = listen()
     port = listening.getsockname()[1]
     listening.close()
     health = {**LONG, "ejection": "100ms"}
     lb = fastlb([good.address, f"127.0.0.1:{port}"], pool={"algorithm": "round_robin", "passive_health": health})
     wait_until(lambda: lb.get().status == 200 and ejected(lb), "it is ejected")
-    back = keep(InstantBackend(listening=listen(port=port)))
+    back = keep(LoopBackend(listening=listen(port=port)))
     wait_until(lambda: lb.get().status == 200 and back.n_requests, "it is back")
 
 
 def test_ejection_outlives_the_worker_that_decided_it_and_ends_without_it(fastlb, keep):
-    good, bad = keep(InstantBackend()), keep(InstantBackend(response(b"", status="502 Bad Gateway")))
+    good, bad = keep(LoopBackend()), keep(LoopBackend(response(b"", status="502 Bad Gateway")))
     health = {**LONG, "ejection": "1500ms", "max_ejection": "1500ms"}
     lb = fastlb([good.address, bad.address], pool=pool(passive_health=health), workers=1)
     wait_until(lambda: lb.get() and ejected(lb), "it is ejected")
@@ -100,7 +101,7 @@ def ask(lb):
 
 
 def test_ejection_survives_a_reload_and_ends_with_the_option(fastlb, keep):
-    good, bad = keep(InstantBackend()), keep(InstantBackend(response(b"", status="502 Bad Gateway")))
+    good, bad = keep(LoopBackend()), keep(LoopBackend(response(b"", status="502 Bad Gateway")))
     lb = fastlb([good.address, bad.address], pool=pool(passive_health=LONG), workers=2)
     wait_until(lambda: lb.get() and ejected(lb), "it is ejected")
     text = lb.config_path.read_text()
@@ -113,7 +114,7 @@ def test_ejection_survives_a_reload_and_ends_with_the_option(fastlb, keep):
 
 
 def test_requests_beyond_a_limit_are_refused_over_all_workers(fastlb, keep):
-    backend = keep(InstantBackend())
+    backend = keep(LoopBackend())
     lb = fastlb([backend.address], pool=pool(limits={"requests": 4}), workers=2)
     backend.hold()
     clients = [lb.connect() for _ in range(12)]

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.configuration import configuration
-from tests.support.load import Load, PacedBackend, client_ports, kill_worker, wait_for_restart, wait_for_workers
+from tests.support.load import Load, client_ports, kill_worker, wait_for_restart, wait_for_workers
+from tests.support.loop_backend import LoopBackend
 from tests.support.message import request
 from tests.support.waiting import SANITIZED, wait_until
 
@@ -19,7 +20,7 @@ QUEUE = {"queue": {"max": 1000, "timeout": "60s"}}
 
 @pytest.fixture
 def backends(keep):
-    return [keep(PacedBackend(seconds=0.003)) for _ in range(2)]
+    return [keep(LoopBackend(seconds=0.003)) for _ in range(2)]
 
 
 def capped(backends):
@@ -50,7 +51,7 @@ def test_wrk_sees_no_error(fastlb, backends):
 
 
 def test_a_place_that_comes_free_in_one_worker_serves_who_waits_in_the_other(fastlb, keep):
-    backend = keep(PacedBackend())
+    backend = keep(LoopBackend())
     backend.hold()
     lb = fastlb([{"address": backend.address, "max_connections": 1}], workers=2, pool=QUEUE)
     clients = [lb.connect() for _ in range(40)]  # the kernel shares them out: some for each worker
@@ -66,7 +67,7 @@ def test_a_place_that_comes_free_in_one_worker_serves_who_waits_in_the_other(fas
 
 
 def test_who_waits_is_served_when_the_worker_that_had_the_place_dies(fastlb, keep):
-    backend = keep(PacedBackend())
+    backend = keep(LoopBackend())
     backend.hold()
     lb = fastlb([{"address": backend.address, "max_connections": 1}], workers=2, pool=QUEUE)
     holder = lb.connect()

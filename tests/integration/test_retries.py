@@ -4,7 +4,8 @@ import socket
 
 import pytest
 
-from tests.support.backend import InstantBackend, address_of, listen
+from tests.support.backend import address_of, listen
+from tests.support.loop_backend import LoopBackend
 from tests.support.message import request, response
 
 
@@ -80,7 +81,7 @@ def test_backend_that_comes_back_is_used_again(fastlb, closing):
     lb = fastlb([f"127.0.0.1:{port}"])
     assert lb.get().reason == "backend:connect_refused"
     bound.close()
-    closing.backends.append(InstantBackend(response(b"back"), listen(port=port)))
+    closing.backends.append(LoopBackend(response(b"back"), listen(port=port)))
     assert lb.get().body == b"back"
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.backend import InstantBackend
 from tests.support.configuration import configuration
+from tests.support.loop_backend import LoopBackend
 from tests.support.message import Message, request, response
 from tests.support.waiting import wait_until
 
@@ -173,7 +173,7 @@ def test_value_of_one_pool_means_nothing_in_another(fastlb, named):
 
 def start_with_one_that_dies(fastlb, named, sticky):
     """A process with two backends, the first of which has died after it gave the cookie that is returned."""
-    dying = InstantBackend(response(b"dying"))
+    dying = LoopBackend(response(b"dying"))
     lb = fastlb([dying, *named(1)], pool=pool(**sticky), settings=settings())
     answers = {answer.body: answer for answer in (lb.get(), lb.get())}
     dying.end_connections()

@@ -7,8 +7,8 @@ import socket
 
 import pytest
 
-from tests.support.backend import InstantBackend
 from tests.support.configuration import configuration
+from tests.support.loop_backend import LoopBackend
 from tests.support.message import Message, request, response
 from tests.support.peer import Peer
 from tests.support.waiting import DEADLINE_SECONDS, wait_until
@@ -84,7 +84,7 @@ def test_session_survives_reload_and_the_death_of_a_worker(fastlb, applications)
 
 
 def test_session_of_a_dead_backend_goes_to_one_other_and_stays_there(fastlb, applications):
-    dying = InstantBackend(application(9))
+    dying = LoopBackend(application(9))
     lb = fastlb([dying, *applications(3)], pool=LEARN)
     firsts = {first.body: first for first in (lb.get() for _ in range(4))}
     dying.end_connections()

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from tests.support.backend import InstantBackend
 from tests.support.configuration import configuration
+from tests.support.loop_backend import LoopBackend
 from tests.support.message import request, response
 from tests.support.peer import Peer
 from tests.support.waiting import DEADLINE_SECONDS, wait_until
@@ -239,7 +239,7 @@ class Load(threading.Thread):
 
 
 def test_sigquit_under_load_fails_no_request(fastlb, instant):
-    backends: list[InstantBackend] = [instant(), instant()]
+    backends: list[LoopBackend] = [instant(), instant()]
     lb = fastlb(backends, settings={"drain_idle_grace": "60s"})
     clients = [Load(lb.connect()) for _ in range(32)]
     for client in clients:

@@ -2,8 +2,7 @@
 
 `Load` owns an event loop in a thread of its own, and the connections of its clients: some make a connection for each request, others keep
 theirs. A client never gives up before `DEADLINE_SECONDS`: what has no answer by then hangs. `Death` says what may fail because a worker was
-killed: exchanges on connections which that worker held. `PacedBackend` is the other side: it answers after a while and counts what it is
-asked at the same time.
+killed: exchanges on connections which that worker held.
 """
 
 import asyncio
@@ -17,12 +16,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.backend import LENGTH, address_of, listen
-from tests.support.message import parse_head, request, response
+from tests.support.message import parse_head, request
 from tests.support.process import LISTEN, listening_inodes, socket_inodes
 from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
@@ -307,149 +305,3 @@ def assert_consistent(lb: Any) -> None:
         return not answer["rows"]
 
     wait_until(look, "every row can be read")
-
-
-# ---------------------------------------------------------------------------------------------------- the other side
-@dataclass
-class PacedBackend:
-    """Answers "ok" to each request after a while, from an event loop in a thread, and counts how many it has at the same time.
-
-    Args:
-        seconds: from request to answer; a target "/slow" gets its answer after `slow_seconds`.
-    """
-
-    seconds: float = 0.0
-    slow_seconds: float = 0.05
-    answer: bytes = response(b"ok")
-    most: int = 0  # at the same time, ever
-    n_requests: int = 0
-    n_connections: int = 0
-    address: str = ""
-    held: list[Callable[[], None]] | None = None
-    _open: set[object] = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        self._socket = listen(backlog=4096)
-        self.address = address_of(self._socket)
-        self._loop = asyncio.new_event_loop()
-        self._transports: set[asyncio.Transport] = set()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    @property
-    def open(self) -> int:
-        """Requests that are neither answered nor given up, now."""
-        return len(self._open)
-
-    def hold(self) -> None:
-        """From here on answers are held back, until `release`."""
-        self._on_loop(lambda: setattr(self, "held", []))
-
-    def release(self, count: int | None = None) -> None:
-        """Sends what was held back; with a count the first so many, and the rest stay."""
-
-        def send() -> None:
-            held = self.held or []
-            going, self.held = (held, None) if count is None else (held[:count], held[count:])
-            for answer in going:
-                answer()
-
-        self._on_loop(send)
-
-    def end_connections(self) -> None:
-        if self._thread.is_alive():
-            self.release()
-
-    def close(self) -> None:
-        def stop() -> None:
-            for transport in self._transports:
-                transport.abort()
-            self._loop.call_soon(self._loop.stop)
-
-        if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(stop)
-            self._thread.join(DEADLINE_SECONDS)
-            self._loop.close()
-        self._socket.close()
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._loop.create_server(lambda: PacedProtocol(self), sock=self._socket, backlog=4096))
-        self._loop.run_forever()
-
-    def _on_loop(self, do: Callable[[], Any]) -> None:
-        done = threading.Event()
-
-        def run() -> None:
-            do()
-            done.set()
-
-        self._loop.call_soon_threadsafe(run)
-        assert done.wait(DEADLINE_SECONDS)
-
-    def _begin(self, token: object) -> None:
-        self.n_requests += 1
-        self._open.add(token)
-        # A connection that ended before this request came (its worker died, and another one took the place) may be told of later in the
-        # same turn of the loop: count when the turn is over.
-        self._loop.call_soon(self._loop.call_soon, self._note_most)
-
-    def _note_most(self) -> None:
-        self.most = max(self.most, len(self._open))
-
-
-class PacedProtocol(asyncio.Protocol):
-    """One connection of a PacedBackend; one request at a time, as fastlb sends them."""
-
-    def __init__(self, backend: PacedBackend) -> None:
-        self.backend = backend
-        self.unread = b""
-        self.token: object | None = None
-        self.timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        self.backend.n_connections += 1
-        self.backend._transports.add(transport)
-
-    def eof_received(self) -> None:
-        self._give_up()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self.backend._transports.discard(self.transport)
-        self._give_up()
-
-    def data_received(self, data: bytes) -> None:
-        self.unread += data
-        end = self.unread.find(b"\r\n\r\n")
-        if end < 0:
-            return
-        head = self.unread[: end + 4]
-        length = LENGTH.search(head)
-        if len(self.unread) < end + 4 + (int(length[1]) if length else 0):
-            return
-        self.unread = b""
-        backend = self.backend
-        self.token = token = object()
-        backend._begin(token)
-        seconds = backend.slow_seconds if head.startswith(b"GET /slow ") else backend.seconds
-        if backend.held is not None:
-            backend.held.append(self._answer)
-        elif seconds:
-            self.timer = backend._loop.call_later(seconds, self._answer)
-        else:
-            self._answer()
-
-    def _answer(self) -> None:
-        if self.token is not None:
-            self.backend._open.discard(self.token)
-            self.token = None
-            self.transport.write(self.backend.answer)
-
-    def _give_up(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-        if self.token is not None:
-            self.backend._open.discard(self.token)
-            self.token = None

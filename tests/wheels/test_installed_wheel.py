@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import fastlb
-from tests.support.backend import InstantBackend
+from tests.support.loop_backend import LoopBackend
 from tests.support.process import ROOT
 from tests.support.pythons import SYSTEM, Python, find_pythons
 from tests.support.waiting import DEADLINE_SECONDS, SANITIZED
@@ -93,8 +93,8 @@ def test_wheel_is_tried_under_the_systems_python_and_another_version() -> None:
         pytest.skip(f"no other version of Python was found: the wheel is tried under {', '.join(map(str, PYTHONS))} only")
 
 
-def test_it_serves_a_request_and_stops(installed: Installed, keep: Callable[[InstantBackend], InstantBackend]) -> None:
-    backend = keep(InstantBackend())
+def test_it_serves_a_request_and_stops(installed: Installed, keep: Callable[[LoopBackend], LoopBackend]) -> None:
+    backend = keep(LoopBackend())
     command = installed.command("fastlb", "serve", "--listen", "127.0.0.1:0", "--backend", backend.address)
     with started(installed, command) as process:
         assert process.stdout is not None
