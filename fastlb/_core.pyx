@@ -66,7 +66,7 @@ from fastlb.data_plane.types cimport (Exchange, ImageBackend, ImageHeader, Image
 from fastlb.data_plane.types cimport (MAX_LOCATION_BYTES, ImageCondition, ImageHost, ImageHostSet, ImageHostSlot, ImageLocation,
                                       ImageLocationSlot, ImagePathLength, ImageRegex, ImageRouteTable, ImageRule, ImageValue)
 from fastlb.data_plane.types cimport QUEUE_PRIORITIES, ImageAlias, ImageGroup, ImageRingPoint, Regex, RegexScratch, RowDetails
-from fastlb.data_plane.types cimport ImageBackendTls, ImageCertificate, ImageSticky, ImageTls, ImageTlsIdentity, ImageTlsName
+from fastlb.data_plane.types cimport ImageBackendTls, ImageCertificate, ImageSticky, ImageTls, ImageTlsIdentity, ImageName
 
 from fastlb.data_plane.types cimport PickFunction
 
@@ -353,7 +353,7 @@ cdef class SnapshotWriter:
         bytearray texts
         list networks, listeners, routes, pools, pool_backends, pool_groups, table_names
         list segments, operations, shares
-        list certificates, tls_identities, tls_names, tls, ticket_keys, backend_tls
+        list certificates, tls_identities, names, tls, ticket_keys, backend_tls
         dict authorities
         dict stickies, request_edits
         uint64_t generation
@@ -369,7 +369,7 @@ cdef class SnapshotWriter:
         self.networks, self.listeners, self.routes, self.pools, self.pool_backends, self.pool_groups = [], [], [], [], [], []
         self.table_names = []
         self.segments, self.operations, self.shares = [], [], []
-        self.certificates, self.tls_identities, self.tls_names, self.tls, self.ticket_keys = [], [], [], [], []
+        self.certificates, self.tls_identities, self.names, self.tls, self.ticket_keys = [], [], [], [], []
         self.backend_tls, self.authorities = [], {}
         self.stickies, self.request_edits = {}, {}
         self.generation = generation
@@ -475,17 +475,17 @@ cdef class SnapshotWriter:
         # As OpenSSL reads lists; of nothing: nothing.
         return self.add_text(text.encode("ascii") + b"\0" if text else b"")
 
-    cdef ImageSection add_tls_names(self, names) except *:
+    cdef ImageSection add_names(self, names) except *:
         cdef:
-            ImageTlsName entry
+            ImageName entry
             ImageSection section
-        section.offset = <uint32_t>len(self.tls_names)
+        section.offset = <uint32_t>len(self.names)
         for name, target in sorted((name.encode("ascii"), target) for name, target in names):
             memset(&entry, 0, sizeof(entry))
             entry.name = self.add_text(name)
             entry.target = target
-            self.tls_names.append(record(&entry, sizeof(entry)))
-        section.count = <uint32_t>len(self.tls_names) - section.offset
+            self.names.append(record(&entry, sizeof(entry)))
+        section.count = <uint32_t>len(self.names) - section.offset
         return section
 
     def set_tls(self, listener, *, identities, names, default, challenges=(), min_version=0x0303, max_version=0x0304, ciphers="",
@@ -523,8 +523,8 @@ cdef class SnapshotWriter:
             for at, certificate in enumerate(certificates):
                 identity.certificates[<uint32_t>at] = certificate
             self.tls_identities.append(record(&identity, sizeof(identity)))
-        entry.names = self.add_tls_names(names)
-        entry.challenges = self.add_tls_names(challenges)
+        entry.names = self.add_names(names)
+        entry.challenges = self.add_names(challenges)
         entry.default_identity = <uint32_t>NO_INDEX if default is None else default
         entry.min_version = min_version
         entry.max_version = max_version
@@ -1052,7 +1052,7 @@ cdef class SnapshotWriter:
         header.shares.offset, header.shares.count = place(b"".join(self.shares)), len(self.shares)
         header.certificates.offset, header.certificates.count = place(b"".join(self.certificates)), len(self.certificates)
         header.tls_identities.offset, header.tls_identities.count = place(b"".join(self.tls_identities)), len(self.tls_identities)
-        header.tls_names.offset, header.tls_names.count = place(b"".join(self.tls_names)), len(self.tls_names)
+        header.names.offset, header.names.count = place(b"".join(self.names)), len(self.names)
         header.tls.offset, header.tls.count = place(b"".join(self.tls)), len(self.tls)
         header.backend_tls.offset, header.backend_tls.count = place(b"".join(self.backend_tls)), len(self.backend_tls)
         header.ticket_keys.offset, header.ticket_keys.count = place(b"".join(self.ticket_keys)), len(self.ticket_keys)

@@ -27,7 +27,7 @@ from fastlb.data_plane.types cimport (MAX_HEAD_BYTES, MAX_HEADERS, MAX_IDENTITY_
                                       ImageBackend, ImageGroup, ImageHeader, ImageHeaderOperation, ImageListener, ImageLogPlan, ImageNetwork,
                                       ImagePool, ImageRoute, ImageRouteTable, ImageSticky, Pool, PoolBackend, Snapshot)
 from fastlb.data_plane.types cimport MAX_LISTENER_NAME_BYTES, MAX_METERS, ROW_BARRED, ImageSegment, ImageShare
-from fastlb.data_plane.types cimport ImageBackendTls, ImageCertificate, ImageTicketKey, ImageTls, ImageTlsIdentity, ImageTlsName
+from fastlb.data_plane.types cimport ImageBackendTls, ImageCertificate, ImageTicketKey, ImageTls, ImageTlsIdentity, ImageName
 
 
 cdef int check_image(const char* image, size_t size) noexcept nogil:
@@ -53,7 +53,7 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
             and fits(size, &header.stickies, sizeof(ImageSticky)) and text_fits(size, &header.reason_header)
             and text_fits(size, &header.python_path)
             and fits(size, &header.certificates, sizeof(ImageCertificate)) and fits(size, &header.tls_identities, sizeof(ImageTlsIdentity))
-            and fits(size, &header.tls_names, sizeof(ImageTlsName)) and fits(size, &header.tls, sizeof(ImageTls))
+            and fits(size, &header.names, sizeof(ImageName)) and fits(size, &header.tls, sizeof(ImageTls))
             and fits(size, &header.ticket_keys, sizeof(ImageTicketKey))
             and fits(size, &header.backend_tls, sizeof(ImageBackendTls))):
         return -1

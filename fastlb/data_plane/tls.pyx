@@ -70,14 +70,14 @@ from fastlb.data_plane.openssl cimport (BIO, BIO_CTRL_FLUSH, BIO_METHOD, BIO_TYP
                                         sk_X509_NAME_pop_free, sk_X509_NAME_push, sk_X509_new_null, sk_X509_pop_free, sk_X509_push, start_mac)
 from fastlb.data_plane.system cimport (AF_INET, AF_INET6, ENOMEM, EPROTO, likely, memcmp, memcpy, memset, sockaddr, sockaddr_in, sockaddr_in6, strlen,
                                        unlikely)
-from fastlb.data_plane.tls_image cimport find_host
+from fastlb.data_plane.name_table cimport find_host
 from fastlb.data_plane.types cimport (TLS_CIPHER, TLS_CLIENT_FINGERPRINT, TLS_CLIENT_ISSUER, TLS_CLIENT_SERIAL, TLS_CLIENT_SUBJECT,
                                       TLS_CLIENT_VERIFY, TLS_RESUMED, TLS_SERVER_NAME, TLS_VERSION, Backend, ImageBackend, ImageBackendTls, Pool,
                                       TlsBackend, TlsFacts)
 from fastlb.data_plane.types cimport (CLIENT_AUTH_NONE, CLIENT_AUTH_REQUIRED, IO_AGAIN, IO_CLOSED, IO_EOF, IO_ERROR, IO_READABLE, IO_WRITABLE,
                                       IO_WRITE_CLOSED, KIND_CLIENT, MAX_KEY_TYPES, NO_INDEX, TICKET_KEY_BYTES, X_CAME_BY_TLS, Connection,
                                       Engine, ImageCertificate, ImageHeader, ImageListener, ImageSection, ImageText, ImageTicketKey, ImageTls,
-                                      ImageTlsIdentity, ImageTlsName, Snapshot, TlsConnection, TlsIdentity, TlsListener, TlsName, TlsScratch,
+                                      ImageTlsIdentity, ImageName, Snapshot, TlsConnection, TlsIdentity, TlsListener, TlsScratch,
                                       Transport)
 
 cdef enum:
@@ -470,17 +470,17 @@ cdef void drop_tls(TlsListener* listener) noexcept nogil:
     free(listener)
 
 
-cdef TlsName* copy_names(const Material* material, const ImageSection* section, char* texts, uint32_t* at) noexcept nogil:
+cdef ImageName* copy_names(const Material* material, const ImageSection* section, char* texts, uint32_t* at) noexcept nogil:
     # Names of the image, whose texts are put to `texts` from `at` on; owned by the caller.
     cdef:
-        const ImageTlsName* image = <const ImageTlsName*>(material.image + material.header.tls_names.offset) + section.offset
-        TlsName* names = <TlsName*>calloc(section.count + 1, sizeof(TlsName))
+        const ImageName* image = <const ImageName*>(material.image + material.header.names.offset) + section.offset
+        ImageName* names = <ImageName*>calloc(section.count + 1, sizeof(ImageName))
         uint32_t i
     if names == NULL:
         return NULL
     for i in range(section.count):
-        names[i].offset = at[0]
-        names[i].size = image[i].name.size
+        names[i].name.offset = at[0]
+        names[i].name.size = image[i].name.size
         names[i].target = image[i].target
         memcpy(texts + at[0], material.image + image[i].name.offset, image[i].name.size)
         at[0] += image[i].name.size
@@ -489,7 +489,7 @@ cdef TlsName* copy_names(const Material* material, const ImageSection* section, 
 
 cdef size_t count_name_bytes(const Material* material, const ImageSection* section) noexcept nogil:
     cdef:
-        const ImageTlsName* image = <const ImageTlsName*>(material.image + material.header.tls_names.offset) + section.offset
+        const ImageName* image = <const ImageName*>(material.image + material.header.names.offset) + section.offset
         size_t size = 0
         uint32_t i
     for i in range(section.count):

@@ -1278,14 +1278,14 @@ cdef struct ImageTlsIdentity:       # what is served for the same names: certifi
     uint32_t certificates[MAX_KEY_TYPES]
     uint32_t n_certificates
 
-cdef struct ImageTlsName:
+cdef struct ImageName:              # of a server (name_table.pyx)
     ImageText name                  # lower case; a wildcard with its "*."
     uint32_t target                 # index among the listener's identities; of a challenge: of a certificate
     uint32_t padding
 
 cdef struct ImageTls:               # how a listener speaks TLS
     ImageSection identities         # sections count records of the image's
-    ImageSection names              # ascending (tls_image.pyx: compare_names), each once
+    ImageSection names              # ascending (name_table.pyx: compare_names), each once
     ImageSection challenges         # of the image's names too, ascending
     uint32_t default_identity       # for a name that is not known, and for none; NO_INDEX: refused
     uint32_t min_version, max_version
@@ -1509,7 +1509,7 @@ cdef struct ImageHeader:
     ImageSection shares
     ImageSection certificates
     ImageSection tls_identities
-    ImageSection tls_names
+    ImageSection names
     ImageSection tls
     ImageSection ticket_keys
     ImageSection backend_tls
@@ -1656,10 +1656,6 @@ cdef struct RegexScratch:           # what an engine matches with
 
 # ---------------------------------------------------------------------------------------------------------------- TLS
 # The void pointers are OpenSSL's structs: only tls.pyx knows its headers.
-cdef struct TlsName:                # where it stands in TlsListener.texts
-    uint32_t offset, size
-    uint32_t target
-
 cdef struct TlsIdentity:            # certificates of one or more types of key for the same names
     void* context                   # owned: SSL_CTX
     void* leaves[MAX_KEY_TYPES]     # borrowed from context: X509
@@ -1676,9 +1672,9 @@ cdef struct TlsListener:
     uint32_t n_identities
     uint32_t default_identity       # NO_INDEX = none
     TlsIdentity* challenges         # owned: one for each of challenge_names
-    TlsName* names                  # owned, ascending
+    ImageName* names                # owned, ascending; in `texts`
     uint32_t n_names
-    TlsName* challenge_names        # owned, ascending
+    ImageName* challenge_names      # owned, ascending; in `texts`
     uint32_t n_challenges
     char* texts                     # owned: of names and ALPN
     uint32_t alpn, alpn_size        # in texts

@@ -14,6 +14,8 @@ from fastlb.data_plane.attempt cimport connect_failure as plane_connect_failure
 from fastlb.data_plane.backend_table cimport (backend_table_close, backend_table_open, claim, drop_backend, hold_backend,
                                               release_claim, set_queue)
 from fastlb.data_plane.buffer cimport append_bytes, buffer_pool_close, buffer_pool_open, return_buffer, take_buffer
+from fastlb.data_plane.client_hello cimport (HELLO_BAD_NAME, HELLO_MALFORMED, HELLO_NOT_TLS, HELLO_PARSED, HELLO_TOO_LARGE, ClientHello, offers_protocol,
+                                             parse_client_hello)
 from fastlb.data_plane.cookie cimport Cookie, next_cookie
 from fastlb.data_plane.connection_table cimport (bury_connection, connection_handle, connection_table_close, connection_table_open,
                                                  empty_graveyard, find_connection, open_connection)
@@ -31,6 +33,7 @@ from fastlb.data_plane.http1_head cimport parse_response as plane_parse_response
 from fastlb.data_plane.http1_head cimport parse_trailers as plane_parse_trailers
 from fastlb.data_plane.http1_serialise cimport write_informational, write_local, write_request, write_response
 from fastlb.data_plane.idle_cache cimport cache_put, cache_remove, cache_take
+from fastlb.data_plane.name_table cimport find_host as plane_find_host
 from fastlb.data_plane.pipe_pool cimport pipe_pool_close, pipe_pool_open, return_pipe, take_pipe
 from fastlb.data_plane.log_writer cimport (drop_slot, hand_over, hold_slot, log_writer_close, log_writer_open, log_writer_start, put_line,
                                            wake_log_writer, write_some)
@@ -91,7 +94,7 @@ from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, ATTEMPT_CONNECTING, ATTE
                                       ImageHeaderOperation, ImageListener, ImagePool, ImageRoute, Listener, LogWriter, Match, PipePool,
                                       Group, PoolBackend, RetryBudget, SharedRow, SharedTable, Snapshot, Timer, TimerWheel, WorkerBlock)
 from fastlb.data_plane.types cimport ImageSegment, Listener
-from fastlb.data_plane.types cimport ImageBackendTls, ImageCertificate, ImageSticky, ImageTls, ImageTlsIdentity, ImageTlsName
+from fastlb.data_plane.types cimport ImageBackendTls, ImageCertificate, ImageSticky, ImageTls, ImageTlsIdentity, ImageName
 from fastlb.data_plane.types cimport (ImageCondition, ImageHost, ImageHostSet, ImageHostSlot, ImageLocation, ImageLocationSlot, ImageNetwork,
                                       ImagePathLength, ImageRegex, ImageRule, ImageValue)
 from fastlb.data_plane.types cimport Pool as PoolStruct
@@ -203,7 +206,7 @@ LAYOUT = {
     "certificates": {"size": sizeof(ImageCertificate), "chain": <size_t>&(<ImageCertificate*>NULL).chain, "key": <size_t>&(<ImageCertificate*>NULL).key, "ocsp": <size_t>&(<ImageCertificate*>NULL).ocsp},
     "tls_identities": {"size": sizeof(ImageTlsIdentity), "certificates": <size_t>&(<ImageTlsIdentity*>NULL).certificates,
                        "n_certificates": <size_t>&(<ImageTlsIdentity*>NULL).n_certificates},
-    "tls_names": {"size": sizeof(ImageTlsName), "name": <size_t>&(<ImageTlsName*>NULL).name, "target": <size_t>&(<ImageTlsName*>NULL).target},
+    "names": {"size": sizeof(ImageName), "name": <size_t>&(<ImageName*>NULL).name, "target": <size_t>&(<ImageName*>NULL).target},
     "tls": {"size": sizeof(ImageTls), "identities": <size_t>&(<ImageTls*>NULL).identities, "names": <size_t>&(<ImageTls*>NULL).names,
             "challenges": <size_t>&(<ImageTls*>NULL).challenges, "default_identity": <size_t>&(<ImageTls*>NULL).default_identity,
             "min_version": <size_t>&(<ImageTls*>NULL).min_version, "max_version": <size_t>&(<ImageTls*>NULL).max_version,
@@ -395,6 +398,44 @@ def normalise_path(bytes raw):
         char* out = OUTPUT.room(<size_t>len(raw))
         int size = plane_normalise_path(INPUT.place(raw), <uint32_t>len(raw), out)
     return None if size < 0 else PyBytes_FromStringAndSize(out, size)
+
+
+# ---------------------------------------------------------------------------------------------------------------- client_hello
+HELLO_ERRORS = {HELLO_NOT_TLS: "not_tls", HELLO_TOO_LARGE: "too_large", HELLO_MALFORMED: "malformed", HELLO_BAD_NAME: "bad_name"}
+
+
+def read_client_hello(bytes data, offered=b"h2"):
+    """What a message says; how many bytes are missing at least; or why it is refused. It stands in guarded memory, whose end is its own."""
+    cdef:
+        ClientHello hello
+        uint32_t size = <uint32_t>len(data)
+        int result
+    memset(&hello, 0xAA, sizeof(hello))
+    result = parse_client_hello(INPUT.place(data), size, &hello)
+    if result > 0:
+        return result
+    if result != HELLO_PARSED:
+        return HELLO_ERRORS[result]
+    return {"size": hello.size, "version": hello.version, "server_name": hello.server_name[:hello.server_name_size],
+            "alpn": hello.alpn[:hello.alpn_size] if hello.alpn != NULL else None,
+            "offers": offers_protocol(&hello, offered, <uint32_t>len(offered))}
+
+
+def find_host(names, bytes host):
+    """What a host leads to among (name, target) pairs; None."""
+    cdef:
+        bytes texts = b"".join(name for name, _ in sorted(names))
+        ImageName* table = <ImageName*>calloc(len(names) + 1, sizeof(ImageName))
+        uint32_t at = 0, i = 0, found
+    for name, target in sorted(names):
+        table[i].name.offset = at
+        table[i].name.size = <uint32_t>len(name)
+        table[i].target = target
+        at += <uint32_t>len(name)
+        i += 1
+    found = plane_find_host(texts, table, i, INPUT.place(host), <uint32_t>len(host))
+    free(table)
+    return None if found == <uint32_t>NO_INDEX else found
 
 
 # ---------------------------------------------------------------------------------------------------------------- chunked bodies

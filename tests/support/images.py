@@ -59,7 +59,7 @@ SECTIONS = (
     "shares",
     "certificates",
     "tls_identities",
-    "tls_names",
+    "names",
     "tls",
     "ticket_keys",
     "backend_tls",

@@ -137,7 +137,7 @@ TEXTS = {
     "backends": ["identity", "display"],
     "stickies": ["cookie", "attributes"],
     "certificates": ["chain", "key", "ocsp"],
-    "tls_names": ["name"],
+    "names": ["name"],
     "tls": ["ciphers", "ciphersuites", "groups", "alpn", "client_ca", "client_crl"],
     "backend_tls": ["server_name", "authorities", "ciphers", "ciphersuites", "groups", "alpn"],
 }
@@ -335,7 +335,7 @@ def test_damaged_image_is_not_loaded() -> None:
 
 
 def test_tls_of_an_image_is_checked() -> None:
-    assert (COUNT["certificates"], COUNT["tls_identities"], COUNT["tls_names"], COUNT["tls"], COUNT["ticket_keys"]) == (2, 2, 3, 1, 1)
+    assert (COUNT["certificates"], COUNT["tls_identities"], COUNT["names"], COUNT["tls"], COUNT["ticket_keys"]) == (2, 2, 3, 1, 1)
     for field, damaged in {
         "default_identity": (2, 2**32 - 2),
         "min_version": (0x0302, 0x0305),
@@ -356,9 +356,9 @@ def test_tls_of_an_image_is_checked() -> None:
     assert refused(field_at("tls_identities", 0, "certificates"), 2)
     assert refused(field_at("tls_identities", 0, "n_certificates"), 0)
     assert refused(field_at("tls_identities", 0, "n_certificates"), 5)
-    assert refused(field_at("tls_names", 0, "target"), 2)
-    assert refused(field_at("tls_names", 0, "name") + 4, 0)
-    assert refused(field_at("tls_names", 0, "name") + 4, 256)
+    assert refused(field_at("names", 0, "target"), 2)
+    assert refused(field_at("names", 0, "name") + 4, 0)
+    assert refused(field_at("names", 0, "name") + 4, 256)
 
 
 def test_tls_of_a_pool_is_checked() -> None:
@@ -380,10 +380,10 @@ def test_tls_of_a_pool_is_checked() -> None:
 
 
 def test_names_of_tls_ascend_each_once() -> None:
-    wildcard, name = (struct.unpack_from("<Q", IMAGE, field_at("tls_names", number, "name"))[0] for number in (0, 1))
-    swapped = patch(patch(IMAGE, field_at("tls_names", 0, "name"), name, "<Q"), field_at("tls_names", 1, "name"), wildcard, "<Q")
+    wildcard, name = (struct.unpack_from("<Q", IMAGE, field_at("names", number, "name"))[0] for number in (0, 1))
+    swapped = patch(patch(IMAGE, field_at("names", 0, "name"), name, "<Q"), field_at("names", 1, "name"), wildcard, "<Q")
     assert not check_image(swapped)
-    assert refused(field_at("tls_names", 1, "name"), wildcard, "<Q")
+    assert refused(field_at("names", 1, "name"), wildcard, "<Q")
 
 
 def test_lists_for_openssl_end_with_their_only_zero_byte_and_protocols_fill_their_list() -> None:
