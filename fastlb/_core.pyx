@@ -454,11 +454,19 @@ cdef class SnapshotWriter:
         entry.settings.head.max_fields = max_headers
         entry.settings.max_body_bytes = max_body_bytes
         entry.tls = <uint32_t>NO_INDEX
+        entry.session_route = <uint32_t>NO_INDEX
         entry.settings.http2_streams = http2_streams
         entry.settings.http2_window_bytes = http2_window_bytes
         entry.settings.http2_connection_window_bytes = http2_connection_window_bytes
         self.listeners.append(record(&entry, sizeof(entry)))
         return len(self.listeners) - 1
+
+    def set_session(self, listener, route, *, timeout_ms=0):
+        """Has a listener take TCP sessions in the place of HTTP: they go to the pool of `route` and end after `timeout_ms`, 0 = never."""
+        packed = bytearray(self.listeners[listener])
+        (<ImageListener*><char*>packed).session_route = route
+        (<ImageListener*><char*>packed).settings.session_timeout_ms = timeout_ms
+        self.listeners[listener] = bytes(packed)
 
     def add_certificate(self, chain, key, ocsp=b""):
         """A certificate that listeners may serve. `chain`: PEM, the leaf first; `key`: PEM, PKCS #8 without a password; `ocsp`: a DER response

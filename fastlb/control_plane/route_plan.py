@@ -14,7 +14,7 @@ from fastlb.control_plane.config.regex_pattern import encode
 from fastlb.control_plane.config.request_condition import NamedCondition, TextPattern, Wanted
 from fastlb.control_plane.config.route_options import Redirect
 from fastlb.control_plane.config.route_pattern import ANY_HOST
-from fastlb.control_plane.config.schema import Config, Listener, Route
+from fastlb.control_plane.config.schema import HTTP, Config, Listener, Route
 from fastlb.control_plane.config.template import parse_redirect
 
 T = TypeVar("T")
@@ -46,11 +46,14 @@ def add_redirects(config: Config) -> Config:
 
 
 def choose_host_sets(config: Config) -> tuple[list[HostSet], list[int]]:
-    """All sets, and of each listener the number of its own."""
-    fields = {listener.hsts.text for listener in config.listeners if not listener.redirect_https}
+    """All sets, and of each listener the number of its own; one that takes TCP sessions knows no routes, and has the first."""
+    fields = {listener.hsts.text for listener in config.listeners if listener.protocol == HTTP and not listener.redirect_https}
     sets = [HostSet(_routes_of(config, None), fields.pop() if len(fields) == 1 else "")]
     numbers = []
     for listener in config.listeners:
+        if listener.protocol != HTTP:
+            numbers.append(0)
+            continue
         known = HostSet(_routes_of(config, listener), listener.hsts.text)
         if known not in sets:
             sets.append(known)

@@ -8,7 +8,18 @@ from dataclasses import replace
 
 from fastlb import _core
 from fastlb.control_plane.config.address import format_host_port
-from fastlb.control_plane.config.schema import CLIENT_KEY, MAX_PRIORITY, MAX_WEIGHT, WITHOUT_WEIGHTS, Backend, Config, GlobalSettings, Pool
+from fastlb.control_plane.config.schema import (
+    CLIENT_KEY,
+    HTTP,
+    MAX_PRIORITY,
+    MAX_WEIGHT,
+    TCP,
+    WITHOUT_WEIGHTS,
+    Backend,
+    Config,
+    GlobalSettings,
+    Pool,
+)
 from fastlb.control_plane.groups import Row, order_rows
 from fastlb.control_plane.log_plan import build_log_plan
 from fastlb.control_plane.metrics.meters import NO_METERS, MeterNumbers
@@ -85,7 +96,7 @@ def build_image(
             log_set=log_set,
             host_set=host_set,
             meter=meter,
-            http2_streams=listener.http2.streams if listener.http2.enabled else 0,
+            http2_streams=listener.http2.streams if listener.http2.enabled and listener.protocol == HTTP else 0,
             http2_window_bytes=listener.http2.window_bytes,
             http2_connection_window_bytes=listener.http2.connection_window_bytes,
         )
@@ -137,6 +148,10 @@ def build_image(
                     tls_name=row.backend.address.host if pool.tls.enabled else "",
                     cookie=make_cookie_value(sticky_key, row.identity) if pool.sticky.cookie and sticky_key else "",
                 )
+    for number, listener in enumerate(config.listeners):
+        if listener.protocol == TCP:
+            index = writer.add_route(pool=pool_indexes[listener.pool], name=listener.name)
+            writer.set_session(number, index, timeout_ms=listener.timeouts.session_ms)
     routes = {}
     for number, hsts in list_variants(config, host_sets):
         route, meter = config.routes[number], route_meters[number] if number < len(route_meters) else 0

@@ -1,10 +1,16 @@
 from libc.stdint cimport uint32_t
 
-from fastlb.data_plane.types cimport Attempt, Engine, Exchange
+from fastlb.data_plane.types cimport X_SESSION, Attempt, Codec, Engine, Exchange
 
 cdef uint32_t start_attempt(Engine* engine, Exchange* exchange) noexcept nogil
 cdef void end_attempt(Engine* engine, Exchange* exchange, bint reuse) noexcept nogil
+cdef void cut_attempt(Engine* engine, Exchange* exchange) noexcept nogil
 cdef void note_answer(Engine* engine, Attempt* attempt, uint32_t status) noexcept nogil
 cdef void note_good(Attempt* attempt) noexcept nogil
 cdef void blame_backend(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil
 cdef uint32_t connect_failure(int error) noexcept nogil
+
+
+cdef inline const Codec* backend_codec_of(const Engine* engine, const Exchange* exchange) noexcept nogil:
+    # What is spoken on the connections that are made for this exchange.
+    return engine.session_backend_codec if exchange.flags & X_SESSION else engine.backend_codec

@@ -187,7 +187,7 @@ cdef uint32_t open_backend_connection(Engine* engine, Exchange* exchange, Attemp
         return FAILURE_OUT_OF_MEMORY
     connection.place = place
     connection.transport = engine.plain
-    connection.codec = engine.backend_codec
+    connection.codec = backend_codec_of(engine, exchange)
     connection.backend = backend
     backend.references += 1
     connection.state = STATE_CONNECTING
@@ -297,13 +297,11 @@ cdef uint32_t start_attempt(Engine* engine, Exchange* exchange) noexcept nogil:
     return connection.codec.send_request(engine, attempt)
 
 
-cdef void end_attempt(Engine* engine, Exchange* exchange, bint reuse) noexcept nogil:
-    # Gives back the claim, and the connection to the idle cache (`reuse`) or closes it. Safe without an attempt.
+cdef inline void leave_attempt(Engine* engine, Exchange* exchange, bint reuse, bint reset) noexcept nogil:
+    # The end of both: the connection goes to the idle cache (`reuse`) or closes, the claim is given back.
     cdef:
         Attempt* attempt = exchange.attempt
         Connection* connection
-    if attempt == NULL:
-        return
     if unlikely(exchange.log != NULL):
         log_attempt_end(engine, exchange)
     exchange.attempt = NULL
@@ -315,5 +313,17 @@ cdef void end_attempt(Engine* engine, Exchange* exchange, bint reuse) noexcept n
         if reuse:
             keep_idle(engine, connection)
         else:
-            close_connection(engine, connection, False)
+            close_connection(engine, connection, reset)
     free_attempt(engine, attempt)
+
+
+cdef void end_attempt(Engine* engine, Exchange* exchange, bint reuse) noexcept nogil:
+    # Gives back the claim, and the connection to the idle cache (`reuse`) or closes it. Safe without an attempt.
+    if exchange.attempt != NULL:
+        leave_attempt(engine, exchange, reuse, False)
+
+
+cdef void cut_attempt(Engine* engine, Exchange* exchange) noexcept nogil:
+    # As end_attempt, and the backend sees an error.
+    if exchange.attempt != NULL:
+        leave_attempt(engine, exchange, False, True)

@@ -28,7 +28,7 @@ cdef void adopt_client(Engine* engine, Connection* client, Listener* listener) n
     # head in time.
     client.listener = listener
     listener.references += 1
-    client.codec = engine.client_codec
+    client.codec = listener.codec
     set_deadline(engine, client, engine.now_ms + listener.settings.head_timeout_ms)
     if unlikely(listener.tls != NULL):
         client.codec = engine.tls_codec

@@ -35,13 +35,14 @@ from fastlb.data_plane.system cimport (CLOCK_MONOTONIC, CLOCK_REALTIME, EFD_CLOE
                                        EPOLLERR, EPOLLET, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, clock_gettime, close, epoll_create1,
                                        epoll_ctl, epoll_event, epoll_wait, errno, eventfd, getrandom, load_relaxed, memcmp, memcpy, memset, prefetch,
                                        store_word, timespec, unlikely, write)
+from fastlb.data_plane.tcp cimport session_backend_codec, session_codec
 from fastlb.data_plane.tls cimport TlsSet, close_tls_scratch, set_listener_tls
 from fastlb.data_plane.tls_handshake cimport tls_backend_codec, tls_codec
 from fastlb.data_plane.timer_wheel cimport arm_wheel, cancel_timer, take_expired, timer_wheel_close, timer_wheel_open
 from fastlb.data_plane.transport cimport accept_client, plain_transport, unwatch, watch, watch_listener
 from fastlb.data_plane.types cimport (ACCEPT_RETRY_MS, ACCEPTS_PER_EVENT, DEFAULT_PUMP_BUDGET, EVENTS_PER_BATCH, IO_AGAIN, IO_ERROR,
                                       IO_HALF_CLOSED, IO_READABLE, IO_WRITABLE, KIND_BACKEND, KIND_CLIENT, KIND_LISTENER, KIND_MIRROR, MAX_HEAD_BYTES,
-                                      NODE_ROW, READ_BUFFER_BYTES, STATE_IDLE, WORKER_CLOSED, WORKER_LIVE, WRITE_BUFFER_BYTES, Attempt,
+                                      NO_INDEX, NODE_ROW, READ_BUFFER_BYTES, STATE_IDLE, WORKER_CLOSED, WORKER_LIVE, WRITE_BUFFER_BYTES, Attempt,
                                       Backend, Connection, Engine, Exchange, ImageBackend, ImageListener, ImagePool, ImageText, Listener, Pool,
                                       SharedTable, Snapshot, Socket, Timer, WorkerBlock)
 from fastlb.data_plane.types cimport MAX_WORKERS, QUEUE_LOOK
@@ -100,6 +101,8 @@ cdef int engine_open(Engine* engine, uint32_t max_clients, uint32_t max_descript
     engine.tls_backend_codec = tls_backend_codec()
     engine.mirror_codec = mirror_codec()
     engine.mirror_transport = mirror_transport()
+    engine.session_codec = session_codec()
+    engine.session_backend_codec = session_backend_codec()
     engine.http2_client_codec = http2_client_codec()
     engine.http2_stream_codec = http2_stream_codec()
     engine.http2_stream_transport = http2_stream_transport()
@@ -472,6 +475,7 @@ cdef void settle_sockets(Engine* engine, const Socket* sockets, uint32_t n_socke
         if take_queues:
             listener.removed = True
             listener.host_set = 0               # of the snapshot before; what all listeners know stays for its clients
+            listener.session_route = NO_INDEX
         listener.wanted = False
         listener = listener.next
     for i in range(n_sockets):
@@ -480,6 +484,8 @@ cdef void settle_sockets(Engine* engine, const Socket* sockets, uint32_t n_socke
         listener.name_size = listeners[sockets[i].listener].name.size
         memcpy(listener.name, image_text(engine.snapshot, &listeners[sockets[i].listener].name), listener.name_size)
         listener.host_set = listeners[sockets[i].listener].host_set
+        listener.session_route = listeners[sockets[i].listener].session_route
+        listener.codec = engine.client_codec if listener.session_route == <uint32_t>NO_INDEX else engine.session_codec
         set_listener_meter(engine, listener, listeners[sockets[i].listener].meter)
         set_listener_log(engine, listener, engine.snapshot, listeners[sockets[i].listener].log_set)
         set_listener_tls(&listener.tls, engine.snapshot, listeners[sockets[i].listener].tls)

@@ -13,6 +13,7 @@ cdef void abandon(Engine* engine, Exchange* exchange, uint32_t failure) noexcept
 cdef void fail_attempt(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil
 cdef void hedge_attempt(Engine* engine, Exchange* exchange) noexcept nogil
 cdef void connected(Engine* engine, Exchange* exchange) noexcept nogil
+cdef void finish_connecting(Engine* engine, Connection* connection) noexcept nogil
 cdef void drop_retry(Engine* engine, Exchange* exchange) noexcept nogil
 cdef void take_response_head(Engine* engine, Exchange* exchange, Head* head, char* body, uint32_t body_size) noexcept nogil
 cdef void open_tunnel(Engine* engine, Exchange* exchange, uint32_t prefix_size, char* body, uint32_t body_size) noexcept nogil

@@ -19,16 +19,16 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 
 from fastlb.data_plane.access_log cimport log_answer, log_connected, log_pool, log_response_head, open_log, write_log
-from fastlb.data_plane.attempt cimport blame_backend, end_attempt, note_answer, note_good, start_attempt
+from fastlb.data_plane.attempt cimport blame_backend, connect_failure, cut_attempt, end_attempt, note_answer, note_good, start_attempt
 from fastlb.data_plane.backend_table cimport drop_backend
 from fastlb.data_plane.buffer cimport return_buffer
 from fastlb.data_plane.connection cimport close_connection, set_deadline
 from fastlb.data_plane.exchange_pool cimport take_exchange
-from fastlb.data_plane.failure cimport (FAILURE_BAD_FRAMING, FAILURE_BAD_RESPONSE, FAILURE_BAD_STATUS, FAILURE_BODY_TOO_LARGE,
+from fastlb.data_plane.failure cimport (FAILURE_BACKEND_CLOSED, FAILURE_BACKEND_RESET, FAILURE_BAD_FRAMING, FAILURE_BAD_RESPONSE, FAILURE_BAD_STATUS, FAILURE_BODY_TOO_LARGE,
                                         FAILURE_BODY_TIMEOUT, FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_CLIENT_WRITE_TIMEOUT, FAILURE_CLOSED_BY_ROUTE,
                                         FAILURE_EXCHANGE_TIMEOUT, FAILURE_OUT_OF_MEMORY, FAILURE_QUEUE_TIMEOUT,
-                                        FAILURE_POOL_FULL, FAILURE_TRUNCATED, RETRY_NO)
-from fastlb.data_plane.hedge cimport begin_hedge, clear_way, end_rival, lose_race
+                                        FAILURE_POOL_FULL, FAILURE_SESSION_IDLE, FAILURE_SESSION_TIMEOUT, FAILURE_TRUNCATED, RETRY_NO)
+from fastlb.data_plane.hedge cimport begin_hedge, clear_way, end_rival, face_attempt, lose_race
 from fastlb.data_plane.limits cimport give_place_back, give_retry_place_back
 from fastlb.data_plane.meters cimport count_backend_failure, count_retry, end_meters, note_connected, note_response_head, now_us
 from fastlb.data_plane.mirror cimport open_mirror
@@ -41,8 +41,9 @@ from fastlb.data_plane.retry cimport (can_be_hedged, can_send_again, end_conditi
 from fastlb.data_plane.snapshot cimport drop_snapshot
 from fastlb.data_plane.sticky cimport is_bound, begin_sticky, note_sticky_answer
 from fastlb.data_plane.system cimport likely, unlikely
+from fastlb.data_plane.transport cimport connect_result
 from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE, FRAME_TUNNEL, FRAME_UNTIL_CLOSE, HEAD_CLOSE, HEAD_EXPECT_CONTINUE,
-                                      HEAD_KEEP_ALIVE, HEAD_UPGRADE, HEADER_UPGRADE, IO_ERROR, IO_READABLE,
+                                      HEAD_KEEP_ALIVE, HEAD_UPGRADE, HEADER_UPGRADE, IO_ERROR, IO_READABLE, IO_RESET, IO_WRITABLE,
                                       KIND_STREAM, METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_PUT, METHOD_TRACE, NO_PIPE, POOL_STICKY,
                                       RELAY_DONE, RELAY_NO_MEMORY, RELAY_OFF, RELAY_RUNNING, RELAY_SINK_FAILED, RELAY_SOURCE_FAILED,
                                       RELAY_SOURCE_INVALID, RELAY_TOO_LARGE, STATE_EXCHANGE, WAIT_BETWEEN_BYTES, WAIT_BODY, WAIT_EXCHANGE,
@@ -52,7 +53,7 @@ from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, FRAME_CHUNKED, FRAME_LEN
 from fastlb.data_plane.types cimport STATE_CONNECTING, WAIT_CONNECT, WAIT_HEDGE, X_HEDGE
 from fastlb.data_plane.types cimport (QUEUE_GAVE_WAY, QUEUE_LOOK, QUEUE_LOOK_PAST, QUEUE_PRIORITIES, QUEUE_WAKE, X_QUEUED, Backend, ImagePool, Pool,
                                       Queue)
-from fastlb.data_plane.types cimport POOL_LIMITS, ROUTE_CLOSES, X_HOLDS_PLACE, X_RETRY_PLACE
+from fastlb.data_plane.types cimport POOL_LIMITS, ROUTE_CLOSES, X_HOLDS_PLACE, X_RETRY_PLACE, X_SESSION
 
 cdef enum:                          # which way bytes have moved since a deadline was last set
     UP_TAKEN = 1                    # the client sent some of its body
@@ -227,6 +228,23 @@ cdef void started(Engine* engine, Exchange* exchange, uint32_t failure) noexcept
         request_sent(engine, exchange)
     else:
         await_client(engine, exchange, 0)
+
+
+cdef void finish_connecting(Engine* engine, Connection* connection) noexcept nogil:
+    # An event of a backend's connection that is being made.
+    cdef:
+        Exchange* exchange = connection.exchange
+        int error
+    if not connection.io & (IO_WRITABLE | IO_ERROR):
+        return
+    face_attempt(exchange, connection.attempt)
+    error = connect_result(connection)
+    if error:
+        fail_attempt(engine, exchange, connect_failure(error))
+        return
+    connected(engine, exchange)
+    if connection.state == STATE_EXCHANGE and connection.io & IO_READABLE:
+        list_ready(engine, connection)          # its end, or an answer before the question, came in the same event
 
 
 cdef void connected(Engine* engine, Exchange* exchange) noexcept nogil:
@@ -561,22 +579,73 @@ cdef bint settle_up(Engine* engine, Exchange* exchange) noexcept nogil:
     return False
 
 
+cdef inline bint has_failed(Engine* engine, const Connection* side, const Relay* outgoing, const Relay* incoming) noexcept nogil:
+    # Whether this side of a tunnel was reset, or gone when it was sent to. `outgoing` is what it says, `incoming` what it is told. Where it is
+    # not read, its reset shows as IO_ERROR only; which an orderly end of both directions sets too.
+    if outgoing.state == RELAY_SOURCE_FAILED or incoming.state == RELAY_SINK_FAILED:
+        return True
+    return side.io & IO_ERROR and incoming.state != RELAY_DONE and (outgoing.state == RELAY_DONE or is_blocked(engine, outgoing))
+
+
+cdef void pass_last_words(Engine* engine, Relay* relay) noexcept nogil:
+    # The source has failed: what it had said before that, as far as the other side takes it now. No end follows.
+    if relay.state == RELAY_RUNNING:
+        relay.source.io |= IO_READABLE | IO_RESET
+        relay_run(engine, relay)
+
+
+cdef void end_tunnel(Engine* engine, Exchange* exchange, uint32_t failure, bint cut_client, bint cut_backend) noexcept nogil:
+    # Both connections close, with a reset for whom the other side was cut. `failure`: what a TCP session ended by, if by that.
+    cdef Connection* client = exchange.client
+    if failure and exchange.flags & X_SESSION:
+        if exchange.down.moved == 0 and (failure == FAILURE_BACKEND_RESET or failure == FAILURE_BACKEND_CLOSED):
+            blame_backend(engine, exchange, failure)
+        count_reason(engine, exchange, failure)
+        note_reason(exchange, failure)
+    if cut_backend:
+        cut_attempt(engine, exchange)
+    close_exchange(engine, exchange)
+    close_connection(engine, client, cut_client)
+
+
+cdef void note_session(Engine* engine, Exchange* exchange) noexcept nogil:
+    # Of a TCP session whose backend has not spoken yet. It is connected, so no retry is possible, and what was kept for one can go.
+    if exchange.snapshot != NULL:
+        drop_retry(engine, exchange)
+    if exchange.down.moved != 0:
+        exchange.attempt.state = ATTEMPT_ANSWERED
+        note_good(exchange.attempt)             # the session may last for days
+    elif exchange.down.state == RELAY_DONE and exchange.up.state == RELAY_RUNNING:
+        exchange.failure = FAILURE_BACKEND_CLOSED       # it has ended first, and said nothing
+
+
 cdef void settle_tunnel(Engine* engine, Exchange* exchange, uint32_t moved) noexcept nogil:
-    # A tunnel ends when both directions have, or when one fails; one side's end alone is passed on as a half-close. A side that
-    # has ended its direction is not read any more: its reset shows as IO_ERROR only.
+    # A tunnel ends when both directions have, or when one side fails, which the other side then sees as a failure, too. One side's end alone
+    # is passed on as a half-close.
     cdef:
         Connection* client = exchange.client
+        Connection* backend = exchange.attempt.connection
         Relay* up = &exchange.up
         Relay* down = &exchange.down
-    if (up.state == RELAY_RUNNING or up.state == RELAY_DONE) and (down.state == RELAY_RUNNING or down.state == RELAY_DONE) \
-            and not (up.state == RELAY_DONE and down.state == RELAY_DONE) \
-            and not (up.state == RELAY_DONE and client.io & IO_ERROR) \
-            and not (down.state == RELAY_DONE and exchange.attempt.connection.io & IO_ERROR):
-        await_client(engine, exchange, moved)   # bytes in either direction keep both sides
-        await_backend(engine, exchange, moved)
-        return
-    close_exchange(engine, exchange)
-    close_connection(engine, client, False)
+    if unlikely(exchange.attempt.state < ATTEMPT_ANSWERED):
+        note_session(engine, exchange)
+    if unlikely(up.state != RELAY_RUNNING or down.state != RELAY_RUNNING or (client.io | backend.io) & IO_ERROR):
+        if has_failed(engine, backend, down, up):
+            pass_last_words(engine, down)
+            end_tunnel(engine, exchange, FAILURE_BACKEND_RESET, True, False)
+            return
+        if has_failed(engine, client, up, down):
+            pass_last_words(engine, up)
+            end_tunnel(engine, exchange, FAILURE_CLIENT_RESET, False, True)
+            return
+        if up.state == RELAY_DONE and down.state == RELAY_DONE:
+            end_tunnel(engine, exchange, FAILURE_BACKEND_CLOSED if exchange.failure == FAILURE_BACKEND_CLOSED else 0, False, False)
+            return
+        if (up.state != RELAY_RUNNING and up.state != RELAY_DONE) or (down.state != RELAY_RUNNING and down.state != RELAY_DONE):
+            end_tunnel(engine, exchange, FAILURE_OUT_OF_MEMORY, True, True)
+            return
+    await_client(engine, exchange, moved)       # bytes in either direction keep both sides
+    await_backend(engine, exchange, moved)
 
 
 cdef void settle(Engine* engine, Exchange* exchange, uint32_t moved) noexcept nogil:
@@ -659,8 +728,7 @@ cdef void client_overdue(Engine* engine, Exchange* exchange) noexcept nogil:
         Connection* client = exchange.client
         uint32_t failure
     if exchange.flags & X_TUNNEL:
-        close_exchange(engine, exchange)
-        close_connection(engine, client, False)
+        end_tunnel(engine, exchange, FAILURE_SESSION_TIMEOUT if engine.now_ms >= exchange.deadline_ms else FAILURE_SESSION_IDLE, False, False)
         return
     if engine.now_ms >= exchange.deadline_ms:
         failure = FAILURE_EXCHANGE_TIMEOUT

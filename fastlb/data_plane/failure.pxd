@@ -27,6 +27,7 @@ cdef extern from *:
         FAILURE_TLS_TIMEOUT, FAILURE_TLS_CLOSED, FAILURE_TLS_PROTOCOL, FAILURE_TLS_NO_SHARED_CIPHER, FAILURE_TLS_UNKNOWN_NAME,
         FAILURE_TLS_CLIENT_CERTIFICATE, FAILURE_TLS_ALERT, FAILURE_PLAIN_HTTP,
         FAILURE_BACKEND_TLS, FAILURE_BACKEND_CERTIFICATE,
+        FAILURE_SESSION_IDLE, FAILURE_SESSION_TIMEOUT,
         FAILURE_END
     };
     enum fastlb_side { SIDE_SELF = 0, SIDE_CLIENT = 1, SIDE_BACKEND = 2 };
@@ -104,6 +105,8 @@ cdef extern from *:
         [FAILURE_PLAIN_HTTP] = {"client:plain_http", "This port speaks HTTPS, and the request came as plain HTTP.", 400, SIDE_CLIENT, RETRY_NO},
         [FAILURE_BACKEND_TLS] = {"backend:tls_handshake", "The TLS handshake with the backend failed.", 502, SIDE_BACKEND, RETRY_ON_CONNECT},
         [FAILURE_BACKEND_CERTIFICATE] = {"backend:tls_certificate", "The backend's certificate does not verify.", 502, SIDE_BACKEND, RETRY_ON_CONNECT},
+        [FAILURE_SESSION_IDLE] = {"idle_timeout", "Nothing came from either side for as long as the pool allows.", 0, SIDE_SELF, RETRY_NO},
+        [FAILURE_SESSION_TIMEOUT] = {"session_timeout", "The session took longer than its listener allows.", 0, SIDE_SELF, RETRY_NO},
     };
     """
     ctypedef struct FailureInfo:
@@ -131,6 +134,7 @@ cdef extern from *:
         FAILURE_TLS_TIMEOUT, FAILURE_TLS_CLOSED, FAILURE_TLS_PROTOCOL, FAILURE_TLS_NO_SHARED_CIPHER, FAILURE_TLS_UNKNOWN_NAME
         FAILURE_TLS_CLIENT_CERTIFICATE, FAILURE_TLS_ALERT, FAILURE_PLAIN_HTTP
         FAILURE_BACKEND_TLS, FAILURE_BACKEND_CERTIFICATE
+        FAILURE_SESSION_IDLE, FAILURE_SESSION_TIMEOUT
         FAILURE_END
         SIDE_SELF, SIDE_CLIENT, SIDE_BACKEND
         RETRY_NO

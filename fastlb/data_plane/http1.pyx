@@ -7,11 +7,10 @@ the worker's shared read buffer, and only what cannot be used at once is copied 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from fastlb.data_plane.access_log cimport log_partial_head, log_request_head
-from fastlb.data_plane.attempt cimport connect_failure
 from fastlb.data_plane.buffer cimport append_bytes, return_buffer, take_buffer
 from fastlb.data_plane.connection cimport close_connection, limit_idle, set_deadline
 from fastlb.data_plane.exchange cimport drop_retry
-from fastlb.data_plane.exchange cimport (abandon, begin_exchange, client_overdue, close_exchange, connected, count_reason, fail_attempt, open_exchange, open_tunnel, progress, refuse,
+from fastlb.data_plane.exchange cimport (abandon, begin_exchange, client_overdue, close_exchange, count_reason, fail_attempt, finish_connecting, open_exchange, open_tunnel, progress, refuse,
                                          take_response_head)
 from fastlb.data_plane.failure cimport (FAILURE_BACKEND_CLOSED, FAILURE_BACKEND_RESET, FAILURE_BETWEEN_BYTES_TIMEOUT,
                                         FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_CONNECT_TIMEOUT,
@@ -25,9 +24,8 @@ from fastlb.data_plane.meters cimport count_client_in, count_failure
 from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.relay cimport relay_interject, relay_offer, relay_open, relay_redirect, relay_replay, relay_run
 from fastlb.data_plane.system cimport likely, memchr, memcmp, memcpy, prefetch, unlikely
-from fastlb.data_plane.transport cimport connect_result
 from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, ATTEMPT_SENT, FIRST_READ_BYTES, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE,
-                                      FRAME_UNTIL_CLOSE, IO_AGAIN, IO_EOF, IO_ERROR, IO_HALF_CLOSED, IO_READABLE, IO_WRITABLE, LINGER_BYTES,
+                                      FRAME_UNTIL_CLOSE, IO_AGAIN, IO_EOF, IO_ERROR, IO_HALF_CLOSED, IO_READABLE, LINGER_BYTES,
                                       LINGER_MS, MAX_HEAD_BYTES, MAX_HEADERS, RELAY_RUNNING, RELAY_SINK_FAILED, STATE_CONNECTING,
                                       STATE_EXCHANGE, STATE_HEAD, STATE_IDLE, STATE_LINGER, WAIT_BETWEEN_BYTES, WAIT_FIRST_BYTE,
                                       WAIT_HEDGE, WAIT_QUEUE, WAIT_UNSET, WAIT_WRITE, X_BODY_DONE, X_CLOSE_DELIMITED, X_EXPECT, X_HEAD_SENT, X_HTTP_1_0,
@@ -464,7 +462,6 @@ cdef uint32_t send_request(Engine* engine, Attempt* attempt) noexcept nogil:
 cdef void backend_ready(Engine* engine, Connection* connection) noexcept nogil:
     cdef:
         char byte
-        int error
         Exchange* exchange = connection.exchange
     if connection.state == STATE_EXCHANGE:
         face_attempt(exchange, connection.attempt)
@@ -478,15 +475,7 @@ cdef void backend_ready(Engine* engine, Connection* connection) noexcept nogil:
         if connection.io & IO_READABLE and connection.transport.receive(engine, connection, &byte, 1) != IO_AGAIN:
             close_connection(engine, connection, False)
     elif connection.state == STATE_CONNECTING:
-        if connection.io & (IO_WRITABLE | IO_ERROR):
-            face_attempt(exchange, connection.attempt)
-            error = connect_result(connection)
-            if error:
-                fail_attempt(engine, exchange, connect_failure(error))
-            else:
-                connected(engine, exchange)
-                if connection.state == STATE_EXCHANGE and connection.io & IO_READABLE:
-                    list_ready(engine, connection)      # its end, or an answer before the question, came in the same event
+        finish_connecting(engine, connection)
 
 
 cdef bint read_response(Engine* engine, Connection* connection, Exchange* exchange) noexcept nogil:

@@ -10,7 +10,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from fastlb.data_plane.failure cimport FAILURE_BAD_STATUS, FAILURE_CONNECT_REFUSED, FAILURE_TRUNCATED
 from fastlb.data_plane.system cimport CLOCK_MONOTONIC, clock_gettime, timespec
-from fastlb.data_plane.types cimport (BACKEND_REASONS, HISTOGRAM_BUCKETS, HISTOGRAM_HIGHEST_BIT, HISTOGRAM_LOWEST_BIT, KIND_MIRROR, X_HEAD_SENT, X_TUNNEL,
+from fastlb.data_plane.types cimport (BACKEND_REASONS, HISTOGRAM_BUCKETS, HISTOGRAM_HIGHEST_BIT, HISTOGRAM_LOWEST_BIT, KIND_MIRROR, X_HEAD_SENT, X_SESSION, X_TUNNEL,
                                       Attempt, Backend, Connection, Engine, Exchange, Histogram, Meter)
 
 cdef extern from *:
@@ -64,14 +64,15 @@ cdef inline void enter_route_meter(Engine* engine, Exchange* exchange, uint32_t 
     engine.meters[number].bytes_in += exchange.request_head.end
 
 
-cdef inline void enter_pool_meter(Engine* engine, Exchange* exchange, uint32_t number) noexcept nogil:
+cdef inline void enter_pool_meter(Engine* engine, Exchange* exchange, uint32_t number, uint32_t head_bytes) noexcept nogil:
     exchange.pool_meter = <uint16_t>number
     engine.meters[number].opened += 1
-    engine.meters[number].bytes_in += exchange.request_head.end
+    engine.meters[number].bytes_in += head_bytes
 
 
 cdef inline void end_meters(Engine* engine, Exchange* exchange) noexcept nogil:
-    # The exchange is over. A tunnel's time says nothing about how quick anybody is, nor does that of a request without an answer.
+    # The exchange is over. A tunnel's time says nothing about how quick anybody is, nor does that of a request without an answer; a TCP
+    # session's is what there is to be known of it.
     cdef:
         Meter* route = &engine.meters[exchange.route_meter]
         Meter* pool = &engine.meters[exchange.pool_meter]
@@ -83,7 +84,7 @@ cdef inline void end_meters(Engine* engine, Exchange* exchange) noexcept nogil:
     pool.closed += 1
     if exchange.client.kind != KIND_MIRROR and (status or exchange.route_meter):
         engine.meters[exchange.client.listener.meter].statuses[status] += 1
-    if status and exchange.began_us and not exchange.flags & X_TUNNEL:
+    if status and exchange.began_us and exchange.flags & (X_TUNNEL | X_SESSION) != X_TUNNEL:
         took_us = now_us(engine) - exchange.began_us
         note_time(&engine.meter_details[exchange.route_meter].total, took_us)
         note_time(&engine.meter_details[exchange.pool_meter].total, took_us)

@@ -34,7 +34,7 @@ cdef void mirror_ready(Engine* engine, Connection* connection) noexcept nogil:
     if exchange.flags & X_MIRROR:
         fail_mirror(engine, exchange)           # there was no memory for all of it
         return
-    enter_pool(engine, exchange, exchange.route.mirror_pool)
+    enter_pool(engine, exchange, exchange.route.mirror_pool, exchange.request_head.end)
     exchange.max_attempts = 1
     # The head parsed last is another request's, also where the copy stands in a block that was that one's.
     engine.request.data = NULL

@@ -1,4 +1,4 @@
-"""The only mover of bytes: request and response bodies, tunnels, and (a later issue) layer-4 sessions.
+"""The only mover of bytes: request and response bodies, tunnels, and layer-4 sessions.
 
 A Relay is one direction, source -> sink. It takes the source's framing off and puts the sink's on, counts, keeps what may
 have to be sent again, and stops reading while the sink does not take: what one read brought and the socket refused waits in
@@ -19,7 +19,7 @@ from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.system cimport likely, memcpy, unlikely
 from fastlb.data_plane.transport cimport splice_in, splice_out
 from fastlb.data_plane.types cimport (CHUNK_BAD, CHUNK_DONE, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE, FRAME_TUNNEL, FRAME_UNTIL_CLOSE,
-                                      IO_AGAIN, IO_READABLE, IO_WRITABLE, IO_WRITE_CLOSED, KIND_BACKEND, KIND_CLIENT, NO_PIPE, READ_BUFFER_BYTES,
+                                      IO_AGAIN, IO_READABLE, IO_RESET, IO_WRITABLE, IO_WRITE_CLOSED, KIND_BACKEND, KIND_CLIENT, NO_PIPE, READ_BUFFER_BYTES,
                                       RELAY_DONE, RELAY_NO_MEMORY, RELAY_OFF, RELAY_READ_BYTES, RELAY_RUNNING, RELAY_SINK_FAILED,
                                       RELAY_SOURCE_FAILED, RELAY_SOURCE_INVALID, RELAY_TOO_LARGE, RELAY_TURN_BYTES, SMALL_BODY_BYTES,
                                       SPLICE_MIN_BYTES, SPLICE_MOVE_BYTES, WRITE_BUFFER_BYTES, X_REPLAYABLE, Buffer, Connection, Engine,
@@ -264,7 +264,7 @@ cdef void finish_if_done(Engine* engine, Relay* relay) noexcept nogil:
     if relay.pipe != NO_PIPE and engine.pipes.pipes[relay.pipe].fill:
         return
     relay.state = RELAY_DONE
-    if relay.source_framing == FRAME_TUNNEL and not relay.sink.io & IO_WRITE_CLOSED:
+    if relay.source_framing == FRAME_TUNNEL and not relay.sink.io & IO_WRITE_CLOSED and not relay.source.io & IO_RESET:
         relay.sink.transport.shut_write(engine, relay.sink)     # half-close is passed on
 
 

@@ -89,8 +89,8 @@ cdef void make_key(Engine* engine, Exchange* exchange) noexcept nogil:
     exchange.key = hash_key(exchange.pool.algorithm, engine.write_buffer, size) if size else 0
 
 
-cdef void enter_pool(Engine* engine, Exchange* exchange, uint32_t pool) noexcept nogil:
-    # Copies what the exchange needs of its pool.
+cdef void enter_pool(Engine* engine, Exchange* exchange, uint32_t pool, uint32_t head_bytes) noexcept nogil:
+    # Copies what the exchange needs of its pool; its request head had so many bytes.
     cdef const ImagePool* image
     exchange.pool = &exchange.snapshot.pools[pool]
     image = exchange.pool.image
@@ -103,7 +103,7 @@ cdef void enter_pool(Engine* engine, Exchange* exchange, uint32_t pool) noexcept
     exchange.deadline_ms = engine.now_ms + image.exchange_timeout_ms
     exchange.started_ms = engine.now_ms
     exchange.pool.n_exchanges += 1
-    enter_pool_meter(engine, exchange, image.meter)
+    enter_pool_meter(engine, exchange, image.meter, head_bytes)
     if unlikely(exchange.pool.flags & POOL_ENTRY):
         if exchange.pool.flags & POOL_NEEDS_KEY:
             make_key(engine, exchange)
@@ -213,7 +213,7 @@ cdef uint32_t run_program(Engine* engine, Exchange* exchange, Head* head) noexce
         return run_features(engine, exchange, head)
     if unlikely(is_too_large(exchange, head)):
         return FAILURE_BODY_TOO_LARGE
-    enter_pool(engine, exchange, exchange.route.pool)
+    enter_pool(engine, exchange, exchange.route.pool, exchange.request_head.end)
     return 0
 
 
@@ -232,7 +232,7 @@ cdef uint32_t run_features(Engine* engine, Exchange* exchange, Head* head) noexc
         if features & ROUTE_NEEDS_HOST and (head.host_size == 0 or head.data[head.host] == c":" or head.data[head.host] == c"."):
             return FAILURE_BAD_HOST             # it would lead to "https:///path"
         return OWN_ANSWER
-    enter_pool(engine, exchange, choose_pool(engine, exchange) if features & ROUTE_SPLITS else route.pool)
+    enter_pool(engine, exchange, choose_pool(engine, exchange) if features & ROUTE_SPLITS else route.pool, exchange.request_head.end)
     if features & ROUTE_HAS_TIMEOUTS:
         override_timeouts(engine, exchange)
     if features & ROUTE_CHANGES_TARGET:

@@ -20,6 +20,7 @@ from fastlb.data_plane.route_table cimport RegexSet, check_route_table, drop_reg
 from fastlb.data_plane.sticky cimport check_sticky
 from fastlb.data_plane.system cimport ENOMEM, MAP_FAILED, MAP_SHARED, PROT_READ, SEEK_END, errno, lseek, memset, mmap, munmap
 from fastlb.data_plane.template cimport check_segments, check_template
+from fastlb.data_plane.tcp cimport check_session_route
 from fastlb.data_plane.tls cimport TlsSet, drop_tls_set, free_tls, load_tls
 from fastlb.data_plane.tls_image cimport check_tls
 from fastlb.data_plane.types cimport MAX_HTTP2_CONNECTION_WINDOW_BYTES, MAX_HTTP2_STREAMS, MAX_HTTP2_WINDOW_BYTES
@@ -97,6 +98,9 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
             return -1
         if pools[i].queue.size != 0 and (not text_fits(size, &pools[i].queue) or pools[i].queue.size > MAX_IDENTITY_BYTES
                                          or image[pools[i].queue.offset] != QUEUE_MARK or pools[i].queue_max == 0):
+            return -1
+    for i in range(header.listeners.count):
+        if listeners[i].session_route != <uint32_t>NO_INDEX and not check_session_route(image, header, listeners[i].session_route):
             return -1
     backends = <const ImageBackend*>(image + header.backends.offset)
     for i in range(header.backends.count):

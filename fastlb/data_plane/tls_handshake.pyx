@@ -6,10 +6,10 @@ for a client that speaks plain HTTP here: that one is told so. A backend's hands
 from libc.stdint cimport uint32_t
 
 from fastlb.data_plane.access_log cimport log_partial_head
-from fastlb.data_plane.attempt cimport connect_failure
+from fastlb.data_plane.attempt cimport backend_codec_of, connect_failure
 from fastlb.data_plane.connection cimport close_connection, limit_idle, set_deadline
 from fastlb.data_plane.exchange cimport connected, fail_attempt, open_exchange, refuse
-from fastlb.data_plane.failure cimport FAILURE_PLAIN_HTTP, FAILURE_TLS_TIMEOUT
+from fastlb.data_plane.failure cimport FAILURE_PLAIN_HTTP, FAILURE_TLS_PROTOCOL, FAILURE_TLS_TIMEOUT
 from fastlb.data_plane.hedge cimport face_attempt
 from fastlb.data_plane.http1 cimport http1_backend_codec
 from fastlb.data_plane.meters cimport count_client_in, count_failure, read_clock_us
@@ -26,13 +26,16 @@ cdef void fail_handshake(Engine* engine, Connection* client, uint32_t failure) n
     close_connection(engine, client, False)
 
 
-cdef void begin_http(Engine* engine, Connection* client) noexcept nogil:
-    # From here on it is a client as any other, whose first request may be here already.
+cdef void begin_client(Engine* engine, Connection* client) noexcept nogil:
+    # From here on it is a client as any other, whose first request may be here already. A TCP session begins at once.
+    client.codec = client.listener.codec
+    client.state = STATE_IDLE
+    if unlikely(client.codec == engine.session_codec):
+        client.codec.ready(engine, client)
+        return
     if chose_http2(client):
         engine.http2_client_codec.adopt(engine, client, NULL, 0)
         return
-    client.codec = engine.client_codec
-    client.state = STATE_IDLE
     set_deadline(engine, client, engine.now_ms + client.listener.settings.head_timeout_ms)
     if unlikely(engine.draining):
         limit_idle(engine, client)
@@ -41,7 +44,7 @@ cdef void begin_http(Engine* engine, Connection* client) noexcept nogil:
 
 
 cdef void refuse_plain(Engine* engine, Connection* client) noexcept nogil:
-    # A 400 that says what is wrong, in plain HTTP as the client speaks it; its bytes are only logged.
+    # A 400 that says what is wrong, in plain HTTP as the client speaks it; its bytes are only logged. Where we do not speak HTTP it is no TLS.
     cdef:
         Exchange* exchange
         char* data = engine.tls.received + engine.tls.start
@@ -49,7 +52,10 @@ cdef void refuse_plain(Engine* engine, Connection* client) noexcept nogil:
     engine.tls.start = engine.tls.end = 0
     engine.counters.client_bytes_in += size
     count_client_in(engine, client, size)
-    client.codec = engine.client_codec
+    client.codec = client.listener.codec
+    if client.codec == engine.session_codec:
+        fail_handshake(engine, client, FAILURE_TLS_PROTOCOL)
+        return
     exchange = open_exchange(engine, client)
     if exchange == NULL:
         close_connection(engine, client, True)
@@ -63,7 +69,7 @@ cdef void refuse_plain(Engine* engine, Connection* client) noexcept nogil:
 cdef void handshake_ready(Engine* engine, Connection* client) noexcept nogil:
     cdef int result
     if unlikely(client.tls == NULL and client.listener.tls == NULL):
-        client.codec = engine.client_codec      # a reload took TLS from this listener before the client had said anything
+        client.codec = client.listener.codec    # a reload took TLS from this listener before the client had said anything
         client.state = STATE_IDLE
         client.codec.ready(engine, client)
         return
@@ -77,7 +83,7 @@ cdef void handshake_ready(Engine* engine, Connection* client) noexcept nogil:
         if client.tls.is_challenge:
             close_connection(engine, client, False)     # to see the certificate was all it came for
         else:
-            begin_http(engine, client)
+            begin_client(engine, client)
     elif result == TLS_SAW_HTTP:
         refuse_plain(engine, client)
     elif result != TLS_WAITS:
@@ -108,7 +114,7 @@ cdef void backend_handshake_ready(Engine* engine, Connection* connection) noexce
     engine.clock_us = read_clock_us()
     engine.now_ms = engine.clock_us // 1000
     if result == TLS_STANDS:
-        connection.codec = engine.backend_codec
+        connection.codec = backend_codec_of(engine, exchange)
         connected(engine, exchange)
         if connection.state == STATE_EXCHANGE and connection.io & IO_READABLE:
             list_ready(engine, connection)      # its end, or an answer before the question, came in the same event

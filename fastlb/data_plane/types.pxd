@@ -104,6 +104,7 @@ ctypedef enum IoBits:
     IO_READY_LISTED = 16            # on the engine's ready list
     IO_EOF = 32                     # recv returned 0
     IO_WRITE_CLOSED = 64            # we shut our write side down
+    IO_RESET = 128                  # of a tunnel: this side has failed, so what it sent does not end, it is cut
 
 ctypedef enum IoResult:
     IO_AGAIN = -1
@@ -197,6 +198,7 @@ ctypedef enum ExchangeFlags:
     X_RESEND = 512                  # an earlier attempt was sent something: the next one gets it again
     X_FRESH = 2048                  # a pooled connection turned out stale: the next attempt opens its own
     X_REUSABLE = 4096               # the backend's connection may serve another exchange after this response
+    X_SESSION = 16384               # a TCP session: no heads, bytes both ways as soon as it is connected (tcp.pyx)
     X_CLOSE_DELIMITED = 8192        # the client sees the end of the body by our closing: a cut must be a reset
     X_QUEUED = 65536                # waits in the queue of its pool
     X_HEDGE = 262144                # a second attempt may be begun beside the first, when that takes long
@@ -1212,7 +1214,7 @@ cdef struct ListenerSettings:
     uint64_t max_body_bytes         # 0 = no limit
     uint32_t http2_streams          # of a connection at a time; 0 = HTTP/2 is not spoken
     uint32_t http2_window_bytes, http2_connection_window_bytes      # of request bodies
-    uint32_t padding
+    uint32_t session_timeout_ms     # of a TCP session as a whole; 0 = none
 
 cdef struct Listener:
     # One listening socket. Lives until its last connection is gone.
@@ -1229,7 +1231,9 @@ cdef struct Listener:
     uint32_t name_size
     Listener* next
     int fd                          # borrowed from the caller of commit or assign
-    TlsListener* tls                # counted; NULL = its clients speak plain HTTP
+    TlsListener* tls                # counted; NULL = its clients speak without TLS
+    const Codec* codec              # borrowed, static: of its clients, once any TLS is agreed upon
+    uint32_t session_route          # index in the current snapshot: where its TCP sessions go; NO_INDEX = it speaks HTTP
 
 cdef struct Socket:                 # a listening descriptor and which listener of the snapshot it belongs to
     int fd
@@ -1266,7 +1270,7 @@ cdef struct ImageListener:
     uint32_t meter                  # number of its meter; 0 = it has none. Below MAX_METERS, here and below
     ListenerSettings settings
     uint32_t tls                    # index of its ImageTls, NO_INDEX = plain
-    uint32_t padding
+    uint32_t session_route          # index of the route of its TCP sessions, NO_INDEX = it speaks HTTP
 
 # TLS (tls_image.pyx checks it). Texts of settings that OpenSSL reads are ended by a zero byte, which counts.
 cdef struct ImageCertificate:
@@ -1862,3 +1866,5 @@ cdef struct Engine:
     const Codec* http2_stream_codec
     const Transport* http2_stream_transport
     uint32_t n_streams              # connections of KIND_STREAM
+    const Codec* session_codec      # borrowed, static: of clients of TCP sessions
+    const Codec* session_backend_codec

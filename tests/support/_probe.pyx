@@ -1295,7 +1295,7 @@ cdef class MeteredExchange:
                 plane_count_client_in(self.engine, &self.client, 100)
                 self.exchange.began_us = plane_now_us(self.engine)
                 plane_enter_route_meter(self.engine, self.exchange, 2)
-                plane_enter_pool_meter(self.engine, self.exchange, 3)
+                plane_enter_pool_meter(self.engine, self.exchange, 3, self.exchange.request_head.end)
                 self.attempt.began_us = plane_now_us(self.engine)
                 plane_count_reuse(self.engine, self.exchange, &self.backend)
                 self.backend.meter.bytes_out += 100

@@ -117,7 +117,10 @@ def describe(controller: "Controller") -> dict[str, Any]:
         "generation": controller.generation,
         "connections": controller.shared.connections(),
         "processes": list_processes(controller),
-        "listeners": [{"name": one.name, "bind": [str(address) for address in one.bind], "tls": one.tls.is_on} for one in config.listeners],
+        "listeners": [
+            {"name": one.name, "bind": [str(address) for address in one.bind], "protocol": one.protocol, "tls": one.tls.is_on}
+            for one in config.listeners
+        ],
         "certificates": describe_certificates(controller),
         "pools": pools,
         **controller.automation.describe(),

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from fastlb.control_plane.config.address import BindAddress
 from fastlb.control_plane.config.errors import ConfigError, Place, Problem, nearest, quote, quote_all
-from fastlb.control_plane.config.health import HTTP, check_healths
+from fastlb.control_plane.config.health import HTTP as HTTP_PROBES
+from fastlb.control_plane.config.health import check_healths
 from fastlb.control_plane.config.option import read_table
 from fastlb.control_plane.config.passive_health import check_passive_health
 from fastlb.control_plane.config.quantity import format_duration
@@ -23,6 +24,7 @@ from fastlb.control_plane.config.route_pattern import ANY_HOST
 from fastlb.control_plane.config.schema import (
     CLIENT_KEY,
     CONSISTENT_HASH,
+    HTTP,
     IP_HASH,
     MOST_LOG_DESTINATIONS,
     MOST_LOGGED_HEADERS,
@@ -42,6 +44,7 @@ from fastlb.control_plane.config.schema import (
     Route,
 )
 from fastlb.control_plane.config.sticky import check_stickies
+from fastlb.control_plane.config.tcp import check_tcp
 from fastlb.control_plane.config.tls import check_tls, find_places
 from fastlb.control_plane.config.toml import KeyPath, TomlDocument
 
@@ -114,6 +117,7 @@ def read_config(source: Source, problems: Iterable[Problem] = ()) -> Loaded:
     check_passive_health(reader)
     _check_sticky_key(reader)
     check_tls(reader)
+    check_tcp(reader)
     _check_ticket_keys(reader)
     _check_logs(reader, config)
     if source.complete:
@@ -250,7 +254,7 @@ def _check_backend_tls(reader: Reader, path: KeyPath, pool: Pool) -> None:
     if pool.tls.verify and not pool.tls.server_name and any(backend.address.unix_path for backend in pool.backends):
         found = "a backend of this pool is a unix socket"
         reader.reject_key((*path, "tls"), found, 'say what its certificate is for: server_name = "app.internal"')
-    if pool.health.type == HTTP and not pool.health.tls:
+    if pool.health.type == HTTP_PROBES and not pool.health.tls:
         found = f"the backends of the pool {quote(pool.name)} speak TLS, and its health checks do not"
         reader.warn((*path, "health"), found, "health.tls = true has them probed as they are used")
 
@@ -333,12 +337,14 @@ def _check_parts(reader: Reader) -> None:
         reader.reject_key((), "there is no pool", 'at least one is needed: [pools.NAME] with backends = ["10.0.0.11:8080"]')
     if not isinstance(pools, dict) or not isinstance(routes, list | None):
         return
-    if routes:
-        used = {name for route in routes if isinstance(route, dict) for name in _named_pools(route.get("pool"))}
+    of_sessions = {listener.pool for _, listener in reader.all_read(Listener)}
+    has_http = any(listener.protocol == HTTP for _, listener in reader.all_read(Listener))
+    if routes or not has_http:
+        used = {name for route in routes or () if isinstance(route, dict) for name in _named_pools(route.get("pool"))} | of_sessions
         used |= {route.mirror.pool for _, route in reader.all_read(Route)}
         for name in pools.keys() - used:
             reader.warn(("pools", name), f"no route leads to the pool {quote(name)}", "it gets no requests")
-    elif len(pools) > 1:
+    elif len(pools.keys() - of_sessions or pools) > 1:
         found = f"there are {len(pools)} pools and no route"
         reader.reject_key(("pools",), found, 'say which requests go where: [[routes]] with pool = "NAME", host and path')
 
@@ -348,10 +354,12 @@ def _named_pools(written: object) -> Iterable[str]:
 
 
 def _add_implied_route(config: Config) -> Config:
-    """Without any route the only pool gets every request."""
-    if config.routes:
+    """Without any route the only pool gets every request: the only one that TCP sessions do not go to, if there is one."""
+    if config.routes or all(listener.protocol != HTTP for listener in config.listeners):
         return config
-    return replace(config, routes=(Route(hosts=(ANY_HOST,), pool=PoolShares(((config.pools[0].name, 1),))),))
+    of_sessions = {listener.pool for listener in config.listeners}
+    pool = next((pool for pool in config.pools if pool.name not in of_sessions), config.pools[0])
+    return replace(config, routes=(Route(hosts=(ANY_HOST,), pool=PoolShares(((pool.name, 1),))),))
 
 
 def _at(place: Place) -> str:

@@ -20,7 +20,21 @@ from fastlb.control_plane.config.address import (
 from fastlb.control_plane.config.admin_address import AdminAddresses, AdminList
 from fastlb.control_plane.config.errors import Rejected, describe, quote
 from fastlb.control_plane.config.health import Health
-from fastlb.control_plane.config.kind import Choice, ChoiceOr, Count, CountOrWord, Factor, Flag, ListOf, OrWord, Share, Text, duration, size
+from fastlb.control_plane.config.kind import (
+    Choice,
+    ChoiceOr,
+    Count,
+    CountOrWord,
+    Factor,
+    Flag,
+    FlagOrWord,
+    ListOf,
+    OrWord,
+    Share,
+    Text,
+    duration,
+    size,
+)
 from fastlb.control_plane.config.log_condition import LogCondition, parse_condition
 from fastlb.control_plane.config.log_destination import LogDestination, parse_destination
 from fastlb.control_plane.config.log_format import JSON_FIELDS, Field, LogFormat, Piece, make_json_format, parse_field, parse_format
@@ -54,6 +68,9 @@ from fastlb.control_plane.config.sticky import Sticky
 from fastlb.control_plane.config.template import Template, parse_key, parse_target
 from fastlb.control_plane.config.tls import BackendTls, BackendTlsKind, Hsts, ListenerTls, parse_pem_path
 from fastlb.control_plane.config.toml import KeyPath
+
+HTTP = "http"
+TCP = "tcp"
 
 ROUND_ROBIN = "round_robin"
 WEIGHTED_ROUND_ROBIN = "weighted_round_robin"
@@ -345,6 +362,7 @@ class ListenerTimeouts:
     body_ms: int = option("body", duration("1ms", LONGEST), "60s", ("client_body_timeout",))
     idle_ms: int = option("idle", duration("1ms", LONGEST), "75s", ("keepalive_timeout", "keepalive", "keep_alive"))
     write_ms: int = option("write", duration("1ms", LONGEST), "60s", ("send_timeout", "send"))
+    session_ms: int = option("session", duration("1ms", LONGEST, "no limit"), 0, ("total", "max_connection_duration"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -373,6 +391,10 @@ class Http2:
 class Listener:
     """[[listeners]]: addresses that accept clients."""
 
+    def defers_accept(self) -> bool:
+        """Whether the kernel keeps a client back until it has said something: unless told otherwise, where clients speak first."""
+        return self.defer_accept is True or (self.defer_accept == "auto" and (self.protocol == HTTP or self.tls.is_on))
+
     name: str = option("name", _NAME_TEXT)
     bind: tuple[BindAddress, ...] = option(
         "bind",
@@ -380,14 +402,23 @@ class Listener:
         also_called=("listen", "address", "addresses", "port"),
     )
     protocol: str = option(
-        "protocol", Choice(("http",), not_yet=("tcp", "udp", "http2", "h2"), also_called={"https": "http"}), "http", ("mode",)
+        "protocol",
+        Choice((HTTP, TCP), not_yet=("udp", "http2", "h2"), also_called={"https": HTTP, "stream": TCP, "tls": TCP, "ssl": TCP}),
+        HTTP,
+        ("mode",),
+    )
+    pool: str = option(
+        "pool",
+        Text("a pool's name", str, "db"),
+        "",
+        ("backend", "default_backend", "upstream", "proxy_pass", "target", "to", "default_pool"),
     )
     timeouts: ListenerTimeouts = table("timeouts", ListenerTimeouts)
     limits: ListenerLimits = table("limits", ListenerLimits)
     http2: Http2 = table("http2", Http2, ("h2",))
     backlog: int = option("backlog", Count(1, 65535), 4096)
     access_log: AccessLogs = option("access_log", LogList(may_inherit=True), "inherit", ("access_logs", "log", "logs"))
-    defer_accept: bool = option("defer_accept", Flag(), True, ("deferred", "defer-accept"))
+    defer_accept: bool | str = option("defer_accept", FlagOrWord("auto"), "auto", ("deferred", "defer-accept"))
     tls: ListenerTls = table("tls", ListenerTls, ("ssl", "https"))
     hsts: Hsts = option("hsts", TextOrTable(Hsts, "max_age"), "off", ("strict_transport_security",), Hsts)
     redirect_https: bool = option(

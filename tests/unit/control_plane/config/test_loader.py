@@ -159,15 +159,15 @@ timeouts = { connect = "1s", first_byte = "2s", between_bytes = "3s", exchange =
         (
             "name =",
             "nam =",
-            '2:1: unknown key "nam"; known here: name, bind, protocol, timeouts, limits, http2, backlog, access_log, defer_accept, tls, '
-            "hsts, redirect_https; did you mean "
+            '2:1: unknown key "nam"; known here: name, bind, protocol, pool, timeouts, limits, http2, backlog, access_log, defer_accept, '
+            "tls, hsts, redirect_https; did you mean "
             '"name"?',
         ),
         (
             "bind =",
             "listen =",
-            '3:1: unknown key "listen"; known here: name, bind, protocol, timeouts, limits, http2, backlog, access_log, defer_accept, '
-            "tls, hsts, redirect_https; did you "
+            '3:1: unknown key "listen"; known here: name, bind, protocol, pool, timeouts, limits, http2, backlog, access_log, '
+            "defer_accept, tls, hsts, redirect_https; did you "
             'mean "bind"?',
         ),
         (
@@ -200,7 +200,7 @@ timeouts = { connect = "1s", first_byte = "2s", between_bytes = "3s", exchange =
         (
             "[pools.api]",
             'timeouts = "5s"\n[pools.api]',
-            '4:12: found "5s"; timeouts is a table: { head = …, body = …, idle = …, write = … }',
+            '4:12: found "5s"; timeouts is a table: { head = …, body = …, idle = …, write = …, session = … }',
         ),
         (
             "[pools.api]",
@@ -220,8 +220,8 @@ timeouts = { connect = "1s", first_byte = "2s", between_bytes = "3s", exchange =
         ("[pools.api]", "limits.headers = 257\n[pools.api]", "4:18: 257 is out of range; 1 … 256"),
         ("[pools.api]", 'limits.headers = "100"\n[pools.api]', '4:18: found "100"; a number without quotes, 1 … 256'),
         ("[pools.api]", "limits.headers = 1.5\n[pools.api]", "4:18: found 1.5; a number, 1 … 256"),
-        ("[pools.api]", 'protocol = "tcp"\n[pools.api]', '4:12: protocol "tcp" is not in this version; protocol is "http"'),
-        ("[pools.api]", 'protocol = "htp"\n[pools.api]', '4:12: unknown protocol "htp"; protocol is "http"; did you mean "http"?'),
+        ("[pools.api]", 'protocol = "udp"\n[pools.api]', '4:12: protocol "udp" is not in this version; protocol is "http" or "tcp"'),
+        ("[pools.api]", 'protocol = "htp"\n[pools.api]', '4:12: unknown protocol "htp"; protocol is "http" or "tcp"; did you mean "http"?'),
         (
             "backends",
             'algorithm = "least_con"\nbackends',

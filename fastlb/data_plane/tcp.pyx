@@ -1,0 +1,171 @@
+"""TCP sessions (layer 4): a client of a tcp listener and the backend that it gets, with bytes between them that nobody looks at.
+
+    accepted -> begin_session -> start attempt -> (connected) -> begin_relaying: both relays run -> both have ended, or one side has failed
+
+A session is an exchange without heads. Its route, which its listener names, does nothing but lead to a pool; attempts, claims, retries, the
+pool's queue, time-outs, meters and the line in the log are those of any exchange, and from the moment its backend is connected it is a
+tunnel as a WebSocket is. So there are two Codec tables here, and little behind them.
+
+- It begins with the connection, not with the first bytes: many servers speak first.
+- What the client sends meanwhile stays in its socket. So another backend is asked only while none was connected: nothing can be sent twice,
+  and nothing has to be kept for that.
+- A direction that ends is passed on as an end, a side that is reset as a reset of the other one (exchange.pyx: settle_tunnel). A client that
+  gets no backend is reset: it would take an orderly end for an answer without bytes.
+- Its connections are never pooled.
+
+It changes nothing but exchanges and their connections, and keeps nothing of its own.
+"""
+from libc.stdint cimport uint32_t, uint64_t
+
+from fastlb.data_plane.access_log cimport log_pool
+from fastlb.data_plane.attempt cimport note_answer
+from fastlb.data_plane.connection cimport close_connection
+from fastlb.data_plane.exchange cimport abandon, client_overdue, close_exchange, finish_connecting, open_exchange, open_tunnel, progress, start
+from fastlb.data_plane.failure cimport FAILURE_CLIENT_RESET, failures
+from fastlb.data_plane.http1 cimport http1_backend_codec
+from fastlb.data_plane.meters cimport now_us, status_class
+from fastlb.data_plane.request_program cimport enter_pool
+from fastlb.data_plane.sticky cimport begin_sticky, note_sticky_answer
+from fastlb.data_plane.system cimport unlikely
+from fastlb.data_plane.types cimport (IO_ERROR, NO_INDEX, POOL_STICKY, ROUTE_PLAIN, STATE_CONNECTING, STICKY_SOURCE, X_FRESH, X_HEAD_SENT, X_REPLAYABLE, X_SESSION,
+                                      X_STICKY, X_TUNNEL, Attempt, Codec, Connection, Engine, Exchange, ImageHeader, ImagePool, ImageRoute,
+                                      ImageSticky)
+
+cdef enum:
+    CONNECTED_STATUS = 200          # nginx's, for logs and meters: the session had a backend
+
+cdef uint64_t NEVER_MS = <uint64_t>-1 >> 1
+
+
+# ---------------------------------------------------------------------------------------------------------- the image
+cdef bint check_session_route(const char* image, const ImageHeader* header, uint32_t index) noexcept nogil:
+    # Where TCP sessions may go: a route that does nothing but lead to its pool, and a pool that wants nothing of a head. Routes, pools and
+    # stickies are known to be sound.
+    cdef:
+        const ImageRoute* route = <const ImageRoute*>(image + header.routes.offset) + index
+        const ImagePool* pool
+    if index >= header.routes.count or route.features != <uint32_t>ROUTE_PLAIN:
+        return False
+    pool = <const ImagePool*>(image + header.pools.offset) + route.pool
+    return pool.hash_key.count == 0 and (pool.sticky == <uint32_t>NO_INDEX or (
+        <const ImageSticky*>(image + header.stickies.offset) + pool.sticky).kind == STICKY_SOURCE)
+
+
+# ---------------------------------------------------------------------------------------------------------- clients
+cdef void begin_session(Engine* engine, Connection* client) noexcept nogil:
+    # The first event of a client: it is there, whether it has said anything or not.
+    cdef:
+        Exchange* exchange = NULL
+        uint32_t route = client.listener.session_route
+    if route != <uint32_t>NO_INDEX and not client.io & IO_ERROR:    # its listener is gone, or speaks HTTP now; it was reset at once
+        exchange = open_exchange(engine, client)
+    if exchange == NULL:
+        close_connection(engine, client, True)
+        return
+    exchange.began_us = now_us(engine)
+    exchange.flags = X_SESSION | X_REPLAYABLE | X_FRESH
+    exchange.route = <const ImageRoute*>(exchange.snapshot.image + exchange.snapshot.header.routes.offset) + route
+    enter_pool(engine, exchange, exchange.route.pool, 0)
+    if unlikely(exchange.pool.flags & POOL_STICKY):
+        begin_sticky(engine, exchange, NULL)
+    if unlikely(exchange.log != NULL):
+        log_pool(engine, exchange)
+    start(engine, exchange)
+
+
+cdef void client_ready(Engine* engine, Connection* client) noexcept nogil:
+    cdef Exchange* exchange = client.exchange
+    if unlikely(exchange == NULL):
+        begin_session(engine, client)
+    elif exchange.flags & X_TUNNEL:
+        progress(engine, exchange)
+    elif client.io & IO_ERROR:
+        abandon(engine, exchange, FAILURE_CLIENT_RESET)
+    # Else it waits for a backend, and what it sends for that. It may have ended its direction already: half-close is kept.
+
+
+cdef void client_timed_out(Engine* engine, Connection* client) noexcept nogil:
+    if client.exchange == NULL:
+        close_connection(engine, client, True)
+    else:
+        client_overdue(engine, client.exchange)
+
+
+cdef void refuse_session(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil:
+    # There is no backend for it.
+    cdef Connection* client = exchange.client
+    exchange.status = failures[failure].status
+    exchange.flags |= X_HEAD_SENT               # that is all that it gets
+    close_exchange(engine, exchange)
+    close_connection(engine, client, True)
+
+
+cdef void cut_session(Engine* engine, Exchange* exchange) noexcept nogil:
+    # Its backend is taken out of use.
+    cdef Connection* client = exchange.client
+    close_exchange(engine, exchange)
+    close_connection(engine, client, True)
+
+
+# ---------------------------------------------------------------------------------------------------------- backends
+cdef uint32_t begin_relaying(Engine* engine, Attempt* attempt) noexcept nogil:
+    # Its connection stands: from here on both directions are plain bytes, and what goes wrong is the client's to see.
+    cdef:
+        Exchange* exchange = attempt.exchange
+        uint32_t timeout_ms = exchange.client.listener.settings.session_timeout_ms
+    exchange.flags |= X_TUNNEL | X_HEAD_SENT
+    exchange.status = CONNECTED_STATUS
+    exchange.failure = 0
+    exchange.deadline_ms = exchange.started_ms + timeout_ms if timeout_ms else NEVER_MS
+    engine.counters.tunnels_opened += 1
+    attempt.backend.meter.statuses[status_class(CONNECTED_STATUS)] += 1
+    if unlikely(attempt.watched):
+        note_answer(engine, attempt, CONNECTED_STATUS)      # its latency is how long connecting took: what follows depends on the client
+    if unlikely(exchange.flags & X_STICKY):
+        note_sticky_answer(engine, exchange, NULL)
+    open_tunnel(engine, exchange, 0, NULL, 0)
+    return 0
+
+
+cdef void backend_ready(Engine* engine, Connection* connection) noexcept nogil:
+    if unlikely(connection.state == STATE_CONNECTING):
+        finish_connecting(engine, connection)
+    else:
+        progress(engine, connection.exchange)
+
+
+cdef Codec CLIENT                       # what a session has no heads for is never called
+CLIENT.ready = client_ready
+CLIENT.timed_out = client_timed_out
+CLIENT.send_informational = NULL
+CLIENT.send_head = NULL
+CLIENT.send_local = refuse_session
+CLIENT.send_answer = NULL
+CLIENT.end = NULL
+CLIENT.reset = cut_session
+CLIENT.switch_to_tunnel = NULL
+CLIENT.send_request = NULL
+CLIENT.adopt = NULL
+CLIENT.close = NULL
+
+cdef Codec BACKEND
+BACKEND.ready = backend_ready
+BACKEND.timed_out = http1_backend_codec().timed_out         # what it waits for is told apart by the exchange
+BACKEND.send_informational = NULL
+BACKEND.send_head = NULL
+BACKEND.send_local = NULL
+BACKEND.send_answer = NULL
+BACKEND.end = NULL
+BACKEND.reset = NULL
+BACKEND.switch_to_tunnel = NULL
+BACKEND.send_request = begin_relaying
+BACKEND.adopt = NULL
+BACKEND.close = NULL
+
+
+cdef const Codec* session_codec() noexcept nogil:
+    return &CLIENT
+
+
+cdef const Codec* session_backend_codec() noexcept nogil:
+    return &BACKEND

@@ -1,0 +1,105 @@
+"""Listeners of TCP sessions and the pools that they lead to: what is refused, and how it is said."""
+
+import pytest
+
+from fastlb.control_plane.config.schema import Config
+from tests.support.configuration import configuration
+from tests.unit.control_plane.config.test_loader import errors, load, warnings
+
+BACKENDS = ["10.0.0.1:5432"]
+
+
+def tcp(listener: dict[str, object] | None = None, **pool: object) -> str:
+    return configuration(BACKENDS, listener={"protocol": "tcp", "pool": "main", **(listener or {})}, pool=dict(pool))
+
+
+def test_a_tcp_listener_and_its_pool_are_a_whole_configuration() -> None:
+    config = load(tcp())
+    assert isinstance(config, Config)
+    assert config.routes == ()
+    assert config.listeners[0].pool == "main"
+    assert warnings(tcp()) == []
+
+
+def test_the_pool_has_to_be_named_and_known() -> None:
+    (error,) = errors(configuration(BACKENDS, listener={"protocol": "tcp"}))
+    assert 'the listener "web" does not say where its sessions go' in error
+    (error,) = errors(tcp({"pool": "mian"}))
+    assert 'there is no pool "mian"' in error
+    assert 'did you mean "main"?' in error
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("limits", {"head": "16KiB"}),
+        ("http2", {"enabled": True}),
+        ("redirect_https", True),
+        ("timeouts", {"idle": "5s"}),
+        ("timeouts", {"head": "5s"}),
+    ],
+)
+def test_options_of_http_are_refused_on_a_tcp_listener(key: str, value: object) -> None:
+    (error,) = errors(tcp({key: value}))
+    assert 'of a listener with protocol = "tcp"' in error
+
+
+@pytest.mark.parametrize(("key", "value"), [("pool", "main"), ("timeouts", {"session": "5s"})])
+def test_options_of_tcp_are_refused_on_an_http_listener(key: str, value: object) -> None:
+    (error,) = errors(configuration(BACKENDS, listener={key: value}))
+    assert "of a listener that speaks HTTP" in error
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        {"algorithm": "consistent_hash", "hash_key": "{cookie.id}"},
+        {"sticky": {"cookie": "SERVERID"}},
+        {"sticky": {"learn": "JSESSIONID"}},
+    ],
+)
+def test_a_pool_that_needs_a_request_cannot_have_sessions(pool: dict[str, object]) -> None:
+    (error,) = errors(tcp(**pool))
+    assert 'the pool "main" gets TCP sessions' in error
+
+
+def test_what_needs_no_more_than_an_address_can() -> None:
+    load(tcp(algorithm="maglev", hash_key="{client}", sticky={"source": True}, queue={"max": 3}))
+
+
+def test_a_route_cannot_be_for_a_tcp_listener() -> None:
+    text = configuration(
+        listeners=[{"name": "db", "protocol": "tcp", "pool": "main"}, {"name": "web", "bind": "127.0.0.1:1"}],
+        pools={"main": {"backends": BACKENDS}},
+        routes=[{"pool": "main", "listener": "db"}],
+    )
+    (error,) = errors(text)
+    assert 'the listener "db" has protocol = "tcp"' in error
+
+
+def test_beside_http_the_pool_without_sessions_gets_the_requests() -> None:
+    listeners = [{"name": "db", "protocol": "tcp", "pool": "db"}, {"name": "web", "bind": "127.0.0.1:1"}]
+    pools = {"db": {"backends": BACKENDS}, "app": {"backends": ["10.0.0.2:80"]}}
+    (route,) = load(configuration(listeners=listeners, pools=pools)).routes
+    assert route.pool.names() == ["app"]
+    (error,) = errors(configuration(listeners=listeners, pools={**pools, "other": {"backends": ["10.0.0.3:80"]}}))
+    assert "there are 3 pools and no route" in error
+
+
+def test_a_pool_that_nothing_leads_to_is_told() -> None:
+    pools = {"main": {"backends": BACKENDS}, "spare": {"backends": ["10.0.0.2:80"]}}
+    (warning,) = warnings(configuration(listeners=[{"name": "db", "protocol": "tcp", "pool": "main"}], pools=pools))
+    assert 'no route leads to the pool "spare"' in warning
+
+
+@pytest.mark.parametrize(
+    ("listener", "defers"),
+    [
+        ({"protocol": "http"}, True),
+        ({"protocol": "http", "defer_accept": False}, False),
+        ({"protocol": "tcp", "pool": "main"}, False),
+        ({"protocol": "tcp", "pool": "main", "defer_accept": True}, True),
+    ],
+)
+def test_the_kernel_keeps_clients_back_where_they_speak_first(listener: dict[str, object], defers: bool) -> None:
+    assert load(configuration(BACKENDS, listener=listener)).listeners[0].defers_accept() is defers
