@@ -1316,6 +1316,7 @@ LOG_CAPTURES = {"method": types.CAPTURE_METHOD, "target": types.CAPTURE_TARGET, 
                 "protocol": types.CAPTURE_PROTOCOL, "request": types.CAPTURE_REQUEST_LINE, "host": types.CAPTURE_HOST,
                 "user": types.CAPTURE_USER, "request_id": types.CAPTURE_REQUEST_ID, "pool": types.CAPTURE_POOL,
                 "request_field": types.CAPTURE_REQUEST_FIELD, "response_field": types.CAPTURE_RESPONSE_FIELD,
+                "grpc_status": types.CAPTURE_GRPC_STATUS,
                 **{name: types.CAPTURE_TLS + fact for name, fact in TLS_FACTS.items()}}
 LOG_TEXT_FIELDS = {"capture": types.LOG_CAPTURE, "client": types.LOG_CLIENT, "request_id": types.LOG_REQUEST_ID, "reason": types.LOG_REASON,
                    "backend": types.LOG_BACKEND}
@@ -1326,7 +1327,7 @@ LOG_NUMBER_FIELDS = {"backend_status": types.LOG_BACKEND_STATUS, "connect_ms": t
                      "duration_ms": types.LOG_DURATION_MS, "attempts": types.LOG_ATTEMPTS, "client_port": types.LOG_CLIENT_PORT,
                      "connection": types.LOG_CONNECTION, "connection_requests": types.LOG_CONNECTION_REQUESTS,
                      "keep_alive": types.LOG_KEEP_ALIVE, "tunnel": types.LOG_TUNNEL, "pid": types.LOG_PID,
-                     "queue_ms": types.LOG_QUEUE_MS}
+                     "queue_ms": types.LOG_QUEUE_MS, "grpc_status": types.LOG_GRPC_STATUS}
 LOG_OTHER_FIELDS = {"literal": types.LOG_LITERAL, "duration": types.LOG_DURATION, "time_local": types.LOG_TIME_LOCAL,
                     "time": types.LOG_TIME, "time_seconds": types.LOG_TIME_SECONDS, "time_syslog": types.LOG_TIME_SYSLOG,
                     "backends": types.LOG_BACKENDS, "backend_statuses": types.LOG_BACKEND_STATUSES}

@@ -102,6 +102,9 @@ class LogCompiler:
             return "capture", self._capture(f"{kind}_field", header)
         if name == "request_id":
             return name, self._capture(name)
+        if name == "grpc_status":
+            self._capture(name)  # which has it looked for
+            return name, 0
         if name in _core.LOG_CAPTURES:
             return "capture", self._capture(name)
         return name, 0

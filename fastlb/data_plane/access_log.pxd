@@ -1,6 +1,6 @@
 from libc.stdint cimport uint32_t
 
-from fastlb.data_plane.types cimport (Attempt, Connection, Engine, Exchange, Head, ImageLog, Listener, LogPlan, LogRecord, Snapshot)
+from fastlb.data_plane.types cimport (Attempt, Buffer, Connection, Engine, Exchange, Head, ImageLog, Listener, LogPlan, LogRecord, Snapshot)
 
 # The plan: what a snapshot says about logging.
 cdef bint check_log_plan(const char* data, size_t size) noexcept nogil
@@ -20,6 +20,7 @@ cdef void log_attempt(Engine* engine, Exchange* exchange) noexcept nogil
 cdef void log_connected(Engine* engine, Exchange* exchange) noexcept nogil
 cdef void log_answer(Engine* engine, Exchange* exchange, uint32_t status) noexcept nogil
 cdef void log_response_head(Engine* engine, Exchange* exchange, const Head* head) noexcept nogil
+cdef void log_trailers(Exchange* exchange, const Buffer* trailers) noexcept nogil
 cdef void log_attempt_end(Engine* engine, Exchange* exchange) noexcept nogil
 cdef void write_log(Engine* engine, Exchange* exchange) noexcept nogil
 cdef uint32_t format_line(Engine* engine, Exchange* exchange, LogRecord* record, const ImageLog* log, char* line, uint32_t room) noexcept nogil

@@ -15,6 +15,7 @@ from libc.stdlib cimport calloc, free, malloc
 
 from fastlb.data_plane.buffer cimport append_bytes, return_buffer
 from fastlb.data_plane.failure cimport SIDE_CLIENT, failures
+from fastlb.data_plane.http1_head cimport parse_trailers
 from fastlb.data_plane.trust cimport is_trusted, make_request_id
 from fastlb.data_plane.log_writer cimport (NO_LOG_SLOT, drop_slot, get64, hand_over, hold_slot, log_writer_close, log_writer_open,
                                            log_writer_start, put_line, wake_log_writer)
@@ -22,7 +23,7 @@ from fastlb.data_plane.queue cimport time_queued
 from fastlb.data_plane.system cimport (ENOMEM, F_DUPFD_CLOEXEC, errno, fcntl, getpid, gmtime_r, likely, localtime_r, memchr, memcmp, memcpy,
                                        strlen, time_t, tm, unlikely)
 from fastlb.data_plane.tls cimport tls_fact
-from fastlb.data_plane.types cimport CAPTURE_TLS
+from fastlb.data_plane.types cimport CAPTURE_GRPC_STATUS, CAPTURE_TLS, LOG_GRPC_STATUS, Buffer
 from fastlb.data_plane.types cimport (CAPTURE_HOST, CAPTURE_KINDS, CAPTURE_METHOD, CAPTURE_PATH, CAPTURE_POOL, CAPTURE_PROTOCOL,
                                       CAPTURE_QUERY, CAPTURE_REQUEST_FIELD, CAPTURE_REQUEST_ID, CAPTURE_REQUEST_LINE,
                                       CAPTURE_RESPONSE_FIELD, CAPTURE_TARGET, CAPTURE_USER, COMPARE_CONTAINS, COMPARE_END,
@@ -320,6 +321,7 @@ cdef void open_log(Engine* engine, Exchange* exchange) noexcept nogil:
     record.n_tries = 0
     record.queued_ms = 0
     record.shown_try = 0
+    record.grpc_status = LOG_ABSENT
     record.started_ms = engine.now_ms
     for i in range(set.captures.count):
         record.captured[i].offset = 0
@@ -485,7 +487,7 @@ cdef void log_request_head(Engine* engine, Exchange* exchange, const Head* head)
                     if head.fields[k].id == HEADER_X_REQUEST_ID and head.fields[k].value_size:
                         append_value(engine, record, value, data + head.fields[k].value, head.fields[k].value_size)
                         break
-        elif capture.kind >= CAPTURE_TLS:
+        elif CAPTURE_TLS <= capture.kind < <uint32_t>CAPTURE_GRPC_STATUS:
             capture_fact(engine, exchange, value, capture.kind - <uint32_t>CAPTURE_TLS)
         capture += 1
         value += 1
@@ -574,6 +576,41 @@ cdef void log_response_head(Engine* engine, Exchange* exchange, const Head* head
     for i in range(record.set.captures.count):
         if capture[i].kind == CAPTURE_RESPONSE_FIELD:
             capture_fields(engine, record, &record.captured[i], head, record.plan.data + capture[i].name.offset, capture[i].name.size)
+        elif capture[i].kind == CAPTURE_GRPC_STATUS:
+            note_grpc_status(record, head)
+
+
+cdef void note_grpc_status(LogRecord* record, const Head* head) noexcept nogil:
+    # What a head, or a trailer section, says of it: a number of up to three digits.
+    cdef:
+        const HeaderField* field = &head.fields[0]
+        const char* value
+        uint32_t _i, i, number = 0
+    for _i in range(head.n_fields):
+        if field.name_size == 11 and is_named(head.data + field.name, b"grpc-status", 11):
+            value = head.data + field.value
+            if not 1 <= field.value_size <= 3:
+                return
+            for i in range(field.value_size):
+                if not c"0" <= value[i] <= c"9":
+                    return
+                number = 10 * number + <uint32_t>(value[i] - c"0")
+            record.grpc_status = <uint16_t>number
+            return
+        field += 1
+
+
+cdef void log_trailers(Exchange* exchange, const Buffer* trailers) noexcept nogil:
+    # The trailer section of the answer that the client gets, checked already.
+    cdef:
+        LogRecord* record = exchange.log
+        const ImageLogCapture* capture = captures_of(record)
+        Head head
+        uint32_t i
+    for i in range(record.set.captures.count):
+        if capture[i].kind == CAPTURE_GRPC_STATUS and parse_trailers(&head, trailers.data + trailers.start, trailers.end - trailers.start) > 0:
+            note_grpc_status(record, &head)
+            return
 
 
 cdef void log_attempt_end(Engine* engine, Exchange* exchange) noexcept nogil:
@@ -657,6 +694,9 @@ cdef bint read_number(Engine* engine, Exchange* exchange, LogRecord* record, uin
         number[0] = record.queued_ms
         if exchange.flags & X_QUEUED:           # it ends there
             number[0] += time_queued(engine, exchange)
+    elif field == LOG_GRPC_STATUS:
+        number[0] = record.grpc_status
+        return record.grpc_status != <uint16_t>LOG_ABSENT
     elif record.n_tries == 0:
         return False
     elif field == LOG_BACKEND_STATUS:

@@ -28,7 +28,9 @@ from fastlb.data_plane.failure cimport (FAILURE_BACKEND_CLOSED, FAILURE_BACKEND_
                                         FAILURE_BODY_TIMEOUT, FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_CLIENT_WRITE_TIMEOUT, FAILURE_CLOSED_BY_ROUTE,
                                         FAILURE_EXCHANGE_TIMEOUT, FAILURE_OUT_OF_MEMORY, FAILURE_QUEUE_TIMEOUT,
                                         FAILURE_POOL_FULL, FAILURE_SESSION_IDLE, FAILURE_SESSION_TIMEOUT, FAILURE_TRUNCATED, RETRY_NO)
+from fastlb.data_plane.grpc cimport is_grpc
 from fastlb.data_plane.hedge cimport begin_hedge, clear_way, end_rival, face_attempt, lose_race
+from fastlb.data_plane.http1_head cimport kept_request
 from fastlb.data_plane.limits cimport give_place_back, give_retry_place_back
 from fastlb.data_plane.meters cimport count_backend_failure, count_retry, end_meters, note_connected, note_response_head, now_us
 from fastlb.data_plane.mirror cimport open_mirror
@@ -53,7 +55,7 @@ from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, FRAME_CHUNKED, FRAME_LEN
 from fastlb.data_plane.types cimport STATE_CONNECTING, WAIT_CONNECT, WAIT_HEDGE, X_HEDGE
 from fastlb.data_plane.types cimport (QUEUE_GAVE_WAY, QUEUE_LOOK, QUEUE_LOOK_PAST, QUEUE_PRIORITIES, QUEUE_WAKE, X_QUEUED, Backend, ImagePool, Pool,
                                       Queue)
-from fastlb.data_plane.types cimport POOL_LIMITS, ROUTE_CLOSES, X_HOLDS_PLACE, X_RETRY_PLACE, X_SESSION
+from fastlb.data_plane.types cimport POOL_LIMITS, ROUTE_CLOSES, X_GRPC, X_HOLDS_PLACE, X_RETRY_PLACE, X_SESSION
 
 cdef enum:                          # which way bytes have moved since a deadline was last set
     UP_TAKEN = 1                    # the client sent some of its body
@@ -429,6 +431,8 @@ cdef void refuse(Engine* engine, Exchange* exchange, uint32_t failure) noexcept 
         end_rival(engine, exchange)
     end_attempt(engine, exchange, False)
     relay_close(engine, &exchange.up)
+    if exchange.client.kind == KIND_STREAM and exchange.request_head != NULL and is_grpc(kept_request(engine, exchange)):
+        exchange.flags |= X_GRPC                # asked while its head is here
     drop_retry(engine, exchange)
     count_reason(engine, exchange, failure)
     note_reason(exchange, failure)

@@ -4,6 +4,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from fastlb.data_plane.failure cimport failures, status_phrase
+from fastlb.data_plane.grpc cimport grpc_status_of
 from fastlb.data_plane.header_edits cimport apply_edits, copy_fields, copy_fields_but_edited, is_edited
 from fastlb.data_plane.http1_head cimport kept_request
 from fastlb.data_plane.sticky cimport put_sticky_cookie
@@ -215,11 +216,20 @@ cdef uint32_t local_body_bytes(uint32_t failure) noexcept nogil:
     return <uint32_t>(strlen(status_phrase(failures[failure].status)) + strlen(failures[failure].sentence) + 6)
 
 
+cdef void put_reason(Engine* engine, uint32_t failure, Writer* out) noexcept nogil:
+    # The reason id. The snapshot of the exchange may be gone, so the engine's current one names the field.
+    cdef const ImageHeader* header = engine.snapshot.header
+    if header.reason_header.size:
+        put(out, engine.snapshot.image + header.reason_header.offset, header.reason_header.size)
+        put(out, b": ", 2)
+        put(out, failures[failure].id, strlen(failures[failure].id))
+        put(out, b"\r\n", 2)
+
+
 cdef uint32_t write_local(Engine* engine, Exchange* exchange, uint32_t failure, bint close) noexcept nogil:
-    # A response of our own, with its reason id. `exchange.snapshot` may be gone; the engine's current one names the header then.
+    # A response of our own, with its reason id.
     cdef:
         Writer out
-        const ImageHeader* header = engine.snapshot.header
         const char* phrase = status_phrase(failures[failure].status)
         const char* sentence = failures[failure].sentence
         size_t phrase_size = strlen(phrase)
@@ -234,11 +244,7 @@ cdef uint32_t write_local(Engine* engine, Exchange* exchange, uint32_t failure, 
     put(&out, b"Content-Type: text/plain; charset=utf-8\r\nContent-Length: ", 57)
     put_number(&out, <uint32_t>(phrase_size + sentence_size + 6))
     put(&out, b"\r\n", 2)
-    if header.reason_header.size:
-        put(&out, engine.snapshot.image + header.reason_header.offset, header.reason_header.size)
-        put(&out, b": ", 2)
-        put(&out, failures[failure].id, strlen(failures[failure].id))
-        put(&out, b"\r\n", 2)
+    put_reason(engine, failure, &out)
     if close:
         put(&out, b"Connection: close\r\n", 19)
     elif exchange.flags & X_HTTP_1_0:
@@ -251,6 +257,22 @@ cdef uint32_t write_local(Engine* engine, Exchange* exchange, uint32_t failure, 
         put(&out, b"\n", 1)
         put(&out, sentence, sentence_size)
         put(&out, b"\n", 1)
+    return written(engine, &out)
+
+
+cdef uint32_t write_grpc(Engine* engine, uint32_t failure) noexcept nogil:
+    # The same for a gRPC client: a head alone, which stands for trailers (grpc.pxd). None of the sentences has to be percent-encoded.
+    cdef Writer out
+    open_writer(engine, &out)
+    put(&out, b"HTTP/1.1 200 OK\r\n", 17)
+    put_date(engine, &out)
+    put(&out, b"Content-Type: application/grpc\r\nGrpc-Status: ", 45)
+    put_number(&out, grpc_status_of(failure))
+    put(&out, b"\r\nGrpc-Message: ", 16)
+    put(&out, failures[failure].sentence, strlen(failures[failure].sentence))
+    put(&out, b"\r\n", 2)
+    put_reason(engine, failure, &out)
+    put(&out, b"\r\n", 2)
     return written(engine, &out)
 
 

@@ -12,5 +12,6 @@ cdef bint add_field(BufferPool* buffers, Buffer** fields, const char* name, uint
                     uint32_t value_size) noexcept nogil
 cdef uint32_t make_request(Engine* engine, const Buffer* fields, int64_t body_bytes, Buffer** head, bint* is_connect) noexcept nogil
 cdef bint asks_head(const Buffer* fields) noexcept nogil
+cdef bint asks_grpc(const Buffer* fields) noexcept nogil
 cdef bint make_trailers(BufferPool* buffers, const Buffer* fields, Buffer** trailers) noexcept nogil
 cdef uint32_t list_fields(const char* text, uint32_t size, nghttp2_nv* fields) noexcept nogil

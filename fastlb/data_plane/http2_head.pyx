@@ -10,6 +10,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from fastlb.data_plane.buffer cimport append_bytes, return_buffer, take_buffer
 from fastlb.data_plane.failure cimport (FAILURE_BAD_HEADER, FAILURE_BAD_HOST, FAILURE_BAD_REQUEST_LINE, FAILURE_BAD_TARGET, FAILURE_METHOD_NOT_SUPPORTED,
                                         FAILURE_NONE, FAILURE_OUT_OF_MEMORY)
+from fastlb.data_plane.grpc cimport is_grpc_type
 from fastlb.data_plane.http1_head cimport header_id, parse_trailers, same_name
 from fastlb.data_plane.nghttp2 cimport nghttp2_nv
 from fastlb.data_plane.random cimport next_random
@@ -189,6 +190,21 @@ cdef bint asks_head(const Buffer* fields) noexcept nogil:
         at = next_field(fields, at, &name, &value)
         if is_text(&name, b":method", 7):
             return is_text(&value, b"HEAD", 4)
+    return False
+
+
+cdef bint asks_grpc(const Buffer* fields) noexcept nogil:
+    # As grpc.pxd: is_grpc, of a list of which there is no head.
+    cdef:
+        Text name, value
+        uint32_t at
+    if fields == NULL:
+        return False
+    at = fields.start
+    while at < fields.end:
+        at = next_field(fields, at, &name, &value)
+        if is_text(&name, b"content-type", 12):
+            return is_grpc_type(value.data, value.size)
     return False
 
 

@@ -6,26 +6,27 @@ that a client is given is how far its exchange has read. An exchange begins at t
 
 Owns nothing: the stream is its session's (http2.pyx), and closing the connection hands it back.
 """
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
-from fastlb.data_plane.access_log cimport log_partial_head, log_request_head
+from fastlb.data_plane.access_log cimport log_partial_head, log_request_head, log_trailers
 from fastlb.data_plane.buffer cimport append_bytes, return_buffer
 from fastlb.data_plane.connection cimport close_connection
 from fastlb.data_plane.exchange cimport abandon, begin_exchange, client_overdue, close_exchange, drop_retry, open_exchange, open_tunnel, progress, refuse
 from fastlb.data_plane.failure cimport (FAILURE_BAD_FRAMING, FAILURE_CLIENT_RESET,
                                         FAILURE_HEAD_TOO_LARGE, FAILURE_NONE,
                                         failures)
+from fastlb.data_plane.grpc cimport grpc_status_of
 from fastlb.data_plane.http1 cimport count_status
 from fastlb.data_plane.http1_head cimport parse_request
-from fastlb.data_plane.http1_serialise cimport local_body_bytes, write_answer, write_informational, write_local, write_response
+from fastlb.data_plane.http1_serialise cimport local_body_bytes, write_answer, write_grpc, write_informational, write_local, write_response
 from fastlb.data_plane.http2 cimport consume, leave_stream, output_held, submit_head, wake_output
-from fastlb.data_plane.http2_head cimport BODY_UNKNOWN, asks_head, make_request
+from fastlb.data_plane.http2_head cimport BODY_UNKNOWN, asks_grpc, asks_head, make_request
 from fastlb.data_plane.relay cimport relay_offer, relay_open, relay_run
 from fastlb.data_plane.system cimport memcpy, unlikely
 from fastlb.data_plane.types cimport (FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE, FRAME_UNTIL_CLOSE, H2_CLOSED, H2_CONNECT, H2_ENDED,
                                       H2_MALFORMED, H2_REMOTE_ENDED, H2_RESET, H2_TOO_LARGE, IO_AGAIN, IO_CLOSED, IO_EOF, IO_ERROR, IO_READABLE,
                                       IO_WRITABLE, IO_WRITE_CLOSED, RELAY_RUNNING, SMALL_BODY_BYTES, STATE_HEAD, WAIT_QUEUE, X_HEAD_SENT,
-                                      X_IS_HEAD, X_REUSABLE, X_TUNNEL, Buffer, Codec, Connection, Engine, Exchange, Head, Http2Stream, Transport)
+                                      X_GRPC, X_IS_HEAD, X_REUSABLE, X_TUNNEL, Buffer, Codec, Connection, Engine, Exchange, Head, Http2Stream, Transport)
 
 cdef enum:
     OUTPUT_BYTES = 65536 - 64       # with the buffer's own struct a block of 64 KiB
@@ -98,8 +99,11 @@ cdef void begin(Engine* engine, Connection* connection, Http2Stream* stream) noe
         close_connection(engine, connection, True)
         return
     failure = make_head(engine, exchange, stream)
-    if unlikely(failure != FAILURE_NONE) and asks_head(stream.fields):
-        exchange.flags |= X_IS_HEAD             # no answer to it has a body
+    if unlikely(failure != FAILURE_NONE):
+        if asks_head(stream.fields):
+            exchange.flags |= X_IS_HEAD         # no answer to it has a body
+        if asks_grpc(stream.fields):
+            exchange.flags |= X_GRPC
     return_buffer(&engine.buffers, stream.fields)
     stream.fields = NULL
     if unlikely(exchange.log != NULL):
@@ -190,6 +194,13 @@ cdef void send_own(Engine* engine, Exchange* exchange, uint32_t size, uint32_t b
 
 
 cdef void send_local(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil:
+    if exchange.flags & X_GRPC and not (<Http2Stream*>exchange.client.http2).flags & H2_MALFORMED:
+        if exchange.log != NULL:
+            exchange.log.grpc_status = <uint16_t>grpc_status_of(failure)
+        exchange.status = 200
+        count_status(engine, 200)
+        send_own(engine, exchange, write_grpc(engine, failure), 0)
+        return
     exchange.status = failures[failure].status
     count_status(engine, exchange.status)
     send_own(engine, exchange, write_local(engine, exchange, failure, False),
@@ -215,6 +226,8 @@ cdef void end_stream(Engine* engine, Exchange* exchange) noexcept nogil:
     if exchange.down.source_framing == FRAME_CHUNKED:
         stream.trailers = exchange.down.chunk.trailers
         exchange.down.chunk.trailers = NULL
+        if unlikely(exchange.log != NULL and stream.trailers != NULL):
+            log_trailers(exchange, stream.trailers)
     stream.flags |= H2_ENDED
     wake_output(engine, stream)
     close_exchange(engine, exchange)

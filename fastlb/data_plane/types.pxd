@@ -209,6 +209,7 @@ ctypedef enum ExchangeFlags:
     X_CAME_BY_TLS = 134217728         # the client speaks HTTPS with us (exchange_flags), or with a trusted proxy before us where that is asked (sticky.pyx)
     X_RETRY_PLACE = 268435456       # counts among those that its pool tries again (limits.pyx)
     X_HOLDS_PLACE = 268500992       # X_QUEUED or X_RETRY_PLACE: something of its pool is given back with its retries
+    X_GRPC = 536870912              # an answer of our own is due, and the client speaks gRPC
 
 ctypedef enum AttemptState:
     ATTEMPT_IDLE = 0
@@ -719,7 +720,8 @@ ctypedef enum LogCaptureKind:       # what is kept of heads, which are gone when
     CAPTURE_REQUEST_FIELD = 10
     CAPTURE_RESPONSE_FIELD = 11
     CAPTURE_TLS = 12                # and the next ones: a TlsFact each, in their order
-    CAPTURE_KINDS = 21
+    CAPTURE_GRPC_STATUS = 21        # keeps no text, and has LogRecord.grpc_status filled
+    CAPTURE_KINDS = 22
 
 ctypedef enum LogField:             # what an operation writes, or a condition looks at
     LOG_LITERAL = 0                 # argument, size: where it stands in the plan
@@ -747,15 +749,16 @@ ctypedef enum LogField:             # what an operation writes, or a condition l
     LOG_TUNNEL = 21
     LOG_PID = 22
     LOG_QUEUE_MS = 23
-    LOG_NUMBERS_END = 24
-    LOG_DURATION = 24               # seconds with milliseconds, as are msec and nginx's times
-    LOG_TIME_LOCAL = 25             # 10/Oct/2000:13:55:36 -0700
-    LOG_TIME = 26                   # 2000-10-10T20:55:36.123Z
-    LOG_TIME_SECONDS = 27           # since 1970, with milliseconds
-    LOG_TIME_SYSLOG = 28            # Oct 10 13:55:36, local (RFC 3164)
-    LOG_BACKENDS = 29               # of every attempt, joined by ", "
-    LOG_BACKEND_STATUSES = 30
-    LOG_FIELDS_END = 31
+    LOG_GRPC_STATUS = 24
+    LOG_NUMBERS_END = 25
+    LOG_DURATION = 25               # seconds with milliseconds, as are msec and nginx's times
+    LOG_TIME_LOCAL = 26             # 10/Oct/2000:13:55:36 -0700
+    LOG_TIME = 27                   # 2000-10-10T20:55:36.123Z
+    LOG_TIME_SECONDS = 28           # since 1970, with milliseconds
+    LOG_TIME_SYSLOG = 29            # Oct 10 13:55:36, local (RFC 3164)
+    LOG_BACKENDS = 30               # of every attempt, joined by ", "
+    LOG_BACKEND_STATUSES = 31
+    LOG_FIELDS_END = 32
 
 ctypedef enum LogEscape:
     ESCAPE_TEXT = 0                 # nginx's default: \xHH for '"', '\' and all that is not printable ASCII; "-" where there is none
@@ -860,6 +863,7 @@ cdef struct LogRecord:
     uint8_t reason                  # FAILURE_* of a local answer or a cut one
     uint8_t n_tries
     uint8_t shown_try               # index of the one that the line's single values tell of: what answered, else what began last
+    uint16_t grpc_status            # LOG_ABSENT
     LogTry tries[MAX_LOG_TRIES]
     LogValue captured[MAX_LOG_CAPTURES]
 

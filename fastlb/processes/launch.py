@@ -7,6 +7,7 @@ from functools import partial
 from fastlb.control_plane.config.loader import Loaded
 from fastlb.control_plane.controller import ControllerOptions, choose_workers
 from fastlb.control_plane.health.authorities import read_authorities
+from fastlb.control_plane.health.checker import load_probes
 from fastlb.control_plane.reading import read_again
 from fastlb.control_plane.sticky_key import load_sticky_key
 from fastlb.control_plane.tls.automation import load_what_is_needed, wants_state
@@ -65,6 +66,7 @@ def launch(loaded: Loaded, options: LaunchOptions) -> None:
     report_warnings(warnings)
     account = (identity.uid, identity.gid) if identity is not None else None
     load_what_is_needed(config, tls)
+    load_probes(config)
     if wants_state(config, tls):
         report_warnings(make_state_directory(settings, account))
     n_workers = choose_workers(settings.workers)

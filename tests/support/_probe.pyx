@@ -23,6 +23,7 @@ from fastlb.data_plane.engine cimport engine_close, engine_open
 from fastlb.data_plane.failure cimport (FAILURE_BAD_REQUEST_LINE, FAILURE_END, FAILURE_NO_ROUTE, RETRY_BITS, RETRY_UNSAFE, SIDE_BACKEND,
                                         SIDE_CLIENT)
 from fastlb.data_plane.failure cimport failures
+from fastlb.data_plane.grpc cimport grpc_status_of, is_grpc_type
 from fastlb.data_plane.failure cimport status_phrase as plane_status_phrase
 from fastlb.data_plane.trust cimport is_trusted
 from fastlb.data_plane.http1_body cimport chunk_decoder_close, chunk_decoder_open, decode_chunked
@@ -260,9 +261,14 @@ cdef dict failure_info(uint32_t i):
         "id": failures[i].id.decode(),
         "sentence": failures[i].sentence.decode(),
         "status": failures[i].status,
+        "grpc_status": grpc_status_of(i),
         "side": "client" if side == SIDE_CLIENT else "backend" if side == SIDE_BACKEND else "self",
         "retry_on": failures[i].retry_on,
     }
+
+
+def says_grpc(bytes content_type):
+    return bool(is_grpc_type(content_type, <uint32_t>len(content_type)))
 
 
 FAILURES = [failure_info(i) for i in range(FAILURE_BAD_REQUEST_LINE, FAILURE_END)]

@@ -17,6 +17,7 @@ from fastlb.control_plane.config.toml import KeyPath
 OFF = "off"
 TCP = "tcp"
 HTTP = "http"
+GRPC = "grpc"
 SCRIPT = "script"
 
 MOST_HEADERS = 32
@@ -152,6 +153,13 @@ def parse_match(text: str) -> BodyMatch:
     return BodyMatch(regex=parse_regex(text)) if is_regex(text) else BodyMatch(text)
 
 
+def parse_service(text: str) -> str:
+    """The name of a gRPC service, or "" for the server as a whole."""
+    if not re.fullmatch(r"[!-~]{0,256}", text):
+        raise Rejected(f"{quote(text[:64])} is not the name of a service", 'it is such as "shop.Orders", at most 256 printable characters')
+    return text
+
+
 def parse_certificates(text: str) -> str:
     """An absolute path, or "" for the system's."""
     if text and (not text.startswith("/") or "\0" in text):
@@ -173,7 +181,7 @@ class Health:
     type: str = option(
         "type",
         Choice(
-            (OFF, TCP, HTTP, SCRIPT),
+            (OFF, TCP, HTTP, GRPC, SCRIPT),
             also_called={
                 "none": OFF,
                 "false": OFF,
@@ -181,6 +189,8 @@ class Health:
                 "tcp-check": TCP,
                 "https": HTTP,
                 "httpchk": HTTP,
+                "grpc_health": GRPC,
+                "grpc-health": GRPC,
                 "external": SCRIPT,
                 "external-check": SCRIPT,
                 "exec": SCRIPT,
@@ -198,6 +208,9 @@ class Health:
         "expect", ListOf(Statuses(), least=1), "200-399", ("status", "statuses", "expected_statuses", "expect_status", "codes", "matcher")
     )
     match: BodyMatch = option("match", Text("a text", parse_match, "ok"), "", ("body", "string", "rstring", "expect_body", "contains"))
+    service: str = option(
+        "service", Text("a service", parse_service, "shop.Orders"), "", ("service_name", "grpc_service", "grpc_service_name")
+    )
     interval_ms: int = option("interval", duration("100ms", "1h"), "5s", ("inter", "period", "every", "interval_seconds"))
     fast_interval_ms: int = option(
         "fast_interval", duration("100ms", "1h"), "1s", ("fastinter", "downinter", "fast", "unhealthy_interval", "no_traffic_interval")
@@ -226,6 +239,7 @@ _KEYS = {
         *("path", "method", "host", "headers", "expect", "match"),
         *("port", "tls", "tls_verify", "tls_ca_file", "tls_server_name"),
     ),
+    GRPC: ("service", "host", "headers", "port", "tls", "tls_verify", "tls_ca_file", "tls_server_name"),
     SCRIPT: ("command",),
 }
 
@@ -237,7 +251,7 @@ def check_healths(reader: Reader, addresses: dict[KeyPath, Sequence[BackendAddre
         changed = {key for key, found in options_of(Health).items() if getattr(health, found.field_name) != untouched[key]}
         if health.type == OFF:
             if changed:
-                reader.reject_key(path, "health does not say how backends are probed", 'type is "tcp", "http" or "script"')
+                reader.reject_key(path, "health does not say how backends are probed", 'type is "tcp", "http", "grpc" or "script"')
             continue
         kinds = {key for keys in _KEYS.values() for key in keys}
         for key in sorted((changed & kinds) - set(_KEYS[health.type])):
@@ -245,6 +259,9 @@ def check_healths(reader: Reader, addresses: dict[KeyPath, Sequence[BackendAddre
             reader.reject_key((*path, key), f"{key} has no meaning for type {quote(health.type)}", f"it belongs to {right}")
         if health.type == SCRIPT:
             _check_command(reader, path, health)
+        for name, _ in health.headers if health.type == GRPC else ():
+            if name.lower() == "content-type" or name.lower().startswith("grpc-"):
+                reader.reject_key((*path, "headers", name), f"{quote(name)} belongs to the gRPC call itself", "fastlb writes it itself")
         for key in sorted(changed & {"tls_verify", "tls_ca_file", "tls_server_name"}):
             if not health.tls and health.type != SCRIPT:
                 reader.reject_key((*path, key), f"{key} has no meaning without tls", "say tls = true")

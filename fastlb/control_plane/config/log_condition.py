@@ -17,6 +17,7 @@ _SIZES = ("bytes_sent", "body_bytes_sent", "request_bytes", "request_body_bytes"
 _FLAGS = ("keep_alive", "tunnel")
 _NUMBERS = (
     "status",
+    "grpc_status",
     "backend_status",
     "attempts",
     "client_port",

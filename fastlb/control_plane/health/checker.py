@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from fastlb import FastlbError
 from fastlb.control_plane.backend_states import BackendStates
-from fastlb.control_plane.config.health import HTTP, OFF, SCRIPT, Health
+from fastlb.control_plane.config.health import GRPC, HTTP, OFF, SCRIPT, Health
 from fastlb.control_plane.config.schema import Config, Pool
 from fastlb.control_plane.groups import Row
 from fastlb.control_plane.health.http import HttpProbe, Wanted, make_request, make_wanted
@@ -50,7 +50,7 @@ class Probe(Protocol):
 
 
 MakeProbe = Callable[[Done], Probe]
-ContextKey = tuple[bool, str]
+ContextKey = tuple[bool, str, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +127,9 @@ class Checker:
         Whatever can be made is made and kept, also where something else cannot.
 
         Raises:
-            HealthError: there are no certificates where there should be some.
+            HealthError: there are no certificates where there should be some, or a package is missing.
         """
+        load_probes(config)
         errors: list[str] = []
         for pool in config.pools:
             health = pool.health
@@ -339,7 +340,7 @@ def _asks_the_same(one: Wish, other: Wish) -> bool:
 
 def _context_key(health: Health) -> ContextKey:
     assert bool(health.authorities) == bool(health.tls_ca_file), "read_authorities has read the file"
-    return health.tls_verify, health.authorities
+    return health.tls_verify, health.authorities, health.type == GRPC
 
 
 def _make_context(health: Health) -> ssl.SSLContext:
@@ -349,8 +350,25 @@ def _make_context(health: Health) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
+    if health.type == GRPC:
+        context.set_alpn_protocols(["h2"])
     context.options |= ssl.OP_NO_RENEGOTIATION  # whoever asked for it could keep a probe busy until its time-out
     return context
+
+
+def load_probes(config: Config) -> None:
+    """Imports what the probes of a configuration need and others do without: at the start, before privileges are dropped.
+
+    Raises:
+        HealthError: it is not installed.
+    """
+    if all(pool.health.type != GRPC for pool in config.pools):
+        return
+    try:
+        import fastlb.control_plane.health.grpc  # noqa: F401
+    except ImportError as error:
+        right = "start fastlb again: it loads it before it drops privileges"
+        raise HealthError(f'health type "grpc" needs the package hpack, which cannot be imported ({error}); {right}') from error
 
 
 def make_maker(loop: AbstractEventLoop, wish: Wish, wanted: Wanted | None) -> MakeProbe:
@@ -373,6 +391,11 @@ def make_maker(loop: AbstractEventLoop, wish: Wish, wanted: Wanted | None) -> Ma
     if wanted is not None:
         request = make_request(health, _host_of(row, health))
         return lambda done: HttpProbe(loop, place, health.timeout_ms, tls, done, request, wanted)
+    if health.type == GRPC:
+        from fastlb.control_plane.health.grpc import GrpcProbe, make_call
+
+        call = make_call(health, _host_of(row, health))
+        return lambda done: GrpcProbe(loop, place, health.timeout_ms, tls, done, call)
     return lambda done: TcpProbe(loop, place, health.timeout_ms, tls, done)
 
 

@@ -124,6 +124,11 @@ class TcpProbe:
             return 0
 
     @property
+    def agreed_protocol(self) -> str | None:
+        """What ALPN came to."""
+        return self._socket.selected_alpn_protocol() if isinstance(self._socket, ssl.SSLSocket) else None
+
+    @property
     def has_more(self) -> bool:
         """Whether bytes have been decrypted that nobody has read: the loop would not tell."""
         return isinstance(self._socket, ssl.SSLSocket) and self._socket.pending() > 0

@@ -82,6 +82,12 @@ def test_everything_there_is_for_http() -> None:
     assert (health.port, health.tls, health.tls_ca_file, health.tls_server_name) == (81, True, "/ca.pem", "b.example")
 
 
+def test_grpc_has_a_service_an_authority_and_metadata() -> None:
+    health = read('{ type = "grpc", service = "shop.Orders", host = "orders.example", headers = { X-A = "1" }, port = 81, tls = true }')
+    assert (health.type, health.service, health.host, health.headers) == ("grpc", "shop.Orders", "orders.example", (("X-A", "1"),))
+    assert read('"grpc"') == Health(type="grpc")
+
+
 def test_a_script_is_a_list_of_arguments() -> None:
     assert read('{ type = "script", command = ["/bin/check", "$HOME"] }').command == ("/bin/check", "$HOME")
     assert read('{ type = "script", command = "/bin/check" }').command == ("/bin/check",)
@@ -90,10 +96,10 @@ def test_a_script_is_a_list_of_arguments() -> None:
 @pytest.mark.parametrize(
     ("health", "expected"),
     [
-        ('"https"', 'unknown type "https"; type is "off", "tcp", "http" or "script"; did you mean "http"?'),
-        ("true", 'found true; word is a text, "off", "tcp", "http" or "script"'),
+        ('"https"', 'unknown type "https"; type is "off", "tcp", "http", "grpc" or "script"; did you mean "http"?'),
+        ("true", 'found true; word is a text, "off", "tcp", "http", "grpc" or "script"'),
         ("{ }", ""),
-        ('{ path = "/health" }', 'health does not say how backends are probed; type is "tcp", "http" or "script"'),
+        ('{ path = "/health" }', 'health does not say how backends are probed; type is "tcp", "http", "grpc" or "script"'),
         ('{ type = "http", path = "health" }', '"health" does not start with a slash'),
         ('{ type = "http", path = "/a b" }', '"/a b" is not a path'),
         ('{ type = "http", method = "get" }', '"get" is not a method; upper and lower case differ; did you mean "GET"?'),
@@ -120,7 +126,15 @@ def test_a_script_is_a_list_of_arguments() -> None:
         ('{ type = "tcp", inter = "2s" }', 'unknown key "inter"'),
         ('{ type = "tcp", path = "/health" }', 'path has no meaning for type "tcp"; it belongs to "http"'),
         ('{ type = "tcp", command = ["/bin/true"] }', 'command has no meaning for type "tcp"; it belongs to "script"'),
-        ('{ type = "script", command = ["/bin/true"], port = 81 }', 'port has no meaning for type "script"; it belongs to "tcp" or "http"'),
+        (
+            '{ type = "script", command = ["/bin/true"], port = 81 }',
+            'port has no meaning for type "script"; it belongs to "tcp", "http" or "grpc"',
+        ),
+        ('{ type = "grpc", path = "/health" }', 'path has no meaning for type "grpc"; it belongs to "http"'),
+        ('{ type = "http", service = "a" }', 'service has no meaning for type "http"; it belongs to "grpc"'),
+        ('{ type = "grpc", service = "a b" }', '"a b" is not the name of a service'),
+        ('{ type = "grpc", headers = { Grpc-Timeout = "1S" } }', '"Grpc-Timeout" belongs to the gRPC call itself'),
+        ('{ type = "grpc", headers = { Content-Type = "a/b" } }', '"Content-Type" belongs to the gRPC call itself'),
         ('{ type = "script" }', '"command" is missing; it is the path of a program and its arguments'),
         ('{ type = "script", command = ["check"] }', '"check" is not an absolute path; programs are not searched for'),
         ('{ type = "tcp", tls_server_name = "a.example" }', "tls_server_name has no meaning without tls; say tls = true"),
