@@ -159,6 +159,9 @@ cdef extern from "<openssl/ssl.h>" nogil:
     void X509_VERIFY_PARAM_set_hostflags(X509_VERIFY_PARAM* parameters, unsigned int flags)
     unsigned int X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS, X509_CHECK_FLAG_NEVER_CHECK_SUBJECT
     int SSL_do_handshake(SSL* ssl)
+    int SSL_new_session_ticket(SSL* ssl)
+    int SSL_version(const SSL* ssl)
+    int TLS1_3_VERSION
     int SSL_read_ex(SSL* ssl, void* data, size_t size, size_t* n)
     int SSL_write_ex(SSL* ssl, const void* data, size_t size, size_t* n)
     int SSL_pending(const SSL* ssl)

@@ -20,7 +20,7 @@ from fastlb.data_plane.buffer cimport append_bytes, return_buffer
 from fastlb.data_plane.failure cimport FAILURE_BACKEND_CERTIFICATE, FAILURE_BACKEND_TLS
 from fastlb.data_plane.failure cimport (FAILURE_OUT_OF_MEMORY, FAILURE_TLS_ALERT, FAILURE_TLS_CLIENT_CERTIFICATE, FAILURE_TLS_CLOSED,
                                         FAILURE_TLS_NO_SHARED_CIPHER, FAILURE_TLS_PROTOCOL, FAILURE_TLS_UNKNOWN_NAME)
-from fastlb.data_plane.openssl cimport SSL_get0_alpn_selected
+from fastlb.data_plane.openssl cimport SSL_get0_alpn_selected, SSL_new_session_ticket, SSL_version, TLS1_3_VERSION
 from fastlb.data_plane.openssl cimport (SSL_TICKET_EMPTY, SSL_TICKET_NO_DECRYPT, SSL_TICKET_RETURN, SSL_TICKET_RETURN_IGNORE_RENEW,
                                         SSL_TICKET_RETURN_USE, SSL_TICKET_RETURN_USE_RENEW, SSL_TICKET_STATUS, SSL_TICKET_SUCCESS_RENEW,
                                         X509_CHECK_FLAG_NEVER_CHECK_SUBJECT, SSL_CTX_set_session_ticket_cb, SSL_SESSION_get0_peer,
@@ -74,6 +74,7 @@ from fastlb.data_plane.name_table cimport find_host
 from fastlb.data_plane.types cimport (TLS_CIPHER, TLS_CLIENT_FINGERPRINT, TLS_CLIENT_ISSUER, TLS_CLIENT_SERIAL, TLS_CLIENT_SUBJECT,
                                       TLS_CLIENT_VERIFY, TLS_RESUMED, TLS_SERVER_NAME, TLS_VERSION, Backend, ImageBackend, ImageBackendTls, Pool,
                                       TlsBackend, TlsFacts)
+from fastlb.data_plane.types cimport RELAY_RUNNING, X_KEEP_ALIVE, Exchange
 from fastlb.data_plane.types cimport (CLIENT_AUTH_NONE, CLIENT_AUTH_REQUIRED, IO_AGAIN, IO_CLOSED, IO_EOF, IO_ERROR, IO_READABLE, IO_WRITABLE,
                                       IO_WRITE_CLOSED, KIND_CLIENT, MAX_KEY_TYPES, NO_INDEX, TICKET_KEY_BYTES, X_CAME_BY_TLS, Connection,
                                       Engine, ImageCertificate, ImageHeader, ImageListener, ImageSection, ImageText, ImageTicketKey, ImageTls,
@@ -87,7 +88,7 @@ cdef enum:
     SENDING_BYTES = 65536 + 16384   # with what records add, of 512 bytes even (RFC 6066 section 4); or a flight: a chain of 64 KB fits
     MAX_HELD_BYTES = 131072         # a socket that takes nothing while it asks for answers (KeyUpdate) is closed
     MAX_SILENT_BYTES = 65536        # of records without data in a row (KeyUpdate, tickets): a record of 16 KB that comes in pieces is below it
-    TICKETS = 1                     # that a full handshake of TLS 1.3 gives; each resumption gives another
+    MAX_TICKET_BYTES = 4096         # that share a send with data; one with a client's certificate in it may be larger
     IV_BYTES = 16                   # of AES-256-CBC
     NAME_BYTES = 16                 # a ticket key: its name, then the key for HMAC, then that for AES
     MAC_KEY = 16
@@ -341,7 +342,6 @@ cdef SSL_CTX* make_context(Material* material) noexcept nogil:
         const char* image = material.image
         X509_NAME_STACK* names
         SSL_CTX* context = SSL_CTX_new(TLS_method())
-        bint has_tickets = tls.tickets and material.header.ticket_keys.count != 0
         bint done
     if context == NULL:
         return NULL
@@ -349,7 +349,7 @@ cdef SSL_CTX* make_context(Material* material) noexcept nogil:
     SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER)
     SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF)
     SSL_CTX_set_timeout(context, tls.session_timeout_s)
-    if not has_tickets:
+    if not (tls.tickets and material.header.ticket_keys.count != 0):
         SSL_CTX_set_options(context, SSL_OP_NO_TICKET)
     SSL_CTX_set_tlsext_servername_callback(context, choose_certificates)
     SSL_CTX_set_tlsext_status_cb(context, staple)
@@ -361,7 +361,7 @@ cdef SSL_CTX* make_context(Material* material) noexcept nogil:
         and SSL_CTX_set_cipher_list(context, image + tls.ciphers.offset if tls.ciphers.size else CIPHERS) == 1 \
         and SSL_CTX_set_ciphersuites(context, image + tls.ciphersuites.offset if tls.ciphersuites.size else CIPHERSUITES) == 1 \
         and SSL_CTX_set1_groups_list(context, image + tls.groups.offset if tls.groups.size else GROUPS) == 1 \
-        and SSL_CTX_set_num_tickets(context, TICKETS if has_tickets else 0) == 1 \
+        and SSL_CTX_set_num_tickets(context, 0) == 1 \
         and SSL_CTX_set_session_id_context(context, material.session_context, DIGEST_BYTES) == 1
     if done and material.authorities != NULL:
         names = SSL_dup_CA_list(material.names)
@@ -945,6 +945,7 @@ cdef ssize_t tls_receive(Engine* engine, Connection* connection, char* data, siz
         size_t got = 0, n = 0
         int result, error
         ssize_t outcome = IO_AGAIN
+        bint was_kept = tls.received != NULL    # so whether the socket has more is not known
     tls.may_receive = True
     clear_errors()
     while True:
@@ -956,7 +957,9 @@ cdef ssize_t tls_receive(Engine* engine, Connection* connection, char* data, siz
                 connection.io |= IO_READABLE
                 break
             if likely(scratch.start == scratch.end and tls.received == NULL and SSL_pending(ssl) == 0):
-                break
+                if likely(not was_kept):
+                    break
+                was_kept = False
             continue
         error = SSL_get_error(ssl, result)
         ERR_clear_error()
@@ -984,6 +987,28 @@ cdef ssize_t tls_receive(Engine* engine, Connection* connection, char* data, siz
     return <ssize_t>got if got != 0 else outcome
 
 
+cdef void give_ticket(Engine* engine, Connection* client) noexcept nogil:
+    # A session for TLS 1.3, ahead of the first bytes that its client gets and in one send with them: OpenSSL by itself would send one, or two,
+    # as soon as hands are shaken. Each connection gets one, as each is to be used once (RFC 8446 section C.4).
+    cdef:
+        TlsConnection* tls = client.tls
+        SSL* ssl = <SSL*>tls.ssl
+    tls.owes_ticket = False
+    if SSL_new_session_ticket(ssl) != 1 or SSL_do_handshake(ssl) != 1:
+        ERR_clear_error()                       # it goes without; if more is wrong, the next call will say so
+    drop_tls(tls.listener)
+    tls.listener = NULL
+    if unlikely(engine.tls.n_sending > MAX_TICKET_BYTES):
+        flush(engine, client)
+
+
+cdef inline bint are_last_words(const Connection* connection) noexcept nogil:
+    # Whether what is sent now is the end of an answer that ends its connection: close_notify goes along with it.
+    cdef const Exchange* exchange = connection.exchange
+    return connection.kind == KIND_CLIENT and exchange != NULL and not exchange.flags & X_KEEP_ALIVE and exchange.down.source_ended \
+        and exchange.down.state == RELAY_RUNNING
+
+
 cdef ssize_t tls_send_parts(Engine* engine, Connection* connection, const char** parts, const size_t* sizes, int n_parts) noexcept nogil:
     # As plain_send_parts: parts are put together so that records are full, and leave by at most SEND_BYTES in one send.
     cdef:
@@ -997,11 +1022,15 @@ cdef ssize_t tls_send_parts(Engine* engine, Connection* connection, const char**
         tls.byte_taken = False
         taken = in_part = 1                     # no part is empty where something waits
     clear_errors()
+    if unlikely(tls.owes_ticket):
+        give_ticket(engine, connection)
     while True:
         while part < n_parts and in_part == sizes[part]:
             part += 1
             in_part = 0
         if part == n_parts or batch == SEND_BYTES:
+            if part == n_parts and unlikely(are_last_words(connection)):
+                put_goodbye(tls)
             if not flush(engine, connection):
                 engine.last_errno = EPROTO
                 return IO_CLOSED
@@ -1045,12 +1074,18 @@ cdef ssize_t tls_send(Engine* engine, Connection* connection, const char* data, 
     return tls_send_parts(engine, connection, &data, &size, 1)
 
 
+cdef void put_goodbye(TlsConnection* tls) noexcept nogil:
+    if not tls.said_goodbye:
+        tls.said_goodbye = True
+        SSL_shutdown(<SSL*>tls.ssl)
+        ERR_clear_error()
+
+
 cdef void say_goodbye(Engine* engine, Connection* connection) noexcept nogil:
     # close_notify, as far as the socket takes it: what follows is the end of the stream and no cut.
     cdef TlsConnection* tls = connection.tls
     if tls.stands and not tls.broken and tls.held == NULL and not connection.io & (IO_WRITE_CLOSED | IO_ERROR):
-        SSL_shutdown(<SSL*>tls.ssl)
-        ERR_clear_error()
+        put_goodbye(tls)
         flush(engine, connection)
 
 
@@ -1189,8 +1224,10 @@ cdef int shake_hands(Engine* engine, Connection* client) noexcept nogil:
         engine.counters.tls_handshakes += 1
         engine.counters.tls_resumed += SSL_session_reused(<SSL*>tls.ssl) != 0
         client.exchange_flags |= X_CAME_BY_TLS
-        drop_tls(tls.listener)
-        tls.listener = NULL
+        tls.owes_ticket = SSL_version(<SSL*>tls.ssl) == TLS1_3_VERSION and tls.listener.n_ticket_keys != 0 and not tls.is_challenge
+        if not tls.owes_ticket:
+            drop_tls(tls.listener)
+            tls.listener = NULL
     return outcome
 
 

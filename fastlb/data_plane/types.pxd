@@ -105,6 +105,7 @@ ctypedef enum IoBits:
     IO_EOF = 32                     # recv returned 0
     IO_WRITE_CLOSED = 64            # we shut our write side down
     IO_RESET = 128                  # of a tunnel: this side has failed, so what it sent does not end, it is cut
+    IO_PUT_OFF = 256                # a handshake that others go before: listed until its turn (tls_handshake.pyx)
 
 ctypedef enum IoResult:
     IO_AGAIN = -1
@@ -1710,7 +1711,7 @@ cdef struct TlsConnection:
     Engine* engine                  # borrowed
     Buffer* received                # owned: read from the socket and not taken by OpenSSL yet
     Buffer* held                    # owned: records that the socket has not taken yet
-    TlsListener* listener           # client: counted, until hands are shaken; then NULL
+    TlsListener* listener           # client: counted, until hands are shaken and the session was given; then NULL
     uint64_t settings               # backend: TlsBackend.settings
     TlsFacts* facts                 # owned; NULL until somebody asks
     bint may_receive                # the call that runs may read from the socket (once more)
@@ -1721,6 +1722,8 @@ cdef struct TlsConnection:
     bint byte_taken                 # the next byte to be sent is encrypted already (tls_send)
     bint offers_acme                # the client has offered acme-tls/1
     bint is_challenge               # it gets the certificate of a challenge, and nothing else
+    bint owes_ticket                # client: what is sent next has a session in front of it
+    bint said_goodbye               # close_notify is sent, or is among the records that are
     uint32_t failure                # FAILURE_* that a callback found; 0 = none
     uint32_t silent_bytes           # received since data came last, or since hands are shaken
 
@@ -1731,6 +1734,8 @@ cdef struct TlsScratch:
     char* sending                   # owned: records on their way to one send
     uint32_t n_sending
     char* record                    # owned: where parts are put together to fill a record
+    uint64_t batch                  # of handshakes: which one (Counters.batches), and how many steps were made in it
+    uint32_t n_steps
 
 
 # ---------------------------------------------------------------------------------------------------------------- engine

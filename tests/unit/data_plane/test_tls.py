@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.issue import issue
 from tests.support.openssl_client import MAX_FRAGMENT_512, OpenSslClient
-from tests.support.pair import Pair
+from tests.support.pair import OK, Pair
 from tests.support.tls import TICKET_KEY, TlsClient, TlsWorld, client_context, exchange
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"
@@ -32,24 +32,77 @@ def test_handshake_and_request_come_through_however_they_are_cut(version: ssl.TL
         exchange(world, client.shake())
 
 
+def finish_and_ask(world: TlsWorld, client: TlsClient, request: bytes) -> None:
+    """The client's last word of the handshake and its request, in one segment."""
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.ssl.do_handshake()
+    client.flush()
+    while True:
+        client.pull()
+        try:
+            client.ssl.do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+        break
+    client.ssl.write(request)
+    client.flush()
+
+
 def test_request_in_one_segment_with_the_end_of_the_handshake_is_served() -> None:
     with TlsWorld() as world:
         client = world.tls_client(name="a.example")
-        with contextlib.suppress(ssl.SSLWantReadError):
-            client.ssl.do_handshake()
-        client.flush()
-        while True:
-            client.pull()
-            try:
-                client.ssl.do_handshake()
-            except ssl.SSLWantReadError:
-                continue
-            break
-        client.ssl.write(REQUEST + REQUEST)
-        client.flush()
+        finish_and_ask(world, client, REQUEST + REQUEST)
         peer = world.answer()
         world.answer(peer=peer)
         assert client.receive_until(b"ok").count(b"ok") + client.receive_until(b"ok").count(b"ok") == 2
+
+
+def test_connection_is_not_kept_to_wait_for_what_was_read_already() -> None:
+    with TlsWorld() as world:
+        client = world.tls_client(name="a.example")
+        finish_and_ask(world, client, b"GET / HTTP/1.0\r\n\r\n")
+        world.answer()
+        client.receive_until(b"ok")
+        world.pump_until(lambda: world.counts("clients_closed") == (1,))  # though the client has not closed its side
+
+
+def hello(client: TlsClient) -> None:
+    with contextlib.suppress(ssl.SSLWantReadError):
+        client.ssl.do_handshake()
+    client.flush()
+
+
+def test_batch_makes_few_steps_of_handshakes_and_all_have_their_turn() -> None:
+    with TlsWorld() as world:
+        asking = world.tls_client(name="a.example").shake()
+        peer = exchange(world, asking)
+        clients = [world.tls_client(name="a.example") for _ in range(10)]
+        world.pump_until(lambda: world.counts("clients_opened") == (11,))
+        for client in clients:
+            hello(client)
+        asking.send(REQUEST)
+        world.engine.pump(11)  # one batch: as many events, and then turns
+        assert world.counts("tls_opened") == (5,)
+        assert peer.recv(4096).startswith(b"GET / ")  # who has shaken hands does not wait for those who have not
+        world.engine.pump(6)
+        assert world.counts("tls_opened") == (9,)
+        peer.sendall(OK)
+        asking.receive_until(b"ok")
+        for client in clients:
+            exchange(world, client.shake(), peer)
+
+
+def test_handshake_that_waits_for_its_turn_may_end() -> None:
+    with TlsWorld() as world:
+        clients = [world.tls_client(name="a.example") for _ in range(10)]
+        world.pump_until(lambda: world.counts("clients_opened") == (10,))
+        for client in clients:
+            hello(client)
+        world.engine.pump(10)
+        for client in clients:
+            client.sock.close()
+        world.pump_until(lambda: world.counts("clients_closed") == (10,))
+        exchange(world, world.tls_client(name="a.example").shake())
 
 
 def test_plain_http_is_told_so() -> None:
@@ -215,6 +268,21 @@ def test_session_is_resumed_in_another_worker_and_after_a_reload(version: ssl.TL
         world.keys = [bytes(80)]
         world.load()
         assert not world.tls_client(context, "a.example", session).shake().ssl.session_reused
+
+
+def test_each_connection_of_a_chain_gets_a_session_with_its_first_answer() -> None:
+    context = client_context()
+    with TlsWorld() as world:
+        session, peer = None, None
+        for resumed in (False, True, True):
+            client = world.tls_client(context, "a.example", session).shake()
+            world.pump_until(lambda: world.counts("tls_handshakes") == (world.counts("clients_opened")))
+            with pytest.raises(BlockingIOError):
+                client.sock.recv(1)  # nothing before the answer
+            peer = exchange(world, client, peer)
+            before, session = session, client.ssl.session
+            assert (client.ssl.session_reused, session.has_ticket) == (resumed, True)
+            assert session != before
 
 
 def test_no_session_without_keys_or_where_tickets_are_off() -> None:
