@@ -779,7 +779,8 @@ cdef void await_client(Engine* engine, Exchange* exchange, uint32_t moved) noexc
         wait = client.listener.settings.write_timeout_ms
     elif exchange.up.state == RELAY_RUNNING and not is_blocked(engine, &exchange.up) and not awaits_continue(exchange):
         kind = WAIT_BODY
-        counts = UP_TAKEN
+        # Both ways at once, a client may have asked once and listen ever since.
+        counts = UP_TAKEN | DOWN_SENT if exchange.flags & X_HEAD_SENT else UP_TAKEN
         wait = client.listener.settings.body_timeout_ms
     if kind == client.wait and not moved & counts:
         return

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -155,6 +156,31 @@ def test_a_call_that_takes_longer_than_its_pool_allows_has_exceeded_its_deadline
 def test_a_backend_that_does_not_answer_in_time_is_unavailable(world: GrpcWorld) -> None:
     world.serve(first_byte_timeout_ms=50)
     expect(world.call(), UNAVAILABLE, "backend:first_byte_timeout")
+
+
+def test_a_client_that_only_listens_may_do_so_as_long_as_something_comes(world: GrpcWorld) -> None:
+    world.serve(listener={"body_timeout_ms": 400})
+    client = Client(world, world.web)
+    number = client.begin([*CALL, GRPC])
+    client.h2.send_data(number, bytes(5))
+    client.flush()
+    peer = world.accept()
+    world.read(peer)
+    peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/grpc\r\nTransfer-Encoding: chunked\r\n\r\n")
+    stream = client.streams[number]
+    began, sent = time.monotonic(), 0
+
+    def arrived() -> bool:
+        client.take()
+        return stream.reset is not None or len(stream.body) == sent
+
+    while time.monotonic() < began + 1:
+        peer.send(b"1\r\nx\r\n")
+        sent += 1
+        world.pump_until(arrived)
+        assert stream.reset is None
+    assert client.wait(number).reset is not None  # then nothing moves in either direction
+    assert world.counters()["reason.client:body_timeout"] == 1
 
 
 def test_a_path_without_a_route_is_unimplemented(world: GrpcWorld) -> None:
