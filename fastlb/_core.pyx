@@ -128,6 +128,8 @@ RETRY_ON = {"connect": RETRY_ON_CONNECT, "closed": RETRY_ON_CLOSED, "reset": RET
             "502": RETRY_ON_502, "503": RETRY_ON_503, "504": RETRY_ON_504,
             "5xx": RETRY_ON_500 | RETRY_ON_502 | RETRY_ON_503 | RETRY_ON_504 | RETRY_ON_OTHER_5XX}
 
+PROTOCOLS = {"http1": types.PROTOCOL_HTTP1, "http2": types.PROTOCOL_HTTP2, "auto": types.PROTOCOL_AUTO}
+
 # Names of a template's segments and encodings, and of header operations: what control_plane/route_program.py compiles to.
 SEGMENTS = {"client": types.SEGMENT_CLIENT, "client_port": types.SEGMENT_CLIENT_PORT, "scheme": types.SEGMENT_SCHEME,
             "host": types.SEGMENT_HOST, "http_host": types.SEGMENT_HTTP_HOST, "method": types.SEGMENT_METHOD, "uri": types.SEGMENT_URI,
@@ -653,6 +655,19 @@ cdef class SnapshotWriter:
         entry.retry_within_ms = within_ms
         entry.retry_share_ppm = round(share * RETRY_TOKENS)
         entry.retry_floor = floor
+        self.pools[pool] = bytes(packed)
+
+    def set_protocol(self, pool, *, protocol, streams, window_bytes):
+        """What the backends of a pool speak, a key of PROTOCOLS; HTTP/1.1 without it. `streams`: how many an HTTP/2 connection has at most at a time;
+        `window_bytes`: of an answer that its client does not take."""
+        cdef ImagePool* entry
+        if not 1 <= streams <= MAX_HTTP2_STREAMS or not MIN_HTTP2_WINDOW_BYTES <= window_bytes <= MAX_HTTP2_WINDOW_BYTES:
+            raise ValueError(f"streams are 1 to {MAX_HTTP2_STREAMS}, a window has {MIN_HTTP2_WINDOW_BYTES} to {MAX_HTTP2_WINDOW_BYTES} bytes")
+        packed = bytearray(self.pools[pool])
+        entry = <ImagePool*><char*>packed
+        entry.protocol = PROTOCOLS[protocol]
+        entry.http2_streams = streams
+        entry.http2_window_bytes = window_bytes
         self.pools[pool] = bytes(packed)
 
     def set_hedge(self, pool, *, after_ms):
@@ -1560,12 +1575,13 @@ cdef dict describe_counters(const Counters* counters, const WorkerGauges* gauges
     # As Engine.counters and SharedMemory.counters give them.
     cdef uint32_t i
     result = dict(counters[0])
-    del result["reasons"], result["http2_ends"]
+    del result["reasons"], result["http2_ends"], result["backend_http2_ends"]
     result.update(gauges[0])
     for i in range(FAILURE_BAD_REQUEST_LINE, FAILURE_END):
         result["reason." + failures[i].id.decode()] = counters.reasons[i]
     for i, name in enumerate(HTTP2_ENDS):
         result["http2_ended." + name] = counters.http2_ends[i]
+        result["backend_http2_ended." + name] = counters.backend_http2_ends[i]
     return result
 
 

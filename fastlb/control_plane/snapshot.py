@@ -130,6 +130,8 @@ def build_image(
         if pool.hash_key.text != CLIENT_KEY:
             writer.set_hash_key(pool_index, compile_template(pool.hash_key))
         set_sticky(writer, pool_index, pool.sticky)
+        if pool.protocol != "http1":
+            writer.set_protocol(pool_index, protocol=pool.protocol, streams=pool.http2.streams, window_bytes=pool.http2.window_bytes)
         if pool.hedge.after_ms:
             writer.set_hedge(pool_index, after_ms=pool.hedge.after_ms)
         set_protection(writer, pool_index, pool)

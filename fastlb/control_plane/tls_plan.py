@@ -8,6 +8,7 @@ from fastlb.control_plane.tls.certificate import Certificate
 from fastlb.control_plane.tls.material import Material, Pair, list_served
 
 VERSIONS = {"1.2": 0x0303, "1.3": 0x0304}
+ALPN = {"http1": (), "http2": (b"h2",), "auto": (b"h2", b"http/1.1")}  # what is offered to backends
 
 
 class TlsPlan:
@@ -60,6 +61,7 @@ class TlsPlan:
                 certificate=self._add(self._material.certificates[tls.pair]) if tls.cert else None,
                 min_version=VERSIONS[tls.min_version],
                 max_version=VERSIONS[tls.max_version],
+                alpn=ALPN[pool.protocol],
                 resume=tls.resume,
             )
 

@@ -1,6 +1,6 @@
 from libc.stdint cimport uint32_t
 
-from fastlb.data_plane.types cimport X_SESSION, Attempt, Codec, Engine, Exchange
+from fastlb.data_plane.types cimport X_SESSION, Attempt, Codec, Connection, Engine, Exchange
 
 cdef uint32_t start_attempt(Engine* engine, Exchange* exchange) noexcept nogil
 cdef void end_attempt(Engine* engine, Exchange* exchange, bint reuse) noexcept nogil
@@ -8,6 +8,7 @@ cdef void cut_attempt(Engine* engine, Exchange* exchange) noexcept nogil
 cdef void note_answer(Engine* engine, Attempt* attempt, uint32_t status) noexcept nogil
 cdef void note_good(Attempt* attempt) noexcept nogil
 cdef void blame_backend(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil
+cdef uint32_t connect_backend(Engine* engine, Exchange* exchange, Attempt* attempt, Connection** made) noexcept nogil
 cdef uint32_t connect_failure(int error) noexcept nogil
 
 

@@ -1,7 +1,7 @@
 """One try of an exchange at one backend: pick, claim, connection, and the end of all three.
 
 The claim (the backend's in-flight count) lasts from the pick to the end of the attempt. The connection comes from the
-backend's idle cache, newest first, or is opened.
+backend's idle cache, newest first, or is opened; where the backend speaks HTTP/2 it is a stream (http2_backend.pyx).
 """
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -13,6 +13,7 @@ from fastlb.data_plane.connection_table cimport open_connection
 from fastlb.data_plane.failure cimport FAILURE_BACKEND_TLS
 from fastlb.data_plane.failure cimport (FAILURE_CONNECT_FAILED, FAILURE_CONNECT_REFUSED, FAILURE_CONNECT_TIMEOUT, FAILURE_NO_BACKEND,
                                         FAILURE_OUT_OF_MEMORY, FAILURE_POOL_FULL, FAILURE_REQUESTS_LIMIT, SIDE_BACKEND, failures)
+from fastlb.data_plane.http2_backend cimport open_backend_stream
 from fastlb.data_plane.idle_cache cimport cache_take
 from fastlb.data_plane.limits cimport give_place_back, take_connection_places, take_place, unlist_idle
 from fastlb.data_plane.meters cimport count_backend_failure, count_connect, count_reuse, note_connected, now_us
@@ -29,7 +30,7 @@ from fastlb.data_plane.tls cimport open_backend_tls
 from fastlb.data_plane.transport cimport start_connect, still_open, watch
 from fastlb.data_plane.types cimport WAIT_HEDGE, X_BODY_DONE, X_HEDGE
 from fastlb.data_plane.types cimport (ALGORITHM_PEAK_EWMA, ATTEMPT_CONNECTING, IO_HALF_CLOSED, IO_READABLE, IO_WRITABLE, KIND_BACKEND, NO_BACKEND,
-                                      LIMIT_REQUESTS, POOL_LIMITS, POOL_NOTES_LATENCY, POOL_PANICS, POOL_PASSIVE_HEALTH, POOL_WATCHES, STATE_CONNECTING, STATE_EXCHANGE, WAIT_CONNECT, WAIT_UNSET, X_FRESH, X_IDEMPOTENT,
+                                      LIMIT_REQUESTS, POOL_HTTP2, POOL_LIMITS, POOL_NOTES_LATENCY, POOL_PANICS, POOL_PASSIVE_HEALTH, POOL_WATCHES, STATE_CONNECTING, STATE_EXCHANGE, WAIT_CONNECT, WAIT_UNSET, X_FRESH, X_IDEMPOTENT,
                                       Attempt, Backend, Connection, Engine, Exchange, PoolBackend)
 from fastlb.data_plane.types cimport X_STICKY
 
@@ -163,8 +164,8 @@ cdef bint choose_tls(Engine* engine, Exchange* exchange, Connection* connection,
     return open_backend_tls(engine, connection, exchange.snapshot, exchange.pool, <uint32_t>attempt.pick)
 
 
-cdef uint32_t open_backend_connection(Engine* engine, Exchange* exchange, Attempt* attempt) noexcept nogil:
-    # Starts a connection of our own for this attempt. 0 or a FAILURE_*.
+cdef uint32_t connect_backend(Engine* engine, Exchange* exchange, Attempt* attempt, Connection** made) noexcept nogil:
+    # Begins a connection for this attempt, in *made: the caller's, also where a FAILURE_* is returned and it is not NULL. Else 0.
     cdef:
         Backend* backend = attempt.backend
         Backend* place = NULL
@@ -191,7 +192,7 @@ cdef uint32_t open_backend_connection(Engine* engine, Exchange* exchange, Attemp
     connection.backend = backend
     backend.references += 1
     connection.state = STATE_CONNECTING
-    attempt.connection = connection
+    made[0] = connection
     engine.counters.backend_connections_opened += 1
     count_connect(engine, exchange, backend)
     if unlikely(exchange.pool.tls != NULL or backend.tls_settings != 0) and not choose_tls(engine, exchange, connection, attempt):
@@ -208,6 +209,13 @@ cdef uint32_t open_backend_connection(Engine* engine, Exchange* exchange, Attemp
         connection.io |= IO_WRITABLE
         connection.state = STATE_EXCHANGE
     return 0
+
+
+cdef inline uint32_t open_backend_connection(Engine* engine, Exchange* exchange, Attempt* attempt) noexcept nogil:
+    # Starts a connection of our own for this attempt, or a stream on one that is shared. 0 or a FAILURE_*.
+    if unlikely(exchange.pool.flags & POOL_HTTP2) and not exchange.flags & X_SESSION:
+        return open_backend_stream(engine, exchange, attempt)
+    return connect_backend(engine, exchange, attempt, &attempt.connection)
 
 
 cdef uint32_t watch_attempt(Engine* engine, Exchange* exchange, Attempt* attempt) noexcept nogil:

@@ -19,7 +19,7 @@ from fastlb.data_plane.system cimport memcpy, unlikely
 from fastlb.data_plane.timer_wheel cimport cancel_timer
 from fastlb.data_plane.tls cimport drop_tls
 from fastlb.data_plane.transport cimport close_descriptor
-from fastlb.data_plane.types cimport (IO_EOF, IO_ERROR, IO_HALF_CLOSED, IO_READABLE, IO_READY_LISTED, KIND_BACKEND, KIND_CLIENT, KIND_STREAM, NODE_ROW,
+from fastlb.data_plane.types cimport (IO_EOF, IO_ERROR, IO_HALF_CLOSED, IO_READABLE, IO_READY_LISTED, KIND_BACKEND, KIND_BACKEND_STREAM, KIND_CLIENT, KIND_STREAM, NODE_ROW,
                                       STATE_CLOSED, STATE_HANDSHAKE, STATE_IDLE, Backend, Connection, Engine, Listener)
 
 
@@ -102,6 +102,8 @@ cdef void close_connection(Engine* engine, Connection* connection, bint reset) n
         connection.listener = NULL
     elif connection.kind == KIND_BACKEND:
         backend = connection.backend
+        if unlikely(connection.http2 != NULL):
+            connection.codec.close(engine, connection, reset)
         if connection.state == STATE_IDLE:
             cache_remove(&backend.idle, connection)
             note_idle(backend)
@@ -117,6 +119,8 @@ cdef void close_connection(Engine* engine, Connection* connection, bint reset) n
         connection.codec.close(engine, connection, reset)
         drop_listener(engine, connection.listener)
         connection.listener = NULL
+    elif connection.kind == KIND_BACKEND_STREAM:
+        connection.codec.close(engine, connection, reset)
     else:
         engine.n_mirrors -= 1
         engine.mirror_bytes -= connection.drained_bytes

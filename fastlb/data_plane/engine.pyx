@@ -19,7 +19,9 @@ from fastlb.data_plane.exchange cimport close_exchange, fail_attempt, free_ended
 from fastlb.data_plane.failure cimport FAILURE_BACKEND_DRAINED
 from fastlb.data_plane.hedge cimport face_attempt
 from fastlb.data_plane.http1 cimport http1_backend_codec, http1_client_codec
-from fastlb.data_plane.http2 cimport http2_client_codec
+from fastlb.data_plane.http2_backend cimport http2_backend_codec
+from fastlb.data_plane.http2_backend_stream cimport http2_backend_stream_codec, http2_backend_stream_transport
+from fastlb.data_plane.http2_client cimport http2_client_codec
 from fastlb.data_plane.http2_stream cimport http2_stream_codec, http2_stream_transport
 from fastlb.data_plane.mirror cimport mirror_transport
 from fastlb.data_plane.mirror_client cimport mirror_codec
@@ -41,9 +43,9 @@ from fastlb.data_plane.tls_handshake cimport tls_backend_codec, tls_codec
 from fastlb.data_plane.timer_wheel cimport arm_wheel, cancel_timer, take_expired, timer_wheel_close, timer_wheel_open
 from fastlb.data_plane.transport cimport accept_client, plain_transport, unwatch, watch, watch_listener
 from fastlb.data_plane.types cimport (ACCEPT_RETRY_MS, ACCEPTS_PER_EVENT, DEFAULT_PUMP_BUDGET, EVENTS_PER_BATCH, IO_AGAIN, IO_ERROR,
-                                      IO_HALF_CLOSED, IO_READABLE, IO_WRITABLE, KIND_BACKEND, KIND_CLIENT, KIND_LISTENER, KIND_MIRROR, MAX_HEAD_BYTES,
-                                      NO_INDEX, NODE_ROW, READ_BUFFER_BYTES, STATE_IDLE, WORKER_CLOSED, WORKER_LIVE, WRITE_BUFFER_BYTES, Attempt,
-                                      Backend, Connection, Engine, Exchange, ImageBackend, ImageListener, ImagePool, ImageText, Listener, Pool,
+                                      IO_HALF_CLOSED, IO_READABLE, IO_WRITABLE, KIND_BACKEND, KIND_BACKEND_STREAM, KIND_CLIENT, KIND_LISTENER, KIND_MIRROR, MAX_HEAD_BYTES,
+                                      NO_INDEX, NODE_ROW, PROTOCOL_AUTO, PROTOCOL_HTTP2, READ_BUFFER_BYTES, STATE_IDLE, WORKER_CLOSED, WORKER_LIVE, WRITE_BUFFER_BYTES, Attempt,
+                                      Backend, Connection, Engine, Exchange, Http2Session, ImageBackend, ImageListener, ImagePool, ImageText, Listener, Pool,
                                       SharedTable, Snapshot, Socket, Timer, WorkerBlock)
 from fastlb.data_plane.types cimport MAX_WORKERS, QUEUE_LOOK
 
@@ -106,6 +108,9 @@ cdef int engine_open(Engine* engine, uint32_t max_clients, uint32_t max_descript
     engine.http2_client_codec = http2_client_codec()
     engine.http2_stream_codec = http2_stream_codec()
     engine.http2_stream_transport = http2_stream_transport()
+    engine.http2_backend_codec = http2_backend_codec()
+    engine.http2_backend_stream_codec = http2_backend_stream_codec()
+    engine.http2_backend_stream_transport = http2_backend_stream_transport()
     buffer_pool_open(&engine.buffers)
     engine.read_buffer = <char*>malloc(READ_BUFFER_BYTES)
     engine.write_buffer = <char*>malloc(WRITE_BUFFER_BYTES)
@@ -319,7 +324,8 @@ cdef Listener* add_listener(Engine* engine, int fd) noexcept nogil:
 
 # ---------------------------------------------------------------------------------------------------------- snapshots
 cdef void retire_connections(Engine* engine) noexcept nogil:
-    # Backends are spoken to otherwise than before, by TLS or by another kind of it: what is idle closes, and what is in use is not used again.
+    # Backends are spoken to otherwise than before, by (another kind of) TLS or in another version of HTTP: what is idle closes, and what is in use is
+    # not used again.
     cdef:
         Connection* connection
         uint64_t settings
@@ -329,12 +335,23 @@ cdef void retire_connections(Engine* engine) noexcept nogil:
         if connection.fd < 0 or connection.kind != KIND_BACKEND:
             continue
         settings = connection.tls.settings if connection.tls != NULL else 0
-        if settings == connection.backend.tls_settings:
+        if settings == connection.backend.tls_settings and (connection.backend.protocol == PROTOCOL_AUTO
+                                                            or (connection.http2 != NULL) == (connection.backend.protocol == PROTOCOL_HTTP2)):
             continue
         if connection.state == STATE_IDLE:
             close_connection(engine, connection, False)
         else:
             connection.io |= IO_HALF_CLOSED     # keep_idle refuses it
+            if connection.http2 != NULL:
+                list_ready(engine, connection)  # perhaps it is idle
+
+
+cdef void wake_sessions(Engine* engine, const Backend* row) noexcept nogil:
+    # No connection of this backend stays idle any more: those of them that are idle end at their turn.
+    cdef Http2Session* session = row.sessions
+    while session != NULL:
+        list_ready(engine, session.connection)
+        session = session.next
 
 
 cdef void adopt_backends(Engine* engine, Snapshot* old, Snapshot* new) noexcept nogil:
@@ -345,7 +362,7 @@ cdef void adopt_backends(Engine* engine, Snapshot* old, Snapshot* new) noexcept 
         Backend* row
         uint64_t tls_settings
         uint32_t i, k
-        bint other_tls = False
+        bint otherwise = False
     if old != NULL:
         for i in range(old.header.backends.count):
             old.backends[i].row.max_idle = 0
@@ -361,8 +378,10 @@ cdef void adopt_backends(Engine* engine, Snapshot* old, Snapshot* new) noexcept 
             set_queue(&engine.backends, row, new.pools[i].queue)
             row.idle_timeout_ms = pool.idle_timeout_ms
             tls_settings = new.pools[i].tls.settings if new.pools[i].tls != NULL else 0
-            other_tls |= row.tls_settings != tls_settings
+            otherwise |= row.tls_settings != tls_settings
             row.tls_settings = tls_settings
+            otherwise |= row.protocol != pool.protocol
+            row.protocol = pool.protocol
             row.address_size = image[k].address_size
             memcpy(row.address, image[k].address, sizeof(row.address))
             row.display_size = image[k].display.size if image[k].display.size < sizeof(row.display) else <uint32_t>sizeof(row.display)
@@ -372,7 +391,9 @@ cdef void adopt_backends(Engine* engine, Snapshot* old, Snapshot* new) noexcept 
             row = old.backends[i].row
             while row.max_idle == 0 and row.idle.oldest != NULL:
                 close_connection(engine, row.idle.oldest, False)
-    if unlikely(other_tls):
+            if row.max_idle == 0 and row.sessions != NULL:
+                wake_sessions(engine, row)
+    if unlikely(otherwise):
         retire_connections(engine)
 
 
@@ -535,7 +556,7 @@ cdef int engine_commit(Engine* engine, const Socket* sockets, uint32_t n_sockets
     empty_graveyard(&engine.connections)
     arm_wheel(&engine.timers, engine.now_ms)
     engine_publish(engine)
-    if engine.queue_work:
+    if engine.queue_work or engine.ready_head != NULL:
         write(engine.event_fd, &one, sizeof(one))       # the next batch serves who waits
     return 0
 
@@ -613,7 +634,7 @@ cdef uint32_t engine_cut(Engine* engine, uint32_t row) noexcept nogil:
     engine.now_ms = clock_ms(CLOCK_MONOTONIC)
     for index in range(count_slots(&engine.connections)):
         connection = connection_at(&engine.connections, index)
-        if connection.fd < 0 or connection.kind != KIND_BACKEND or connection.attempt == NULL:
+        if (connection.kind != KIND_BACKEND and connection.kind != KIND_BACKEND_STREAM) or connection.attempt == NULL:
             continue
         if connection.attempt.backend.number == row:
             exchange = connection.exchange
@@ -638,7 +659,7 @@ cdef void engine_publish(Engine* engine) noexcept nogil:
     worker.gauges.pipes_taken = taken
     worker.gauges.pipes_returned = returned
     worker.gauges.clients = engine.n_clients
-    worker.gauges.descriptors = engine.connections.n_open - engine.n_mirrors - engine.n_streams
+    worker.gauges.descriptors = engine.connections.n_open - engine.n_mirrors - engine.n_streams - engine.n_backend_streams
     worker.gauges.timers = engine.timers.count
     worker.gauges.backend_rows = engine.backends.count
     worker.generation = engine.snapshot.header.generation if engine.snapshot != NULL else 0

@@ -28,6 +28,7 @@ cdef extern from *:
         FAILURE_TLS_CLIENT_CERTIFICATE, FAILURE_TLS_ALERT, FAILURE_PLAIN_HTTP,
         FAILURE_BACKEND_TLS, FAILURE_BACKEND_CERTIFICATE,
         FAILURE_SESSION_IDLE, FAILURE_SESSION_TIMEOUT,
+        FAILURE_BACKEND_NO_HTTP2,
         FAILURE_END
     };
     enum fastlb_side { SIDE_SELF = 0, SIDE_CLIENT = 1, SIDE_BACKEND = 2 };
@@ -107,6 +108,7 @@ cdef extern from *:
         [FAILURE_BACKEND_CERTIFICATE] = {"backend:tls_certificate", "The backend's certificate does not verify.", 502, SIDE_BACKEND, RETRY_ON_CONNECT},
         [FAILURE_SESSION_IDLE] = {"idle_timeout", "Nothing came from either side for as long as the pool allows.", 0, SIDE_SELF, RETRY_NO},
         [FAILURE_SESSION_TIMEOUT] = {"session_timeout", "The session took longer than its listener allows.", 0, SIDE_SELF, RETRY_NO},
+        [FAILURE_BACKEND_NO_HTTP2] = {"backend:no_http2", "The backend does not speak HTTP/2, which its pool asks for.", 502, SIDE_BACKEND, RETRY_ON_CONNECT},
     };
     """
     ctypedef struct FailureInfo:
@@ -135,6 +137,7 @@ cdef extern from *:
         FAILURE_TLS_CLIENT_CERTIFICATE, FAILURE_TLS_ALERT, FAILURE_PLAIN_HTTP
         FAILURE_BACKEND_TLS, FAILURE_BACKEND_CERTIFICATE
         FAILURE_SESSION_IDLE, FAILURE_SESSION_TIMEOUT
+        FAILURE_BACKEND_NO_HTTP2
         FAILURE_END
         SIDE_SELF, SIDE_CLIENT, SIDE_BACKEND
         RETRY_NO

@@ -1,7 +1,7 @@
 from libc.stdint cimport int64_t, uint32_t
 
 from fastlb.data_plane.nghttp2 cimport nghttp2_nv
-from fastlb.data_plane.types cimport Buffer, BufferPool, Engine
+from fastlb.data_plane.types cimport Buffer, BufferPool, Engine, Head
 
 cdef enum:
     MAX_SENT_FIELDS = 400           # what a backend may send (MAX_HEADERS), what edits may add (MAX_HEADER_OPERATIONS) and a few of ours
@@ -15,3 +15,7 @@ cdef bint asks_head(const Buffer* fields) noexcept nogil
 cdef bint asks_grpc(const Buffer* fields) noexcept nogil
 cdef bint make_trailers(BufferPool* buffers, const Buffer* fields, Buffer** trailers) noexcept nogil
 cdef uint32_t list_fields(const char* text, uint32_t size, nghttp2_nv* fields) noexcept nogil
+cdef bint make_response(BufferPool* buffers, const Buffer* fields, bint is_head, bint ended, Buffer** heads, uint32_t* status,
+                        int64_t* body_bytes) noexcept nogil
+cdef uint32_t list_request(const char* text, uint32_t size, bint is_tls, bint wants_trailers, nghttp2_nv* fields) noexcept nogil
+cdef bint accepts_trailers(const Head* head) noexcept nogil

@@ -1,5 +1,5 @@
-"""Heads between HTTP/2 and HTTP/1.1: a request's header list becomes the text of a head, which http1_head.pyx then parses with all its
-strictness; the text of a response's head becomes a list.
+"""Heads between HTTP/2 and HTTP/1.1: a header list that has come becomes the text of a head, which http1_head.pyx then parses with all its
+strictness; the text of a head that is to be sent becomes a list. Requests of clients and to backends, answers of backends and to clients.
 
 Refused here is what that text could not show any more (RFC 9113 sections 8.2 and 8.3): octets that end a line, upper case, fields of one
 connection, pseudo-header fields that are missing, unknown, repeated or late, an :authority that differs from Host. So whatever passes means
@@ -14,15 +14,19 @@ from fastlb.data_plane.grpc cimport is_grpc_type
 from fastlb.data_plane.http1_head cimport header_id, parse_trailers, same_name
 from fastlb.data_plane.nghttp2 cimport nghttp2_nv
 from fastlb.data_plane.random cimport next_random
-from fastlb.data_plane.system cimport memchr, memcmp, memcpy
+from fastlb.data_plane.system cimport memchr, memcmp, memcpy, strlen
 from fastlb.data_plane.types cimport (HEADER_CONNECTION, HEADER_CONTENT_LENGTH, HEADER_COOKIE, HEADER_HOST, HEADER_HTTP2_SETTINGS, HEADER_KEEP_ALIVE,
-                                      HEADER_PROXY_CONNECTION, HEADER_TE, HEADER_TRANSFER_ENCODING, HEADER_UPGRADE, Buffer, BufferPool, Engine, Head)
+                                      HEADER_PROXY_CONNECTION, HEADER_TE, HEADER_TRANSFER_ENCODING, HEADER_UPGRADE, MAX_HEAD_BYTES, Buffer, BufferPool, Engine,
+                                      Head, HeaderField)
 from fastlb.data_plane.writer cimport Writer, put, put_number
 
 cdef enum:
     # Of one connection (RFC 9113 section 8.2.2): refused in requests, and never sent.
     HOP_BY_HOP = (1 << HEADER_CONNECTION | 1 << HEADER_KEEP_ALIVE | 1 << HEADER_PROXY_CONNECTION | 1 << HEADER_TRANSFER_ENCODING
                   | 1 << HEADER_UPGRADE)
+
+cdef enum:
+    MAX_LENGTH_DIGITS = 18
 
 cdef enum:                          # pseudo-header fields, by index
     PSEUDO_METHOD = 0
@@ -354,46 +358,212 @@ cdef bint make_trailers(BufferPool* buffers, const Buffer* fields, Buffer** trai
     return True
 
 
+cdef const char* response_phrase(uint32_t status) noexcept nogil:
+    # HTTP/2 has none, and HTTP/1.1 may do without; people read the usual ones in logs.
+    if status == 200:
+        return b"OK"
+    if status == 201:
+        return b"Created"
+    if status == 204:
+        return b"No Content"
+    if status == 206:
+        return b"Partial Content"
+    if status == 302:
+        return b"Found"
+    if status == 304:
+        return b"Not Modified"
+    if status == 404:
+        return b"Not Found"
+    return b""
+
+
+cdef bint read_length(const Text* value, int64_t* length) noexcept nogil:
+    # Digits only. False: it is none, or too large.
+    cdef uint32_t i
+    length[0] = 0
+    for i in range(value.size):
+        if not c"0" <= value.data[i] <= c"9" or i == MAX_LENGTH_DIGITS:
+            return False
+        length[0] = length[0] * 10 + (value.data[i] - c"0")
+    return value.size != 0
+
+
+cdef bint check_response(const Buffer* fields, uint32_t* status, int64_t* length) noexcept nogil:
+    # Whether it is a response's (RFC 9113 sections 8.2 and 8.3.2): :status first and alone of its kind. *length: of its body; -1 = not said.
+    cdef:
+        Text name, value
+        uint32_t at, id
+    length[0] = -1
+    if fields == NULL:
+        return False
+    at = next_field(fields, fields.start, &name, &value)
+    if not is_text(&name, b":status", 7) or value.size != 3 or not c"1" <= value.data[0] <= c"9" or not c"0" <= value.data[1] <= c"9" \
+            or not c"0" <= value.data[2] <= c"9":
+        return False
+    status[0] = <uint32_t>((value.data[0] - c"0") * 100 + (value.data[1] - c"0") * 10 + (value.data[2] - c"0"))
+    while at < fields.end:
+        at = next_field(fields, at, &name, &value)
+        if not is_name(&name) or not is_value(&value):      # ":" is in no name, so no other pseudo-header field passes
+            return False
+        id = header_id(name.data, name.size)
+        if (HOP_BY_HOP >> id) & 1:
+            return False
+        if id == HEADER_CONTENT_LENGTH and (length[0] >= 0 or not read_length(&value, length)):
+            return False
+    return status[0] != 101                     # HTTP/2 has no such answer (RFC 9113 section 8.6)
+
+
+cdef bint make_response(BufferPool* buffers, const Buffer* fields, bint is_head, bint ended, Buffer** heads, uint32_t* status,
+                        int64_t* body_bytes) noexcept nogil:
+    # Appends the response head of this list, as HTTP/1.1 has it, to *heads, which the caller owns. `is_head`: it answers HEAD; `ended`: nothing
+    # follows it. *body_bytes: what its body has to have, -1 = whatever comes. False: it is malformed, too much, or out of memory.
+    cdef:
+        Text name, value
+        Writer out
+        Buffer* text
+        const char* phrase
+        uint32_t at
+        int64_t length = -1
+        bint fits
+    if not check_response(fields, status, &length):
+        return False
+    body_bytes[0] = length
+    if is_head or status[0] < 200 or status[0] == 204 or status[0] == 304:
+        body_bytes[0] = 0
+    elif ended:
+        if length > 0:
+            return False                        # RFC 9113 section 8.1.1
+        body_bytes[0] = 0
+    text = take_buffer(buffers, fields.end - fields.start + REQUEST_ROOM)
+    if text == NULL:
+        return False
+    out.at = text.data
+    out.end = text.data + text.capacity
+    out.overflow = False
+    phrase = response_phrase(status[0])
+    at = next_field(fields, fields.start, &name, &value)
+    put(&out, b"HTTP/1.1 ", 9)
+    put(&out, value.data, 3)
+    put(&out, b" ", 1)
+    put(&out, phrase, strlen(phrase))
+    put(&out, b"\r\n", 2)
+    while at < fields.end:
+        at = next_field(fields, at, &name, &value)
+        put(&out, name.data, name.size)
+        put(&out, b": ", 2)
+        put(&out, value.data, value.size)
+        put(&out, b"\r\n", 2)
+    if ended and length < 0 and not is_head and status[0] >= 200 and status[0] != 204 and status[0] != 304:
+        put(&out, b"content-length: 0\r\n", 19)         # so that it ends with its head for the client too
+    put(&out, b"\r\n", 2)
+    text.end = <uint32_t>(out.at - text.data)
+    fits = not out.overflow and text.end <= MAX_HEAD_BYTES
+    if fits and heads[0] == NULL:
+        heads[0] = text
+        return True
+    fits = fits and heads[0].end - heads[0].start + text.end <= MAX_HEAD_BYTES and append_bytes(buffers, heads, text.data, text.end)
+    return_buffer(buffers, text)
+    return fits
+
+
+cdef inline const char* read_line(const char* at, const char* end, Text* name, Text* value) noexcept nogil:
+    # Reads a line of a head of ours, name and value without the white space around it, and returns where the next one is.
+    cdef:
+        const char* line_feed = <const char*>memchr(at, c"\n", <size_t>(end - at))
+        const char* colon = <const char*>memchr(at, c":", <size_t>(line_feed - at))
+    name.data = at
+    name.size = <uint32_t>(colon - at)
+    colon += 1
+    while colon < line_feed - 1 and (colon[0] == c" " or colon[0] == c"\t"):
+        colon += 1
+    value.data = colon
+    value.size = <uint32_t>(line_feed - 1 - colon)
+    while value.size and colon[value.size - 1] in (c" ", c"\t"):
+        value.size -= 1
+    return line_feed + 1
+
+
+cdef inline void set_field(nghttp2_nv* field, const char* name, size_t name_size, const char* value, size_t value_size) noexcept nogil:
+    field.name = <uint8_t*>name
+    field.namelen = name_size
+    field.value = <uint8_t*>value
+    field.valuelen = value_size
+    field.flags = 0
+
+
 cdef uint32_t list_fields(const char* text, uint32_t size, nghttp2_nv* fields) noexcept nogil:
-    # Lists the lines of a head of ours, or of a trailer section, in `fields` (MAX_SENT_FIELDS), borrowed from `text`; names keep their case, as
-    # nghttp2 lowers it when it copies them. Without the fields of one connection, and in trailers without all that mean something to us
+    # Lists the lines of a response's head of ours, or of a trailer section, in `fields` (MAX_SENT_FIELDS), borrowed from `text`; names keep their
+    # case, as nghttp2 lowers it when it copies them. Without the fields of one connection, and in trailers without all that mean something to us
     # (may_be_trailer). A head's status line becomes :status: 200 instead of 101, the answer to a WebSocket's handshake. 0: too many.
     cdef:
         const char* at = text
         const char* end = text + size
-        const char* line_feed
-        const char* colon
-        uint32_t n = 0, id, dropped = <uint32_t>-2   # all but HEADER_OTHER
+        Text name, value
+        uint32_t n = 0, dropped = <uint32_t>-2      # all but HEADER_OTHER
         bint switched = False
     if size > 12 and memcmp(at, b"HTTP/1.1 ", 9) == 0:
-        fields[0].name = <uint8_t*><const char*>b":status"
-        fields[0].namelen = 7
-        fields[0].value = <uint8_t*>(at + 9)
         switched = memcmp(at + 9, b"101", 3) == 0
+        set_field(&fields[0], b":status", 7, at + 9, 3)
         if switched:
             fields[0].value = <uint8_t*><const char*>b"200"
-        fields[0].valuelen = 3
-        fields[0].flags = 0
         n = 1
         dropped = HOP_BY_HOP
         at = <const char*>memchr(at, c"\n", <size_t>(end - at)) + 1
     while at < end and at[0] != c"\r":
-        line_feed = <const char*>memchr(at, c"\n", <size_t>(end - at))
-        colon = <const char*>memchr(at, c":", <size_t>(line_feed - at))
-        id = header_id(at, <uint32_t>(colon - at))
-        if not (dropped >> id) & 1 and not (switched and colon - at == 20 and same_name(at, b"sec-websocket-accept", 20)):
-            if n == MAX_SENT_FIELDS:
-                return 0
-            fields[n].name = <uint8_t*>at
-            fields[n].namelen = <size_t>(colon - at)
-            colon += 1
-            while colon < line_feed - 1 and (colon[0] == c" " or colon[0] == c"\t"):
-                colon += 1
-            fields[n].value = <uint8_t*>colon
-            fields[n].valuelen = <size_t>(line_feed - 1 - colon)
-            while fields[n].valuelen and colon[fields[n].valuelen - 1] in (c" ", c"\t"):
-                fields[n].valuelen -= 1
-            fields[n].flags = 0
-            n += 1
-        at = line_feed + 1
+        at = read_line(at, end, &name, &value)
+        if (dropped >> header_id(name.data, name.size)) & 1 or (switched and name.size == 20 and same_name(name.data, b"sec-websocket-accept", 20)):
+            continue
+        if n == MAX_SENT_FIELDS:
+            return 0
+        set_field(&fields[n], name.data, name.size, value.data, value.size)
+        n += 1
     return n
+
+
+cdef uint32_t list_request(const char* text, uint32_t size, bint is_tls, bint wants_trailers, nghttp2_nv* fields) noexcept nogil:
+    # As list_fields, of a request's head of ours. Host becomes :authority; `wants_trailers`: the client can do with them (TE), which gRPC asks for.
+    cdef:
+        const char* end = text + size
+        const char* target = <const char*>memchr(text, c" ", size) + 1
+        const char* at = <const char*>memchr(target, c" ", <size_t>(end - target))
+        Text name, value
+        uint32_t n = 4, id
+    set_field(&fields[0], b":method", 7, text, <size_t>(target - 1 - text))
+    set_field(&fields[1], b":scheme", 7, b"https", 5 if is_tls else 4)       # "http" is how it begins
+    set_field(&fields[2], b":authority", 10, b"", 0)
+    set_field(&fields[3], b":path", 5, target, <size_t>(at - target))
+    at = <const char*>memchr(at, c"\n", <size_t>(end - at)) + 1
+    while at < end and at[0] != c"\r":
+        at = read_line(at, end, &name, &value)
+        id = header_id(name.data, name.size)
+        if id == HEADER_HOST:
+            fields[2].value = <uint8_t*>value.data
+            fields[2].valuelen = value.size
+        elif not ((HOP_BY_HOP | 1 << HEADER_TE | 1 << HEADER_HTTP2_SETTINGS) >> id) & 1:
+            if n == MAX_SENT_FIELDS - 1:
+                return 0
+            set_field(&fields[n], name.data, name.size, value.data, value.size)
+            n += 1
+    if wants_trailers:
+        set_field(&fields[n], b"te", 2, b"trailers", 8)
+        n += 1
+    return n
+
+
+cdef bint accepts_trailers(const Head* head) noexcept nogil:
+    # Whether the client says that trailers are welcome (RFC 9110 section 10.1.4).
+    cdef:
+        const HeaderField* field
+        uint32_t i, k
+    if not (head.seen >> HEADER_TE) & 1:
+        return False
+    for i in range(head.n_fields):
+        field = &head.fields[i]
+        if field.id != HEADER_TE:
+            continue
+        for k in range(field.value_size):
+            if field.value_size - k >= 8 and same_name(head.data + field.value + k, b"trailers", 8) \
+                    and (k == 0 or head.data[field.value + k - 1] in (c" ", c",", c"\t")) \
+                    and (k + 8 == field.value_size or head.data[field.value + k + 8] in (c" ", c",", c"\t", c";")):
+                return True
+    return False

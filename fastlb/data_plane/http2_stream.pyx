@@ -4,7 +4,7 @@ What is read from it is what DATA frames have brought, and its end is END_STREAM
 64 KiB, until its session puts it into frames. So exchanges, relays, retries, queues, mirrors and logs are those of any client, and the window
 that a client is given is how far its exchange has read. An exchange begins at the stream's first turn on the ready list.
 
-Owns nothing: the stream is its session's (http2.pyx), and closing the connection hands it back.
+Owns nothing: the stream is its session's (http2_client.pyx), and closing the connection hands it back.
 """
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
@@ -19,11 +19,12 @@ from fastlb.data_plane.grpc cimport grpc_status_of
 from fastlb.data_plane.http1 cimport count_status
 from fastlb.data_plane.http1_head cimport parse_request
 from fastlb.data_plane.http1_serialise cimport local_body_bytes, write_answer, write_grpc, write_informational, write_local, write_response
-from fastlb.data_plane.http2 cimport consume, leave_stream, output_held, submit_head, wake_output
+from fastlb.data_plane.http2 cimport consume, output_held, submit_head, wake_output
+from fastlb.data_plane.http2_client cimport leave_stream
 from fastlb.data_plane.http2_head cimport BODY_UNKNOWN, asks_grpc, asks_head, make_request
 from fastlb.data_plane.relay cimport relay_offer, relay_open, relay_run
 from fastlb.data_plane.system cimport memcpy, unlikely
-from fastlb.data_plane.types cimport (FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE, FRAME_UNTIL_CLOSE, H2_CLOSED, H2_CONNECT, H2_ENDED,
+from fastlb.data_plane.types cimport (FRAME_LENGTH, FRAME_NONE, FRAME_UNTIL_CLOSE, H2_CLOSED, H2_CONNECT, H2_ENDED,
                                       H2_MALFORMED, H2_REMOTE_ENDED, H2_RESET, H2_TOO_LARGE, IO_AGAIN, IO_CLOSED, IO_EOF, IO_ERROR, IO_READABLE,
                                       IO_WRITABLE, IO_WRITE_CLOSED, RELAY_RUNNING, SMALL_BODY_BYTES, STATE_HEAD, WAIT_QUEUE, X_HEAD_SENT,
                                       X_GRPC, X_IS_HEAD, X_REUSABLE, X_TUNNEL, Buffer, Codec, Connection, Engine, Exchange, Head, Http2Stream, Transport)
@@ -56,7 +57,7 @@ cdef void stream_ready(Engine* engine, Connection* connection) noexcept nogil:
 
 cdef int64_t body_bytes(const Http2Stream* stream) noexcept nogil:
     # What its body has, where all of it is here and no trailers follow.
-    if not stream.flags & H2_REMOTE_ENDED or stream.request_trailers != NULL:
+    if not stream.flags & H2_REMOTE_ENDED or stream.received_trailers != NULL:
         return BODY_UNKNOWN
     return stream.received
 
@@ -223,11 +224,10 @@ cdef void end_stream(Engine* engine, Exchange* exchange) noexcept nogil:
     cdef:
         Connection* connection = exchange.client
         Http2Stream* stream = <Http2Stream*>connection.http2
-    if exchange.down.source_framing == FRAME_CHUNKED:
-        stream.trailers = exchange.down.chunk.trailers
-        exchange.down.chunk.trailers = NULL
-        if unlikely(exchange.log != NULL and stream.trailers != NULL):
-            log_trailers(exchange, stream.trailers)
+    stream.trailers = exchange.down.chunk.trailers
+    exchange.down.chunk.trailers = NULL
+    if unlikely(exchange.log != NULL and stream.trailers != NULL):
+        log_trailers(exchange, stream.trailers)
     stream.flags |= H2_ENDED
     wake_output(engine, stream)
     close_exchange(engine, exchange)
@@ -274,9 +274,9 @@ cdef ssize_t stream_receive(Engine* engine, Connection* connection, char* data, 
         if not stream.flags & H2_REMOTE_ENDED or stream.flags & H2_MALFORMED:
             return IO_AGAIN                     # a malformed one is refused at its turn, and must not look whole before
         connection.io |= IO_EOF
-        if unlikely(stream.request_trailers != NULL):
-            connection.exchange.up.chunk.trailers = stream.request_trailers     # behind the last chunk
-            stream.request_trailers = NULL
+        if unlikely(stream.received_trailers != NULL):
+            connection.exchange.up.chunk.trailers = stream.received_trailers     # behind the last chunk
+            stream.received_trailers = NULL
         return 0
     n = input.end - input.start
     if n > size:

@@ -57,7 +57,7 @@ cdef extern from "<nghttp2/nghttp2.h>" nogil:
     uint32_t NGHTTP2_FRAME_SIZE_ERROR, NGHTTP2_REFUSED_STREAM, NGHTTP2_CANCEL, NGHTTP2_ENHANCE_YOUR_CALM
     int NGHTTP2_ERR_WOULDBLOCK, NGHTTP2_ERR_DEFERRED, NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE, NGHTTP2_ERR_FLOODED
     int NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE
-    int NGHTTP2_SETTINGS_ENABLE_CONNECT_PROTOCOL, NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES
+    int NGHTTP2_SETTINGS_ENABLE_CONNECT_PROTOCOL, NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, NGHTTP2_SETTINGS_ENABLE_PUSH
 
     int nghttp2_session_change_extpri_stream_priority(nghttp2_session* session, int32_t stream_id, const nghttp2_extpri* priority,
                                                       int ignore_client_signal)
@@ -92,12 +92,15 @@ cdef extern from "<nghttp2/nghttp2.h>" nogil:
 
     int nghttp2_session_server_new2(nghttp2_session** session, const nghttp2_session_callbacks* callbacks, void* user_data,
                                     const nghttp2_option* option)
+    int nghttp2_session_client_new2(nghttp2_session** session, const nghttp2_session_callbacks* callbacks, void* user_data,
+                                    const nghttp2_option* option)
     void nghttp2_session_del(nghttp2_session* session)
     ssize_t nghttp2_session_mem_recv(nghttp2_session* session, const uint8_t* data, size_t size)
     ssize_t nghttp2_session_mem_send(nghttp2_session* session, const uint8_t** data)
     int nghttp2_session_want_read(nghttp2_session* session)
     int nghttp2_session_want_write(nghttp2_session* session)
     int nghttp2_session_consume(nghttp2_session* session, int32_t stream_id, size_t size)
+    uint32_t nghttp2_session_get_remote_settings(nghttp2_session* session, int id)
     int nghttp2_session_resume_data(nghttp2_session* session, int32_t stream_id)
     void* nghttp2_session_get_stream_user_data(nghttp2_session* session, int32_t stream_id)
     int nghttp2_session_set_stream_user_data(nghttp2_session* session, int32_t stream_id, void* data)
@@ -105,6 +108,8 @@ cdef extern from "<nghttp2/nghttp2.h>" nogil:
     int nghttp2_session_terminate_session(nghttp2_session* session, uint32_t error_code)
     int32_t nghttp2_session_get_last_proc_stream_id(nghttp2_session* session)
     int nghttp2_submit_settings(nghttp2_session* session, uint8_t flags, const nghttp2_settings_entry* entries, size_t n)
+    int32_t nghttp2_submit_request(nghttp2_session* session, const nghttp2_priority_spec* priority, const nghttp2_nv* fields, size_t n,
+                                   const nghttp2_data_provider* provider, void* stream_user_data)
     int nghttp2_submit_response(nghttp2_session* session, int32_t stream_id, const nghttp2_nv* fields, size_t n,
                                 const nghttp2_data_provider* provider)
     int32_t nghttp2_submit_headers(nghttp2_session* session, uint8_t flags, int32_t stream_id, const nghttp2_priority_spec* priority,

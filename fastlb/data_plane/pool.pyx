@@ -17,6 +17,8 @@ from fastlb.data_plane.types cimport (ALGORITHM_CONSISTENT_HASH, ALGORITHM_END, 
                                       ALGORITHM_WEIGHTED_ROUND_ROBIN, FASTLB_PICKER_VERSION,
                                       MAX_ROWS, NO_BACKEND, POOL_NEEDS_KEY, POOL_NOTES_LATENCY, POOL_SLOW_START, Engine, Group, ImageAlias,
                                       ImageGroup, ImageHeader, ImagePool, ImageRingPoint, ImageSection, PickContext, Pool, UserPicker, WeightClass)
+from fastlb.data_plane.types cimport (BACKEND_PROTOCOLS, MAX_HTTP2_STREAMS, MAX_HTTP2_WINDOW_BYTES, MIN_HTTP2_WINDOW_BYTES, POOL_HTTP2, PROTOCOL_AUTO,
+                                      PROTOCOL_HTTP1)
 from fastlb.data_plane.types cimport (LIMIT_KINDS, MAX_IDENTITY_BYTES, NO_INDEX, POOL_HEDGES, POOL_LIMITS, POOL_PANICS, POOL_PASSIVE_HEALTH, POOL_STICKY,
                                       ImageHealth, ImageText)
 
@@ -98,6 +100,10 @@ cdef bint check_pool(const char* image, size_t size, const ImagePool* pool) noex
         if not text_fits(size, &pool.limits[i].row) or (pool.limits[i].most != 0 and pool.limits[i].row.size == 0) \
                 or (pool.limits[i].row.size != 0 and not is_pool_row(image, &pool.limits[i].row)):
             return False
+    if pool.protocol >= BACKEND_PROTOCOLS or (pool.protocol != PROTOCOL_HTTP1 and (
+            pool.http2_streams - 1 >= <uint32_t>MAX_HTTP2_STREAMS or not MIN_HTTP2_WINDOW_BYTES <= pool.http2_window_bytes <= MAX_HTTP2_WINDOW_BYTES)) \
+            or (pool.protocol == PROTOCOL_AUTO and pool.tls == <uint32_t>NO_INDEX):
+        return False
     if not text_fits(size, &pool.picker) or (pool.algorithm == ALGORITHM_USER and pool.picker.size == 0):
         return False
     return n_backends == pool.backends.count and n_backends <= MAX_ROWS  # so that a uint16 names each
@@ -244,6 +250,8 @@ cdef bint load_pool(Engine* engine, const char* image, Pool* pool) noexcept nogi
         pool.flags |= POOL_PASSIVE_HEALTH
     if pool.image.panics:
         pool.flags |= POOL_PANICS
+    if pool.image.protocol != PROTOCOL_HTTP1:
+        pool.flags |= POOL_HTTP2
     for i in range(LIMIT_KINDS):
         if pool.image.limits[i].most != 0:
             pool.flags |= POOL_LIMITS

@@ -18,7 +18,7 @@ from fastlb.data_plane.pipe_pool cimport return_pipe, take_pipe
 from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.system cimport likely, memcpy, unlikely
 from fastlb.data_plane.transport cimport splice_in, splice_out
-from fastlb.data_plane.types cimport (CHUNK_BAD, CHUNK_DONE, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE, FRAME_TUNNEL, FRAME_UNTIL_CLOSE,
+from fastlb.data_plane.types cimport (CHUNK_BAD, CHUNK_DONE, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE, FRAME_STREAM, FRAME_TUNNEL, FRAME_UNTIL_CLOSE,
                                       IO_AGAIN, IO_READABLE, IO_RESET, IO_WRITABLE, IO_WRITE_CLOSED, KIND_BACKEND, KIND_CLIENT, NO_PIPE, READ_BUFFER_BYTES,
                                       RELAY_DONE, RELAY_NO_MEMORY, RELAY_OFF, RELAY_READ_BYTES, RELAY_RUNNING, RELAY_SINK_FAILED,
                                       RELAY_SOURCE_FAILED, RELAY_SOURCE_INVALID, RELAY_TOO_LARGE, RELAY_TURN_BYTES, SMALL_BODY_BYTES,
@@ -264,8 +264,8 @@ cdef void finish_if_done(Engine* engine, Relay* relay) noexcept nogil:
     if relay.pipe != NO_PIPE and engine.pipes.pipes[relay.pipe].fill:
         return
     relay.state = RELAY_DONE
-    if relay.source_framing == FRAME_TUNNEL and not relay.sink.io & IO_WRITE_CLOSED and not relay.source.io & IO_RESET:
-        relay.sink.transport.shut_write(engine, relay.sink)     # half-close is passed on
+    if relay.sink_framing >= FRAME_TUNNEL and not relay.sink.io & IO_WRITE_CLOSED and not relay.source.io & IO_RESET:
+        relay.sink.transport.shut_write(engine, relay.sink)     # half-close, or the end of the body, is passed on
 
 
 cdef void relay_offer(Engine* engine, Relay* relay, uint32_t prefix_size, char* data, uint32_t size) noexcept nogil:
@@ -294,6 +294,8 @@ cdef void relay_redirect(Engine* engine, Relay* relay, Connection* sink) noexcep
     relay.sink = sink
     relay.sent = 0
     relay.state = RELAY_RUNNING
+    if relay.sink_framing == FRAME_STREAM:
+        relay.sink_framing = FRAME_LENGTH if relay.source_framing == FRAME_LENGTH else FRAME_CHUNKED     # that was the old sink's
 
 
 cdef void relay_interject(Engine* engine, Relay* relay, Connection* sink, uint32_t prefix_size) noexcept nogil:

@@ -124,6 +124,8 @@ cdef void close_counters(Counters* counters) noexcept nogil:
     counters.tls_closed = counters.tls_opened
     counters.http2_sessions_closed = counters.http2_sessions_opened
     counters.http2_streams_closed = counters.http2_streams_opened
+    counters.backend_sessions_closed = counters.backend_sessions_opened
+    counters.backend_streams_closed = counters.backend_streams_opened
     counters.log_records_returned = counters.log_records_taken
 
 

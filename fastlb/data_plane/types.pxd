@@ -94,6 +94,7 @@ ctypedef enum ConnectionKind:
     KIND_BACKEND = 3
     KIND_MIRROR = 4                 # stands for the client of a mirrored request: no descriptor, takes everything, says nothing
     KIND_STREAM = 5                 # stands for the client of one HTTP/2 stream: no descriptor, its bytes go through the session's
+    KIND_BACKEND_STREAM = 6         # the same towards a backend: one attempt's share of a KIND_BACKEND connection
 
 # What the kernel has told us and we have not used up: edges are remembered as bits (docs/ARCHITECTURE.md, "Edges").
 ctypedef enum IoBits:
@@ -138,6 +139,7 @@ ctypedef enum Framing:
     FRAME_CHUNKED = 2
     FRAME_UNTIL_CLOSE = 3
     FRAME_TUNNEL = 4                # both ways, half-close kept
+    FRAME_STREAM = 5                # of a sink that frames the body by itself, and is told of its end (Transport.shut_write)
 
 ctypedef enum Method:               # those whose semantics a proxy must know
     METHOD_OTHER = 0
@@ -249,7 +251,10 @@ ctypedef enum Http2StreamFlags:
     H2_TOO_LARGE = 32               # its header list is beyond the limit, and was not kept
     H2_CONNECT = 64                 # a WebSocket (RFC 8441)
     H2_RESET = 128                  # RST_STREAM is submitted
-    H2_IN_TRAILERS = 256            # its second header list is coming
+    H2_IN_TRAILERS = 256            # its second header list is coming (of a backend's: what follows the final one)
+    # Of backends
+    H2_HEAD_GONE = 512              # our HEADERS are with the socket: the backend may have seen the request
+    H2_HEAD_CAME = 1024             # its final header list is here
 
 ctypedef enum Algorithm:
     ALGORITHM_ROUND_ROBIN = 0
@@ -275,8 +280,15 @@ ctypedef enum PoolFlags:            # what of the rare a pool uses
     POOL_PASSIVE_HEALTH = 32        # what comes of its attempts may eject a backend (passive_health.pyx)
     POOL_LIMITS = 64                # of what it may have under way (limits.pyx)
     POOL_PANICS = 128               # where hardly a backend is up, down ones are picked too (panic.pyx)
+    POOL_HTTP2 = 256                # its backends speak HTTP/2, or may: asked only where an attempt has no idle connection
     POOL_ENTRY = 17                 # of these, what an exchange does more for when it enters the pool
     POOL_WATCHES = 226              # and what its attempts do more for
+
+ctypedef enum BackendProtocol:      # what the backends of a pool speak
+    PROTOCOL_HTTP1 = 0
+    PROTOCOL_HTTP2 = 1
+    PROTOCOL_AUTO = 2               # what they choose by ALPN
+    BACKEND_PROTOCOLS = 3
 
 ctypedef enum LimitKind:            # of what a pool may limit
     LIMIT_CONNECTIONS = 0           # to its backends, idle ones too
@@ -448,6 +460,7 @@ cdef struct TlsConnection
 cdef struct TlsListener
 cdef struct TlsBackend
 cdef struct Http2Stream
+cdef struct Http2Session
 
 cdef struct ImageText:              # in a snapshot image, or in a log plan: offsets from its start
     uint32_t offset, size
@@ -561,7 +574,8 @@ cdef struct Connection:
     char address[ADDRESS_TEXT_BYTES]
     uint32_t exchange_flags         # client: ExchangeFlags that each of its exchanges begins with
     TlsConnection* tls              # owned by its transport (tls.pyx); NULL = plain
-    void* http2                     # client: owned, its Http2Session. stream: borrowed, its Http2Stream. NULL = it does not speak HTTP/2
+    # client or backend: owned, its Http2Session. Either kind of stream: borrowed, its Http2Stream. NULL = it does not speak HTTP/2
+    void* http2
 
 cdef struct ConnectionTable:
     # Index -> connection, in slabs that never move. Closed ones wait in the graveyard until the batch ends, so that no
@@ -989,13 +1003,13 @@ cdef struct Allowance:              # a token bucket: what is used up fills agai
     uint64_t filled_ms
 
 cdef struct Http2Session:
-    # What a client connection that speaks HTTP/2 keeps (http2.pyx).
+    # What a connection that speaks HTTP/2 keeps (http2.pyx).
     void* handle                    # owned: nghttp2_session
     Engine* engine                  # borrowed
-    Connection* client              # borrowed: owns us
+    Connection* connection          # borrowed: owns us
     Http2Stream* streams            # owned: all that nghttp2 knows of
     uint32_t n_streams
-    uint32_t n_exchanges            # of these, with a connection of KIND_STREAM
+    uint32_t n_exchanges            # of these, with a connection of their own
     Buffer* held                    # owned: frames that the socket has not taken
     char* batch                     # while frames are gathered: where the next one goes, and where they should end
     char* batch_end
@@ -1010,6 +1024,13 @@ cdef struct Http2Session:
     bint gone                       # nothing is read or written any more: closes when the last exchange is over
     Allowance frames                # how many frames that move nothing may come
     Allowance resets
+    # Of backends (http2_backend.pyx)
+    Http2Session* next              # those to the same backend
+    Http2Session* previous
+    uint32_t max_streams            # at a time, as the pool allows; its backend may allow less
+    uint32_t window_bytes           # of each
+    bint refuses                    # no new stream: it ends with those that it has
+    bint is_listed                  # idle, and on the list of its limit (limits.pxd)
 
 cdef struct Http2Stream:
     # A stream, from its header list until nghttp2 has closed it; its connection is closed earlier, with its exchange.
@@ -1020,13 +1041,16 @@ cdef struct Http2Stream:
     Buffer* fields                  # owned: its header list, until its exchange begins
     Buffer* input                   # owned: body bytes that its exchange has not taken
     Buffer* output                  # owned: body bytes that nghttp2 has not taken
-    Buffer* trailers                # owned: of the answer, as lines
-    Buffer* request_trailers        # owned: a header list; once it is whole, lines
+    Buffer* trailers                # owned: that we send, as lines
+    Buffer* received_trailers       # owned: a header list; once it is whole, lines
     int64_t content_length          # as the request says, once that is known; -1 = it does not
     int64_t received                # body bytes
     uint64_t moved_ms               # when output was last taken, or began to wait
     int32_t id
     uint32_t flags                  # Http2StreamFlags
+    # Of backends
+    Buffer* head                    # owned: its heads, as HTTP/1.1 has them, that its exchange has not taken
+    uint32_t failure                # FAILURE_* of its attempt; 0 = none
 
 
 # ---------------------------------------------------------------------------------------------------------------- shared memory
@@ -1192,6 +1216,8 @@ cdef struct Backend:
     uint64_t tls_settings           # TlsBackend.settings of the current snapshot; 0 = plain
     void* tls_session               # owned: SSL_SESSION that the next connection may resume; NULL = none
     uint64_t tls_session_settings   # those that it was made under: another verification must not be skipped
+    Http2Session* sessions          # owned through their connections: all that speak HTTP/2 with it, the newest first
+    uint32_t protocol               # BackendProtocol of the current snapshot
 
 cdef struct WaitList:               # first in, first out; linked through Exchange.next and previous
     Exchange* first
@@ -1460,7 +1486,9 @@ cdef struct ImagePool:
     uint32_t panics                 # where hardly a backend is up, down ones are picked too
     uint32_t panic_permille         # when fewer than this are; or none is
     uint32_t tls                    # index of its ImageBackendTls, NO_INDEX = plain
-    uint32_t padding
+    uint32_t protocol               # BackendProtocol
+    uint32_t http2_streams          # of a connection at a time
+    uint32_t http2_window_bytes     # of each of them, of answers
 
 cdef struct ImageRingPoint:         # of a ketama ring
     uint32_t hash
@@ -1779,6 +1807,11 @@ cdef struct Counters:
     uint64_t http2_streams_opened, http2_streams_closed
     uint64_t http2_resets_received, http2_resets_sent, http2_streams_refused
     uint64_t http2_ends[HTTP2_ENDS]
+    uint64_t backend_sessions_opened, backend_sessions_closed       # HTTP/2 with backends: connections, and attempts on them
+    uint64_t backend_streams_opened, backend_streams_closed
+    uint64_t backend_resets_received, backend_resets_sent
+    uint64_t backend_goaways        # that backends sent
+    uint64_t backend_http2_ends[HTTP2_ENDS]
 
 cdef struct WorkerGauges:           # written when a pump ends
     uint64_t buffers_taken, buffers_returned
@@ -1877,3 +1910,7 @@ cdef struct Engine:
     uint32_t n_streams              # connections of KIND_STREAM
     const Codec* session_codec      # borrowed, static: of clients of TCP sessions
     const Codec* session_backend_codec
+    const Codec* http2_backend_codec        # borrowed, static
+    const Codec* http2_backend_stream_codec
+    const Transport* http2_backend_stream_transport
+    uint32_t n_backend_streams      # connections of KIND_BACKEND_STREAM

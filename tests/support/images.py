@@ -104,6 +104,9 @@ class Writer(_core.SnapshotWriter):
         limits: dict[str, int] | None = None,
         panic_below: float | None = None,
         hedge_after_ms: int = 0,
+        protocol: str = "http1",
+        streams: int = 100,
+        window_bytes: int = 65536,
         **changes: Any,
     ) -> int:
         """A pool; with passive health where `health` says what of it is not as in HEALTH, with panic where there is a share for it."""
@@ -114,6 +117,8 @@ class Writer(_core.SnapshotWriter):
         self.set_limits(number, **(limits or {}))
         if panic_below is not None:
             self.set_panic(number, below=panic_below)
+        if protocol != "http1":
+            self.set_protocol(number, protocol=protocol, streams=streams, window_bytes=window_bytes)
         if hedge_after_ms:
             self.set_hedge(number, after_ms=hedge_after_ms)
         return number

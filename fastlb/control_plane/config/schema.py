@@ -566,6 +566,20 @@ class PoolTimeouts:
     tunnel_ms: int = option("tunnel", duration("1ms", LONGEST), "1h", ("websocket", "upgrade"))
 
 
+_PROTOCOLS_ELSEWHERE = {
+    **dict.fromkeys(("h1", "http/1.1", "1.1", "http"), "http1"),
+    **dict.fromkeys(("h2", "h2c", "http/2", "2", "grpc"), "http2"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendHttp2:
+    """How HTTP/2 is spoken with the backends of a pool. Its connections may bring as much as all streams together have windows for."""
+
+    streams: int = option("streams", Count(1, 1000), 100, ("max_concurrent_streams", "max_streams", "http2_max_concurrent_streams"))
+    window_bytes: int = option("window", size("64KiB", "252KiB"), "128KiB", ("initial_window_size", "initial_stream_window_size"))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
     """[pools.NAME]: interchangeable backends under one algorithm."""
@@ -622,6 +636,13 @@ class Pool:
     slow_start_ms: int = option("slow_start", duration("0s", "1h"), "0s", ("slowstart", "slow_start_window", "warmup"))
     tls: BackendTls = option("tls", BackendTlsKind(), False, ("ssl", "backend_tls", "https"), BackendTls)
     subset: int = option("subset", Count(1, 65535, "all of them"), 0, ("subset_size", "subsetting"))
+    protocol: str = option(
+        "protocol",
+        Choice(("http1", "http2"), not_yet=("auto",), also_called=_PROTOCOLS_ELSEWHERE),
+        "http1",
+        ("proxy_http_version", "proto", "http_version"),
+    )
+    http2: BackendHttp2 = table("http2", BackendHttp2, ("h2", "http2_protocol_options"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

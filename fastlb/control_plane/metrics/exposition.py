@@ -178,6 +178,9 @@ def _add_node(page: Page, shared: _core.SharedMemory, node: Node) -> None:
         (f.ACCEPT_PAUSES, counters["accept_pauses"]),
         (f.HTTP2_CONNECTIONS, counters["http2_sessions_opened"] - counters["http2_sessions_closed"]),
         (f.HTTP2_STREAMS, counters["http2_streams_opened"] - counters["http2_streams_closed"]),
+        (f.HTTP2_BACKEND_CONNECTIONS, counters["backend_sessions_opened"] - counters["backend_sessions_closed"]),
+        (f.HTTP2_BACKEND_STREAMS, counters["backend_streams_opened"] - counters["backend_streams_closed"]),
+        (f.HTTP2_BACKEND_GOAWAYS, counters["backend_goaways"]),
     ):
         page.begin(family)
         page.add(family, "", value)
@@ -188,6 +191,13 @@ def _add_node(page: Page, shared: _core.SharedMemory, node: Node) -> None:
     for name, value in counters.items():
         if name.startswith("http2_ended."):
             page.add(f.HTTP2_ENDED, label("cause", name.partition(".")[2]), value)
+    page.begin(f.HTTP2_BACKEND_RESETS)
+    for side in ("received", "sent"):
+        page.add(f.HTTP2_BACKEND_RESETS, label("side", side), counters[f"backend_resets_{side}"])
+    page.begin(f.HTTP2_BACKEND_ENDED)
+    for name, value in counters.items():
+        if name.startswith("backend_http2_ended."):
+            page.add(f.HTTP2_BACKEND_ENDED, label("cause", name.partition(".")[2]), value)
     for family, name, values in (
         (f.STICKY, "sticky", ("kept", "moved")),
         (f.MIRRORS, "mirrors", ("opened", "skipped", "failed")),

@@ -76,6 +76,15 @@ HTTP2_RESETS = _counter(
     "fastlb_http2_resets", "side", "Streams that were reset: received from clients, sent to them, refused because there was no room."
 )
 HTTP2_ENDED = _counter("fastlb_http2_ended", "cause", "HTTP/2 connections that were ended before their time, by cause.")
+HTTP2_BACKEND_CONNECTIONS = _gauge("fastlb_http2_backend_connections", "", "Open connections to backends that speak HTTP/2.")
+HTTP2_BACKEND_STREAMS = _gauge("fastlb_http2_backend_streams", "", "Open streams of them.")
+HTTP2_BACKEND_RESETS = _counter(
+    "fastlb_http2_backend_resets", "side", "Their streams that were reset: received from backends, sent to them."
+)
+HTTP2_BACKEND_GOAWAYS = _counter("fastlb_http2_backend_goaways", "", "How often a backend said that a connection takes no more streams.")
+HTTP2_BACKEND_ENDED = _counter(
+    "fastlb_http2_backend_ended", "cause", "HTTP/2 connections to backends that were ended for what came on them."
+)
 
 ACME_EXPIRY = _gauge("fastlb_acme_expiry_seconds", "certificate", "Until the certificate that a CA has issued ends; none of a placeholder.")
 ACME_PLACEHOLDER = _gauge("fastlb_acme_placeholder", "certificate", "1: the CA has not issued it yet, and a self-signed one is served.")

@@ -1,0 +1,608 @@
+"""Sessions of backends: connections of KIND_BACKEND that speak HTTP/2, each shared by the attempts that run on it.
+
+An attempt gets a stream (http2_backend_stream.pyx) on a session that has room, also on one that is still being connected to, and only then a new
+connection: a hundred attempts at once open one, as long as the pool allows as many streams. Backend.sessions lists them; nothing else refers to a
+session but its streams. It ends when it has been idle for as long as the pool keeps idle connections, when the backend says GOAWAY and the last
+stream is over, and at once, with all of its attempts, when it fails or breaks the protocol. An attempt whose request the backend has not taken up
+(nothing of it has left, REFUSED_STREAM, a GOAWAY with a lower number) may be made again, whatever its method.
+
+The backend is trusted no more than a client: frames that move nothing, header lists and blocks without end, DATA that was not allowed and pushes
+end the session, with the reason in Counters.backend_http2_ends.
+"""
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+
+from fastlb.data_plane.attempt cimport connect_backend, connect_failure
+from fastlb.data_plane.buffer cimport append_bytes, return_buffer
+from fastlb.data_plane.connection cimport close_connection, set_deadline
+from fastlb.data_plane.connection_table cimport bury_connection, open_connection
+from fastlb.data_plane.failure cimport (FAILURE_BACKEND_CLOSED, FAILURE_BACKEND_NO_HTTP2, FAILURE_BACKEND_RESET, FAILURE_BAD_RESPONSE, FAILURE_CONNECT_TIMEOUT,
+                                        FAILURE_OUT_OF_MEMORY, FAILURE_PENDING_LIMIT, FAILURE_RESPONSE_HEAD_TOO_LARGE)
+from fastlb.data_plane.http2 cimport (FIELD_OVERHEAD, FRAME_BURST, HEADER_FLOOD_FACTOR, LATE_MS, SessionCalls, add_stream, consume, count_frame, drop_bytes,
+                                      drop_stream, end_idle, end_session, free_handle, free_session, list_session, make_callbacks, make_session,
+                                      note_end, output_held, read_frames, remote_streams, reset_stream, stream_of, submit_preface, wants_read,
+                                      wants_write, write_frames)
+from fastlb.data_plane.http2_head cimport add_field, make_response, make_trailers
+from fastlb.data_plane.limits cimport give_place_back, list_idle, take_place, take_wanted, unlist_idle
+from fastlb.data_plane.meters cimport count_reuse, read_clock_us
+from fastlb.data_plane.nghttp2 cimport (NGHTTP2_CANCEL, NGHTTP2_CONTINUATION, NGHTTP2_DATA, NGHTTP2_FLAG_END_STREAM, NGHTTP2_GOAWAY, NGHTTP2_HEADERS,
+                                        NGHTTP2_NO_ERROR, NGHTTP2_PROTOCOL_ERROR, NGHTTP2_REFUSED_STREAM, NGHTTP2_RST_STREAM,
+                                        NGHTTP2_SETTINGS_ENABLE_PUSH, NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE,
+                                        NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, nghttp2_frame,
+                                        nghttp2_frame_hd, nghttp2_session, nghttp2_session_callbacks, nghttp2_settings_entry)
+from fastlb.data_plane.ready_list cimport list_ready
+from fastlb.data_plane.system cimport unlikely
+from fastlb.data_plane.tls cimport TLS_STANDS, TLS_WAITS, chose_http2, greet_backend
+from fastlb.data_plane.transport cimport connect_result
+from fastlb.data_plane.types cimport (H2_CLOSED, H2_ENDED, H2_HEAD_CAME, H2_HEAD_GONE, H2_IN_TRAILERS, H2_REMOTE_ENDED, H2_RESET, H2_TOO_LARGE,
+                                      HTTP2_HEADER_FLOOD, HTTP2_NOT_ENDED, HTTP2_PROTOCOL_ERROR, HTTP2_WRITE_TIMEOUT, IO_EOF, IO_ERROR, IO_HALF_CLOSED,
+                                      IO_READABLE, IO_READY_LISTED, IO_WRITABLE, KIND_BACKEND_STREAM, LIMIT_PENDING, LINGER_MS, MAX_HEAD_BYTES,
+                                      METHOD_HEAD, POOL_LIMITS, STATE_CONNECTING, STATE_EXCHANGE, X_FRESH, Attempt, Backend, Buffer, Codec, Connection,
+                                      Engine, Exchange, Http2Session, Http2Stream, ImagePool)
+
+cdef enum:
+    FRAMES_PER_REQUEST = 4          # what an answer may take besides its DATA: its head, trailers, a window, a reset
+    BLOCK_MS = 10_000               # for a header block, during which no other stream can move
+    STALLED_MS = 60_000             # frames that the socket does not take
+
+
+# ---------------------------------------------------------------------------------------------------------- streams
+cdef bint stands(const Http2Session* session) noexcept nogil:
+    # Requests can be sent; else it is being connected to.
+    return session.connection.state == STATE_EXCHANGE
+
+
+cdef bint takes_stream(Http2Session* session, const Exchange* exchange) noexcept nogil:
+    # Whether one more attempt, of this exchange, can be made on it.
+    cdef:
+        const Connection* connection = session.connection
+        uint64_t settings = exchange.pool.tls.settings if exchange.pool.tls != NULL else 0
+        uint32_t most = remote_streams(session)
+    if session.refuses or session.gone or session.end != HTTP2_NOT_ENDED or connection.io & (IO_HALF_CLOSED | IO_ERROR | IO_EOF):
+        return False
+    if settings != (connection.tls.settings if connection.tls != NULL else 0):
+        return False                            # one of the two belongs to an earlier snapshot
+    if most > session.max_streams:
+        most = session.max_streams
+    return session.n_streams < most or session.n_streams == 0       # where it allows none now, one waits until it does
+
+
+cdef Connection* open_stream(Http2Session* session) noexcept nogil:
+    # A stream for an attempt; its connection. NULL: out of memory.
+    cdef:
+        Engine* engine = session.engine
+        Connection* connection = open_connection(&engine.connections, -1, KIND_BACKEND_STREAM)
+    if connection == NULL:
+        return NULL
+    if add_stream(session, connection) == NULL:
+        bury_connection(&engine.connections, connection)
+        return NULL
+    connection.io |= IO_HALF_CLOSED             # keep_idle refuses it: what can be used again is its session
+    connection.transport = engine.http2_backend_stream_transport
+    connection.codec = engine.http2_backend_stream_codec
+    connection.state = session.connection.state
+    connection.backend = session.connection.backend     # borrowed: its attempt counts it
+    engine.n_backend_streams += 1
+    engine.counters.backend_streams_opened += 1
+    if unlikely(session.is_listed):
+        session.is_listed = False
+        unlist_idle(session.connection)
+    return connection
+
+
+cdef uint32_t open_backend_stream(Engine* engine, Exchange* exchange, Attempt* attempt) noexcept nogil:
+    # A stream for this attempt, on a session with room, or on a new one. 0 or a FAILURE_*.
+    cdef:
+        Backend* backend = attempt.backend
+        Http2Session* session = backend.sessions
+        uint32_t failure
+        bint is_new = False
+    while session != NULL and not takes_stream(session, exchange):
+        session = session.next
+    if session == NULL:
+        is_new = True
+        failure = open_session(engine, exchange, attempt, &session)
+        if failure:
+            return failure
+    elif not stands(session) and attempt.watched & POOL_LIMITS and not take_place(engine, exchange.pool, LIMIT_PENDING, &attempt.pending_place):
+        return FAILURE_PENDING_LIMIT
+    attempt.connection = open_stream(session)
+    if attempt.connection == NULL:
+        return FAILURE_OUT_OF_MEMORY
+    if not is_new:
+        engine.counters.backend_reused += 1
+        count_reuse(engine, exchange, backend)
+        attempt.reused = stands(session) and not exchange.flags & X_FRESH
+    return 0
+
+
+cdef void free_stream(Http2Stream* stream) noexcept nogil:
+    # nghttp2 knows it no more, and it has no connection.
+    cdef Http2Session* session = stream.session
+    drop_stream(stream)
+    session.engine.counters.backend_streams_closed += 1
+    if session.n_streams == 0:
+        list_ready(session.engine, session.connection)      # it is idle
+
+
+cdef inline bint is_whole(const Http2Stream* stream) noexcept nogil:
+    # Both sides have said everything but, perhaps, that this is the end: a reset would blame somebody.
+    return (stream.flags & (H2_ENDED | H2_HEAD_CAME | H2_RESET) == H2_ENDED | H2_HEAD_CAME and stream.failure == 0 and output_held(stream) == 0
+            and stream.received == stream.content_length)
+
+
+cdef void leave_stream(Engine* engine, Http2Stream* stream) noexcept nogil:
+    # Its attempt is over. What the backend still sends for it is not taken.
+    cdef:
+        Http2Session* session = stream.session
+        Buffer* input = stream.input
+    stream.connection = NULL
+    stream.moved_ms = engine.now_ms
+    session.n_exchanges -= 1
+    engine.n_backend_streams -= 1
+    return_buffer(&engine.buffers, stream.head)
+    stream.head = NULL
+    if input != NULL:
+        stream.input = NULL
+        consume(engine, stream, input.end - input.start)
+        return_buffer(&engine.buffers, input)
+    if stream.id == 0 or stream.flags & H2_CLOSED:
+        free_stream(stream)
+    elif not is_whole(stream):
+        reset_stream(stream, NGHTTP2_CANCEL)
+        return_buffer(&engine.buffers, stream.output)
+        stream.output = NULL
+    list_session(engine, session)
+
+
+cdef void fail_stream(Engine* engine, Http2Stream* stream, uint32_t failure) noexcept nogil:
+    # Its backend breaks the rules of HTTP on it: its turn tells its attempt.
+    if stream.failure == 0:
+        stream.failure = failure
+    reset_stream(stream, NGHTTP2_PROTOCOL_ERROR)
+    wake_stream(engine, stream)
+
+
+cdef inline void wake_stream(Engine* engine, Http2Stream* stream) noexcept nogil:
+    stream.connection.io |= IO_READABLE
+    list_ready(engine, stream.connection)
+
+
+cdef void take_input_end(Engine* engine, Http2Stream* stream) noexcept nogil:
+    # END_STREAM has come.
+    stream.flags |= H2_REMOTE_ENDED
+    if stream.connection == NULL:
+        return
+    if not stream.flags & H2_HEAD_CAME or (stream.content_length >= 0 and stream.received != stream.content_length):
+        fail_stream(engine, stream, FAILURE_BAD_RESPONSE)
+    else:
+        wake_stream(engine, stream)
+
+
+cdef void take_head(Engine* engine, Http2Stream* stream, const Buffer* fields, bint ended) noexcept nogil:
+    # A header list of its answer, an interim one or the final one, is whole.
+    cdef:
+        uint32_t status = 0
+        int64_t body_bytes = -1
+    if not make_response(&engine.buffers, fields, stream.connection.exchange.method == METHOD_HEAD, ended, &stream.head, &status, &body_bytes) \
+            or (status < 200 and ended):
+        fail_stream(engine, stream, FAILURE_BAD_RESPONSE)
+        return
+    if status >= 200:
+        stream.flags |= H2_HEAD_CAME
+        stream.content_length = body_bytes
+    if ended:
+        take_input_end(engine, stream)
+    else:
+        wake_stream(engine, stream)
+
+
+# ---------------------------------------------------------------------------------------------------------- called back while reading
+cdef int on_begin_frame(nghttp2_session* handle, const nghttp2_frame_hd* head, void* data) noexcept nogil:
+    cdef Http2Session* session = <Http2Session*>data
+    if head.type != NGHTTP2_CONTINUATION:
+        session.block_ms = 0
+    if head.type != NGHTTP2_DATA or not head.flags & NGHTTP2_FLAG_END_STREAM:
+        count_frame(session, head)
+    return 0
+
+
+cdef int on_begin_headers(nghttp2_session* handle, const nghttp2_frame* frame, void* data) noexcept nogil:
+    cdef:
+        Http2Session* session = <Http2Session*>data
+        Http2Stream* stream = stream_of(handle, frame.hd.stream_id)
+    session.block_ms = session.engine.now_ms
+    session.block_bytes = 0
+    if stream != NULL and stream.flags & H2_HEAD_CAME:
+        stream.flags |= H2_IN_TRAILERS
+    return 0
+
+
+cdef int on_header(nghttp2_session* handle, const nghttp2_frame* frame, const uint8_t* name, size_t name_size, const uint8_t* value,
+                   size_t value_size, uint8_t flags, void* data) noexcept nogil:
+    cdef:
+        Http2Session* session = <Http2Session*>data
+        Http2Stream* stream = stream_of(handle, frame.hd.stream_id)
+    session.block_bytes += <uint32_t>(name_size + value_size) + FIELD_OVERHEAD
+    if session.block_bytes > MAX_HEAD_BYTES:
+        if session.block_bytes > MAX_HEAD_BYTES * HEADER_FLOOD_FACTOR:
+            session.block_bytes = MAX_HEAD_BYTES * HEADER_FLOOD_FACTOR
+            note_end(session, HTTP2_HEADER_FLOOD)
+        if stream != NULL:
+            stream.flags |= H2_TOO_LARGE
+        return 0
+    if stream == NULL or stream.connection == NULL or stream.flags & H2_TOO_LARGE:
+        return 0
+    if not add_field(&session.engine.buffers, &stream.fields, <const char*>name, <uint32_t>name_size, <const char*>value, <uint32_t>value_size):
+        stream.flags |= H2_TOO_LARGE
+    return 0
+
+
+cdef void take_fields(Engine* engine, Http2Stream* stream, bint ended) noexcept nogil:
+    # A header list is whole.
+    cdef Buffer* fields = stream.fields
+    stream.fields = NULL
+    if stream.connection == NULL or stream.failure != 0:
+        if ended:
+            stream.flags |= H2_REMOTE_ENDED
+    elif stream.flags & H2_TOO_LARGE:
+        fail_stream(engine, stream, FAILURE_RESPONSE_HEAD_TOO_LARGE)
+    elif not stream.flags & H2_IN_TRAILERS:
+        take_head(engine, stream, fields, ended)
+    elif not ended or not make_trailers(&engine.buffers, fields, &stream.received_trailers):
+        fail_stream(engine, stream, FAILURE_BAD_RESPONSE)       # trailers have to end the stream (RFC 9113 section 8.1)
+    else:
+        take_input_end(engine, stream)
+    return_buffer(&engine.buffers, fields)
+
+
+cdef int on_frame_recv(nghttp2_session* handle, const nghttp2_frame* frame, void* data) noexcept nogil:
+    # A whole frame, or a header block with all of its.
+    cdef:
+        Http2Session* session = <Http2Session*>data
+        Engine* engine = session.engine
+        Http2Stream* stream
+    if frame.hd.type == NGHTTP2_HEADERS:
+        session.block_ms = 0
+        stream = stream_of(handle, frame.hd.stream_id)
+        if stream != NULL:
+            take_fields(engine, stream, frame.hd.flags & NGHTTP2_FLAG_END_STREAM != 0)
+    elif frame.hd.type == NGHTTP2_DATA:
+        stream = stream_of(handle, frame.hd.stream_id)
+        if stream != NULL and frame.hd.flags & NGHTTP2_FLAG_END_STREAM:
+            take_input_end(engine, stream)
+    elif frame.hd.type == NGHTTP2_RST_STREAM:
+        engine.counters.backend_resets_received += 1
+    elif frame.hd.type == NGHTTP2_GOAWAY:
+        engine.counters.backend_goaways += 1
+        session.refuses = True                  # nghttp2 closes the streams that it will not serve
+    return 0
+
+
+cdef int on_data(nghttp2_session* handle, uint8_t flags, int32_t id, const uint8_t* bytes, size_t size, void* data) noexcept nogil:
+    # Body bytes. They wait until the exchange takes them, at most a window of them.
+    cdef:
+        Http2Session* session = <Http2Session*>data
+        Engine* engine = session.engine
+        Http2Stream* stream = stream_of(handle, id)
+    if session.frames.left < FRAME_BURST:
+        session.frames.left += 1                # what on_begin_frame took: this one moves something
+    if stream == NULL or stream.connection == NULL or stream.failure != 0:
+        drop_bytes(handle, id, size)
+        if stream != NULL and stream.connection == NULL:
+            reset_stream(stream, NGHTTP2_CANCEL)        # more than its head had said
+        return 0
+    stream.received += <int64_t>size
+    if not stream.flags & H2_HEAD_CAME or (stream.content_length >= 0 and stream.received > stream.content_length):
+        drop_bytes(handle, id, size)
+        fail_stream(engine, stream, FAILURE_BAD_RESPONSE)
+    elif not append_bytes(&engine.buffers, &stream.input, <const char*>bytes, <uint32_t>size):
+        drop_bytes(handle, id, size)
+        fail_stream(engine, stream, FAILURE_OUT_OF_MEMORY)
+    else:
+        wake_stream(engine, stream)
+    return 0
+
+
+cdef int on_stream_close(nghttp2_session* handle, int32_t id, uint32_t code, void* data) noexcept nogil:
+    # Both sides have ended, either has reset it, or it could not be begun. An answer that has come whole is one, whatever the code.
+    cdef:
+        Http2Session* session = <Http2Session*>data
+        Http2Stream* stream = stream_of(handle, id)
+    if stream == NULL:
+        return 0
+    stream.flags |= H2_CLOSED
+    if stream.connection == NULL:
+        free_stream(stream)
+        return 0
+    if code == NGHTTP2_REFUSED_STREAM:
+        stream.flags &= ~<uint32_t>H2_HEAD_GONE     # nothing was done for it (RFC 9113 section 8.7)
+    if not stream.flags & H2_REMOTE_ENDED and stream.failure == 0:
+        stream.failure = FAILURE_BACKEND_RESET
+    wake_stream(session.engine, stream)
+    return 0
+
+
+cdef int on_frame_send(nghttp2_session* handle, const nghttp2_frame* frame, void* data) noexcept nogil:
+    # A frame of ours is in the batch.
+    cdef:
+        Http2Session* session = <Http2Session*>data
+        Http2Stream* stream
+    if frame.hd.type == NGHTTP2_HEADERS:
+        session.frames.left += FRAMES_PER_REQUEST
+        stream = stream_of(handle, frame.hd.stream_id)
+        if stream != NULL:
+            stream.flags |= H2_HEAD_GONE
+            if frame.hd.flags & NGHTTP2_FLAG_END_STREAM:
+                stream.flags |= H2_ENDED        # a request without a body
+    elif frame.hd.type == NGHTTP2_RST_STREAM:
+        session.engine.counters.backend_resets_sent += 1
+    elif frame.hd.type == NGHTTP2_GOAWAY and frame.goaway.error_code != NGHTTP2_NO_ERROR:
+        note_end(session, HTTP2_PROTOCOL_ERROR)     # found by nghttp2, unless it was us
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------------------- the session
+cdef SessionCalls CALLS
+CALLS.begin_frame = on_begin_frame
+CALLS.begin_headers = on_begin_headers
+CALLS.header = on_header
+CALLS.frame_recv = on_frame_recv
+CALLS.data = on_data
+CALLS.stream_close = on_stream_close
+CALLS.frame_send = on_frame_send
+cdef nghttp2_session_callbacks* CALLBACKS = make_callbacks(&CALLS)
+
+
+cdef bint begin_session(Engine* engine, Connection* connection, const ImagePool* settings) noexcept nogil:
+    # Its preface is ready to be sent, and it is one of its backend's. False: out of memory.
+    cdef:
+        Backend* backend = connection.backend
+        Http2Session* session = make_session(engine, connection, CALLBACKS)
+        nghttp2_settings_entry entries[4]
+        uint64_t window_bytes = <uint64_t>settings.http2_window_bytes * settings.http2_streams
+    if session == NULL:
+        return False
+    connection.codec = &BACKEND
+    session.max_streams = settings.http2_streams
+    engine.counters.backend_sessions_opened += 1
+    session.next = backend.sessions
+    if session.next != NULL:
+        session.next.previous = session
+    backend.sessions = session
+    entries[0].settings_id = NGHTTP2_SETTINGS_ENABLE_PUSH
+    entries[0].value = 0
+    entries[1].settings_id = NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE
+    entries[1].value = settings.http2_window_bytes
+    entries[2].settings_id = NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE
+    entries[2].value = MAX_HEAD_BYTES
+    entries[3].settings_id = NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES
+    entries[3].value = 1
+    # As much as all streams together may have: one whose client does not read leaves the others theirs.
+    return submit_preface(session, entries, 4, <int32_t>window_bytes)
+
+
+cdef uint32_t open_session(Engine* engine, Exchange* exchange, Attempt* attempt, Http2Session** session) noexcept nogil:
+    # Connects to the attempt's backend. 0 or a FAILURE_*.
+    cdef:
+        Connection* connection = NULL
+        uint32_t failure = connect_backend(engine, exchange, attempt, &connection)
+    if failure == 0 and not begin_session(engine, connection, exchange.pool.image):
+        failure = FAILURE_OUT_OF_MEMORY
+    if failure:
+        if connection != NULL:
+            close_connection(engine, connection, False)
+        return failure
+    session[0] = <Http2Session*>connection.http2
+    if stands(session[0]):
+        list_session(engine, session[0])
+    set_deadline(engine, connection, engine.now_ms + exchange.connect_timeout_ms)
+    return 0
+
+
+cdef void close_session(Engine* engine, Connection* connection, bint reset) noexcept nogil:
+    # The connection closes: no attempt is left on it.
+    cdef:
+        Http2Session* session = <Http2Session*>connection.http2
+        void* handle = session.handle
+        Http2Stream* stream = session.streams
+        Http2Stream* following
+    session.gone = True
+    session.handle = NULL
+    if session.previous != NULL:
+        session.previous.next = session.next
+    else:
+        connection.backend.sessions = session.next
+    if session.next != NULL:
+        session.next.previous = session.previous
+    if session.is_listed and connection.place != NULL:      # whoever takes its place has done that
+        unlist_idle(connection)
+    while stream != NULL:
+        following = stream.next
+        drop_stream(stream)
+        engine.counters.backend_streams_closed += 1
+        stream = following
+    free_handle(handle)
+    engine.counters.backend_sessions_closed += 1
+    free_session(session)
+
+
+cdef void leave_session(Engine* engine, Http2Session* session, uint32_t failure) noexcept nogil:
+    # Nothing more comes or goes: each attempt fails at its next turn, but for those whose answer is here, and the connection closes behind the
+    # last one.
+    cdef Http2Stream* stream = session.streams
+    session.gone = True
+    if session.end != HTTP2_NOT_ENDED:
+        engine.counters.backend_http2_ends[session.end] += 1
+    while stream != NULL:
+        stream.flags |= H2_CLOSED
+        if stream.connection != NULL:
+            if not stream.flags & H2_REMOTE_ENDED and stream.failure == 0:
+                stream.failure = failure
+            wake_stream(engine, stream)
+        stream = stream.next
+    list_ready(engine, session.connection)      # behind them
+
+
+cdef void stand(Engine* engine, Http2Session* session) noexcept nogil:
+    # It is connected: the attempts that wait for it have their turn, and the frames of all of them leave together.
+    cdef Http2Stream* stream = session.streams
+    session.connection.state = STATE_EXCHANGE
+    while stream != NULL:
+        list_ready(engine, stream.connection)
+        stream = stream.next
+    list_ready(engine, session.connection)
+
+
+cdef void greet(Engine* engine, Http2Session* session) noexcept nogil:
+    # Brings its TLS handshake on.
+    cdef:
+        Connection* connection = session.connection
+        int result = greet_backend(engine, connection)
+    engine.clock_us = read_clock_us()           # that was a long one
+    engine.now_ms = engine.clock_us // 1000
+    if result == TLS_WAITS:
+        if connection.io & IO_READABLE and connection.tls.held == NULL:
+            list_ready(engine, connection)
+    elif result != TLS_STANDS:
+        leave_session(engine, session, <uint32_t>-result)
+    elif not chose_http2(connection):
+        leave_session(engine, session, FAILURE_BACKEND_NO_HTTP2)
+    else:
+        stand(engine, session)
+
+
+cdef void connect_on(Engine* engine, Http2Session* session) noexcept nogil:
+    # Something has happened to a connection that is being made.
+    cdef:
+        Connection* connection = session.connection
+        int error
+    if connection.tls == NULL or not connection.tls.connected:
+        if not connection.io & (IO_WRITABLE | IO_ERROR):
+            return
+        error = connect_result(connection)
+        if error:
+            leave_session(engine, session, connect_failure(error))
+            return
+    if connection.tls == NULL:
+        stand(engine, session)
+    else:
+        connection.tls.connected = True
+        greet(engine, session)
+
+
+cdef void settle_idle(Engine* engine, Http2Session* session) noexcept nogil:
+    # No stream is left: it waits for the next one, or ends.
+    cdef Connection* connection = session.connection
+    if session.refuses or connection.backend.max_idle == 0 or connection.io & IO_HALF_CLOSED:
+        end_idle(session)
+    elif unlikely(connection.place != NULL) and not session.is_listed:
+        if take_wanted(connection.place):
+            give_place_back(engine, &connection.place)
+            end_idle(session)
+        else:
+            session.is_listed = True
+            list_idle(connection)
+
+
+cdef void session_ready(Engine* engine, Connection* connection) noexcept nogil:
+    cdef:
+        Http2Session* session = <Http2Session*>connection.http2
+        bint lost = False
+    if unlikely(session.gone):
+        if session.n_exchanges == 0:
+            close_connection(engine, connection, False)
+        return
+    if unlikely(connection.state == STATE_CONNECTING):
+        connect_on(engine, session)
+        return
+    if unlikely(connection.io & IO_ERROR and not connection.io & IO_READABLE):
+        leave_session(engine, session, FAILURE_BACKEND_RESET)
+        return
+    # Where others are to have their turn first (IO_READY_LISTED), their frames go with ours.
+    if not connection.io & IO_READY_LISTED and (session.held != NULL or wants_write(session)) and not write_frames(engine, connection):
+        leave_session(engine, session, FAILURE_BACKEND_RESET)
+        return
+    if not read_frames(engine, connection, &lost):
+        if lost:
+            leave_session(engine, session, FAILURE_BACKEND_CLOSED if connection.io & IO_EOF else FAILURE_BACKEND_RESET)
+            return
+    if unlikely(session.end != HTTP2_NOT_ENDED):
+        end_session(session)
+        write_frames(engine, connection)        # says why, if the socket takes it now
+        leave_session(engine, session, FAILURE_BAD_RESPONSE)
+        return
+    if session.n_streams == 0:
+        settle_idle(engine, session)
+    if wants_write(session):
+        list_session(engine, session)
+    elif unlikely(session.held == NULL and not wants_read(session)):
+        leave_session(engine, session, FAILURE_BACKEND_CLOSED)      # a GOAWAY has come or gone, and no stream is left that it lets finish
+        return
+    arm(engine, session)
+
+
+cdef void arm(Engine* engine, Http2Session* session) noexcept nogil:
+    # When this session is looked at again, if nothing happens. What attempts wait for is theirs.
+    cdef uint64_t when = engine.now_ms + STALLED_MS
+    if session.n_streams == 0:
+        when = session.idle_ms + session.connection.backend.idle_timeout_ms
+    elif session.n_streams != session.n_exchanges:
+        when = engine.now_ms + LINGER_MS
+    if session.held != NULL and session.written_ms + STALLED_MS < when:
+        when = session.written_ms + STALLED_MS
+    if session.block_ms and session.block_ms + BLOCK_MS < when:
+        when = session.block_ms + BLOCK_MS
+    if when <= engine.now_ms:
+        when = engine.now_ms + LATE_MS
+    set_deadline(engine, session.connection, when)
+
+
+cdef void reset_late(Engine* engine, Http2Session* session) noexcept nogil:
+    # Streams whose attempt had all of its answer, but whose end has not come since.
+    cdef Http2Stream* stream = session.streams
+    while stream != NULL:
+        if stream.connection == NULL and engine.now_ms >= stream.moved_ms + LINGER_MS:
+            reset_stream(stream, NGHTTP2_CANCEL)
+        stream = stream.next
+
+
+cdef void session_timed_out(Engine* engine, Connection* connection) noexcept nogil:
+    cdef Http2Session* session = <Http2Session*>connection.http2
+    if session.gone:
+        return
+    if connection.state == STATE_CONNECTING:
+        leave_session(engine, session, FAILURE_CONNECT_TIMEOUT)
+        return
+    if session.held != NULL and engine.now_ms >= session.written_ms + STALLED_MS:
+        note_end(session, HTTP2_WRITE_TIMEOUT)
+        leave_session(engine, session, FAILURE_BACKEND_RESET)
+        return
+    if session.block_ms and engine.now_ms >= session.block_ms + BLOCK_MS:
+        note_end(session, HTTP2_HEADER_FLOOD)
+        leave_session(engine, session, FAILURE_BAD_RESPONSE)
+        return
+    if session.n_streams == 0 and engine.now_ms >= session.idle_ms + connection.backend.idle_timeout_ms:
+        end_idle(session)
+    reset_late(engine, session)
+    if wants_write(session):
+        list_session(engine, session)
+    arm(engine, session)
+
+
+cdef Codec BACKEND
+BACKEND.ready = session_ready
+BACKEND.timed_out = session_timed_out
+BACKEND.send_informational = NULL
+BACKEND.send_head = NULL
+BACKEND.send_local = NULL
+BACKEND.send_answer = NULL
+BACKEND.end = NULL
+BACKEND.reset = NULL
+BACKEND.switch_to_tunnel = NULL
+BACKEND.send_request = NULL
+BACKEND.adopt = NULL
+BACKEND.close = close_session
+
+
+cdef const Codec* http2_backend_codec() noexcept nogil:
+    return &BACKEND
