@@ -15,7 +15,7 @@ from tests.support.loop_backend import LoopBackend
 from tests.support.message import request
 from tests.support.name_server import NameServer
 from tests.support.process import Control, session_members
-from tests.support.waiting import DEADLINE_SECONDS, wait_until
+from tests.support.waiting import DEADLINE_SECONDS, SANITIZED, wait_until
 from tests.support.websocket import Chat, WebSocketEcho
 
 # Installed in place of Python, as far as a process that is started anew can see: it fails before it is ready.
@@ -548,6 +548,22 @@ def test_websocket_goes_on_over_reloads_and_an_upgrade_until_it_is_closed(start,
     second.say()
     second.close()
     new.wait_for_rest()
+    new.stop()
+
+
+@pytest.mark.skipif(SANITIZED, reason="grpcio's own threads are not built for the sanitizers")
+def test_grpc_clients_move_to_the_new_one_without_an_error(start, keep):
+    pytest.importorskip("grpc")
+    from tests.support.grpc_backend import Calls, GrpcBackend
+
+    lb = start([keep(GrpcBackend())], pool={"protocol": "http2"})
+    with Calls(f"127.0.0.1:{lb.port}") as calls:
+        calls.wait_for_answers(50)
+        new = Upgraded(lb, upgrade(lb))
+        end_of_old(lb)
+        calls.wait_for_answers(100)
+    assert calls.failures == []
+    assert new.wait_for_rest()["exchanges_opened"] == calls.answered
     new.stop()
 
 

@@ -399,9 +399,10 @@ class Fastlb:
             nonlocal what
             counters = self.counters()
             rows = self.backends()
-            what = imbalance(counters, sum(row["idle"] for row in rows), len(self.worker_pids()))
+            idle = sum(row["idle"] for row in rows) + counters["backend_sessions_opened"] - counters["backend_sessions_closed"]
+            what = imbalance(counters, idle, len(self.worker_pids()))
             what |= {f"in_flight of {row['identity']}": row["in_flight"] for row in rows if row["in_flight"]}
-            sockets = self.count_sockets() - self._sockets_at_start - sum(row["idle"] for row in rows)
+            sockets = self.count_sockets() - self._sockets_at_start - idle
             if sockets and not self._applied:
                 what["sockets beyond those at the start and the idle ones"] = sockets
             return not what
@@ -514,8 +515,12 @@ def unequal(counters: Counters) -> dict[str, int]:
 
 
 def imbalance(counters: Counters, idle: int, workers: int) -> dict[str, int]:
-    """What is held although nothing is in flight: everything but the snapshot that each worker uses and `idle` backend connections."""
+    """What is held although nothing is in flight: everything but the snapshot that each worker uses and `idle` backend connections, with
+    the TLS and the HTTP/2 that some of them speak."""
     wrong = unequal(counters)
+    for name in ("tls_opened", "backend_sessions_opened"):
+        if 0 < wrong.get(name, 0) <= idle:
+            del wrong[name]
     for name, held in (("snapshots_opened", workers), ("backend_connections_opened", idle)):
         difference = wrong.pop(name, 0) - held
         if difference:
