@@ -31,6 +31,7 @@ class Site:
         chain, key = issued.write(directory, "grpc")
         (directory / "ca.pem").write_bytes(authority.pem)
         self.root = authority.pem
+        self.log = directory / "log"
         self.backends = [keep(GrpcBackend(name)) for name in ("one", "two")]
         self.secure = keep(GrpcBackend("secure", (issued.pem, issued.key_pem)))
         self.fragile = keep(MisbehavingProxy(self.backends[0].address))
@@ -39,7 +40,7 @@ class Site:
         self.lb = module_fastlb(
             configuration(
                 listeners=[
-                    {"name": "plain"},
+                    {"name": "plain", "access_log": {"to": str(self.log), "format": "{path} {status} {grpc_status} {reason}"}},
                     {"name": "tls", "tls": {"certificates": [{"cert": str(chain), "key": str(key)}]}},
                 ],
                 routes=[
@@ -265,6 +266,19 @@ def test_a_backend_that_breaks_before_it_answers(site, channel):
     assert dict(error.trailing_metadata())["x-fastlb-reason"].startswith("backend:")
 
 
+def test_an_answer_that_comes_while_the_client_still_sends_is_the_answer(channel):
+    error = error_of(channel.stream_unary("/test.Main/Refuse"), itertools.repeat(b"x" * 10_000))
+    assert (error.code(), error.details()) == (grpc.StatusCode.FAILED_PRECONDITION, "as asked: 100 % ✓\n")
+
+
+def test_the_log_tells_how_calls_ended(site):
+    with site.channel("plain") as channel:
+        for path, message in (("/test.Main/Say", b"x"), ("/test.Main/Fail", b"7"), ("/test.Nobody/Say", b"x")):
+            channel.unary_unary(path).future(message, timeout=DEADLINE_SECONDS).code()
+    expected = ["/test.Main/Say 200 0 -", "/test.Main/Fail 200 7 -", "/test.Nobody/Say 200 14 backend:connect_refused"]
+    wait_until(lambda: site.log.read_text().splitlines()[-3:] == expected, "the calls are logged")
+
+
 # ---------------------------------------------------------------------------------------------------------- health
 def test_a_backend_that_does_not_serve_gets_no_calls(site, channel):
     def state():
@@ -310,3 +324,23 @@ def test_clients_move_without_an_error_when_their_listener_goes(fastlb, keep):
         lb.wait_for(lambda counters: counters["clients"] == 1, "and left the first one")
     assert calls.failures == []
     assert lb.reasons() == {}
+
+
+def test_backends_that_say_goodbye_again_and_again_cost_no_call(fastlb, keep):
+    ages = [("grpc.max_connection_age_ms", 200), ("grpc.max_connection_age_grace_ms", 10_000)]
+    lb = fastlb([keep(GrpcBackend(options=ages))], pool={"protocol": "http2"})
+    with Calls(f"127.0.0.1:{lb.port}", threads=4) as calls:
+        wait_until(lambda: lb.counter("backend_goaways") >= 5 or calls.failures, "goodbyes have come")
+        calls.wait_for_answers(50)
+    assert calls.failures == []
+    assert lb.reasons() == {}
+
+
+def test_a_backend_that_is_stopped_costs_no_call_where_there_is_another_one(fastlb, keep):
+    stays, goes = keep(GrpcBackend("stays")), keep(GrpcBackend("goes"))
+    lb = fastlb([stays, goes], pool={"protocol": "http2", "algorithm": "round_robin"})
+    with Calls(f"127.0.0.1:{lb.port}", threads=4) as calls:
+        wait_until(lambda: goes.n_calls > 20, "both are called")
+        goes.stop()
+        calls.wait_for_answers(100)
+    assert calls.failures == []

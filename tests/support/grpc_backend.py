@@ -1,7 +1,7 @@
 """A gRPC server of grpcio whose messages are plain bytes, with what it has seen; and clients that call it again and again."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -27,14 +27,15 @@ class GrpcBackend(grpc.GenericRpcHandler):
 
     Args:
         chain: PEM certificates and a PEM key, for TLS.
+        options: of grpcio's server.
     """
 
-    def __init__(self, name: str = "one", chain: tuple[bytes, bytes] | None = None) -> None:
+    def __init__(self, name: str = "one", chain: tuple[bytes, bytes] | None = None, options: Sequence[tuple[str, Any]] = ()) -> None:
         self.name = name
         self.health = SERVING
         self.n_calls = 0
         self.waiting: list[Seen] = []
-        self._server = grpc.server(ThreadPoolExecutor(32), handlers=[self], options=[("grpc.so_reuseport", 0), *ANY_SIZE])
+        self._server = grpc.server(ThreadPoolExecutor(32), handlers=[self], options=[("grpc.so_reuseport", 0), *ANY_SIZE, *options])
         if chain is None:
             port = self._server.add_insecure_port("127.0.0.1:0")
         else:
@@ -51,6 +52,10 @@ class GrpcBackend(grpc.GenericRpcHandler):
         wait_until(lambda: len(self.waiting) > n_before, "the call has reached the backend")
         return self.waiting[n_before]
 
+    def stop(self) -> None:
+        """Takes no more calls, ends those that run, and says goodbye to everybody."""
+        self._server.stop(DEADLINE_SECONDS).wait()
+
     def close(self) -> None:
         self.end_connections()
         self._server.stop(None).wait()
@@ -66,6 +71,7 @@ class GrpcBackend(grpc.GenericRpcHandler):
             "Count": (grpc.unary_stream_rpc_method_handler, self._count),
             "Watch": (grpc.unary_stream_rpc_method_handler, self._watch),
             "Join": (grpc.stream_unary_rpc_method_handler, lambda requests, context: b"".join(requests)),
+            "Refuse": (grpc.stream_unary_rpc_method_handler, lambda requests, context: self._fail(b"9", context)),
             "Talk": (grpc.stream_stream_rpc_method_handler, self._talk),
         }
         if method not in kinds:
