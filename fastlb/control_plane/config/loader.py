@@ -11,6 +11,7 @@ from pathlib import Path
 
 from fastlb.control_plane.config.address import BindAddress
 from fastlb.control_plane.config.errors import ConfigError, Place, Problem, nearest, quote, quote_all
+from fastlb.control_plane.config.health import GRPC as GRPC_PROBES
 from fastlb.control_plane.config.health import HTTP as HTTP_PROBES
 from fastlb.control_plane.config.health import check_healths
 from fastlb.control_plane.config.option import read_table
@@ -227,6 +228,7 @@ def _element(reader: Reader, path: KeyPath, number: int) -> KeyPath:
 def _check_pools(reader: Reader) -> None:
     pools = dict(reader.all_read(Pool))
     zone = _read_zone(reader)
+    of_sessions = {listener.pool for _, listener in reader.all_read(Listener)}  # of TCP
     for path, backend in reader.all_read(Backend):
         algorithm = pools[path[:2]].algorithm if path[:2] in pools else WEIGHTED_LEAST_CONNECTIONS
         if backend.weight > 1 and algorithm in WITHOUT_WEIGHTS:
@@ -248,13 +250,16 @@ def _check_pools(reader: Reader) -> None:
         if pool.queue.max and not all(backend.max_in_flight for backend in pool.backends):
             found = f"the pool {quote(pool.name)} has a queue, and a backend without max_connections"
             reader.warn((*path, "queue"), found, "it is never full: nobody ever waits")
+        if pool.health.type == GRPC_PROBES and not pool.health.port and pool.protocol == "http1" and pool.name not in of_sessions:
+            found = f"the backends of the pool {quote(pool.name)} are probed over gRPC, and asked in HTTP/1.1"
+            reader.warn((*path, "health"), found, 'gRPC calls need protocol = "http2"')
 
 
 def _check_backend_tls(reader: Reader, path: KeyPath, pool: Pool) -> None:
     if pool.tls.verify and not pool.tls.server_name and any(backend.address.unix_path for backend in pool.backends):
         found = "a backend of this pool is a unix socket"
         reader.reject_key((*path, "tls"), found, 'say what its certificate is for: server_name = "app.internal"')
-    if pool.health.type == HTTP_PROBES and not pool.health.tls:
+    if pool.health.type in (HTTP_PROBES, GRPC_PROBES) and not pool.health.tls:
         found = f"the backends of the pool {quote(pool.name)} speak TLS, and its health checks do not"
         reader.warn((*path, "health"), found, "health.tls = true has them probed as they are used")
 

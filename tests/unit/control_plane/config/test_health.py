@@ -88,6 +88,15 @@ def test_grpc_has_a_service_an_authority_and_metadata() -> None:
     assert read('"grpc"') == Health(type="grpc")
 
 
+def test_a_pool_that_is_probed_over_grpc_and_asked_in_http1_is_warned_of() -> None:
+    (warning,) = load('"grpc"').warnings
+    assert warning.found == 'the backends of the pool "main" are probed over gRPC, and asked in HTTP/1.1'
+    for health in ('"grpc"\nprotocol = "http2"', '{ type = "grpc", port = 81 }'):
+        assert load(health).warnings == ()
+    site = SITE.replace('bind = ":8080"', 'bind = ":8080"\nprotocol = "tcp"\npool = "main"')
+    assert load('"grpc"', site).warnings == ()
+
+
 def test_a_script_is_a_list_of_arguments() -> None:
     assert read('{ type = "script", command = ["/bin/check", "$HOME"] }').command == ("/bin/check", "$HOME")
     assert read('{ type = "script", command = "/bin/check" }').command == ("/bin/check",)
