@@ -66,7 +66,7 @@ from fastlb.data_plane.types cimport (Exchange, ImageBackend, ImageHeader, Image
 from fastlb.data_plane.types cimport (MAX_LOCATION_BYTES, ImageCondition, ImageHost, ImageHostSet, ImageHostSlot, ImageLocation,
                                       ImageLocationSlot, ImagePathLength, ImageRegex, ImageRouteTable, ImageRule, ImageValue)
 from fastlb.data_plane.types cimport QUEUE_PRIORITIES, ImageAlias, ImageGroup, ImageRingPoint, Regex, RegexScratch, RowDetails
-from fastlb.data_plane.types cimport ImageBackendTls, ImageCertificate, ImageSticky, ImageTls, ImageTlsIdentity, ImageName
+from fastlb.data_plane.types cimport ImageBackendTls, ImageCertificate, ImageName, ImageSniChoice, ImageSticky, ImageTls, ImageTlsIdentity
 
 from fastlb.data_plane.types cimport PickFunction
 
@@ -355,6 +355,7 @@ cdef class SnapshotWriter:
         bytearray texts
         list networks, listeners, routes, pools, pool_backends, pool_groups, table_names
         list segments, operations, shares
+        list sni_choices
         list certificates, tls_identities, names, tls, ticket_keys, backend_tls
         dict authorities
         dict stickies, request_edits
@@ -374,6 +375,7 @@ cdef class SnapshotWriter:
         self.certificates, self.tls_identities, self.names, self.tls, self.ticket_keys = [], [], [], [], []
         self.backend_tls, self.authorities = [], {}
         self.stickies, self.request_edits = {}, {}
+        self.sni_choices = []
         self.generation = generation
         self.reason_header.offset = sizeof(ImageHeader)
         self.reason_header.size = 0
@@ -464,11 +466,35 @@ cdef class SnapshotWriter:
         return len(self.listeners) - 1
 
     def set_session(self, listener, route, *, timeout_ms=0):
-        """Has a listener take TCP sessions in the place of HTTP: they go to the pool of `route` and end after `timeout_ms`, 0 = never."""
+        """Has a listener take TCP sessions in the place of HTTP: they go to the pool of `route` (None: see set_passthrough) and end after
+        `timeout_ms`, 0 = never."""
         packed = bytearray(self.listeners[listener])
-        (<ImageListener*><char*>packed).session_route = route
+        (<ImageListener*><char*>packed).session_route = <uint32_t>NO_INDEX if route is None else route
         (<ImageListener*><char*>packed).settings.session_timeout_ms = timeout_ms
         self.listeners[listener] = bytes(packed)
+
+    def set_passthrough(self, listener, names, others):
+        """Has a listener pass TLS on, to where a client's first message leads: `names` pairs names with runs of choices, `others` is the run for
+        the rest, and where no choice fits the client is refused. A choice is the protocols of which the client has to offer one (none:
+        whatever it offers) and the route that it then takes."""
+        packed = bytearray(self.listeners[listener])
+        section = self.add_names([(name, self.add_choices(choices)) for name, choices in names])
+        (<ImageListener*><char*>packed).sni_names = section
+        (<ImageListener*><char*>packed).sni_others = self.add_choices(others) if others else <uint32_t>NO_INDEX
+        (<ImageListener*><char*>packed).passes_tls = 1
+        self.listeners[listener] = bytes(packed)
+
+    cdef uint32_t add_choices(self, choices) except? 0xFFFFFFFF:
+        cdef:
+            ImageSniChoice entry
+            uint32_t first = <uint32_t>len(self.sni_choices)
+        for number, (protocols, route) in enumerate(choices, 1):
+            memset(&entry, 0, sizeof(entry))
+            entry.alpn = self.add_text(b"".join(bytes([len(protocol)]) + protocol for protocol in protocols))
+            entry.route = route
+            entry.is_last = number == len(choices)
+            self.sni_choices.append(record(&entry, sizeof(entry)))
+        return first
 
     def add_certificate(self, chain, key, ocsp=b""):
         """A certificate that listeners may serve. `chain`: PEM, the leaf first; `key`: PEM, PKCS #8 without a password; `ocsp`: a DER response
@@ -1079,6 +1105,7 @@ cdef class SnapshotWriter:
         header.tls.offset, header.tls.count = place(b"".join(self.tls)), len(self.tls)
         header.backend_tls.offset, header.backend_tls.count = place(b"".join(self.backend_tls)), len(self.backend_tls)
         header.ticket_keys.offset, header.ticket_keys.count = place(b"".join(self.ticket_keys)), len(self.ticket_keys)
+        header.sni_choices.offset, header.sni_choices.count = place(b"".join(self.sni_choices)), len(self.sni_choices)
         place(b"")                              # ends at a multiple of 8, as its records do
         header.magic = <uint64_t>IMAGE_MAGIC
         header.layout_version = IMAGE_LAYOUT
@@ -2401,6 +2428,15 @@ cdef class Engine:
     def generation(self):
         """Generation of the snapshot in use, 0 before the first."""
         return self.opened().snapshot.header.generation if self.opened().snapshot != NULL else 0
+
+    @property
+    def folded(self):
+        """Tunnels of which nothing is kept but their two connections (data_plane/folded_tunnel.pyx)."""
+        return 0 if self.closed else self.engine.n_folded
+
+    def fold_after(self, uint32_t silence_ms):
+        """How long a tunnel is silent before it is folded; 1,000 ms unless told otherwise."""
+        self.opened().fold_after_ms = silence_ms
 
     def counters(self):
         """Cumulative counters and gauges of this engine by name. Pairs *_opened/*_closed and *_taken/*_returned are equal at rest

@@ -18,16 +18,16 @@ from bench.compare.idle import measure_idle
 from bench.compare.latency import measure_latency
 from bench.compare.machine import describe_machine, describe_versions
 from bench.compare.processes import CLIENT_CPU, PROXY_CPU, BenchError
-from bench.compare.proxies import FASTLB, PROXY_NAMES, Proxy, config_texts, executable, running_proxy, why_missing
+from bench.compare.proxies import FASTLB, PROXY_NAMES, Proxy, Setup, config_texts, executable, running_proxy, why_missing
 from bench.compare.ratios import median_of
 from bench.compare.record import to_json
 from bench.compare.report import render
 from bench.compare.restart import measure_restart
 from bench.compare.same_work import check_proxy
-from bench.compare.setups import measure_logs, measure_routes, measure_tls, measure_workers
+from bench.compare.setups import TCP_SETUPS, measure_logs, measure_routes, measure_tcp, measure_tls, measure_workers
 from bench.compare.start import measure_start
 from bench.compare.turns import measure_slot, measure_work, takes_part
-from bench.compare.works import HTTP2, IDLE, LATENCY, LOG, ONLY_IN, PARTS, RESTART, ROUTES, START, TLS, WORKERS, WORKS
+from bench.compare.works import HTTP2, IDLE, LATENCY, LOG, ONLY_IN, PARTS, RESTART, ROUTES, START, TCP, TCP_IDLE, TLS, WORKERS, WORKS
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -124,6 +124,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             run[ROUTES] = measure_routes(names, backend, directory, **some)
         if TLS in arguments.works:
             run[TLS] = measure_tls(names, backend, directory, **some)
+        if TCP in arguments.works:
+            run[TCP] = measure_tcp(names, backend, directory, **some)
+        if TCP_IDLE in arguments.works:
+            tcp_names = [name for name in names if name in TCP_SETUPS]
+            run[TCP_IDLE] = measure_idle(tcp_names, backend, directory, repeats=1 if arguments.quick else 3, say=say, setup=Setup(tcp=True))
         if HTTP2 in arguments.works:
             run[HTTP2] = measure_http2(names, backend, directory, **some)
         if RESTART in arguments.works and FASTLB in names:

@@ -1,4 +1,4 @@
-"""Memory of idle keep-alive client connections: what 10,000 of them add to the proxy's PSS."""
+"""Memory of idle keep-alive client connections, and of idle TCP sessions: what 10,000 of them add to the proxy's PSS."""
 
 import contextlib
 import resource
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.compare.backend import Backend
 from bench.compare.processes import CLIENT_CPU, BenchError, child_setup
-from bench.compare.proxies import ADDRESS, RELAY, Proxy, running_proxy
+from bench.compare.proxies import ADDRESS, RELAY, USUAL, Proxy, Setup, running_proxy
 from bench.compare.works import IDLE_CONNECTIONS
 
 _HOLD = Path(__file__).with_name("hold.py")
@@ -21,22 +21,29 @@ _START_SECONDS = 60
 
 
 def measure_idle(
-    names: list[str], backend: Backend, directory: Path, *, repeats: int, count: int = IDLE_CONNECTIONS, say: Callable[[str], None]
+    names: list[str],
+    backend: Backend,
+    directory: Path,
+    *,
+    repeats: int,
+    count: int = IDLE_CONNECTIONS,
+    say: Callable[[str], None],
+    setup: Setup = USUAL,
 ) -> list[dict[str, object]]:
     """A fresh process per measurement. Bytes are those of user memory; the kernel's are not in it."""
     measured: list[dict[str, object]] = []
     for number in range(1, repeats + 1):
         for name in names:
-            with running_proxy(name, backend.target, directory) as proxy:
-                measured.append({"proxy": name, "round": number, **_measure(proxy, min(count, _most_connections(name)))})
-        say(f"idle: round {number} of {repeats}")
+            with running_proxy(name, backend.target, directory, setup) as proxy:
+                most = _most_connections(2 if setup.tcp or name == RELAY else 1)
+                measured.append({"proxy": name, "round": number, **_measure(proxy, min(count, most))})
+        say(f"idle{' tcp' if setup.tcp else ''}: round {number} of {repeats}")
     return measured
 
 
-def _most_connections(name: str) -> int:
-    """What the descriptor limit allows: the relay needs two per client."""
-    usable = resource.getrlimit(resource.RLIMIT_NOFILE)[1] - _SPARE_FILES
-    return (usable // 2 if name == RELAY else usable) - _WARM_UP_CONNECTIONS
+def _most_connections(each: int) -> int:
+    """What the descriptor limit allows, where a client takes so many descriptors of the proxy."""
+    return (resource.getrlimit(resource.RLIMIT_NOFILE)[1] - _SPARE_FILES) // each - _WARM_UP_CONNECTIONS
 
 
 def _measure(proxy: Proxy, count: int) -> dict[str, object]:

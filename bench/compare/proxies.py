@@ -87,6 +87,8 @@ _TLS = {
     "fastlb.toml": ("", f'tls = {{ certificates = ["{_CERTIFICATE}"] }}'),
     "haproxy.cfg": (f" ssl crt {_CERTIFICATE} alpn http/1.1 ciphersuites {_SUITE}", ""),
 }
+_NO_LOGS, _NO_ROUTES = {"": ""}, {False: ""}  # at layer 4
+_STREAM_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")  # Debian's; where it is not, it is built in or missing
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"  # Debian keeps nginx and haproxy outside an ordinary user's PATH
 
 
@@ -99,6 +101,7 @@ class Setup:
         routes: 20 routes with header edits in place of one.
         tls: clients speak TLS.
         http2: what nginx has to be told; fastlb speaks it anyway.
+        tcp: layer 4.
         arguments: further ones of the command line.
     """
 
@@ -108,6 +111,7 @@ class Setup:
     routes: bool = False
     tls: bool = False
     http2: bool = False
+    tcp: bool = False
     arguments: tuple[str, ...] = ()
 
 
@@ -171,7 +175,7 @@ def _command(name: str, port: int, backend: str, home: Path, setup: Setup) -> li
         options = ["-p"] if name == RELAY_POOLED else []
         return [native.program("relay"), *options, ADDRESS, str(port), *backend.split(":")]
     if name == FASTLB:
-        config = _fill("fastlb.toml", home, port, backend, setup)
+        config = _fill("fastlb-tcp.toml" if setup.tcp else "fastlb.toml", home, port, backend, setup)
         return [sys.executable, "-m", "fastlb", "serve", "-c", str(config), *setup.arguments]
     path = executable(_BINARIES[name])
     if path is None:
@@ -184,9 +188,9 @@ def _command(name: str, port: int, backend: str, home: Path, setup: Setup) -> li
             "-e",
             "stderr",
             "-c",
-            str(_fill("nginx.conf", home, port, backend, setup, _NGINX_TUNING.get(name, ""))),
+            str(_fill("nginx-stream.conf" if setup.tcp else "nginx.conf", home, port, backend, setup, _NGINX_TUNING.get(name, ""))),
         ]
-    return [path, "-db", "-f", str(_fill("haproxy.cfg", home, port, backend, setup))]
+    return [path, "-db", "-f", str(_fill("haproxy-tcp.cfg" if setup.tcp else "haproxy.cfg", home, port, backend, setup))]
 
 
 def _fill(template: str, home: Path, port: int, backend: str, setup: Setup, buffers: str = "") -> Path:
@@ -194,14 +198,16 @@ def _fill(template: str, home: Path, port: int, backend: str, setup: Setup, buff
     values = {
         "LISTEN": f"{ADDRESS}:{port}",
         "BACKEND": backend,
-        "CONNECTIONS": MAX_CLIENTS + (2048 if template == "nginx.conf" else 0),  # nginx counts backend connections too
+        # nginx counts backend connections too, of which a session has one.
+        "CONNECTIONS": MAX_CLIENTS * 2 if template == "nginx-stream.conf" else MAX_CLIENTS + (2048 if template == "nginx.conf" else 0),
         "FILES": resource.getrlimit(resource.RLIMIT_NOFILE)[1],
         "BUFFERS": buffers,
         "DIRECTORY": home,
         "WORKERS": setup.workers,
         "HTTP2": " http2" if setup.http2 else "",
-        "LOGS": _LOGS[template][setup.logs],
-        "ROUTES": _ROUTES[template][setup.routes],
+        "LOGS": _LOGS.get(template, _NO_LOGS)[setup.logs],
+        "ROUTES": _ROUTES.get(template, _NO_ROUTES)[setup.routes],
+        "STREAM_MODULE": f"load_module {_STREAM_MODULE};" if _STREAM_MODULE.exists() else "",
         "LISTEN_TLS": _TLS[template][0] if setup.tls else "",
         "TLS": _TLS[template][1] if setup.tls else "",
         "SCHEME": "https" if setup.tls else "http",

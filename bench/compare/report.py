@@ -23,6 +23,10 @@ from bench.compare.works import (
     ROUTES_AT_MOST,
     START,
     START_AT_MOST_MS,
+    TCP,
+    TCP_IDLE,
+    TCP_IDLE_AT_MOST_BYTES,
+    TCP_WORKS,
     TLS,
     TLS_WORKS,
     WORKER_AT_MOST_MIB,
@@ -75,7 +79,10 @@ def _lines(run: Mapping[str, Any]) -> Iterator[str]:
     if LATENCY in run:
         yield from _latency_lines(run[LATENCY], targets)
     if IDLE in run:
-        yield from _idle_lines(run[IDLE], targets)
+        title = "User memory of an idle keep-alive client connection"
+        yield from _idle_lines(run[IDLE], targets, title, "idle: bytes per connection", IDLE_AT_MOST_BYTES)
+        yield ""
+        yield "The relay holds two sockets per client, so the descriptor limit may leave it fewer connections to hold."
     if START in run:
         yield from _start_lines(run[START], targets)
     if WORKERS in run:
@@ -98,6 +105,13 @@ def _lines(run: Mapping[str, Any]) -> Iterator[str]:
         for work in TLS_WORKS:
             yield from ("", f"## {work.title}", "")
             yield from _beside_peer(run[TLS][work.name], work.name, work.at_most, work.wanted, targets)
+    if TCP in run:
+        for work in TCP_WORKS:
+            yield from ("", f"## {work.title}", "")
+            yield from _beside_peer(run[TCP][work.name], work.name, work.at_most, work.wanted, targets)
+    if TCP_IDLE in run:
+        title = "User memory of an idle TCP session, both connections"
+        yield from _idle_lines(run[TCP_IDLE], targets, title, "tcp-idle: bytes per session", TCP_IDLE_AT_MOST_BYTES)
     if run.get(HTTP2):
         yield from _http2_lines(run[HTTP2], targets)
     if RESTART in run:
@@ -154,8 +168,8 @@ def _latency_lines(pairs: Sequence[Mapping[str, Any]], targets: list[str]) -> It
             targets.append(_target("latency: p50 added, µs", added.median, LATENCY_AT_MOST_US, ""))
 
 
-def _idle_lines(measured: Sequence[Mapping[str, Any]], targets: list[str]) -> Iterator[str]:
-    yield from ("", "## User memory of an idle keep-alive client connection", "")
+def _idle_lines(measured: Sequence[Mapping[str, Any]], targets: list[str], title: str, figure: str, at_most: float) -> Iterator[str]:
+    yield from ("", f"## {title}", "")
     yield "| proxy | connections held | bytes each | PSS before |"
     yield "|---|---|---|---|"
     for proxy in dict.fromkeys(one["proxy"] for one in measured):
@@ -164,9 +178,7 @@ def _idle_lines(measured: Sequence[Mapping[str, Any]], targets: list[str]) -> It
         before = median(one["pss_before"] for one in own) / 2**20
         yield f"| {_label(proxy)} | {own[0]['connections']:,} | {each.median:.0f} ({each.low:.0f}–{each.high:.0f}) | {before:.1f} MiB |"
         if proxy == FASTLB:
-            targets.append(_target("idle: bytes per connection", each.median, IDLE_AT_MOST_BYTES, ""))
-    yield ""
-    yield "The relay holds two sockets per client, so the descriptor limit may leave it fewer connections to hold."
+            targets.append(_target(figure, each.median, at_most, ""))
 
 
 def _start_lines(measured: Sequence[Mapping[str, Any]], targets: list[str]) -> Iterator[str]:

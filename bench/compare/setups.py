@@ -7,10 +7,10 @@ from pathlib import Path
 
 from bench.compare.backend import Backend
 from bench.compare.processes import CLIENT_CPU, PROXY_CPU, BenchError
-from bench.compare.proxies import ADDRESS, FASTLB, HAPROXY, NGINX, Proxy, Setup, running_proxy
+from bench.compare.proxies import ADDRESS, FASTLB, HAPROXY, NGINX, RELAY, Proxy, Setup, running_proxy
 from bench.compare.same_work import check_edits, check_proxy
 from bench.compare.turns import measure_slot
-from bench.compare.works import TLS_WORKS, WORKS, Work
+from bench.compare.works import TCP_WORKS, TLS_WORKS, WORKS, Work
 from tests.support.certificates import make_certificates
 
 BOTH_CPUS = (PROXY_CPU, CLIENT_CPU)
@@ -30,6 +30,7 @@ LOG_SETUPS = {
 }
 # One line per proxy: here the ratio to nginx counts.
 TLS_SETUPS = {name: (name, Setup(tls=True)) for name in (NGINX, HAPROXY, FASTLB)}
+TCP_SETUPS = {name: (name, Setup(tcp=True)) for name in (NGINX, HAPROXY, RELAY, FASTLB)}
 ROUTES_SETUPS = {NGINX: (NGINX, Setup(logs="file", routes=True)), FASTLB: (FASTLB, Setup(logs="file", routes=True))}
 
 
@@ -72,6 +73,16 @@ def measure_tls(
     }
 
 
+def measure_tcp(
+    names: Sequence[str], backend: Backend, directory: Path, *, rounds: int, passes: int, seconds: float, say: Callable[[str], None]
+) -> dict[str, list[dict[str, object]]]:
+    """The slots of each of TCP_WORKS."""
+    return {
+        work.name: _measure(TCP_SETUPS, names, backend, directory / "tcp", rounds, passes, seconds, (CLIENT_CPU,), say, work.name, work)
+        for work in TCP_WORKS
+    }
+
+
 def _measure(
     setups: dict[str, tuple[str, Setup]],
     names: Sequence[str],
@@ -94,7 +105,7 @@ def _measure(
             stack.enter_context(running_proxy(name, backend.target, directory, setup, label)) for label, (name, setup) in chosen.items()
         ]
         for proxy in proxies:
-            check_proxy(proxy, [work])
+            check_proxy(proxy, [work], reads_heads=not chosen[proxy.name][1].tcp)
             if chosen[proxy.name][1].routes:
                 check_edits(proxy)
         for number in range(rounds + 1):

@@ -52,6 +52,13 @@ TLS_WORKS = (
     Work("tls-large", "HTTPS: 256 KiB responses, 16 keep-alive connections", f"/bytes/{LARGE}", 16, False, "", 0.80, None, "0.70"),
 )
 
+# Layer 4: the same requests through a proxy that does not read them; also measured beside each other only.
+TCP_WORKS = (
+    Work("tcp-small", "TCP: 128-byte request and response, 64 sessions", f"/bytes/{SMALL}", 64, False, "relay", 0.97, None, "0.92"),
+    Work("tcp-connect", "TCP: connect, one request, close", f"/bytes/{SMALL}", 64, True, "relay", 0.85, None, "0.75"),
+    Work("tcp-large", "TCP: 256 KiB responses, 16 sessions", f"/bytes/{LARGE}", 16, False, "relay", 0.45, None, "0.38"),
+)
+
 WORK_NAMES = tuple(work.name for work in WORKS)
 
 LATENCY = "latency"  # open-loop client at half of a proxy's maximum
@@ -61,13 +68,16 @@ WORKERS = "workers"  # one and two
 LOG = "log"  # without and with an access log
 ROUTES = "routes"  # 20 of them with header edits, and an access log
 TLS = "tls"  # TLS_WORKS
+TCP = "tcp"  # TCP_WORKS
+TCP_IDLE = "tcp-idle"  # memory of idle sessions, both connections of each
 RESTART = "restart"  # of a killed worker, and what an idle one costs
 HTTP2 = "http2"  # 128-byte responses, 16 connections of 16 streams, without TLS
-PARTS = (*WORK_NAMES, LATENCY, IDLE, START, WORKERS, LOG, ROUTES, TLS, HTTP2, RESTART)
+PARTS = (*WORK_NAMES, LATENCY, IDLE, START, WORKERS, LOG, ROUTES, TLS, HTTP2, TCP, TCP_IDLE, RESTART)
 
 LATENCY_AT_MOST_US = 100.0
 IDLE_AT_MOST_BYTES = 400.0
 IDLE_CONNECTIONS = 10_000
+TCP_IDLE_AT_MOST_BYTES = 600.0
 START_AT_MOST_MS = 500.0
 RESTART_AT_MOST_MS = 50.0
 HTTP2_AT_MOST = 0.80  # of nginx's CPU per request

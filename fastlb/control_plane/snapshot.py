@@ -13,7 +13,6 @@ from fastlb.control_plane.config.schema import (
     HTTP,
     MAX_PRIORITY,
     MAX_WEIGHT,
-    TCP,
     WITHOUT_WEIGHTS,
     Backend,
     Config,
@@ -27,6 +26,7 @@ from fastlb.control_plane.protection_plan import set_protection
 from fastlb.control_plane.resolver import Endpoint
 from fastlb.control_plane.route_plan import add_redirects, build_route_table, choose_host_sets, list_variants
 from fastlb.control_plane.route_program import add_program, compile_template, name_of, pool_of
+from fastlb.control_plane.session_plan import add_sessions
 from fastlb.control_plane.sticky_plan import make_cookie_value, set_sticky
 from fastlb.control_plane.tls.automation import NOTHING, Automatic
 from fastlb.control_plane.tls.challenge import WELL_KNOWN, Challenge
@@ -150,10 +150,7 @@ def build_image(
                     tls_name=row.backend.address.host if pool.tls.enabled else "",
                     cookie=make_cookie_value(sticky_key, row.identity) if pool.sticky.cookie and sticky_key else "",
                 )
-    for number, listener in enumerate(config.listeners):
-        if listener.protocol == TCP:
-            index = writer.add_route(pool=pool_indexes[listener.pool], name=listener.name)
-            writer.set_session(number, index, timeout_ms=listener.timeouts.session_ms)
+    add_sessions(writer, config, pool_indexes)
     routes = {}
     for number, hsts in list_variants(config, host_sets):
         route, meter = config.routes[number], route_meters[number] if number < len(route_meters) else 0

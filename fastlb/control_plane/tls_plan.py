@@ -1,7 +1,7 @@
 """From the tls tables of listeners and pools and what their files hold to the calls of the snapshot's writer."""
 
 from fastlb import _core
-from fastlb.control_plane.config.schema import Listener, Pool
+from fastlb.control_plane.config.schema import HTTP, Listener, Pool
 from fastlb.control_plane.config.tls import OFF
 from fastlb.control_plane.tls.automation import NOTHING, Automatic
 from fastlb.control_plane.tls.certificate import Certificate
@@ -39,7 +39,7 @@ class TlsPlan:
             ciphers=tls.ciphers,
             ciphersuites=":".join(tls.ciphersuites),
             groups=":".join(tls.curves),
-            alpn=[protocol.encode() for protocol in tls.alpn if protocol != "h2" or listener.http2.enabled],
+            alpn=[name.encode() for name in tls.alpn if name != "h2" or listener.http2.enabled] if listener.protocol == HTTP else [],
             handshake_timeout_ms=tls.handshake_timeout_ms,
             tickets=tls.tickets,
             session_timeout_s=tls.session_timeout_ms // 1000,

@@ -15,6 +15,8 @@ cdef void drop_listener_log(Engine* engine, Listener* listener) noexcept nogil
 cdef void open_log(Engine* engine, Exchange* exchange) noexcept nogil
 cdef void log_request_head(Engine* engine, Exchange* exchange, const Head* head) noexcept nogil
 cdef void log_partial_head(Engine* engine, Exchange* exchange, const char* data, uint32_t size) noexcept nogil
+cdef void log_session(Engine* engine, Exchange* exchange) noexcept nogil
+cdef void log_server_name(Engine* engine, Exchange* exchange, const char* name, uint32_t size) noexcept nogil
 cdef void log_pool(Engine* engine, Exchange* exchange) noexcept nogil
 cdef void log_attempt(Engine* engine, Exchange* exchange) noexcept nogil
 cdef void log_connected(Engine* engine, Exchange* exchange) noexcept nogil

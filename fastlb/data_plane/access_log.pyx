@@ -23,7 +23,7 @@ from fastlb.data_plane.queue cimport time_queued
 from fastlb.data_plane.system cimport (ENOMEM, F_DUPFD_CLOEXEC, errno, fcntl, getpid, gmtime_r, likely, localtime_r, memchr, memcmp, memcpy,
                                        strlen, time_t, tm, unlikely)
 from fastlb.data_plane.tls cimport tls_fact
-from fastlb.data_plane.types cimport CAPTURE_GRPC_STATUS, CAPTURE_TLS, LOG_GRPC_STATUS, Buffer
+from fastlb.data_plane.types cimport CAPTURE_GRPC_STATUS, CAPTURE_TLS, LOG_GRPC_STATUS, TLS_SERVER_NAME, Buffer
 from fastlb.data_plane.types cimport (CAPTURE_HOST, CAPTURE_KINDS, CAPTURE_METHOD, CAPTURE_PATH, CAPTURE_POOL, CAPTURE_PROTOCOL,
                                       CAPTURE_QUERY, CAPTURE_REQUEST_FIELD, CAPTURE_REQUEST_ID, CAPTURE_REQUEST_LINE,
                                       CAPTURE_RESPONSE_FIELD, CAPTURE_TARGET, CAPTURE_USER, COMPARE_CONTAINS, COMPARE_END,
@@ -493,6 +493,26 @@ cdef void log_request_head(Engine* engine, Exchange* exchange, const Head* head)
         value += 1
 
 
+cdef void log_session(Engine* engine, Exchange* exchange) noexcept nogil:
+    # A TCP session begins: what is known of its client's TLS. Everything else that is captured, but for its pool, it has not.
+    cdef:
+        const ImageLogCapture* capture = captures_of(exchange.log)
+        uint32_t i
+    for i in range(exchange.log.set.captures.count):
+        if capture[i].kind >= CAPTURE_TLS:
+            capture_fact(engine, exchange, &exchange.log.captured[i], capture[i].kind - <uint32_t>CAPTURE_TLS)
+
+
+cdef void log_server_name(Engine* engine, Exchange* exchange, const char* name, uint32_t size) noexcept nogil:
+    # The name in a ClientHello that is passed on: no TLS of ours tells it.
+    cdef:
+        const ImageLogCapture* capture = captures_of(exchange.log)
+        uint32_t i
+    for i in range(exchange.log.set.captures.count):
+        if capture[i].kind == <uint32_t>CAPTURE_TLS + TLS_SERVER_NAME and size:
+            append_value(engine, exchange.log, &exchange.log.captured[i], name, size)
+
+
 cdef void log_partial_head(Engine* engine, Exchange* exchange, const char* data, uint32_t size) noexcept nogil:
     # Of a head that was refused or did not come whole: its first line, as far as it is here.
     cdef:
@@ -629,7 +649,7 @@ cdef bint read_text(Engine* engine, Exchange* exchange, LogRecord* record, uint3
         if record.n_tries:
             value = &record.tries[record.shown_try].backend
     elif field == LOG_CLIENT:
-        data[0] = exchange.client.address
+        data[0] = exchange.client.peer.address
         size[0] = exchange.client.address_size
         return True
     elif field == LOG_REASON:
@@ -681,7 +701,7 @@ cdef bint read_number(Engine* engine, Exchange* exchange, LogRecord* record, uin
         number[0] = exchange.client.peer_port
         return exchange.client.peer_port != 0
     elif field == LOG_CONNECTION:
-        number[0] = exchange.client.number
+        number[0] = exchange.client.peer.number
     elif field == LOG_CONNECTION_REQUESTS:
         number[0] = <uint64_t>exchange.client.n_exchanges + 1
     elif field == LOG_KEEP_ALIVE:

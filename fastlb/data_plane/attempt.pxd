@@ -3,6 +3,8 @@ from libc.stdint cimport uint32_t
 from fastlb.data_plane.types cimport X_SESSION, Attempt, Codec, Connection, Engine, Exchange
 
 cdef uint32_t start_attempt(Engine* engine, Exchange* exchange) noexcept nogil
+cdef Attempt* blank_attempt(Engine* engine) noexcept nogil
+cdef void put_attempt_back(Engine* engine, Attempt* attempt) noexcept nogil
 cdef void end_attempt(Engine* engine, Exchange* exchange, bint reuse) noexcept nogil
 cdef void cut_attempt(Engine* engine, Exchange* exchange) noexcept nogil
 cdef void note_answer(Engine* engine, Attempt* attempt, uint32_t status) noexcept nogil

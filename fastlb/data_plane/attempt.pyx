@@ -52,7 +52,8 @@ cdef uint32_t connect_failure(int error) noexcept nogil:
     return FAILURE_CONNECT_FAILED
 
 
-cdef Attempt* open_attempt(Engine* engine, Exchange* exchange) noexcept nogil:
+cdef Attempt* blank_attempt(Engine* engine) noexcept nogil:
+    # Zeroed but for its pick. NULL: out of memory.
     cdef Attempt* attempt = engine.free_attempts
     if attempt != NULL:
         engine.free_attempts = attempt.next
@@ -62,9 +63,24 @@ cdef Attempt* open_attempt(Engine* engine, Exchange* exchange) noexcept nogil:
         if attempt == NULL:
             return NULL
     memset(attempt, 0, sizeof(Attempt))
-    attempt.exchange = exchange
     attempt.pick = NO_BACKEND
-    engine.counters.attempts_opened += 1
+    return attempt
+
+
+cdef void put_attempt_back(Engine* engine, Attempt* attempt) noexcept nogil:
+    if engine.n_free_attempts >= FREE_ATTEMPTS_KEPT:
+        free(attempt)
+        return
+    attempt.next = engine.free_attempts
+    engine.free_attempts = attempt
+    engine.n_free_attempts += 1
+
+
+cdef inline Attempt* open_attempt(Engine* engine, Exchange* exchange) noexcept nogil:
+    cdef Attempt* attempt = blank_attempt(engine)
+    if attempt != NULL:
+        attempt.exchange = exchange
+        engine.counters.attempts_opened += 1
     return attempt
 
 
@@ -80,12 +96,7 @@ cdef inline void free_attempt(Engine* engine, Attempt* attempt) noexcept nogil:
     drop_backend(&engine.backends, attempt.backend)
     attempt.backend = NULL
     engine.counters.attempts_closed += 1
-    if engine.n_free_attempts >= FREE_ATTEMPTS_KEPT:
-        free(attempt)
-        return
-    attempt.next = engine.free_attempts
-    engine.free_attempts = attempt
-    engine.n_free_attempts += 1
+    put_attempt_back(engine, attempt)
 
 
 cdef void note_answer(Engine* engine, Attempt* attempt, uint32_t status) noexcept nogil:

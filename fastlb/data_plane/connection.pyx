@@ -15,7 +15,7 @@ from fastlb.data_plane.limits cimport give_place_back, list_idle, take_wanted, u
 from fastlb.data_plane.meters cimport count_client_closed, count_client_opened
 from fastlb.data_plane.ready_list cimport list_ready, unlist_ready
 from fastlb.data_plane.shared_table cimport release_row
-from fastlb.data_plane.system cimport memcpy, unlikely
+from fastlb.data_plane.system cimport unlikely
 from fastlb.data_plane.timer_wheel cimport cancel_timer
 from fastlb.data_plane.tls cimport drop_tls
 from fastlb.data_plane.transport cimport close_descriptor
@@ -42,23 +42,17 @@ cdef void adopt_client(Engine* engine, Connection* client, Listener* listener) n
     engine.n_clients += 1
     engine.counters.clients_opened += 1
     count_client_opened(engine, client)
-    client.number = <uint32_t>engine.counters.clients_opened
+    client.peer.number = <uint32_t>engine.counters.clients_opened
 
 
 cdef void stand_for(Connection* connection, const Connection* client) noexcept nogil:
     # A connection without a descriptor (a stream, a mirror) is to backends, logs and templates what this client is. It counts for the listener.
     connection.listener = client.listener
     connection.listener.references += 1
-    connection.number = client.number
+    connection.peer = client.peer
     connection.n_exchanges = client.n_exchanges
-    connection.exchange_flags = client.exchange_flags
     connection.peer_port = client.peer_port
-    connection.trusted = client.trusted
-    connection.trusted_generation = client.trusted_generation
     connection.address_size = client.address_size
-    memcpy(connection.address, client.address, sizeof(client.address))
-    connection.ip_version = client.ip_version
-    memcpy(connection.ip, client.ip, sizeof(client.ip))
 
 
 cdef void drop_listener(Engine* engine, Listener* listener) noexcept nogil:

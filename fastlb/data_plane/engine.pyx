@@ -17,6 +17,7 @@ from fastlb.data_plane.connection_table cimport (bury_connection, connection_at,
                                                  empty_graveyard, find_connection, open_connection)
 from fastlb.data_plane.exchange cimport close_exchange, fail_attempt, free_ended_exchanges, serve_queues
 from fastlb.data_plane.failure cimport FAILURE_BACKEND_DRAINED
+from fastlb.data_plane.folded_tunnel cimport FOLD_MS, folded_codec, unfold_tunnel
 from fastlb.data_plane.hedge cimport face_attempt
 from fastlb.data_plane.http1 cimport http1_backend_codec, http1_client_codec
 from fastlb.data_plane.http2_backend cimport http2_backend_codec
@@ -103,6 +104,8 @@ cdef int engine_open(Engine* engine, uint32_t max_clients, uint32_t max_descript
     engine.tls_backend_codec = tls_backend_codec()
     engine.mirror_codec = mirror_codec()
     engine.mirror_transport = mirror_transport()
+    engine.folded_codec = folded_codec()
+    engine.fold_after_ms = FOLD_MS
     engine.session_codec = session_codec()
     engine.session_backend_codec = session_backend_codec()
     engine.http2_client_codec = http2_client_codec()
@@ -151,6 +154,8 @@ cdef void engine_close(Engine* engine) noexcept nogil:
         for k in range(256):
             connection = &engine.connections.slabs[i][k]
             if connection.kind == KIND_CLIENT or connection.kind == KIND_MIRROR:
+                if connection.codec == engine.folded_codec:
+                    unfold_tunnel(engine, connection)
                 if connection.exchange != NULL:
                     close_exchange(engine, connection.exchange)
                 close_connection(engine, connection, False)
@@ -497,6 +502,7 @@ cdef void settle_sockets(Engine* engine, const Socket* sockets, uint32_t n_socke
             listener.removed = True
             listener.host_set = 0               # of the snapshot before; what all listeners know stays for its clients
             listener.session_route = NO_INDEX
+            listener.passes_tls = False
         listener.wanted = False
         listener = listener.next
     for i in range(n_sockets):
@@ -506,7 +512,10 @@ cdef void settle_sockets(Engine* engine, const Socket* sockets, uint32_t n_socke
         memcpy(listener.name, image_text(engine.snapshot, &listeners[sockets[i].listener].name), listener.name_size)
         listener.host_set = listeners[sockets[i].listener].host_set
         listener.session_route = listeners[sockets[i].listener].session_route
-        listener.codec = engine.client_codec if listener.session_route == <uint32_t>NO_INDEX else engine.session_codec
+        listener.passes_tls = listeners[sockets[i].listener].passes_tls
+        listener.sni_names = listeners[sockets[i].listener].sni_names
+        listener.sni_others = listeners[sockets[i].listener].sni_others
+        listener.codec = engine.session_codec if listener.passes_tls or listener.session_route != <uint32_t>NO_INDEX else engine.client_codec
         set_listener_meter(engine, listener, listeners[sockets[i].listener].meter)
         set_listener_log(engine, listener, engine.snapshot, listeners[sockets[i].listener].log_set)
         set_listener_tls(&listener.tls, engine.snapshot, listeners[sockets[i].listener].tls)
@@ -634,6 +643,8 @@ cdef uint32_t engine_cut(Engine* engine, uint32_t row) noexcept nogil:
     engine.now_ms = clock_ms(CLOCK_MONOTONIC)
     for index in range(count_slots(&engine.connections)):
         connection = connection_at(&engine.connections, index)
+        if connection.kind == KIND_BACKEND and connection.codec == engine.folded_codec and connection.backend.number == row:
+            unfold_tunnel(engine, connection)
         if (connection.kind != KIND_BACKEND and connection.kind != KIND_BACKEND_STREAM) or connection.attempt == NULL:
             continue
         if connection.attempt.backend.number == row:

@@ -18,6 +18,7 @@ cdef void drop_retry(Engine* engine, Exchange* exchange) noexcept nogil
 cdef void take_response_head(Engine* engine, Exchange* exchange, Head* head, char* body, uint32_t body_size) noexcept nogil
 cdef void open_tunnel(Engine* engine, Exchange* exchange, uint32_t prefix_size, char* body, uint32_t body_size) noexcept nogil
 cdef void client_overdue(Engine* engine, Exchange* exchange) noexcept nogil
+cdef void rest_tunnel(Engine* engine, Exchange* exchange) noexcept nogil
 cdef void progress(Engine* engine, Exchange* exchange) noexcept nogil
 cdef void serve_queues(Engine* engine) noexcept nogil
 

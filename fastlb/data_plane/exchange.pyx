@@ -23,11 +23,12 @@ from fastlb.data_plane.attempt cimport blame_backend, connect_failure, cut_attem
 from fastlb.data_plane.backend_table cimport drop_backend
 from fastlb.data_plane.buffer cimport return_buffer
 from fastlb.data_plane.connection cimport close_connection, set_deadline
-from fastlb.data_plane.exchange_pool cimport take_exchange
+from fastlb.data_plane.exchange_pool cimport put_exchange_back, take_exchange
 from fastlb.data_plane.failure cimport (FAILURE_BACKEND_CLOSED, FAILURE_BACKEND_RESET, FAILURE_BAD_FRAMING, FAILURE_BAD_RESPONSE, FAILURE_BAD_STATUS, FAILURE_BODY_TOO_LARGE,
                                         FAILURE_BODY_TIMEOUT, FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_CLIENT_WRITE_TIMEOUT, FAILURE_CLOSED_BY_ROUTE,
                                         FAILURE_EXCHANGE_TIMEOUT, FAILURE_OUT_OF_MEMORY, FAILURE_QUEUE_TIMEOUT,
                                         FAILURE_POOL_FULL, FAILURE_SESSION_IDLE, FAILURE_SESSION_TIMEOUT, FAILURE_TRUNCATED, RETRY_NO)
+from fastlb.data_plane.folded_tunnel cimport fold_tunnel
 from fastlb.data_plane.grpc cimport is_grpc
 from fastlb.data_plane.hedge cimport begin_hedge, clear_way, end_rival, face_attempt, lose_race
 from fastlb.data_plane.http1_head cimport kept_request
@@ -128,11 +129,7 @@ cdef void close_exchange(Engine* engine, Exchange* exchange) noexcept nogil:
     exchange.client.exchange = NULL
     exchange.client = NULL
     engine.counters.exchanges_closed += 1
-    exchange.next = engine.exchange_graveyard
-    if engine.exchange_graveyard == NULL:
-        engine.last_ended_exchange = exchange
-    engine.exchange_graveyard = exchange
-    engine.n_ended_exchanges += 1
+    put_exchange_back(engine, exchange)
 
 
 cdef void free_ended_exchanges(Engine* engine) noexcept nogil:
@@ -163,7 +160,7 @@ cdef void free_ended_exchanges(Engine* engine) noexcept nogil:
 cdef void begin_exchange(Engine* engine, Exchange* exchange, Head* head) noexcept nogil:
     # A request head has been parsed (its bytes are exchange.request_head). Routes it and starts the first attempt.
     cdef:
-        uint32_t failure, flags = X_REPLAYABLE | exchange.client.exchange_flags
+        uint32_t failure, flags = X_REPLAYABLE | exchange.client.peer.exchange_flags
     if unlikely(exchange.client.io & IO_ERROR):
         abandon(engine, exchange, FAILURE_CLIENT_RESET)     # reset behind its request: nobody waits for the answer
         return
@@ -614,8 +611,7 @@ cdef void end_tunnel(Engine* engine, Exchange* exchange, uint32_t failure, bint 
 
 cdef void note_session(Engine* engine, Exchange* exchange) noexcept nogil:
     # Of a TCP session whose backend has not spoken yet. It is connected, so no retry is possible, and what was kept for one can go.
-    if exchange.snapshot != NULL:
-        drop_retry(engine, exchange)
+    drop_retry(engine, exchange)
     if exchange.down.moved != 0:
         exchange.attempt.state = ATTEMPT_ANSWERED
         note_good(exchange.attempt)             # the session may last for days
@@ -631,7 +627,9 @@ cdef void settle_tunnel(Engine* engine, Exchange* exchange, uint32_t moved) noex
         Connection* backend = exchange.attempt.connection
         Relay* up = &exchange.up
         Relay* down = &exchange.down
+        bint is_new = False
     if unlikely(exchange.attempt.state < ATTEMPT_ANSWERED):
+        is_new = exchange.snapshot != NULL
         note_session(engine, exchange)
     if unlikely(up.state != RELAY_RUNNING or down.state != RELAY_RUNNING or (client.io | backend.io) & IO_ERROR):
         if has_failed(engine, backend, down, up):
@@ -650,6 +648,14 @@ cdef void settle_tunnel(Engine* engine, Exchange* exchange, uint32_t moved) noex
             return
     await_client(engine, exchange, moved)       # bytes in either direction keep both sides
     await_backend(engine, exchange, moved)
+    if unlikely(is_new) and up.moved == 0 and down.moved == 0:
+        fold_tunnel(engine, exchange)           # nobody has anything to say yet: thousands that connect at once take no more than later
+
+
+cdef void rest_tunnel(Engine* engine, Exchange* exchange) noexcept nogil:
+    # Nothing has moved for a while. The client's timer goes on. One that cannot be folded is looked at again when something has moved.
+    if not fold_tunnel(engine, exchange):
+        set_deadline(engine, exchange.attempt.connection, engine.now_ms + exchange.tunnel_timeout_ms)
 
 
 cdef void settle(Engine* engine, Exchange* exchange, uint32_t moved) noexcept nogil:
@@ -798,9 +804,9 @@ cdef void await_backend(Engine* engine, Exchange* exchange, uint32_t moved) noex
         uint8_t kind
         bint sending = exchange.up.state == RELAY_RUNNING and exchange.up.sink == backend
     if exchange.flags & X_TUNNEL:
-        kind = WAIT_TUNNEL
+        kind = WAIT_TUNNEL                      # its silence is the client's to wait for: this one is for memory
         counts = MOVED_ALL
-        when = engine.now_ms + exchange.tunnel_timeout_ms
+        when = engine.now_ms + engine.fold_after_ms
     elif sending and is_blocked(engine, &exchange.up):
         kind = WAIT_WRITE
         counts = UP_SENT

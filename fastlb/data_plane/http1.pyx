@@ -10,7 +10,7 @@ from fastlb.data_plane.access_log cimport log_partial_head, log_request_head
 from fastlb.data_plane.buffer cimport append_bytes, return_buffer, take_buffer
 from fastlb.data_plane.connection cimport close_connection, limit_idle, set_deadline
 from fastlb.data_plane.exchange cimport drop_retry
-from fastlb.data_plane.exchange cimport (abandon, begin_exchange, client_overdue, close_exchange, count_reason, fail_attempt, finish_connecting, open_exchange, open_tunnel, progress, refuse,
+from fastlb.data_plane.exchange cimport (abandon, begin_exchange, client_overdue, close_exchange, count_reason, fail_attempt, finish_connecting, open_exchange, open_tunnel, progress, refuse, rest_tunnel,
                                          take_response_head)
 from fastlb.data_plane.failure cimport (FAILURE_BACKEND_CLOSED, FAILURE_BACKEND_RESET, FAILURE_BETWEEN_BYTES_TIMEOUT,
                                         FAILURE_CLIENT_CLOSED, FAILURE_CLIENT_RESET, FAILURE_CONNECT_TIMEOUT,
@@ -563,7 +563,9 @@ cdef void backend_timed_out(Engine* engine, Connection* connection) noexcept nog
         if exchange.flags & X_HEAD_SENT:
             count_reason(engine, exchange, FAILURE_BETWEEN_BYTES_TIMEOUT)
         fail_attempt(engine, exchange, FAILURE_BETWEEN_BYTES_TIMEOUT)
-    elif exchange.flags & X_TUNNEL or engine.now_ms >= exchange.deadline_ms:
+    elif exchange.flags & X_TUNNEL:
+        rest_tunnel(engine, exchange)
+    elif engine.now_ms >= exchange.deadline_ms:
         exchange.client.codec.timed_out(engine, exchange.client)
     else:
         set_deadline(engine, connection, exchange.deadline_ms)

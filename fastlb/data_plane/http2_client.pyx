@@ -113,8 +113,8 @@ cdef void leave_stream(Engine* engine, Http2Stream* stream, bint reset) noexcept
     stream.moved_ms = engine.now_ms
     session.n_exchanges -= 1
     engine.n_streams -= 1
-    session.connection.trusted = connection.trusted     # worked out once for all streams
-    session.connection.trusted_generation = connection.trusted_generation
+    session.connection.peer.trusted = connection.peer.trusted     # worked out once for all streams
+    session.connection.peer.trusted_generation = connection.peer.trusted_generation
     if input != NULL:
         stream.input = NULL
         consume(engine, stream, input.end - input.start)

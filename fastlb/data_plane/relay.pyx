@@ -18,7 +18,7 @@ from fastlb.data_plane.pipe_pool cimport return_pipe, take_pipe
 from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.system cimport likely, memcpy, unlikely
 from fastlb.data_plane.transport cimport splice_in, splice_out
-from fastlb.data_plane.types cimport (CHUNK_BAD, CHUNK_DONE, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE, FRAME_STREAM, FRAME_TUNNEL, FRAME_UNTIL_CLOSE,
+from fastlb.data_plane.types cimport (CHUNK_BAD, CHUNK_DONE, FIRST_READ_BYTES, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE, FRAME_STREAM, FRAME_TUNNEL, FRAME_UNTIL_CLOSE,
                                       IO_AGAIN, IO_READABLE, IO_RESET, IO_WRITABLE, IO_WRITE_CLOSED, KIND_BACKEND, KIND_CLIENT, NO_PIPE, READ_BUFFER_BYTES,
                                       RELAY_DONE, RELAY_NO_MEMORY, RELAY_OFF, RELAY_READ_BYTES, RELAY_RUNNING, RELAY_SINK_FAILED,
                                       RELAY_SOURCE_FAILED, RELAY_SOURCE_INVALID, RELAY_TOO_LARGE, RELAY_TURN_BYTES, SMALL_BODY_BYTES,
@@ -342,9 +342,15 @@ cdef bint flush_pending(Engine* engine, Relay* relay) noexcept nogil:
     return True
 
 
+cdef inline bint is_bulk(const Relay* relay) noexcept nogil:
+    # Whether much is still to come: as a body's length says, or of a tunnel as far as its last read tells, which was full and sent on at once.
+    if relay.source_framing == FRAME_LENGTH:
+        return relay.remaining >= SPLICE_MIN_BYTES
+    return relay.source_framing == FRAME_TUNNEL and relay.read_size > RELAY_READ_BYTES
+
+
 cdef inline bint wants_splice(Relay* relay) noexcept nogil:
-    return (relay.source_framing == FRAME_LENGTH and relay.remaining >= SPLICE_MIN_BYTES and relay.sink_framing != FRAME_CHUNKED
-            and not relay.keep and relay.source.input == NULL and relay.limit == 0
+    return (is_bulk(relay) and relay.sink_framing != FRAME_CHUNKED and not relay.keep and relay.source.input == NULL and relay.limit == 0
             and relay.source.transport.can_splice and relay.sink.transport.can_splice)
 
 
@@ -354,33 +360,41 @@ cdef bint splice_turn(Engine* engine, Relay* relay, uint32_t* turn) noexcept nog
         Pipe* pipe = &engine.pipes.pipes[relay.pipe]
         ssize_t n
         size_t room
+        bint is_tunnel = relay.source_framing == FRAME_TUNNEL
     if not relay.source_ended and pipe.fill < SPLICE_MOVE_BYTES and relay.source.io & IO_READABLE:
         room = SPLICE_MOVE_BYTES - pipe.fill
-        if <int64_t>room > relay.remaining:
+        if not is_tunnel and <int64_t>room > relay.remaining:
             room = <size_t>relay.remaining
         n = splice_in(engine, relay.source, pipe.write_fd, room)
         if n > 0:
             pipe.fill += <uint32_t>n
-            relay.remaining -= n
             relay.moved += <uint64_t>n
             if relay == &relay.exchange.up:
                 count_body_in(engine, relay.exchange, <uint64_t>n)
             turn[0] += <uint32_t>n
             count_in(engine, relay, <uint64_t>n)
             engine.counters.spliced_bytes += <uint64_t>n
-            relay.source_ended = relay.remaining == 0
+            if not is_tunnel:
+                relay.remaining -= n
+                relay.source_ended = relay.remaining == 0
+            elif n < FIRST_READ_BYTES:
+                relay.read_size = RELAY_READ_BYTES      # bulk no more: once this has gone, reads say what follows
         elif n == IO_AGAIN:
             if pipe.fill == 0:
                 relay.source.io &= ~<uint32_t>IO_READABLE       # the pipe is empty, so the socket is
                 return False
-        elif relay.remaining > 0:
+        elif n == 0:
+            source_end(engine, relay)
+        else:
             relay.state = RELAY_SOURCE_FAILED
+        if relay.state != RELAY_RUNNING:
             return False
     if pipe.fill == 0:
         return False
     if not relay.sink.io & IO_WRITABLE:
         return False
-    n = splice_out(engine, relay.sink, pipe.read_fd, pipe.fill, not relay.source_ended)
+    # MORE holds back what does not fill a segment: only where it is known that more comes.
+    n = splice_out(engine, relay.sink, pipe.read_fd, pipe.fill, not is_tunnel and not relay.source_ended)
     if n < 0:
         if n != IO_AGAIN:
             relay.state = RELAY_SINK_FAILED
@@ -427,6 +441,8 @@ cdef void relay_run(Engine* engine, Relay* relay) noexcept nogil:
                     drop_pipe(engine, relay)
                 continue
             drop_pipe(engine, relay)
+            if relay.source_ended:
+                finish_if_done(engine, relay)
             if relay.state != RELAY_RUNNING or relay.pipe != NO_PIPE or relay.source_ended or not relay.source.io & IO_READABLE:
                 return
             continue
@@ -465,8 +481,11 @@ cdef void relay_run(Engine* engine, Relay* relay) noexcept nogil:
                 keep_extra(engine, relay, engine.read_buffer + used, <uint32_t>n - used)
             if relay.state != RELAY_RUNNING:
                 return
-            if <uint32_t>n == wanted and relay.pending == NULL and wanted < MAX_READ_BYTES:
-                relay.read_size = wanted * 2 if wanted * 2 < MAX_READ_BYTES else MAX_READ_BYTES
+            if <uint32_t>n == wanted:
+                if relay.pending == NULL and wanted < MAX_READ_BYTES:
+                    relay.read_size = wanted * 2 if wanted * 2 < MAX_READ_BYTES else MAX_READ_BYTES
+            elif relay.source_framing == FRAME_TUNNEL:
+                relay.read_size = RELAY_READ_BYTES
             finish_if_done(engine, relay)
         elif n == 0:
             source_end(engine, relay)

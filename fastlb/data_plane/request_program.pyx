@@ -83,7 +83,7 @@ cdef void make_key(Engine* engine, Exchange* exchange) noexcept nogil:
         const ImageSection* template = &exchange.pool.image.hash_key
         uint32_t size
     if template.count == 0:
-        exchange.key = hash_key(exchange.pool.algorithm, exchange.client.address, exchange.client.address_size)
+        exchange.key = hash_key(exchange.pool.algorithm, exchange.client.peer.address, exchange.client.address_size)
         return
     size = put_key(engine, exchange, template)
     exchange.key = hash_key(exchange.pool.algorithm, engine.write_buffer, size) if size else 0

@@ -17,10 +17,10 @@ from fastlb.data_plane.queue cimport QUEUE_MARK
 from fastlb.data_plane.retry_budget cimport MAX_RETRY_FLOOR, RETRY_TOKENS, open_budget
 from fastlb.data_plane.request_program cimport check_route
 from fastlb.data_plane.route_table cimport RegexSet, check_route_table, drop_regexes, free_regexes, load_regexes
+from fastlb.data_plane.session_image cimport check_sessions
 from fastlb.data_plane.sticky cimport check_sticky
 from fastlb.data_plane.system cimport ENOMEM, MAP_FAILED, MAP_SHARED, PROT_READ, SEEK_END, errno, lseek, memset, mmap, munmap
 from fastlb.data_plane.template cimport check_segments, check_template
-from fastlb.data_plane.tcp cimport check_session_route
 from fastlb.data_plane.tls cimport TlsSet, drop_tls_set, free_tls, load_tls
 from fastlb.data_plane.tls_image cimport check_tls
 from fastlb.data_plane.types cimport MAX_HTTP2_CONNECTION_WINDOW_BYTES, MAX_HTTP2_STREAMS, MAX_HTTP2_WINDOW_BYTES
@@ -28,7 +28,7 @@ from fastlb.data_plane.types cimport (MAX_HEAD_BYTES, MAX_HEADERS, MAX_IDENTITY_
                                       ImageBackend, ImageGroup, ImageHeader, ImageHeaderOperation, ImageListener, ImageLogPlan, ImageNetwork,
                                       ImagePool, ImageRoute, ImageRouteTable, ImageSticky, Pool, PoolBackend, Snapshot)
 from fastlb.data_plane.types cimport MAX_LISTENER_NAME_BYTES, MAX_METERS, ROW_BARRED, ImageSegment, ImageShare
-from fastlb.data_plane.types cimport ImageBackendTls, ImageCertificate, ImageTicketKey, ImageTls, ImageTlsIdentity, ImageName
+from fastlb.data_plane.types cimport ImageBackendTls, ImageCertificate, ImageTicketKey, ImageSniChoice, ImageTls, ImageTlsIdentity, ImageName
 
 
 cdef int check_image(const char* image, size_t size) noexcept nogil:
@@ -56,7 +56,7 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
             and fits(size, &header.certificates, sizeof(ImageCertificate)) and fits(size, &header.tls_identities, sizeof(ImageTlsIdentity))
             and fits(size, &header.names, sizeof(ImageName)) and fits(size, &header.tls, sizeof(ImageTls))
             and fits(size, &header.ticket_keys, sizeof(ImageTicketKey))
-            and fits(size, &header.backend_tls, sizeof(ImageBackendTls))):
+            and fits(size, &header.backend_tls, sizeof(ImageBackendTls)) and fits(size, &header.sni_choices, sizeof(ImageSniChoice))):
         return -1
     if header.reason_header.size > 128:
         return -1
@@ -99,9 +99,8 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
         if pools[i].queue.size != 0 and (not text_fits(size, &pools[i].queue) or pools[i].queue.size > MAX_IDENTITY_BYTES
                                          or image[pools[i].queue.offset] != QUEUE_MARK or pools[i].queue_max == 0):
             return -1
-    for i in range(header.listeners.count):
-        if listeners[i].session_route != <uint32_t>NO_INDEX and not check_session_route(image, header, listeners[i].session_route):
-            return -1
+    if not check_sessions(image, header):
+        return -1
     backends = <const ImageBackend*>(image + header.backends.offset)
     for i in range(header.backends.count):
         if not text_fits(size, &backends[i].identity) or not text_fits(size, &backends[i].display) or backends[i].address_size > 110 \

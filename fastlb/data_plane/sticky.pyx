@@ -240,10 +240,10 @@ cdef int32_t find_noted(Engine* engine, Exchange* exchange, const ImageSticky* s
 cdef bint mask_address(const Connection* client, const ImageSticky* sticky, uint8_t* address) noexcept nogil:
     # The part of the client's address that counts, in 16 bytes, the rest of which is zero. False: it has none (a unix socket).
     cdef:
-        uint32_t i, bits = 96 + sticky.v4_bits if client.ip_version == 4 else sticky.v6_bits
-    if client.ip_version == 0:
+        uint32_t i, bits = 96 + sticky.v4_bits if client.peer.ip_version == 4 else sticky.v6_bits
+    if client.peer.ip_version == 0:
         return False
-    memcpy(address, client.ip, 16)
+    memcpy(address, client.peer.ip, 16)
     for i in range(16):
         if bits < 8:
             address[i] &= <uint8_t>(0xFF00 >> bits)

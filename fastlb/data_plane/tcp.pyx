@@ -1,12 +1,13 @@
 """TCP sessions (layer 4): a client of a tcp listener and the backend that it gets, with bytes between them that nobody looks at.
 
-    accepted -> begin_session -> start attempt -> (connected) -> begin_relaying: both relays run -> both have ended, or one side has failed
+    accepted (-> read_hello) -> begin_session -> start attempt -> (connected) -> begin_relaying: both relays run -> both have ended, or one side has failed
 
 A session is an exchange without heads. Its route, which its listener names, does nothing but lead to a pool; attempts, claims, retries, the
 pool's queue, time-outs, meters and the line in the log are those of any exchange, and from the moment its backend is connected it is a
 tunnel as a WebSocket is. So there are two Codec tables here, and little behind them.
 
-- It begins with the connection, not with the first bytes: many servers speak first.
+- It begins with the connection, not with the first bytes: many servers speak first. Where TLS is passed on, the client's first message is
+  waited for, which says whom it wants (passthrough.pyx).
 - What the client sends meanwhile stays in its socket. So another backend is asked only while none was connected: nothing can be sent twice,
   and nothing has to be kept for that.
 - A direction that ends is passed on as an end, a side that is reset as a reset of the other one (exchange.pyx: settle_tunnel). A client that
@@ -17,19 +18,19 @@ It changes nothing but exchanges and their connections, and keeps nothing of its
 """
 from libc.stdint cimport uint32_t, uint64_t
 
-from fastlb.data_plane.access_log cimport log_pool
+from fastlb.data_plane.access_log cimport log_pool, log_session
 from fastlb.data_plane.attempt cimport note_answer
 from fastlb.data_plane.connection cimport close_connection
-from fastlb.data_plane.exchange cimport abandon, client_overdue, close_exchange, finish_connecting, open_exchange, open_tunnel, progress, start
-from fastlb.data_plane.failure cimport FAILURE_CLIENT_RESET, failures
+from fastlb.data_plane.exchange cimport abandon, client_overdue, close_exchange, finish_connecting, open_exchange, open_tunnel, progress, refuse, start
+from fastlb.data_plane.failure cimport FAILURE_CLIENT_RESET, FAILURE_TLS_TIMEOUT, FAILURE_TLS_UNKNOWN_NAME, failures
 from fastlb.data_plane.http1 cimport http1_backend_codec
 from fastlb.data_plane.meters cimport now_us, status_class
+from fastlb.data_plane.passthrough cimport HELLO_ROUTED, HELLO_WAITS, log_hello, read_hello, refuse_name
 from fastlb.data_plane.request_program cimport enter_pool
 from fastlb.data_plane.sticky cimport begin_sticky, note_sticky_answer
 from fastlb.data_plane.system cimport unlikely
-from fastlb.data_plane.types cimport (IO_ERROR, NO_INDEX, POOL_STICKY, ROUTE_PLAIN, STATE_CONNECTING, STICKY_SOURCE, X_FRESH, X_HEAD_SENT, X_REPLAYABLE, X_SESSION,
-                                      X_STICKY, X_TUNNEL, Attempt, Codec, Connection, Engine, Exchange, ImageHeader, ImagePool, ImageRoute,
-                                      ImageSticky)
+from fastlb.data_plane.types cimport (IO_ERROR, NO_INDEX, POOL_STICKY, STATE_CONNECTING, STATE_HEAD, X_FRESH, X_HEAD_SENT, X_REPLAYABLE, X_SESSION, X_STICKY,
+                                      X_TUNNEL, Attempt, Codec, Connection, Engine, Exchange, ImageRoute)
 
 cdef enum:
     CONNECTED_STATUS = 200          # nginx's, for logs and meters: the session had a backend
@@ -37,33 +38,45 @@ cdef enum:
 cdef uint64_t NEVER_MS = <uint64_t>-1 >> 1
 
 
-# ---------------------------------------------------------------------------------------------------------- the image
-cdef bint check_session_route(const char* image, const ImageHeader* header, uint32_t index) noexcept nogil:
-    # Where TCP sessions may go: a route that does nothing but lead to its pool, and a pool that wants nothing of a head. Routes, pools and
-    # stickies are known to be sound.
-    cdef:
-        const ImageRoute* route = <const ImageRoute*>(image + header.routes.offset) + index
-        const ImagePool* pool
-    if index >= header.routes.count or route.features != <uint32_t>ROUTE_PLAIN:
-        return False
-    pool = <const ImagePool*>(image + header.pools.offset) + route.pool
-    return pool.hash_key.count == 0 and (pool.sticky == <uint32_t>NO_INDEX or (
-        <const ImageSticky*>(image + header.stickies.offset) + pool.sticky).kind == STICKY_SOURCE)
-
-
 # ---------------------------------------------------------------------------------------------------------- clients
-cdef void begin_session(Engine* engine, Connection* client) noexcept nogil:
-    # The first event of a client: it is there, whether it has said anything or not.
-    cdef:
-        Exchange* exchange = NULL
-        uint32_t route = client.listener.session_route
-    if route != <uint32_t>NO_INDEX and not client.io & IO_ERROR:    # its listener is gone, or speaks HTTP now; it was reset at once
-        exchange = open_exchange(engine, client)
+cdef Exchange* open_session(Engine* engine, Connection* client) noexcept nogil:
+    # NULL: out of memory, and the client is reset.
+    cdef Exchange* exchange = open_exchange(engine, client)
     if exchange == NULL:
         close_connection(engine, client, True)
+        return NULL
+    exchange.flags = X_SESSION | X_REPLAYABLE | X_FRESH
+    if unlikely(exchange.log != NULL):
+        log_session(engine, exchange)
+        if client.listener.passes_tls:
+            log_hello(engine, exchange)
+    return exchange
+
+
+cdef void await_hello(Engine* engine, Connection* client) noexcept nogil:
+    # An event of a client whose first message says where it wants to go. Its deadline is that of a head, from accept on.
+    cdef:
+        uint32_t route = 0
+        int result
+    client.state = STATE_HEAD
+    result = read_hello(engine, client, &route)
+    if result == HELLO_ROUTED:
+        begin_session(engine, client, route)
+    elif result != HELLO_WAITS:
+        refuse_hello(engine, client, <uint32_t>-result)
+
+
+cdef void refuse_hello(Engine* engine, Connection* client, uint32_t failure) noexcept nogil:
+    cdef Exchange* exchange = open_session(engine, client)
+    if exchange != NULL:
+        refuse(engine, exchange, failure)
+
+
+cdef void begin_session(Engine* engine, Connection* client, uint32_t route) noexcept nogil:
+    cdef Exchange* exchange = open_session(engine, client)
+    if exchange == NULL:
         return
     exchange.began_us = now_us(engine)
-    exchange.flags = X_SESSION | X_REPLAYABLE | X_FRESH
     exchange.route = <const ImageRoute*>(exchange.snapshot.image + exchange.snapshot.header.routes.offset) + route
     enter_pool(engine, exchange, exchange.route.pool, 0)
     if unlikely(exchange.pool.flags & POOL_STICKY):
@@ -73,10 +86,20 @@ cdef void begin_session(Engine* engine, Connection* client) noexcept nogil:
     start(engine, exchange)
 
 
+cdef void begin_client(Engine* engine, Connection* client) noexcept nogil:
+    # It is there, whether it has said anything or not.
+    if client.listener.passes_tls:
+        await_hello(engine, client)
+    elif client.io & IO_ERROR or client.listener.session_route == <uint32_t>NO_INDEX:
+        close_connection(engine, client, True)  # it was reset at once; its listener is gone meanwhile, or speaks HTTP
+    else:
+        begin_session(engine, client, client.listener.session_route)
+
+
 cdef void client_ready(Engine* engine, Connection* client) noexcept nogil:
     cdef Exchange* exchange = client.exchange
     if unlikely(exchange == NULL):
-        begin_session(engine, client)
+        begin_client(engine, client)
     elif exchange.flags & X_TUNNEL:
         progress(engine, exchange)
     elif client.io & IO_ERROR:
@@ -86,7 +109,7 @@ cdef void client_ready(Engine* engine, Connection* client) noexcept nogil:
 
 cdef void client_timed_out(Engine* engine, Connection* client) noexcept nogil:
     if client.exchange == NULL:
-        close_connection(engine, client, True)
+        refuse_hello(engine, client, FAILURE_TLS_TIMEOUT)
     else:
         client_overdue(engine, client.exchange)
 
@@ -94,10 +117,12 @@ cdef void client_timed_out(Engine* engine, Connection* client) noexcept nogil:
 cdef void refuse_session(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil:
     # There is no backend for it.
     cdef Connection* client = exchange.client
+    if failure == FAILURE_TLS_UNKNOWN_NAME:
+        refuse_name(engine, client)
     exchange.status = failures[failure].status
     exchange.flags |= X_HEAD_SENT               # that is all that it gets
     close_exchange(engine, exchange)
-    close_connection(engine, client, True)
+    close_connection(engine, client, failure != FAILURE_TLS_UNKNOWN_NAME)
 
 
 cdef void cut_session(Engine* engine, Exchange* exchange) noexcept nogil:

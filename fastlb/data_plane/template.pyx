@@ -95,7 +95,7 @@ cdef inline void put_address(const Connection* client, Writer* out) noexcept nog
     # All of the array: its size is known when this is compiled. Of a size that it knows to be below 256 the compiler makes "rep movs", which
     # takes 20 ns to begin.
     if likely(out.end - out.at >= <ptrdiff_t>ADDRESS_TEXT_BYTES):
-        memcpy(out.at, client.address, ADDRESS_TEXT_BYTES)
+        memcpy(out.at, client.peer.address, ADDRESS_TEXT_BYTES)
         out.at += client.address_size
     else:
         out.overflow = True
@@ -261,7 +261,7 @@ cdef inline void put_value(Engine* engine, Exchange* exchange, const Head* reque
     if kind == SEGMENT_CLIENT:
         put_address(exchange.client, out)
     elif kind == SEGMENT_SCHEME:
-        put(out, b"https", 5 if exchange.client.exchange_flags & X_CAME_BY_TLS else 4)
+        put(out, b"https", 5 if exchange.client.peer.exchange_flags & X_CAME_BY_TLS else 4)
     elif kind == SEGMENT_REQUEST_ID:
         put_request_id(engine, exchange, request, encoding, out)
     elif kind == SEGMENT_CLIENT_PORT:

@@ -1223,7 +1223,7 @@ cdef int shake_hands(Engine* engine, Connection* client) noexcept nogil:
         tls.silent_bytes = 0
         engine.counters.tls_handshakes += 1
         engine.counters.tls_resumed += SSL_session_reused(<SSL*>tls.ssl) != 0
-        client.exchange_flags |= X_CAME_BY_TLS
+        client.peer.exchange_flags |= X_CAME_BY_TLS
         tls.owes_ticket = SSL_version(<SSL*>tls.ssl) == TLS1_3_VERSION and tls.listener.n_ticket_keys != 0 and not tls.is_challenge
         if not tls.owes_ticket:
             drop_tls(tls.listener)

@@ -142,24 +142,24 @@ cdef void note_peer(Connection* connection, const sockaddr_storage* address) noe
         const char* text = NULL
     if address.ss_family == AF_INET:
         v4 = <const sockaddr_in*>address
-        connection.ip[10] = connection.ip[11] = 0xFF
-        memcpy(connection.ip + 12, &v4.sin_addr, 4)
-        connection.ip_version = 4
-        text = inet_ntop(AF_INET, &v4.sin_addr, connection.address, ADDRESS_TEXT_BYTES)
+        connection.peer.ip[10] = connection.peer.ip[11] = 0xFF
+        memcpy(connection.peer.ip + 12, &v4.sin_addr, 4)
+        connection.peer.ip_version = 4
+        text = inet_ntop(AF_INET, &v4.sin_addr, connection.peer.address, ADDRESS_TEXT_BYTES)
         connection.peer_port = (v4.sin_port >> 8) | <uint16_t>((v4.sin_port & 255) << 8)
     elif address.ss_family == AF_INET6:
         v6 = <const sockaddr_in6*>address
-        memcpy(connection.ip, &v6.sin6_addr, 16)
-        connection.ip_version = 6
+        memcpy(connection.peer.ip, &v6.sin6_addr, 16)
+        connection.peer.ip_version = 6
         if memcmp(&v6.sin6_addr, b"\0\0\0\0\0\0\0\0\0\0\xff\xff", 12) == 0:
-            connection.ip_version = 4
-            text = inet_ntop(AF_INET, <const char*>&v6.sin6_addr + 12, connection.address, ADDRESS_TEXT_BYTES)
+            connection.peer.ip_version = 4
+            text = inet_ntop(AF_INET, <const char*>&v6.sin6_addr + 12, connection.peer.address, ADDRESS_TEXT_BYTES)
         else:
-            text = inet_ntop(AF_INET6, &v6.sin6_addr, connection.address, ADDRESS_TEXT_BYTES)
+            text = inet_ntop(AF_INET6, &v6.sin6_addr, connection.peer.address, ADDRESS_TEXT_BYTES)
         connection.peer_port = (v6.sin6_port >> 8) | <uint16_t>((v6.sin6_port & 255) << 8)
     if text == NULL:
-        memcpy(connection.address, b"unix:", 6)
-    connection.address_size = <uint8_t>strlen(connection.address)
+        memcpy(connection.peer.address, b"unix:", 6)
+    connection.address_size = <uint8_t>strlen(connection.peer.address)
 
 
 cdef int accept_client(Engine* engine, Connection* listener, Connection** accepted) noexcept nogil:

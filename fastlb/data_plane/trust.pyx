@@ -20,10 +20,10 @@ cdef bint is_trusted(Engine* engine, Exchange* exchange) noexcept nogil:
         Connection* client = exchange.client
     if likely(header.networks.count == 0):
         return False
-    if client.trusted_generation != header.generation:
-        client.trusted_generation = header.generation
-        client.trusted = is_in_networks(client, <const ImageNetwork*>(<const char*>header + header.networks.offset), header.networks.count)
-    return client.trusted
+    if client.peer.trusted_generation != header.generation:
+        client.peer.trusted_generation = header.generation
+        client.peer.trusted = is_in_networks(client, <const ImageNetwork*>(<const char*>header + header.networks.offset), header.networks.count)
+    return client.peer.trusted
 
 
 cdef void make_request_id(Engine* engine, char* id) noexcept nogil:

@@ -538,6 +538,34 @@ cdef struct Codec:
     # The connection closes: frees what the codec keeps in Connection.http2. With `reset` the other side is to see an error.
     void (*close)(Engine* engine, Connection* connection, bint reset) noexcept nogil
 
+cdef struct Peer:                   # who a client is
+    bint trusted                    # its address lies in a trusted network (of the snapshot of the generation below)
+    uint32_t number                 # counts up from 1 in each worker; names the connection in logs
+    uint64_t trusted_generation
+    uint8_t ip[16]                  # its address again, IPv4 as ::ffff:a.b.c.d
+    uint8_t ip_version              # 4 or 6; 0 = none (a unix socket)
+    char address[ADDRESS_TEXT_BYTES]
+    uint32_t exchange_flags         # ExchangeFlags that each of its exchanges begins with
+
+cdef struct FoldedTunnel:
+    # What is kept of a tunnel that is quiet, while its exchange and its attempt are on their free lists (folded_tunnel.pyx). The names are theirs.
+    uint64_t deadline_ms, began_us
+    uint64_t up_moved, up_sent, down_moved, down_sent
+    LogRecord* log                  # owned
+    Backend* request_place          # counted
+    uint32_t flags
+    uint32_t tunnel_timeout_ms
+    uint16_t route_meter, pool_meter, status
+    uint8_t failure
+    uint8_t watched, log_try, attempt_state
+    uint8_t ended                   # FoldedEnds
+
+ctypedef enum FoldedEnds:           # bits
+    FOLDED_UP_ENDED = 1             # that direction has
+    FOLDED_DOWN_ENDED = 2
+    FOLDED_CLAIMED = 4              # Attempt.claimed
+    FOLDED_GOOD = 8                 # Attempt.is_good
+
 cdef struct Connection:
     Timer timer                     # first, so that a Timer* is a Connection*
     Connection* ready_next          # engine's ready list while IO_READY_LISTED
@@ -555,24 +583,18 @@ cdef struct Connection:
     Buffer* input                   # owned: received and not consumed (part of a head, pipelined requests)
     Listener* listener              # client: counted
     Backend* backend                # backend: counted
-    Connection* cache_next          # backend: idle cache; any: graveyard and free list
+    Connection* cache_next          # backend: idle cache; any: graveyard and free list; of a folded tunnel: the other side
     Connection* cache_previous
     # client: every open one (drain walks them). Idle backend connection with a `place`: the idle ones that are counted there (limits.pxd)
     Connection* all_next
     Connection* all_previous
     uint32_t index                  # own place in the connection table
     uint32_t n_exchanges            # served so far on this connection
-    uint32_t drained_bytes          # LINGER; of a mirror: bytes of its request
+    uint32_t drained_bytes          # LINGER; of a mirror: bytes of its request; of a ClientHello: how many are worth looking at
     uint16_t peer_port
     uint8_t address_size
     Backend* place                  # backend: counted: the row of a limit that it is counted in; NULL = none
-    bint trusted                    # client's address lies in a trusted network (of the snapshot of its generation below)
-    uint32_t number                 # client: counts up from 1 in each worker; names the connection in logs
-    uint64_t trusted_generation
-    uint8_t ip[16]                  # client: its address again, IPv4 as ::ffff:a.b.c.d
-    uint8_t ip_version              # 4 or 6; 0 = none (a unix socket)
-    char address[ADDRESS_TEXT_BYTES]
-    uint32_t exchange_flags         # client: ExchangeFlags that each of its exchanges begins with
+    Peer peer                       # client. Backend: while its tunnel is folded, a FoldedTunnel stands here
     TlsConnection* tls              # owned by its transport (tls.pyx); NULL = plain
     # client or backend: owned, its Http2Session. Either kind of stream: borrowed, its Http2Stream. NULL = it does not speak HTTP/2
     void* http2
@@ -1264,7 +1286,10 @@ cdef struct Listener:
     int fd                          # borrowed from the caller of commit or assign
     TlsListener* tls                # counted; NULL = its clients speak without TLS
     const Codec* codec              # borrowed, static: of its clients, once any TLS is agreed upon
-    uint32_t session_route          # index in the current snapshot: where its TCP sessions go; NO_INDEX = it speaks HTTP
+    uint32_t session_route          # index in the current snapshot: where its TCP sessions go; NO_INDEX = see `passes_tls`
+    bint passes_tls                 # ClientHellos choose routes (passthrough.pyx): from the next two, of the current snapshot
+    ImageSection sni_names
+    uint32_t sni_others
 
 cdef struct Socket:                 # a listening descriptor and which listener of the snapshot it belongs to
     int fd
@@ -1301,7 +1326,15 @@ cdef struct ImageListener:
     uint32_t meter                  # number of its meter; 0 = it has none. Below MAX_METERS, here and below
     ListenerSettings settings
     uint32_t tls                    # index of its ImageTls, NO_INDEX = plain
-    uint32_t session_route          # index of the route of its TCP sessions, NO_INDEX = it speaks HTTP
+    uint32_t session_route          # index of the route of its TCP sessions, NO_INDEX = none
+    ImageSection sni_names          # its ClientHellos choose routes: names lead to a first choice each,
+    uint32_t sni_others             # and what has no name there, or none, to this one; NO_INDEX = refused
+    uint32_t passes_tls             # so it is; else this and the two above are 0
+
+cdef struct ImageSniChoice:
+    ImageText alpn                  # who offers one of these, as on the wire; size 0: everybody
+    uint32_t route
+    uint32_t is_last                # of its run; else the next one is tried
 
 # TLS (tls_image.pyx checks it). Texts of settings that OpenSSL reads are ended by a zero byte, which counts.
 cdef struct ImageCertificate:
@@ -1550,6 +1583,7 @@ cdef struct ImageHeader:
     ImageSection tls
     ImageSection ticket_keys
     ImageSection backend_tls
+    ImageSection sni_choices
     uint32_t max_connections        # client connections of the node; 0 = no cap
     uint32_t padding
     ImageText python_path           # where pickers of the user's own are looked for: directories, each ended by a zero byte
@@ -1914,3 +1948,6 @@ cdef struct Engine:
     const Codec* http2_backend_stream_codec
     const Transport* http2_backend_stream_transport
     uint32_t n_backend_streams      # connections of KIND_BACKEND_STREAM
+    const Codec* folded_codec       # borrowed, static: of both sides of a folded tunnel
+    uint32_t n_folded               # tunnels
+    uint32_t fold_after_ms          # of silence

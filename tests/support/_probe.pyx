@@ -1696,18 +1696,18 @@ cdef class Plane:
 
     cdef int fill(self, Exchange* exchange, Connection* client, bytes address, uint32_t route) except -1:
         # An exchange on this route of the image, if it has any.
-        if len(address) >= sizeof(client.address):
+        if len(address) >= sizeof(client.peer.address):
             raise ValueError("an address text is at most 45 bytes")
         memset(exchange, 0, sizeof(Exchange))
         memset(client, 0, sizeof(Connection))
-        memcpy(client.address, <const char*>address, <size_t>len(address))
+        memcpy(client.peer.address, <const char*>address, <size_t>len(address))
         client.address_size = <uint8_t>len(address)
         client.peer_port = 4711
-        if inet_pton(AF_INET, client.address, client.ip + 12) == 1:
-            client.ip[10] = client.ip[11] = 0xFF
-            client.ip_version = 4
-        elif inet_pton(AF_INET6, client.address, client.ip) == 1:
-            client.ip_version = 6
+        if inet_pton(AF_INET, client.peer.address, client.peer.ip + 12) == 1:
+            client.peer.ip[10] = client.peer.ip[11] = 0xFF
+            client.peer.ip_version = 4
+        elif inet_pton(AF_INET6, client.peer.address, client.peer.ip) == 1:
+            client.peer.ip_version = 6
         self.listener.host_set = 0
         memcpy(self.listener.name, b"web", 3)
         self.listener.name_size = 3

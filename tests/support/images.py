@@ -63,6 +63,7 @@ SECTIONS = (
     "tls",
     "ticket_keys",
     "backend_tls",
+    "sni_choices",
 )
 FIRST_SECTION = 32  # behind magic, layout, size, generation and the name of the reason header
 

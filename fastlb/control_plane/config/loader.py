@@ -342,7 +342,7 @@ def _check_parts(reader: Reader) -> None:
         reader.reject_key((), "there is no pool", 'at least one is needed: [pools.NAME] with backends = ["10.0.0.11:8080"]')
     if not isinstance(pools, dict) or not isinstance(routes, list | None):
         return
-    of_sessions = {listener.pool for _, listener in reader.all_read(Listener)}
+    of_sessions = {name for _, listener in reader.all_read(Listener) for name in listener.session_pools()}
     has_http = any(listener.protocol == HTTP for _, listener in reader.all_read(Listener))
     if routes or not has_http:
         used = {name for route in routes or () if isinstance(route, dict) for name in _named_pools(route.get("pool"))} | of_sessions
@@ -362,7 +362,7 @@ def _add_implied_route(config: Config) -> Config:
     """Without any route the only pool gets every request: the only one that TCP sessions do not go to, if there is one."""
     if config.routes or all(listener.protocol != HTTP for listener in config.listeners):
         return config
-    of_sessions = {listener.pool for listener in config.listeners}
+    of_sessions = {name for listener in config.listeners for name in listener.session_pools()}
     pool = next((pool for pool in config.pools if pool.name not in of_sessions), config.pools[0])
     return replace(config, routes=(Route(hosts=(ANY_HOST,), pool=PoolShares(((pool.name, 1),))),))
 

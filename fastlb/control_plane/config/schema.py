@@ -66,7 +66,15 @@ from fastlb.control_plane.config.route_options import (
 from fastlb.control_plane.config.route_pattern import RoutePath, parse_host, parse_path
 from fastlb.control_plane.config.sticky import Sticky
 from fastlb.control_plane.config.template import Template, parse_key, parse_target
-from fastlb.control_plane.config.tls import BackendTls, BackendTlsKind, Hsts, ListenerTls, parse_pem_path
+from fastlb.control_plane.config.tls import (
+    BackendTls,
+    BackendTlsKind,
+    Hsts,
+    ListenerTls,
+    parse_passed_name,
+    parse_pem_path,
+    parse_protocol_name,
+)
 from fastlb.control_plane.config.toml import KeyPath
 
 HTTP = "http"
@@ -388,12 +396,32 @@ class Http2:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SniRule:
+    """[[listeners.sni]]: where TLS that is passed on goes, by what its client asks for."""
+
+    names: tuple[str, ...] = option(
+        "names",
+        ListOf(Text("a name", parse_passed_name, "shop.example.com"), least=1, identity=lambda name: name),
+        "*",
+        ("name", "hosts", "host", "server_names", "server_name", "domains", "sni"),
+    )
+    alpn: tuple[str, ...] = option(
+        "alpn", ListOf(Text("a protocol", parse_protocol_name, "h2"), identity=lambda name: name), [], ("protocols", "next_protocols")
+    )
+    pool: str = option("pool", Text("a pool's name", str, "web"), also_called=("backend", "upstream", "proxy_pass", "target", "to"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
     """[[listeners]]: addresses that accept clients."""
 
+    def session_pools(self) -> list[str]:
+        """The pools that its TCP sessions go to."""
+        return [rule.pool for rule in self.sni] + ([self.pool] if self.pool else [])
+
     def defers_accept(self) -> bool:
         """Whether the kernel keeps a client back until it has said something: unless told otherwise, where clients speak first."""
-        return self.defer_accept is True or (self.defer_accept == "auto" and (self.protocol == HTTP or self.tls.is_on))
+        return self.defer_accept is True or (self.defer_accept == "auto" and (self.protocol == HTTP or self.tls.is_on or bool(self.sni)))
 
     name: str = option("name", _NAME_TEXT)
     bind: tuple[BindAddress, ...] = option(
@@ -412,6 +440,9 @@ class Listener:
         Text("a pool's name", str, "db"),
         "",
         ("backend", "default_backend", "upstream", "proxy_pass", "target", "to", "default_pool"),
+    )
+    sni: tuple[SniRule, ...] = option(
+        "sni", TableArray(SniRule), [], ("ssl_preread", "tls_passthrough", "passthrough", "server_names"), SniRule
     )
     timeouts: ListenerTimeouts = table("timeouts", ListenerTimeouts)
     limits: ListenerLimits = table("limits", ListenerLimits)

@@ -5,7 +5,7 @@ from fastlb.control_plane.config.reader import Reader
 from fastlb.control_plane.config.schema import CLIENT_KEY, HTTP, TCP, Listener, Pool, Route
 
 # Options of a listener that have a meaning for HTTP only.
-_HTTP_KEYS = (("limits",), ("http2",), ("hsts",), ("redirect_https",), *(("timeouts", key) for key in ("head", "body", "idle", "write")))
+_HTTP_KEYS = (("limits",), ("http2",), ("hsts",), ("redirect_https",), *(("timeouts", key) for key in ("body", "idle", "write")))
 
 
 def check_tcp(reader: Reader) -> None:
@@ -18,7 +18,7 @@ def check_tcp(reader: Reader) -> None:
     for path, listener in reader.all_read(Listener):
         written = reader.source.values["listeners"][path[1]]
         if listener.protocol == HTTP:
-            for key, is_set in (("pool", listener.pool), ("timeouts.session", listener.timeouts.session_ms)):
+            for key, is_set in (("pool", listener.pool), ("sni", listener.sni), ("timeouts.session", listener.timeouts.session_ms)):
                 if is_set:
                     right = 'a listener with protocol = "tcp" has it' + (
                         "; requests find their pool by [[routes]]" if key == "pool" else ""
@@ -29,14 +29,24 @@ def check_tcp(reader: Reader) -> None:
             if _is_written(written, keys):
                 right = "TCP sessions are bytes that nobody looks at: leave it out"
                 reader.reject_key((*path, *keys), f'{".".join(keys)} of a listener with protocol = "tcp"', right)
-        used.add(listener.pool)
-        if listener.pool in known or not reader.source.complete:
+        if _is_written(written, ("timeouts", "head")) and not listener.sni:
+            right = "it is how long a ClientHello may take, where there is sni; what a session may be silent is timeouts.tunnel of its pool"
+            reader.reject_key((*path, "timeouts", "head"), 'timeouts.head of a listener with protocol = "tcp"', right)
+        if listener.sni and listener.tls.is_on:
+            right = "TLS is either ended here or passed on: keep one of them"
+            reader.reject_key((*path, "sni"), "sni of a listener with tls", right)
+        used.update(listener.session_pools())
+        if not reader.source.complete:
             continue
         right = f"the pools are {quote_all(known)}" if known else "there are no pools: each has a header such as [pools.db]"
-        if listener.pool:
-            reader.reject((*path, "pool"), f"there is no pool {quote(listener.pool)}", right, nearest(listener.pool, known))
-        else:
+        named: list[tuple[tuple[str | int, ...], str]] = [((), listener.pool)]
+        named += [(("sni", number), rule.pool) for number, rule in enumerate(listener.sni)]
+        for where, name in named:
+            if name and name not in known:
+                reader.reject((*path, *where, "pool"), f"there is no pool {quote(name)}", right, nearest(name, known))
+        if not listener.pool and not listener.sni:
             reader.reject_key(path, f"the listener {quote(listener.name)} does not say where its sessions go", f'pool = "NAME"; {right}')
+        _check_sni(reader, path, listener)
     for name in used & pools.keys():
         _check_pool(reader, *pools[name])
     for path, route in reader.all_read(Route):
@@ -44,6 +54,18 @@ def check_tcp(reader: Reader) -> None:
             if name in sessions:
                 found = f'the listener {quote(name)} has protocol = "tcp"'
                 reader.reject_key((*path, "listener"), found, "routes are for HTTP: its sessions go to the pool that it names")
+
+
+def _check_sni(reader: Reader, path: tuple[str | int, ...], listener: Listener) -> None:
+    """No rule behind one that takes everything that it would."""
+    taken: set[str] = set()
+    for number, rule in enumerate(listener.sni):
+        reached = [name for name in rule.names if name not in taken]
+        if not reached:
+            found = f"the rule for {quote_all(rule.names)} is never reached"
+            reader.warn((*path, "sni", number), found, "an earlier one takes these names, whatever protocols are offered")
+        if not rule.alpn:
+            taken.update(reached)
 
 
 def _check_pool(reader: Reader, path: tuple[str | int, ...], pool: Pool) -> None:

@@ -65,6 +65,18 @@ def parse_served_name(text: str) -> str:
     return host
 
 
+def parse_passed_name(text: str) -> str:
+    """A name that clients of a passthrough ask for; "*" for any, and for none."""
+    return parse_served_name(text) if text != "*" else text
+
+
+def parse_protocol_name(text: str) -> str:
+    """The name of a protocol as ALPN has it (RFC 7301 section 3.1)."""
+    if re.fullmatch("[!-~]{1,255}", text):
+        return text
+    raise Rejected(f"{quote(text)} is no name of a protocol", 'ALPN has names such as "h2", "http/1.1" and "postgresql"')
+
+
 def parse_ciphers(text: str) -> str:
     """A cipher list of OpenSSL for TLS 1.2, or "" for the usual ones."""
     if not text:

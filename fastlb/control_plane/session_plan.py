@@ -1,0 +1,48 @@
+"""From the listeners of TCP sessions to the calls of the snapshot's writer: where sessions go, and by what a ClientHello chooses."""
+
+from collections.abc import Mapping
+
+from fastlb import _core
+from fastlb.control_plane.config.schema import TCP, Config, Listener, SniRule
+
+ANY_NAME = "*"
+Choice = tuple[list[bytes], int]
+
+
+def add_sessions(writer: _core.SnapshotWriter, config: Config, pools: Mapping[str, int]) -> None:
+    """Has the listeners that do take TCP sessions; `pools`: what the writer calls them."""
+    for index, listener in enumerate(config.listeners):
+        if listener.protocol != TCP:
+            continue
+        routes = {name: writer.add_route(pool=pools[name], name=listener.name) for name in dict.fromkeys(listener.session_pools())}
+        default = routes[listener.pool] if listener.pool and not listener.sni else None
+        writer.set_session(index, default, timeout_ms=listener.timeouts.session_ms)
+        if listener.sni:
+            writer.set_passthrough(index, *choose_by_name(listener, routes))
+
+
+def choose_by_name(listener: Listener, routes: Mapping[str, int]) -> tuple[list[tuple[str, list[Choice]]], list[Choice]]:
+    """What each name has to choose from, in order, and what all others have: a name's own rules come first, then those of the wildcard that
+    it fits, those for any name, and the listener's pool."""
+    rules: dict[str, list[Choice]] = {}
+    for rule in listener.sni:
+        for name in rule.names:
+            rules.setdefault(name, []).append(_choice(rule, routes))
+    others = rules.pop(ANY_NAME, [])
+    if listener.pool:
+        others = [*others, ([], routes[listener.pool])]
+    names = []
+    for name, own in rules.items():
+        wildcard = f"*.{name.partition('.')[2]}"
+        names.append((name, _reachable([*own, *(rules.get(wildcard, []) if wildcard != name else []), *others])))
+    return names, _reachable(others)
+
+
+def _choice(rule: SniRule, routes: Mapping[str, int]) -> Choice:
+    return [protocol.encode() for protocol in rule.alpn], routes[rule.pool]
+
+
+def _reachable(choices: list[Choice]) -> list[Choice]:
+    """Up to the first that takes everybody."""
+    last = next((number for number, (protocols, _) in enumerate(choices) if not protocols), len(choices) - 1)
+    return choices[: last + 1]
