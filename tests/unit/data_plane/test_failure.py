@@ -61,6 +61,8 @@ STATUS = {
     "client:plain_http": 400,
     "backend:tls_handshake": 502,
     "backend:tls_certificate": 502,
+    "idle_timeout": 0,
+    "session_timeout": 0,
 }
 
 

@@ -37,6 +37,7 @@ def make_image() -> bytes:
     writer.edit_response(route, [("set", "Server", [b"x", ("client", "nothing", "")])])
     rsa, ecdsa = writer.add_certificate(*issue("a.example", kind="rsa")), writer.add_certificate(*issue("a.example"), b"ocsp")
     writer.set_tls(1, identities=[[rsa, ecdsa], [rsa]], names=[("a.example", 0), ("*.a.example", 1)], default=1, challenges=[("b", ecdsa)])
+    writer.set_passthrough(1, [("c", [([b"h2"], writer.add_route(host="plain", pool=api))])], [])
     writer.set_ticket_keys([bytes(80)])
     writer.set_backend_tls(site, ca=issue("a.example")[0], certificate=rsa, alpn=[b"http/1.1"])
     return writer.image()
@@ -54,7 +55,7 @@ def refused(offset: int, value: int, form: str = "<I") -> bool:
 def test_image_of_the_writer_passes() -> None:
     assert check_image(IMAGE)
     assert (COUNT["listeners"], COUNT["networks"]) == (2, 2)
-    assert (COUNT["routes"], COUNT["pools"], COUNT["backends"]) == (8, 2, 3)
+    assert (COUNT["routes"], COUNT["pools"], COUNT["backends"]) == (9, 2, 3)
 
 
 def test_smallest_image_passes() -> None:
@@ -335,7 +336,7 @@ def test_damaged_image_is_not_loaded() -> None:
 
 
 def test_tls_of_an_image_is_checked() -> None:
-    assert (COUNT["certificates"], COUNT["tls_identities"], COUNT["names"], COUNT["tls"], COUNT["ticket_keys"]) == (2, 2, 3, 1, 1)
+    assert (COUNT["certificates"], COUNT["tls_identities"], COUNT["names"], COUNT["tls"], COUNT["ticket_keys"]) == (2, 2, 4, 1, 1)
     for field, damaged in {
         "default_identity": (2, 2**32 - 2),
         "min_version": (0x0302, 0x0305),
