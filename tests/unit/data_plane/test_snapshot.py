@@ -351,7 +351,7 @@ def test_tls_of_an_image_is_checked() -> None:
     assert not refused(field_at("tls", 0, "default_identity"), 2**32 - 1)
     for field in ("identities", "names", "challenges"):
         assert refused(field_at("tls", 0, field), 4), field
-        assert refused(field_at("tls", 0, field) + 4, 4), field
+        assert refused(field_at("tls", 0, field) + 4, 5), field
     assert refused(field_at("listeners", 1, "tls"), 1)
     assert not refused(field_at("listeners", 1, "tls"), 2**32 - 1)
     assert refused(field_at("tls_identities", 0, "certificates"), 2)
