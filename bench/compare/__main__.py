@@ -13,12 +13,13 @@ from typing import Any
 
 from bench.compare import native
 from bench.compare.backend import Backend, running_backend
+from bench.compare.beside import measure_beside
 from bench.compare.http2 import measure_http2
 from bench.compare.idle import measure_idle
 from bench.compare.latency import measure_latency
 from bench.compare.machine import describe_machine, describe_versions
 from bench.compare.processes import CLIENT_CPU, PROXY_CPU, BenchError
-from bench.compare.proxies import FASTLB, PROXY_NAMES, Proxy, Setup, config_texts, executable, running_proxy, why_missing
+from bench.compare.proxies import FASTLB, PROXY_NAMES, RELAYS, Proxy, Setup, config_texts, executable, running_proxy, why_missing
 from bench.compare.ratios import median_of
 from bench.compare.record import to_json
 from bench.compare.report import render
@@ -27,7 +28,26 @@ from bench.compare.same_work import check_proxy
 from bench.compare.setups import TCP_SETUPS, measure_logs, measure_routes, measure_tcp, measure_tls, measure_workers
 from bench.compare.start import measure_start
 from bench.compare.turns import measure_slot, measure_work, takes_part
-from bench.compare.works import HTTP2, IDLE, LATENCY, LOG, ONLY_IN, PARTS, RESTART, ROUTES, START, TCP, TCP_IDLE, TLS, WORKERS, WORKS
+from bench.compare.works import (
+    HTTP2,
+    IDLE,
+    IDLE_TLS,
+    LATENCY,
+    LOG,
+    ONLY_IN,
+    PARTS,
+    RESTART,
+    ROUTES,
+    START,
+    TCP,
+    TCP_IDLE,
+    TLS,
+    TLS_BESIDE,
+    TLS_HTTP2,
+    TLS_WORKS,
+    WORKERS,
+    WORKS,
+)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -115,6 +135,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             run[START] = measure_start(held, backend, directory, repeats=2 if arguments.quick else 10, say=say)
         if IDLE in arguments.works:
             run[IDLE] = measure_idle(held, backend, directory, repeats=1 if arguments.quick else 3, say=say)
+        if IDLE_TLS in arguments.works:
+            run[IDLE_TLS] = measure_idle(
+                [name for name in held if name not in RELAYS], backend, directory, repeats=1, say=say, setup=Setup(tls=True)
+            )
         some = {"rounds": arguments.rounds, "passes": arguments.passes, "seconds": arguments.slot, "say": say}
         if WORKERS in arguments.works:
             run[WORKERS] = measure_workers(names, backend, directory, **some)
@@ -122,15 +146,20 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             run[LOG] = measure_logs(names, backend, directory, **some)
         if ROUTES in arguments.works:
             run[ROUTES] = measure_routes(names, backend, directory, **some)
-        if TLS in arguments.works:
-            run[TLS] = measure_tls(names, backend, directory, **some)
+        if over_tls := [work for work in TLS_WORKS if TLS in arguments.works or work.name in arguments.works]:
+            run[TLS] = measure_tls(over_tls, names, backend, directory, **some)
         if TCP in arguments.works:
             run[TCP] = measure_tcp(names, backend, directory, **some)
         if TCP_IDLE in arguments.works:
             tcp_names = [name for name in names if name in TCP_SETUPS]
             run[TCP_IDLE] = measure_idle(tcp_names, backend, directory, repeats=1 if arguments.quick else 3, say=say, setup=Setup(tcp=True))
-        if HTTP2 in arguments.works:
-            run[HTTP2] = measure_http2(names, backend, directory, **some)
+        for part in (HTTP2, TLS_HTTP2):
+            if part in arguments.works:
+                run[part] = measure_http2(names, backend, directory, tls=part == TLS_HTTP2, **some)
+        if TLS_BESIDE in arguments.works:
+            run[TLS_BESIDE] = measure_beside(
+                names, backend, directory, rounds=max(arguments.rounds // 2, 1), seconds=arguments.slot * 3, say=say
+            )
         if RESTART in arguments.works and FASTLB in names:
             run[RESTART] = measure_restart(backend, directory, repeats=3 if arguments.quick else 20, say=say)
     run["ended"] = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")

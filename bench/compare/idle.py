@@ -1,4 +1,4 @@
-"""Memory of idle keep-alive client connections, and of idle TCP sessions: what 10,000 of them add to the proxy's PSS."""
+"""Memory of idle keep-alive client connections, and of idle TCP sessions: what thousands of them add to the proxy's PSS."""
 
 import contextlib
 import resource
@@ -10,8 +10,8 @@ from pathlib import Path
 
 from bench.compare.backend import Backend
 from bench.compare.processes import CLIENT_CPU, BenchError, child_setup
-from bench.compare.proxies import ADDRESS, RELAY, USUAL, Proxy, Setup, running_proxy
-from bench.compare.works import IDLE_CONNECTIONS
+from bench.compare.proxies import ADDRESS, RELAY, USUAL, Proxy, Setup, make_certificate, running_proxy
+from bench.compare.works import IDLE_CONNECTIONS, IDLE_TLS_CONNECTIONS
 
 _HOLD = Path(__file__).with_name("hold.py")
 _WARM_UP_CONNECTIONS = 200  # held before the first reading, so that what a proxy allocates once is not counted
@@ -26,18 +26,22 @@ def measure_idle(
     directory: Path,
     *,
     repeats: int,
-    count: int = IDLE_CONNECTIONS,
     say: Callable[[str], None],
     setup: Setup = USUAL,
 ) -> list[dict[str, object]]:
     """A fresh process per measurement. Bytes are those of user memory; the kernel's are not in it."""
     measured: list[dict[str, object]] = []
+    directory = directory / ("idle-tls" if setup.tls else "idle-tcp" if setup.tcp else "idle")
+    directory.mkdir(exist_ok=True)
+    if setup.tls:
+        make_certificate(directory)
+    count = IDLE_TLS_CONNECTIONS if setup.tls else IDLE_CONNECTIONS
     for number in range(1, repeats + 1):
         for name in names:
             with running_proxy(name, backend.target, directory, setup) as proxy:
                 most = _most_connections(2 if setup.tcp or name == RELAY else 1)
                 measured.append({"proxy": name, "round": number, **_measure(proxy, min(count, most))})
-        say(f"idle{' tcp' if setup.tcp else ''}: round {number} of {repeats}")
+        say(f"{directory.name}: round {number} of {repeats}")
     return measured
 
 
@@ -59,7 +63,7 @@ def _measure(proxy: Proxy, count: int) -> dict[str, object]:
 @contextlib.contextmanager
 def _holding(proxy: Proxy, count: int) -> Iterator[None]:
     holder = subprocess.Popen(
-        [sys.executable, str(_HOLD), ADDRESS, str(proxy.port), str(count)],
+        [sys.executable, str(_HOLD), ADDRESS, str(proxy.port), str(count), proxy.scheme],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -30,15 +30,16 @@ def measure_latency(
                 {
                     "proxy": proxy.name,
                     "round": number,
-                    "direct": _run(backend.target, rate, seconds, "direct"),
-                    "through": _run(proxy.target, rate, seconds, proxy.name),
+                    "direct": measure_rate(backend.target, rate, seconds, "direct"),
+                    "through": measure_rate(proxy.target, rate, seconds, proxy.name),
                 }
             )
         say(f"latency: round {number} of {rounds}")
     return pairs
 
 
-def _run(target: str, rate: float, seconds: float, name: str) -> dict[str, float]:
+def measure_rate(target: str, rate: float, seconds: float, name: str) -> dict[str, float]:
+    """Figures of the open-loop client at `rate` requests per second."""
     command = [native.program("openloop"), *target.split(":"), f"/bytes/{SMALL}"]
     command += [f"{rate:.0f}", str(WARM_UP_SECONDS), str(seconds), str(CONNECTIONS)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=child_setup(CLIENT_CPU), timeout=seconds + 30)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from bench.compare import native
 from bench.compare.processes import PROXY_CPU, BenchError, Program, free_port, running
+from tests.support.certificates import make_certificates
 
 ADDRESS = "127.0.0.1"
 CONFIGS = Path(__file__).parent / "configs"
@@ -89,6 +90,12 @@ _TLS = {
 }
 _NO_LOGS, _NO_ROUTES = {"": ""}, {False: ""}  # at layer 4
 _STREAM_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")  # Debian's; where it is not, it is built in or missing
+# The same for a second listener, beside a plain one.
+_BESIDE = {
+    "nginx.conf": f"listen @BESIDE_LISTEN@ ssl backlog=4096; {_TLS['nginx.conf'][1]}",
+    "fastlb.toml": f'[[listeners]]\nname = "beside"\nbind = "@BESIDE_LISTEN@"\n{_TLS["fastlb.toml"][1]}',
+    "haproxy.cfg": f"bind @BESIDE_LISTEN@{_TLS['haproxy.cfg'][0]}",
+}
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"  # Debian keeps nginx and haproxy outside an ordinary user's PATH
 
 
@@ -100,6 +107,7 @@ class Setup:
         logs: "" for no access log, "file" for one line per request to a file, "buffered" for what nginx gathers before it writes.
         routes: 20 routes with header edits in place of one.
         tls: clients speak TLS.
+        beside: a second listener is for clients that do.
         http2: what nginx has to be told; fastlb speaks it anyway.
         tcp: layer 4.
         arguments: further ones of the command line.
@@ -110,6 +118,7 @@ class Setup:
     logs: str = ""
     routes: bool = False
     tls: bool = False
+    beside: bool = False
     http2: bool = False
     tcp: bool = False
     arguments: tuple[str, ...] = ()
@@ -125,6 +134,7 @@ class Proxy:
     program: Program
     home: Path  # its files
     scheme: str = "http"
+    tls_port: int = 0  # of the second listener
 
     @property
     def target(self) -> str:
@@ -166,16 +176,25 @@ def launched_proxy(name: str, backend: str, directory: Path, setup: Setup = USUA
     home = directory / re.sub("[, ]+", "-", label or name)
     home.mkdir(exist_ok=True)
     port = free_port()
-    with running(name, _command(name, port, backend, home, setup), cpus=setup.cpus, directory=home, cwd=native.ROOT) as program:
-        yield Proxy(label or name, port, program, home, "https" if setup.tls else "http")
+    tls_port = free_port(port + 1) if setup.beside else 0
+    command = _command(name, port, tls_port, backend, home, setup)
+    with running(name, command, cpus=setup.cpus, directory=home, cwd=native.ROOT) as program:
+        yield Proxy(label or name, port, program, home, "https" if setup.tls else "http", tls_port)
 
 
-def _command(name: str, port: int, backend: str, home: Path, setup: Setup) -> list[str]:
+def make_certificate(directory: Path) -> None:
+    """What the proxies whose directories are in this one serve."""
+    made = make_certificates(directory, "bench.example", ADDRESS)
+    made.chain.chmod(0o644)  # nginx and fastlb read it before they change their user, HAProxy as who it is
+
+
+def _command(name: str, port: int, tls_port: int, backend: str, home: Path, setup: Setup) -> list[str]:
     if name in RELAYS:
         options = ["-p"] if name == RELAY_POOLED else []
         return [native.program("relay"), *options, ADDRESS, str(port), *backend.split(":")]
     if name == FASTLB:
-        config = _fill("fastlb-tcp.toml" if setup.tcp else "fastlb.toml", home, port, backend, setup)
+        template = "fastlb-tcp.toml" if setup.tcp else "fastlb.toml"
+        config = _fill(template, home, port, tls_port, backend, setup)
         return [sys.executable, "-m", "fastlb", "serve", "-c", str(config), *setup.arguments]
     path = executable(_BINARIES[name])
     if path is None:
@@ -188,12 +207,14 @@ def _command(name: str, port: int, backend: str, home: Path, setup: Setup) -> li
             "-e",
             "stderr",
             "-c",
-            str(_fill("nginx-stream.conf" if setup.tcp else "nginx.conf", home, port, backend, setup, _NGINX_TUNING.get(name, ""))),
+            str(
+                _fill("nginx-stream.conf" if setup.tcp else "nginx.conf", home, port, tls_port, backend, setup, _NGINX_TUNING.get(name, ""))
+            ),
         ]
-    return [path, "-db", "-f", str(_fill("haproxy-tcp.cfg" if setup.tcp else "haproxy.cfg", home, port, backend, setup))]
+    return [path, "-db", "-f", str(_fill("haproxy-tcp.cfg" if setup.tcp else "haproxy.cfg", home, port, tls_port, backend, setup))]
 
 
-def _fill(template: str, home: Path, port: int, backend: str, setup: Setup, buffers: str = "") -> Path:
+def _fill(template: str, home: Path, port: int, tls_port: int, backend: str, setup: Setup, buffers: str = "") -> Path:
     text = (CONFIGS / template).read_text()
     values = {
         "LISTEN": f"{ADDRESS}:{port}",
@@ -210,6 +231,7 @@ def _fill(template: str, home: Path, port: int, backend: str, setup: Setup, buff
         "STREAM_MODULE": f"load_module {_STREAM_MODULE};" if _STREAM_MODULE.exists() else "",
         "LISTEN_TLS": _TLS[template][0] if setup.tls else "",
         "TLS": _TLS[template][1] if setup.tls else "",
+        "BESIDE": _BESIDE[template].replace("@BESIDE_LISTEN@", f"{ADDRESS}:{tls_port}") if setup.beside else "",
         "SCHEME": "https" if setup.tls else "http",
         "USER": pwd.getpwuid(os.getuid()).pw_name,
     }

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench.compare.beside import HANDSHAKES_PER_SECOND, REQUESTS_PER_SECOND
 from bench.compare.proxies import FASTLB, PEER
 from bench.compare.ratios import Spread, cpu_per_request, median_of, ratio_per_round, share_of_window
 from bench.compare.works import (
@@ -14,6 +15,7 @@ from bench.compare.works import (
     HTTP2_AT_MOST,
     IDLE,
     IDLE_AT_MOST_BYTES,
+    IDLE_TLS,
     LATENCY,
     LATENCY_AT_MOST_US,
     LOG,
@@ -28,6 +30,10 @@ from bench.compare.works import (
     TCP_IDLE_AT_MOST_BYTES,
     TCP_WORKS,
     TLS,
+    TLS_BESIDE,
+    TLS_HTTP2,
+    TLS_HTTP2_AT_MOST,
+    TLS_HTTP2_WANTED,
     TLS_WORKS,
     WORKER_AT_MOST_MIB,
     WORKERS,
@@ -83,6 +89,8 @@ def _lines(run: Mapping[str, Any]) -> Iterator[str]:
         yield from _idle_lines(run[IDLE], targets, title, "idle: bytes per connection", IDLE_AT_MOST_BYTES)
         yield ""
         yield "The relay holds two sockets per client, so the descriptor limit may leave it fewer connections to hold."
+    if IDLE_TLS in run:
+        yield from _idle_lines(run[IDLE_TLS], targets, "User memory of an idle keep-alive client connection over TLS")
     if START in run:
         yield from _start_lines(run[START], targets)
     if WORKERS in run:
@@ -102,7 +110,7 @@ def _lines(run: Mapping[str, Any]) -> Iterator[str]:
         yield from ("", "## 20 routes with header edits, and an access log; 128-byte responses, 64 keep-alive connections", "")
         yield from _beside_peer(run[ROUTES], ROUTES, ROUTES_AT_MOST, "", targets)
     if TLS in run:
-        for work in TLS_WORKS:
+        for work in (work for work in TLS_WORKS if work.name in run[TLS]):
             yield from ("", f"## {work.title}", "")
             yield from _beside_peer(run[TLS][work.name], work.name, work.at_most, work.wanted, targets)
     if TCP in run:
@@ -113,7 +121,13 @@ def _lines(run: Mapping[str, Any]) -> Iterator[str]:
         title = "User memory of an idle TCP session, both connections"
         yield from _idle_lines(run[TCP_IDLE], targets, title, "tcp-idle: bytes per session", TCP_IDLE_AT_MOST_BYTES)
     if run.get(HTTP2):
-        yield from _http2_lines(run[HTTP2], targets)
+        yield from ("", "## HTTP/2 without TLS; 128-byte responses, 16 connections of 16 streams", "")
+        yield from _http2_lines(run[HTTP2], HTTP2, HTTP2_AT_MOST, "", targets)
+    if run.get(TLS_HTTP2):
+        yield from ("", "## HTTP/2 over TLS; 128-byte responses, 16 connections of 16 streams", "")
+        yield from _http2_lines(run[TLS_HTTP2], TLS_HTTP2, TLS_HTTP2_AT_MOST, TLS_HTTP2_WANTED, targets)
+    if run.get(TLS_BESIDE):
+        yield from _beside_lines(run[TLS_BESIDE])
     if RESTART in run:
         yield from _restart_lines(run[RESTART], targets)
     if targets:
@@ -168,7 +182,9 @@ def _latency_lines(pairs: Sequence[Mapping[str, Any]], targets: list[str]) -> It
             targets.append(_target("latency: p50 added, µs", added.median, LATENCY_AT_MOST_US, ""))
 
 
-def _idle_lines(measured: Sequence[Mapping[str, Any]], targets: list[str], title: str, figure: str, at_most: float) -> Iterator[str]:
+def _idle_lines(
+    measured: Sequence[Mapping[str, Any]], targets: list[str], title: str, figure: str = "", at_most: float = 0
+) -> Iterator[str]:
     yield from ("", f"## {title}", "")
     yield "| proxy | connections held | bytes each | PSS before |"
     yield "|---|---|---|---|"
@@ -177,7 +193,7 @@ def _idle_lines(measured: Sequence[Mapping[str, Any]], targets: list[str], title
         each = Spread.of([one["bytes_per_connection"] for one in own])
         before = median(one["pss_before"] for one in own) / 2**20
         yield f"| {_label(proxy)} | {own[0]['connections']:,} | {each.median:.0f} ({each.low:.0f}–{each.high:.0f}) | {before:.1f} MiB |"
-        if proxy == FASTLB:
+        if proxy == FASTLB and figure:
             targets.append(_target(figure, each.median, at_most, ""))
 
 
@@ -223,8 +239,18 @@ def _beside_peer(slots: Sequence[Mapping[str, Any]], what: str, at_most: float, 
         targets.append(_target(f"{what}: CPU ÷ {PEER}", to_peer.median, at_most, wanted))
 
 
-def _http2_lines(slots: Sequence[Mapping[str, Any]], targets: list[str]) -> Iterator[str]:
-    yield from ("", "## HTTP/2 without TLS; 128-byte responses, 16 connections of 16 streams", "")
+def _beside_lines(pairs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    title = f"{REQUESTS_PER_SECOND:,} plain requests/s by themselves, and beside {HANDSHAKES_PER_SECOND} full handshakes/s"
+    yield from ("", f"## {title}", "")
+    yield "| proxy | p50 alone | p50 beside | p99 alone | p99 beside | longest beside |"
+    yield "|---|---|---|---|---|---|"
+    for proxy in dict.fromkeys(pair["proxy"] for pair in pairs):
+        own = [pair for pair in pairs if pair["proxy"] == proxy]
+        cells = [_microseconds(median(pair[when][f"p{p}_us"] for pair in own)) for p in (50, 99) for when in ("alone", "beside")]
+        yield f"| {_label(proxy)} | {' | '.join(cells)} | {_microseconds(max(pair['beside']['max_us'] for pair in own))} |"
+
+
+def _http2_lines(slots: Sequence[Mapping[str, Any]], what: str, at_most: float, wanted: str, targets: list[str]) -> Iterator[str]:
     per_request = cpu_per_request(slots)
     yield f"| proxy | CPU µs per request | ÷ {PEER} | requests/s |"
     yield "|---|---|---|---|"
@@ -234,7 +260,7 @@ def _http2_lines(slots: Sequence[Mapping[str, Any]], targets: list[str]) -> Iter
         yield f"| {' | '.join(cells)} |"
     to_peer = ratio_per_round(per_request, FASTLB, PEER)
     if to_peer:
-        targets.append(_target(f"http2: CPU ÷ {PEER}", to_peer.median, HTTP2_AT_MOST, ""))
+        targets.append(_target(f"{what}: CPU ÷ {PEER}", to_peer.median, at_most, wanted))
 
 
 def _restart_lines(measured: Mapping[str, Any], targets: list[str]) -> Iterator[str]:

@@ -7,11 +7,10 @@ from pathlib import Path
 
 from bench.compare.backend import Backend
 from bench.compare.processes import CLIENT_CPU, PROXY_CPU, BenchError
-from bench.compare.proxies import ADDRESS, FASTLB, HAPROXY, NGINX, RELAY, Proxy, Setup, running_proxy
+from bench.compare.proxies import FASTLB, HAPROXY, NGINX, RELAY, Proxy, Setup, make_certificate, running_proxy
 from bench.compare.same_work import check_edits, check_proxy
 from bench.compare.turns import measure_slot
-from bench.compare.works import TCP_WORKS, TLS_WORKS, WORKS, Work
-from tests.support.certificates import make_certificates
+from bench.compare.works import TCP_WORKS, WORKS, Work
 
 BOTH_CPUS = (PROXY_CPU, CLIENT_CPU)
 # Labels are "proxy, setup": the part before the comma is the proxy, the first setup of a proxy is what its others are compared with.
@@ -60,16 +59,23 @@ def measure_routes(
 
 
 def measure_tls(
-    names: Sequence[str], backend: Backend, directory: Path, *, rounds: int, passes: int, seconds: float, say: Callable[[str], None]
+    works: Sequence[Work],
+    names: Sequence[str],
+    backend: Backend,
+    directory: Path,
+    *,
+    rounds: int,
+    passes: int,
+    seconds: float,
+    say: Callable[[str], None],
 ) -> dict[str, list[dict[str, object]]]:
-    """The slots of each of TLS_WORKS. A proxy that agrees on another version or cipher voids the run."""
+    """The slots of each of some TLS_WORKS. A proxy that agrees on another version or cipher voids the run."""
     home = directory / "tls"
     home.mkdir(exist_ok=True)
-    made = make_certificates(home, "bench.example", ADDRESS)
-    made.chain.chmod(0o644)  # nginx and fastlb read it before they change their user, HAProxy as who it is
+    make_certificate(home)
     return {
         work.name: _measure(TLS_SETUPS, names, backend, home, rounds, passes, seconds, (CLIENT_CPU,), say, work.name, work)
-        for work in TLS_WORKS
+        for work in works
     }
 
 

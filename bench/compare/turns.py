@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
-from bench.compare import disturbance, wrk
+from bench.compare import disturbance, handshakes, wrk
 from bench.compare.backend import Backend
 from bench.compare.processes import CLIENT_CPU, BenchError
 from bench.compare.proxies import RELAY_POOLED, RELAYS, Proxy
@@ -17,7 +17,7 @@ SETTLE_SECONDS = 0.05  # connections of the last slot are closed
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One turn of one proxy. CPU and requests are those of the window; rate and latencies are wrk's, lead-in included."""
+    """One turn of one proxy. CPU and requests are those of the window; rate and latencies are the client's, lead-in included."""
 
     proxy: str
     round: int
@@ -63,7 +63,10 @@ def measure_slot(
     held = proxy.name == RELAY_POOLED
     path = work.path.replace("/bytes/", "/held/") if held else work.path
     anew = work.connection_per_request and not held
-    client = wrk.start(f"{proxy.url}{path}", work.connections, connection_per_request=anew, cpus=client_cpus)
+    if work.handshake:
+        client = handshakes.start(proxy.target, path, work.connections, work.handshake, cpus=client_cpus)
+    else:
+        client = wrk.start(f"{proxy.url}{path}", work.connections, connection_per_request=anew, cpus=client_cpus)
     try:
         _wait_for_traffic(work, backend)
         started, before = time.monotonic(), disturbance.read()
@@ -76,7 +79,7 @@ def measure_slot(
         client.communicate()
         raise
     try:
-        figures = wrk.finish(client)
+        figures = handshakes.finish(client, work.connections, work.handshake) if work.handshake else wrk.finish(client)
     except BenchError as error:
         backend.program.refresh()  # says so if that is what ended
         raise BenchError(f"{work.name} through {proxy.name}: {error}{proxy.program.log_tail()}") from error

@@ -74,7 +74,7 @@ from fastlb.data_plane.name_table cimport find_host
 from fastlb.data_plane.types cimport (TLS_CIPHER, TLS_CLIENT_FINGERPRINT, TLS_CLIENT_ISSUER, TLS_CLIENT_SERIAL, TLS_CLIENT_SUBJECT,
                                       TLS_CLIENT_VERIFY, TLS_RESUMED, TLS_SERVER_NAME, TLS_VERSION, Backend, ImageBackend, ImageBackendTls, Pool,
                                       TlsBackend, TlsFacts)
-from fastlb.data_plane.types cimport RELAY_RUNNING, X_KEEP_ALIVE, Exchange
+from fastlb.data_plane.types cimport RELAY_RUNNING, X_KEEP_ALIVE, X_TUNNEL, Exchange
 from fastlb.data_plane.types cimport (CLIENT_AUTH_NONE, CLIENT_AUTH_REQUIRED, IO_AGAIN, IO_CLOSED, IO_EOF, IO_ERROR, IO_READABLE, IO_WRITABLE,
                                       IO_WRITE_CLOSED, KIND_CLIENT, MAX_KEY_TYPES, NO_INDEX, TICKET_KEY_BYTES, X_CAME_BY_TLS, Connection,
                                       Engine, ImageCertificate, ImageHeader, ImageListener, ImageSection, ImageText, ImageTicketKey, ImageTls,
@@ -962,7 +962,7 @@ cdef ssize_t tls_receive(Engine* engine, Connection* connection, char* data, siz
                 was_kept = False
             continue
         error = SSL_get_error(ssl, result)
-        ERR_clear_error()
+        clear_errors()
         if error == SSL_ERROR_WANT_READ and unlikely(tls.silent_bytes > MAX_SILENT_BYTES):
             tls.broken = True                   # it would keep us busy for ever, at one call or at many
         elif error == SSL_ERROR_WANT_READ:
@@ -1003,10 +1003,11 @@ cdef void give_ticket(Engine* engine, Connection* client) noexcept nogil:
 
 
 cdef inline bint are_last_words(const Connection* connection) noexcept nogil:
-    # Whether what is sent now is the end of an answer that ends its connection: close_notify goes along with it.
+    # Whether what is sent now is the end of an answer that ends its connection: close_notify goes along with it. What comes through a tunnel
+    # may have been cut, which is not known here.
     cdef const Exchange* exchange = connection.exchange
-    return connection.kind == KIND_CLIENT and exchange != NULL and not exchange.flags & X_KEEP_ALIVE and exchange.down.source_ended \
-        and exchange.down.state == RELAY_RUNNING
+    return connection.kind == KIND_CLIENT and exchange != NULL and not exchange.flags & (X_KEEP_ALIVE | X_TUNNEL) \
+        and exchange.down.source_ended and exchange.down.state == RELAY_RUNNING
 
 
 cdef ssize_t tls_send_parts(Engine* engine, Connection* connection, const char** parts, const size_t* sizes, int n_parts) noexcept nogil:
@@ -1078,7 +1079,7 @@ cdef void put_goodbye(TlsConnection* tls) noexcept nogil:
     if not tls.said_goodbye:
         tls.said_goodbye = True
         SSL_shutdown(<SSL*>tls.ssl)
-        ERR_clear_error()
+        clear_errors()
 
 
 cdef void say_goodbye(Engine* engine, Connection* connection) noexcept nogil:
@@ -1201,7 +1202,7 @@ cdef int shake_hands(Engine* engine, Connection* client) noexcept nogil:
     tls.may_receive = scratch.start == scratch.end
     if not flush_held(engine, client):
         return -<int>FAILURE_TLS_CLOSED if tls.broken else TLS_WAITS
-    ERR_clear_error()
+    clear_errors()
     result = SSL_do_handshake(<SSL*>tls.ssl)
     if result == 1:
         outcome = TLS_STANDS
@@ -1212,7 +1213,7 @@ cdef int shake_hands(Engine* engine, Connection* client) noexcept nogil:
     else:
         error = SSL_get_error(<SSL*>tls.ssl, result)
         outcome = TLS_WAITS if error == SSL_ERROR_WANT_READ else -<int>handshake_failure(tls)
-        ERR_clear_error()
+        clear_errors()
     keep_received(engine, client)
     if not flush(engine, client) and outcome >= 0:
         return -<int>FAILURE_TLS_CLOSED
