@@ -8,6 +8,8 @@ RETRY_ON: dict[str, int]
 STICKY_FLAGS: dict[str, int]
 SEGMENTS: dict[str, int]
 TLS_FACTS: dict[str, int]
+PROXY_FACTS: dict[str, int]
+PROXY_SENDS: dict[str, int]
 ENCODINGS: dict[str, int]
 HEADER_OPERATIONS: dict[str, int]
 ROUTE_LIMITS: dict[str, int]
@@ -90,6 +92,9 @@ class SnapshotWriter:
         names: Iterable[tuple[str, Sequence[tuple[Sequence[bytes], int]]]],
         others: Sequence[tuple[Sequence[bytes], int]],
     ) -> None: ...
+    def set_proxy_protocol(
+        self, listener: int, *, senders: Sequence[IPv4Network | IPv6Network], from_unix: bool, others_plain: bool, timeout_ms: int
+    ) -> None: ...
     def add_certificate(self, chain: bytes, key: bytes, ocsp: bytes = b"") -> int: ...
     def set_tls(
         self,
@@ -153,6 +158,7 @@ class SnapshotWriter:
     ) -> int: ...
     def set_retry(self, pool: int, *, on: Sequence[str], unsafe: bool, within_ms: int, share: float, floor: int) -> None: ...
     def set_protocol(self, pool: int, *, protocol: str, streams: int, window_bytes: int) -> None: ...
+    def set_proxy_header(self, pool: int, *, version: int, facts: Iterable[str] = ()) -> None: ...
     def set_hedge(self, pool: int, *, after_ms: int) -> None: ...
     def set_passive_health(
         self,

@@ -48,6 +48,7 @@ from fastlb.data_plane.sticky_table cimport MAX_STICKY_TICKS, STICKY_TICK_MS, co
 from fastlb.data_plane.tls cimport BAD_TLS, TlsSet, compile_tls, free_tls, openssl_version
 from fastlb.data_plane.system cimport EINVAL, ENOSPC, errno, memcpy, memset, munmap
 from fastlb.data_plane cimport types
+from fastlb.data_plane.types cimport MAX_PROXY_TIMEOUT_MS
 from fastlb.data_plane.types cimport (MAX_HTTP2_CONNECTION_WINDOW_BYTES, MAX_HTTP2_STREAMS, MAX_HTTP2_WINDOW_BYTES,
                                       MIN_HTTP2_WINDOW_BYTES)
 from fastlb.data_plane.types cimport (FAILURE_COUNT, HEADER_OTHER, MAX_HEAD_BYTES, MAX_HEADERS, MAX_IDENTITY_BYTES, MAX_ROWS, MAX_WORKERS,
@@ -142,7 +143,16 @@ TLS_FACTS = {"tls_version": types.TLS_VERSION, "tls_cipher": types.TLS_CIPHER, "
              "tls_resumed": types.TLS_RESUMED, "client_certificate_subject": types.TLS_CLIENT_SUBJECT,
              "client_certificate_issuer": types.TLS_CLIENT_ISSUER, "client_certificate_serial": types.TLS_CLIENT_SERIAL,
              "client_certificate_fingerprint": types.TLS_CLIENT_FINGERPRINT, "client_certificate_verify": types.TLS_CLIENT_VERIFY}
+# What can be said of the PROXY header that a client's connection began with, likewise.
+PROXY_FACTS = {"proxy_protocol_sender": types.PROXY_SENDER, "proxy_protocol_destination": types.PROXY_DESTINATION,
+               "proxy_protocol_destination_port": types.PROXY_DESTINATION_PORT, "proxy_protocol_alpn": types.PROXY_ALPN,
+               "proxy_protocol_authority": types.PROXY_AUTHORITY, "proxy_protocol_unique_id": types.PROXY_UNIQUE_ID,
+               "proxy_protocol_tls_version": types.PROXY_TLS_VERSION, "proxy_protocol_tls_cipher": types.PROXY_TLS_CIPHER,
+               "proxy_protocol_certificate_name": types.PROXY_CLIENT_NAME, "proxy_protocol_certificate_verify": types.PROXY_CLIENT_VERIFY}
+PROXY_SENDS = {"alpn": types.PROXY_SENDS_ALPN, "authority": types.PROXY_SENDS_AUTHORITY, "unique_id": types.PROXY_SENDS_UNIQUE_ID,
+               "tls": types.PROXY_SENDS_TLS, "crc32c": types.PROXY_SENDS_CHECK_SUM}
 SEGMENTS |= {name: types.SEGMENT_TLS + fact for name, fact in TLS_FACTS.items()}
+SEGMENTS |= {name: types.SEGMENT_PROXY + fact for name, fact in PROXY_FACTS.items()}
 ENCODINGS = {"nothing": types.ENCODE_NOTHING, "controls": types.ENCODE_CONTROLS, "path": types.ENCODE_PATH,
              "component": types.ENCODE_COMPONENT}
 HEADER_OPERATIONS = {"set": types.OPERATION_SET, "append": types.OPERATION_APPEND, "keep_or_set": types.OPERATION_KEEP_OR_SET,
@@ -356,7 +366,7 @@ cdef class SnapshotWriter:
         list networks, listeners, routes, pools, pool_backends, pool_groups, table_names
         list segments, operations, shares
         list sni_choices
-        list certificates, tls_identities, names, tls, ticket_keys, backend_tls
+        list certificates, tls_identities, names, tls, ticket_keys, backend_tls, senders
         dict authorities
         dict stickies, request_edits
         uint64_t generation
@@ -373,7 +383,7 @@ cdef class SnapshotWriter:
         self.table_names = []
         self.segments, self.operations, self.shares = [], [], []
         self.certificates, self.tls_identities, self.names, self.tls, self.ticket_keys = [], [], [], [], []
-        self.backend_tls, self.authorities = [], {}
+        self.backend_tls, self.authorities, self.senders = [], {}, []
         self.stickies, self.request_edits = {}, {}
         self.sni_choices = []
         self.generation = generation
@@ -495,6 +505,20 @@ cdef class SnapshotWriter:
             entry.is_last = number == len(choices)
             self.sni_choices.append(record(&entry, sizeof(entry)))
         return first
+
+    def set_proxy_protocol(self, listener, *, senders, from_unix, others_plain, timeout_ms):
+        """Has connections of a listener begin with a PROXY header, within `timeout_ms`, where they come from one of these networks or, with
+        `from_unix`, through a unix socket. Others are refused, or with `others_plain` taken for the client itself."""
+        cdef ImageListener* entry
+        if not 0 < timeout_ms <= MAX_PROXY_TIMEOUT_MS:
+            raise ValueError(f"a PROXY header has 1 to {MAX_PROXY_TIMEOUT_MS} ms")
+        packed = bytearray(self.listeners[listener])
+        entry = <ImageListener*><char*>packed
+        entry.senders.offset, entry.senders.count = <uint32_t>len(self.senders), <uint32_t>len(senders)
+        entry.settings.proxy_timeout_ms = timeout_ms
+        entry.settings.proxy_flags = (types.PROXY_FROM_UNIX if from_unix else 0) | (types.PROXY_OTHERS_PLAIN if others_plain else 0)
+        self.senders += [pack_network(network) for network in senders]
+        self.listeners[listener] = bytes(packed)
 
     def add_certificate(self, chain, key, ocsp=b""):
         """A certificate that listeners may serve. `chain`: PEM, the leaf first; `key`: PEM, PKCS #8 without a password; `ocsp`: a DER response
@@ -694,6 +718,17 @@ cdef class SnapshotWriter:
         entry.protocol = PROTOCOLS[protocol]
         entry.http2_streams = streams
         entry.http2_window_bytes = window_bytes
+        self.pools[pool] = bytes(packed)
+
+    def set_proxy_header(self, pool, *, version, facts=()):
+        """Has connections to the backends of a pool begin with a PROXY header of this version, 1 or 2. `facts`: what that one tells beside the
+        client's address, by name as PROXY_SENDS has it. No connection stays idle then: the pool's max_idle is 0."""
+        cdef uint32_t flags = types.PROXY_SENDS_LINE if version == 1 else types.PROXY_SENDS_BINARY
+        packed = bytearray(self.pools[pool])
+        for fact in facts:
+            flags |= PROXY_SENDS[fact]
+        (<ImagePool*><char*>packed).proxy_header = flags
+        (<ImagePool*><char*>packed).max_idle = 0
         self.pools[pool] = bytes(packed)
 
     def set_hedge(self, pool, *, after_ms):
@@ -1104,6 +1139,7 @@ cdef class SnapshotWriter:
         header.names.offset, header.names.count = place(b"".join(self.names)), len(self.names)
         header.tls.offset, header.tls.count = place(b"".join(self.tls)), len(self.tls)
         header.backend_tls.offset, header.backend_tls.count = place(b"".join(self.backend_tls)), len(self.backend_tls)
+        header.senders.offset, header.senders.count = place(b"".join(self.senders)), len(self.senders)
         header.ticket_keys.offset, header.ticket_keys.count = place(b"".join(self.ticket_keys)), len(self.ticket_keys)
         header.sni_choices.offset, header.sni_choices.count = place(b"".join(self.sni_choices)), len(self.sni_choices)
         place(b"")                              # ends at a multiple of 8, as its records do
@@ -1359,7 +1395,8 @@ LOG_CAPTURES = {"method": types.CAPTURE_METHOD, "target": types.CAPTURE_TARGET, 
                 "user": types.CAPTURE_USER, "request_id": types.CAPTURE_REQUEST_ID, "pool": types.CAPTURE_POOL,
                 "request_field": types.CAPTURE_REQUEST_FIELD, "response_field": types.CAPTURE_RESPONSE_FIELD,
                 "grpc_status": types.CAPTURE_GRPC_STATUS,
-                **{name: types.CAPTURE_TLS + fact for name, fact in TLS_FACTS.items()}}
+                **{name: types.CAPTURE_TLS + fact for name, fact in TLS_FACTS.items()},
+                **{name: types.CAPTURE_PROXY + fact for name, fact in PROXY_FACTS.items()}}
 LOG_TEXT_FIELDS = {"capture": types.LOG_CAPTURE, "client": types.LOG_CLIENT, "request_id": types.LOG_REQUEST_ID, "reason": types.LOG_REASON,
                    "backend": types.LOG_BACKEND}
 LOG_NUMBER_FIELDS = {"backend_status": types.LOG_BACKEND_STATUS, "connect_ms": types.LOG_CONNECT_MS,

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from fastlb import _core
 from fastlb.control_plane.config.address import format_host_port
+from fastlb.control_plane.config.proxy_protocol import PLAIN, UNIX, ProxyProtocol
 from fastlb.control_plane.config.schema import (
     CLIENT_KEY,
     HTTP,
@@ -101,6 +102,8 @@ def build_image(
             http2_connection_window_bytes=listener.http2.connection_window_bytes,
         )
         tls_plan.set_listener(listener_index, listener)
+        if listener.proxy_protocol.is_on:
+            set_proxy_protocol(writer, listener_index, listener.proxy_protocol)
     if ticket_keys:
         writer.set_ticket_keys(ticket_keys)
     pool_indexes = {}
@@ -130,6 +133,8 @@ def build_image(
         if pool.hash_key.text != CLIENT_KEY:
             writer.set_hash_key(pool_index, compile_template(pool.hash_key))
         set_sticky(writer, pool_index, pool.sticky)
+        if pool.proxy_protocol.is_on:
+            writer.set_proxy_header(pool_index, version=1 if pool.proxy_protocol.version == "v1" else 2, facts=pool.proxy_protocol.tlvs)
         if pool.protocol != "http1":
             writer.set_protocol(pool_index, protocol=pool.protocol, streams=pool.http2.streams, window_bytes=pool.http2.window_bytes)
         if pool.hedge.after_ms:
@@ -161,6 +166,17 @@ def build_image(
         routes[number, hsts] = index
     writer.set_route_table(build_route_table(config, host_sets, routes, add_challenges(writer, automatic.challenges)))
     return writer.finish()
+
+
+def set_proxy_protocol(writer: _core.SnapshotWriter, listener: int, options: ProxyProtocol) -> None:
+    """Has a listener take PROXY headers."""
+    writer.set_proxy_protocol(
+        listener,
+        senders=[network for network in options.senders if not isinstance(network, str)],
+        from_unix=UNIX in options.senders,
+        others_plain=options.others == PLAIN,
+        timeout_ms=options.timeout_ms,
+    )
 
 
 def add_challenges(writer: _core.SnapshotWriter, challenges: Sequence[Challenge]) -> list[tuple[int, str, str]]:

@@ -19,11 +19,12 @@ from fastlb.data_plane.http1_head cimport parse_trailers
 from fastlb.data_plane.trust cimport is_trusted, make_request_id
 from fastlb.data_plane.log_writer cimport (NO_LOG_SLOT, drop_slot, get64, hand_over, hold_slot, log_writer_close, log_writer_open,
                                            log_writer_start, put_line, wake_log_writer)
+from fastlb.data_plane.proxy_codec cimport proxy_fact
 from fastlb.data_plane.queue cimport time_queued
 from fastlb.data_plane.system cimport (ENOMEM, F_DUPFD_CLOEXEC, errno, fcntl, getpid, gmtime_r, likely, localtime_r, memchr, memcmp, memcpy,
                                        strlen, time_t, tm, unlikely)
 from fastlb.data_plane.tls cimport tls_fact
-from fastlb.data_plane.types cimport CAPTURE_GRPC_STATUS, CAPTURE_TLS, LOG_GRPC_STATUS, TLS_SERVER_NAME, Buffer
+from fastlb.data_plane.types cimport CAPTURE_GRPC_STATUS, CAPTURE_PROXY, CAPTURE_TLS, LOG_GRPC_STATUS, TLS_SERVER_NAME, Buffer
 from fastlb.data_plane.types cimport (CAPTURE_HOST, CAPTURE_KINDS, CAPTURE_METHOD, CAPTURE_PATH, CAPTURE_POOL, CAPTURE_PROTOCOL,
                                       CAPTURE_QUERY, CAPTURE_REQUEST_FIELD, CAPTURE_REQUEST_ID, CAPTURE_REQUEST_LINE,
                                       CAPTURE_RESPONSE_FIELD, CAPTURE_TARGET, CAPTURE_USER, COMPARE_CONTAINS, COMPARE_END,
@@ -435,10 +436,15 @@ cdef const ImageLogCapture* captures_of(const LogRecord* record) noexcept nogil:
     return <const ImageLogCapture*>(record.plan.data + record.plan.header.captures.offset) + record.set.captures.offset
 
 
-cdef void capture_fact(Engine* engine, Exchange* exchange, LogValue* value, uint32_t fact) noexcept nogil:
+cdef void capture_fact(Engine* engine, Exchange* exchange, LogValue* value, uint32_t kind) noexcept nogil:
+    # Of the client's TLS, or of its PROXY header.
     cdef:
         const char* text = NULL
-        uint32_t size = tls_fact(exchange.client, fact, &text)
+        uint32_t size
+    if kind < CAPTURE_PROXY:
+        size = tls_fact(exchange.client, kind - <uint32_t>CAPTURE_TLS, &text)
+    else:
+        size = proxy_fact(exchange.client, kind - <uint32_t>CAPTURE_PROXY, &text)
     if size:
         append_value(engine, exchange.log, value, text, size)
 
@@ -487,20 +493,20 @@ cdef void log_request_head(Engine* engine, Exchange* exchange, const Head* head)
                     if head.fields[k].id == HEADER_X_REQUEST_ID and head.fields[k].value_size:
                         append_value(engine, record, value, data + head.fields[k].value, head.fields[k].value_size)
                         break
-        elif CAPTURE_TLS <= capture.kind < <uint32_t>CAPTURE_GRPC_STATUS:
-            capture_fact(engine, exchange, value, capture.kind - <uint32_t>CAPTURE_TLS)
+        elif CAPTURE_TLS <= capture.kind < <uint32_t>CAPTURE_GRPC_STATUS or capture.kind >= CAPTURE_PROXY:
+            capture_fact(engine, exchange, value, capture.kind)
         capture += 1
         value += 1
 
 
 cdef void log_session(Engine* engine, Exchange* exchange) noexcept nogil:
-    # A TCP session begins: what is known of its client's TLS. Everything else that is captured, but for its pool, it has not.
+    # A TCP session begins: what is known of its client's TLS and PROXY header. Everything else that is captured, but for its pool, it has not.
     cdef:
         const ImageLogCapture* capture = captures_of(exchange.log)
         uint32_t i
     for i in range(exchange.log.set.captures.count):
-        if capture[i].kind >= CAPTURE_TLS:
-            capture_fact(engine, exchange, &exchange.log.captured[i], capture[i].kind - <uint32_t>CAPTURE_TLS)
+        if capture[i].kind >= CAPTURE_TLS and capture[i].kind != CAPTURE_GRPC_STATUS:
+            capture_fact(engine, exchange, &exchange.log.captured[i], capture[i].kind)
 
 
 cdef void log_server_name(Engine* engine, Exchange* exchange, const char* name, uint32_t size) noexcept nogil:

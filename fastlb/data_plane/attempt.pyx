@@ -19,6 +19,7 @@ from fastlb.data_plane.limits cimport give_place_back, take_connection_places, t
 from fastlb.data_plane.meters cimport count_backend_failure, count_connect, count_reuse, note_connected, now_us
 from fastlb.data_plane.panic cimport look_for_panic
 from fastlb.data_plane.passive_health cimport is_counted, note_failure, note_success
+from fastlb.data_plane.proxy_codec cimport put_header_first
 from fastlb.data_plane.retry cimport can_be_hedged, failure_condition, has_untried, status_condition
 from fastlb.data_plane.select.candidates cimport is_eligible
 from fastlb.data_plane.select.dispatch cimport pick
@@ -30,7 +31,7 @@ from fastlb.data_plane.tls cimport open_backend_tls
 from fastlb.data_plane.transport cimport start_connect, still_open, watch
 from fastlb.data_plane.types cimport WAIT_HEDGE, X_BODY_DONE, X_HEDGE
 from fastlb.data_plane.types cimport (ALGORITHM_PEAK_EWMA, ATTEMPT_CONNECTING, IO_HALF_CLOSED, IO_READABLE, IO_WRITABLE, KIND_BACKEND, NO_BACKEND,
-                                      LIMIT_REQUESTS, POOL_HTTP2, POOL_LIMITS, POOL_NOTES_LATENCY, POOL_PANICS, POOL_PASSIVE_HEALTH, POOL_WATCHES, STATE_CONNECTING, STATE_EXCHANGE, WAIT_CONNECT, WAIT_UNSET, X_FRESH, X_IDEMPOTENT,
+                                      LIMIT_REQUESTS, POOL_LIMITS, POOL_NOTES_LATENCY, POOL_OPENINGS, POOL_PANICS, POOL_PASSIVE_HEALTH, POOL_SENDS_HEADER, POOL_WATCHES, STATE_CONNECTING, STATE_EXCHANGE, WAIT_CONNECT, WAIT_UNSET, X_FRESH, X_IDEMPOTENT,
                                       Attempt, Backend, Connection, Engine, Exchange, PoolBackend)
 from fastlb.data_plane.types cimport X_STICKY
 
@@ -224,8 +225,13 @@ cdef uint32_t connect_backend(Engine* engine, Exchange* exchange, Attempt* attem
 
 cdef inline uint32_t open_backend_connection(Engine* engine, Exchange* exchange, Attempt* attempt) noexcept nogil:
     # Starts a connection of our own for this attempt, or a stream on one that is shared. 0 or a FAILURE_*.
-    if unlikely(exchange.pool.flags & POOL_HTTP2) and not exchange.flags & X_SESSION:
-        return open_backend_stream(engine, exchange, attempt)
+    cdef uint32_t failure
+    if unlikely(exchange.pool.flags & POOL_OPENINGS):
+        if exchange.pool.flags & POOL_SENDS_HEADER:
+            failure = connect_backend(engine, exchange, attempt, &attempt.connection)
+            return failure if failure else put_header_first(engine, exchange, attempt.connection)
+        if not exchange.flags & X_SESSION:
+            return open_backend_stream(engine, exchange, attempt)
     return connect_backend(engine, exchange, attempt, &attempt.connection)
 
 

@@ -7,6 +7,7 @@ ClientHello (RFC 9849) the name is the outer one; the inner one is for whoever h
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from fastlb.data_plane.part cimport Part, take_number, take_part
 from fastlb.data_plane.system cimport memchr, memcmp, memcpy, memset, unlikely
 from fastlb.data_plane.types cimport MAX_HOST_BYTES
 
@@ -24,36 +25,6 @@ cdef enum:
     EXTENSION_SUPPORTED_VERSIONS = 43
     NAME_IS_HOST = 0
     MAX_LABEL_BYTES = 63            # RFC 1035 section 2.3.4
-
-cdef struct Part:                   # of the message, not read yet; borrowed
-    const uint8_t* at
-    uint32_t size
-
-
-# ---------------------------------------------------------------------------------------------------------- parts
-cdef inline bint take_number(Part* whole, uint32_t n_bytes, uint32_t* number) noexcept nogil:
-    # The next bytes, in network order. False: there are not that many.
-    cdef uint32_t i
-    if whole.size < n_bytes:
-        return False
-    number[0] = 0
-    for i in range(n_bytes):
-        number[0] = number[0] << 8 | whole.at[i]
-    whole.at += n_bytes
-    whole.size -= n_bytes
-    return True
-
-
-cdef inline bint take_part(Part* whole, uint32_t n_bytes, Part* part) noexcept nogil:
-    # What stands behind `n_bytes` that say its size. False: it does not fit.
-    cdef uint32_t size = 0
-    if not take_number(whole, n_bytes, &size) or size > whole.size:
-        return False
-    part.at = whole.at
-    part.size = size
-    whole.at += size
-    whole.size -= size
-    return True
 
 
 # ---------------------------------------------------------------------------------------------------------- records

@@ -1,12 +1,13 @@
 from libc.stdint cimport uint64_t
 
 from fastlb.data_plane.timer_wheel cimport set_timer
-from fastlb.data_plane.types cimport Connection, Engine, Listener
+from fastlb.data_plane.types cimport Codec, Connection, Engine, Listener
 
 cdef void close_connection(Engine* engine, Connection* connection, bint reset) noexcept nogil
 cdef void drop_listener(Engine* engine, Listener* listener) noexcept nogil
 cdef void keep_idle(Engine* engine, Connection* connection) noexcept nogil
 cdef void stand_for(Connection* connection, const Connection* client) noexcept nogil
+cdef void begin_codec(Engine* engine, Connection* client, const Codec* codec) noexcept nogil
 cdef void adopt_client(Engine* engine, Connection* client, Listener* listener) noexcept nogil
 
 

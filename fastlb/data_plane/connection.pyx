@@ -13,14 +13,15 @@ from fastlb.data_plane.connection_table cimport bury_connection
 from fastlb.data_plane.idle_cache cimport cache_put, cache_remove
 from fastlb.data_plane.limits cimport give_place_back, list_idle, take_wanted, unlist_idle
 from fastlb.data_plane.meters cimport count_client_closed, count_client_opened
+from fastlb.data_plane.proxy_codec cimport drop_proxy_facts
 from fastlb.data_plane.ready_list cimport list_ready, unlist_ready
 from fastlb.data_plane.shared_table cimport release_row
 from fastlb.data_plane.system cimport unlikely
 from fastlb.data_plane.timer_wheel cimport cancel_timer
 from fastlb.data_plane.tls cimport drop_tls
 from fastlb.data_plane.transport cimport close_descriptor
-from fastlb.data_plane.types cimport (IO_EOF, IO_ERROR, IO_HALF_CLOSED, IO_READABLE, IO_READY_LISTED, KIND_BACKEND, KIND_BACKEND_STREAM, KIND_CLIENT, KIND_STREAM, NODE_ROW,
-                                      STATE_CLOSED, STATE_HANDSHAKE, STATE_IDLE, Backend, Connection, Engine, Listener)
+from fastlb.data_plane.types cimport (IO_EOF, IO_ERROR, IO_HALF_CLOSED, IO_READABLE, IO_READY_LISTED, IO_SINGLE, KIND_BACKEND, KIND_BACKEND_STREAM, KIND_CLIENT, KIND_STREAM, NODE_ROW,
+                                      STATE_CLOSED, STATE_IDLE, Backend, Codec, Connection, Engine, Listener)
 
 
 cdef void adopt_client(Engine* engine, Connection* client, Listener* listener) noexcept nogil:
@@ -28,12 +29,7 @@ cdef void adopt_client(Engine* engine, Connection* client, Listener* listener) n
     # head in time.
     client.listener = listener
     listener.references += 1
-    client.codec = listener.codec
-    set_deadline(engine, client, engine.now_ms + listener.settings.head_timeout_ms)
-    if unlikely(listener.tls != NULL):
-        client.codec = engine.tls_codec
-        client.state = STATE_HANDSHAKE
-        set_deadline(engine, client, engine.now_ms + listener.tls.handshake_timeout_ms)
+    begin_codec(engine, client, listener.opening)
     client.all_next = engine.clients
     client.all_previous = NULL
     if engine.clients != NULL:
@@ -45,6 +41,16 @@ cdef void adopt_client(Engine* engine, Connection* client, Listener* listener) n
     client.peer.number = <uint32_t>engine.counters.clients_opened
 
 
+cdef void begin_codec(Engine* engine, Connection* client, const Codec* codec) noexcept nogil:
+    # A client that is new, or whose connection began with something else: it has the time of a head, or what a codec that comes before that
+    # of its listener gives it.
+    client.codec = codec
+    client.state = STATE_IDLE
+    set_deadline(engine, client, engine.now_ms + client.listener.settings.head_timeout_ms)
+    if unlikely(codec != client.listener.codec):
+        codec.adopt(engine, client, NULL, 0)
+
+
 cdef void stand_for(Connection* connection, const Connection* client) noexcept nogil:
     # A connection without a descriptor (a stream, a mirror) is to backends, logs and templates what this client is. It counts for the listener.
     connection.listener = client.listener
@@ -53,6 +59,7 @@ cdef void stand_for(Connection* connection, const Connection* client) noexcept n
     connection.n_exchanges = client.n_exchanges
     connection.peer_port = client.peer_port
     connection.address_size = client.address_size
+    connection.proxy = client.proxy
 
 
 cdef void drop_listener(Engine* engine, Listener* listener) noexcept nogil:
@@ -94,6 +101,8 @@ cdef void close_connection(Engine* engine, Connection* connection, bint reset) n
         count_client_closed(engine, connection)
         drop_listener(engine, connection.listener)
         connection.listener = NULL
+        if unlikely(connection.proxy != NULL):
+            drop_proxy_facts(&connection.proxy)
     elif connection.kind == KIND_BACKEND:
         backend = connection.backend
         if unlikely(connection.http2 != NULL):
@@ -121,6 +130,8 @@ cdef void close_connection(Engine* engine, Connection* connection, bint reset) n
         engine.counters.mirrors_closed += 1
         drop_listener(engine, connection.listener)
         connection.listener = NULL
+        if connection.proxy != NULL:
+            drop_proxy_facts(&connection.proxy)
     if unlikely(connection.transport.close != NULL):
         connection.transport.close(engine, connection, reset)
     if connection.fd >= 0:
@@ -135,7 +146,7 @@ cdef void keep_idle(Engine* engine, Connection* connection) noexcept nogil:
     cdef Backend* backend = connection.backend
     connection.exchange = NULL
     connection.attempt = NULL
-    if backend.idle.count >= backend.max_idle or connection.io & (IO_HALF_CLOSED | IO_ERROR | IO_EOF) or connection.input != NULL:
+    if backend.idle.count >= backend.max_idle or connection.io & (IO_HALF_CLOSED | IO_ERROR | IO_EOF | IO_SINGLE) or connection.input != NULL:
         close_connection(engine, connection, False)
         return
     if unlikely(connection.place != NULL):

@@ -27,6 +27,7 @@ from fastlb.data_plane.http2_stream cimport http2_stream_codec, http2_stream_tra
 from fastlb.data_plane.mirror cimport mirror_transport
 from fastlb.data_plane.mirror_client cimport mirror_codec
 from fastlb.data_plane.pipe_pool cimport pipe_pool_close, pipe_pool_open
+from fastlb.data_plane.proxy_codec cimport proxy_backend_codec, proxy_codec
 from fastlb.data_plane.queue cimport forget_siblings, look_again, refresh_caps, wake_siblings
 from fastlb.data_plane.ready_list cimport list_ready, take_ready
 from fastlb.data_plane.regex cimport close_regex_scratch
@@ -46,7 +47,7 @@ from fastlb.data_plane.transport cimport accept_client, plain_transport, unwatch
 from fastlb.data_plane.types cimport (ACCEPT_RETRY_MS, ACCEPTS_PER_EVENT, DEFAULT_PUMP_BUDGET, EVENTS_PER_BATCH, IO_AGAIN, IO_ERROR,
                                       IO_HALF_CLOSED, IO_READABLE, IO_WRITABLE, KIND_BACKEND, KIND_BACKEND_STREAM, KIND_CLIENT, KIND_LISTENER, KIND_MIRROR, MAX_HEAD_BYTES,
                                       NO_INDEX, NODE_ROW, PROTOCOL_AUTO, PROTOCOL_HTTP2, READ_BUFFER_BYTES, STATE_IDLE, WORKER_CLOSED, WORKER_LIVE, WRITE_BUFFER_BYTES, Attempt,
-                                      Backend, Connection, Engine, Exchange, Http2Session, ImageBackend, ImageListener, ImagePool, ImageText, Listener, Pool,
+                                      Backend, Connection, Engine, Exchange, Http2Session, ImageBackend, ImageListener, ImageNetwork, ImagePool, ImageText, Listener, Pool,
                                       SharedTable, Snapshot, Socket, Timer, WorkerBlock)
 from fastlb.data_plane.types cimport MAX_WORKERS, QUEUE_LOOK
 
@@ -102,6 +103,8 @@ cdef int engine_open(Engine* engine, uint32_t max_clients, uint32_t max_descript
     engine.backend_codec = http1_backend_codec()
     engine.tls_codec = tls_codec()
     engine.tls_backend_codec = tls_backend_codec()
+    engine.proxy_codec = proxy_codec()
+    engine.proxy_backend_codec = proxy_backend_codec()
     engine.mirror_codec = mirror_codec()
     engine.mirror_transport = mirror_transport()
     engine.folded_codec = folded_codec()
@@ -487,6 +490,16 @@ cdef void set_listener_meter(Engine* engine, Listener* listener, uint32_t number
     listener.meter = number
 
 
+cdef void set_opening(Engine* engine, Listener* listener, const ImageListener* image) noexcept nogil:
+    # What its clients begin with, and who of them sends headers.
+    listener.senders = <const ImageNetwork*>(engine.snapshot.image + engine.snapshot.header.senders.offset) + image.senders.offset
+    listener.n_senders = image.senders.count
+    if listener.settings.proxy_timeout_ms:
+        listener.opening = engine.proxy_codec
+    else:
+        listener.opening = engine.tls_codec if listener.tls != NULL else listener.codec
+
+
 cdef void settle_sockets(Engine* engine, const Socket* sockets, uint32_t n_sockets, bint take_queues, int* removed,
                          uint32_t* n_removed) noexcept nogil:
     # Gives the named sockets the settings of the current snapshot and lets go of all others. `take_queues`: their listeners are gone, so
@@ -519,6 +532,7 @@ cdef void settle_sockets(Engine* engine, const Socket* sockets, uint32_t n_socke
         set_listener_meter(engine, listener, listeners[sockets[i].listener].meter)
         set_listener_log(engine, listener, engine.snapshot, listeners[sockets[i].listener].log_set)
         set_listener_tls(&listener.tls, engine.snapshot, listeners[sockets[i].listener].tls)
+        set_opening(engine, listener, &listeners[sockets[i].listener])
         listener.removed = False
         listener.wanted = True
     listener = engine.listeners
@@ -528,7 +542,8 @@ cdef void settle_sockets(Engine* engine, const Socket* sockets, uint32_t n_socke
             removed[n_removed[0]] = listener.fd
             n_removed[0] += 1
             if take_queues:
-                take_queue(engine, listener)
+                take_queue(engine, listener)    # the snapshot before, of which its senders are, is still there
+            listener.senders = NULL
             forget_listener(engine, listener)
         listener = following
 

@@ -29,6 +29,7 @@ cdef extern from *:
         FAILURE_BACKEND_TLS, FAILURE_BACKEND_CERTIFICATE,
         FAILURE_SESSION_IDLE, FAILURE_SESSION_TIMEOUT,
         FAILURE_BACKEND_NO_HTTP2,
+        FAILURE_PROXY_SENDER, FAILURE_PROXY_HEADER, FAILURE_PROXY_TIMEOUT,
         FAILURE_END
     };
     enum fastlb_side { SIDE_SELF = 0, SIDE_CLIENT = 1, SIDE_BACKEND = 2 };
@@ -109,6 +110,9 @@ cdef extern from *:
         [FAILURE_SESSION_IDLE] = {"idle_timeout", "Nothing came from either side for as long as the pool allows.", 0, SIDE_SELF, RETRY_NO},
         [FAILURE_SESSION_TIMEOUT] = {"session_timeout", "The session took longer than its listener allows.", 0, SIDE_SELF, RETRY_NO},
         [FAILURE_BACKEND_NO_HTTP2] = {"backend:no_http2", "The backend does not speak HTTP/2, which its pool asks for.", 502, SIDE_BACKEND, RETRY_ON_CONNECT},
+        [FAILURE_PROXY_SENDER] = {"client:proxy_sender", "Connections to this listener begin with a PROXY header, and this address may not send one.", 0, SIDE_CLIENT, RETRY_NO},
+        [FAILURE_PROXY_HEADER] = {"client:proxy_header", "The connection does not begin with a PROXY header that is whole and well-formed.", 0, SIDE_CLIENT, RETRY_NO},
+        [FAILURE_PROXY_TIMEOUT] = {"client:proxy_timeout", "The PROXY header did not arrive in time.", 0, SIDE_CLIENT, RETRY_NO},
     };
     """
     ctypedef struct FailureInfo:
@@ -138,6 +142,7 @@ cdef extern from *:
         FAILURE_BACKEND_TLS, FAILURE_BACKEND_CERTIFICATE
         FAILURE_SESSION_IDLE, FAILURE_SESSION_TIMEOUT
         FAILURE_BACKEND_NO_HTTP2
+        FAILURE_PROXY_SENDER, FAILURE_PROXY_HEADER, FAILURE_PROXY_TIMEOUT
         FAILURE_END
         SIDE_SELF, SIDE_CLIENT, SIDE_BACKEND
         RETRY_NO

@@ -57,6 +57,8 @@ cdef Connection* open_nobody(Engine* engine, const Connection* client, uint32_t 
     connection.transport = engine.mirror_transport
     connection.codec = engine.mirror_codec
     stand_for(connection, client)
+    if connection.proxy != NULL:
+        connection.proxy.references += 1        # it may outlive the client
     connection.drained_bytes = size
     engine.n_mirrors += 1
     engine.mirror_bytes += size

@@ -17,7 +17,7 @@ from fastlb.data_plane.types cimport (ALGORITHM_CONSISTENT_HASH, ALGORITHM_END, 
                                       ALGORITHM_WEIGHTED_ROUND_ROBIN, FASTLB_PICKER_VERSION,
                                       MAX_ROWS, NO_BACKEND, POOL_NEEDS_KEY, POOL_NOTES_LATENCY, POOL_SLOW_START, Engine, Group, ImageAlias,
                                       ImageGroup, ImageHeader, ImagePool, ImageRingPoint, ImageSection, PickContext, Pool, UserPicker, WeightClass)
-from fastlb.data_plane.types cimport (BACKEND_PROTOCOLS, MAX_HTTP2_STREAMS, MAX_HTTP2_WINDOW_BYTES, MIN_HTTP2_WINDOW_BYTES, POOL_HTTP2, PROTOCOL_AUTO,
+from fastlb.data_plane.types cimport (BACKEND_PROTOCOLS, MAX_HTTP2_STREAMS, MAX_HTTP2_WINDOW_BYTES, MIN_HTTP2_WINDOW_BYTES, POOL_HTTP2, POOL_SENDS_HEADER, PROTOCOL_AUTO, PROXY_SENDS_BINARY, PROXY_SENDS_FLAGS, PROXY_SENDS_LINE,
                                       PROTOCOL_HTTP1)
 from fastlb.data_plane.types cimport (LIMIT_KINDS, MAX_IDENTITY_BYTES, NO_INDEX, POOL_HEDGES, POOL_LIMITS, POOL_PANICS, POOL_PASSIVE_HEALTH, POOL_STICKY,
                                       ImageHealth, ImageText)
@@ -100,6 +100,11 @@ cdef bint check_pool(const char* image, size_t size, const ImagePool* pool) noex
         if not text_fits(size, &pool.limits[i].row) or (pool.limits[i].most != 0 and pool.limits[i].row.size == 0) \
                 or (pool.limits[i].row.size != 0 and not is_pool_row(image, &pool.limits[i].row)):
             return False
+    # A PROXY header is about one client: its connection serves nobody else, at no time and at the same time neither.
+    if pool.proxy_header != 0 and (
+            pool.proxy_header & ~<uint32_t>PROXY_SENDS_FLAGS or pool.max_idle != 0 or pool.protocol != PROTOCOL_HTTP1
+            or (pool.proxy_header != PROXY_SENDS_LINE and pool.proxy_header & (PROXY_SENDS_LINE | PROXY_SENDS_BINARY) != PROXY_SENDS_BINARY)):
+        return False
     if pool.protocol >= BACKEND_PROTOCOLS or (pool.protocol != PROTOCOL_HTTP1 and (
             pool.http2_streams - 1 >= <uint32_t>MAX_HTTP2_STREAMS or not MIN_HTTP2_WINDOW_BYTES <= pool.http2_window_bytes <= MAX_HTTP2_WINDOW_BYTES)) \
             or (pool.protocol == PROTOCOL_AUTO and pool.tls == <uint32_t>NO_INDEX):
@@ -252,6 +257,8 @@ cdef bint load_pool(Engine* engine, const char* image, Pool* pool) noexcept nogi
         pool.flags |= POOL_PANICS
     if pool.image.protocol != PROTOCOL_HTTP1:
         pool.flags |= POOL_HTTP2
+    if pool.image.proxy_header != 0:
+        pool.flags |= POOL_SENDS_HEADER
     for i in range(LIMIT_KINDS):
         if pool.image.limits[i].most != 0:
             pool.flags |= POOL_LIMITS

@@ -6,7 +6,7 @@ from fastlb.data_plane.types cimport Engine, ImageRoute, ImageText, Snapshot
 
 cdef enum:
     IMAGE_MAGIC = 0x00626C7473616600      # "fastlb" between zero bytes
-    IMAGE_LAYOUT = 7
+    IMAGE_LAYOUT = 8
 
 cdef int check_image(const char* image, size_t size) noexcept nogil
 cdef const char* map_image(int image_fd, size_t* size, int* error) noexcept nogil

@@ -23,12 +23,24 @@ from fastlb.data_plane.system cimport ENOMEM, MAP_FAILED, MAP_SHARED, PROT_READ,
 from fastlb.data_plane.template cimport check_segments, check_template
 from fastlb.data_plane.tls cimport TlsSet, drop_tls_set, free_tls, load_tls
 from fastlb.data_plane.tls_image cimport check_tls
+from fastlb.data_plane.types cimport MAX_PROXY_TIMEOUT_MS, PROXY_FLAGS, ImageSection
 from fastlb.data_plane.types cimport MAX_HTTP2_CONNECTION_WINDOW_BYTES, MAX_HTTP2_STREAMS, MAX_HTTP2_WINDOW_BYTES
 from fastlb.data_plane.types cimport (MAX_HEAD_BYTES, MAX_HEADERS, MAX_IDENTITY_BYTES, NO_INDEX, Backend, Engine, Group,
                                       ImageBackend, ImageGroup, ImageHeader, ImageHeaderOperation, ImageListener, ImageLogPlan, ImageNetwork,
                                       ImagePool, ImageRoute, ImageRouteTable, ImageSticky, Pool, PoolBackend, Snapshot)
 from fastlb.data_plane.types cimport MAX_LISTENER_NAME_BYTES, MAX_METERS, ROW_BARRED, ImageSegment, ImageShare
 from fastlb.data_plane.types cimport ImageBackendTls, ImageCertificate, ImageTicketKey, ImageSniChoice, ImageTls, ImageTlsIdentity, ImageName
+
+
+cdef bint check_networks(const char* image, const ImageSection* section) noexcept nogil:
+    # Of a section that is known to lie inside the image.
+    cdef:
+        const ImageNetwork* networks = <const ImageNetwork*>(image + section.offset)
+        uint32_t i
+    for i in range(section.count):
+        if networks[i].prefix_bits > 128:
+            return False
+    return True
 
 
 cdef int check_image(const char* image, size_t size) noexcept nogil:
@@ -40,7 +52,6 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
         const ImagePool* pools
         const ImageBackend* backends
         const ImageListener* listeners
-        const ImageNetwork* networks
         uint32_t i, n_log_sets = 0, n_host_sets
     if size < sizeof(ImageHeader) or header.magic != <uint64_t>IMAGE_MAGIC or header.layout_version != IMAGE_LAYOUT:
         return -1
@@ -56,7 +67,8 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
             and fits(size, &header.certificates, sizeof(ImageCertificate)) and fits(size, &header.tls_identities, sizeof(ImageTlsIdentity))
             and fits(size, &header.names, sizeof(ImageName)) and fits(size, &header.tls, sizeof(ImageTls))
             and fits(size, &header.ticket_keys, sizeof(ImageTicketKey))
-            and fits(size, &header.backend_tls, sizeof(ImageBackendTls)) and fits(size, &header.sni_choices, sizeof(ImageSniChoice))):
+            and fits(size, &header.backend_tls, sizeof(ImageBackendTls)) and fits(size, &header.sni_choices, sizeof(ImageSniChoice))
+            and fits(size, &header.senders, sizeof(ImageNetwork))):
         return -1
     if header.reason_header.size > 128:
         return -1
@@ -80,10 +92,11 @@ cdef int check_image(const char* image, size_t size) noexcept nogil:
         if listeners[i].settings.http2_streams > MAX_HTTP2_STREAMS or listeners[i].settings.http2_window_bytes > MAX_HTTP2_WINDOW_BYTES \
                 or listeners[i].settings.http2_connection_window_bytes > MAX_HTTP2_CONNECTION_WINDOW_BYTES:
             return -1
-    networks = <const ImageNetwork*>(image + header.networks.offset)
-    for i in range(header.networks.count):
-        if networks[i].prefix_bits > 128:
+        if not range_fits(&listeners[i].senders, &header.senders) or listeners[i].settings.proxy_timeout_ms > MAX_PROXY_TIMEOUT_MS \
+                or listeners[i].settings.proxy_flags & ~<uint32_t>PROXY_FLAGS:
             return -1
+    if not check_networks(image, &header.networks) or not check_networks(image, &header.senders):
+        return -1
     routes = <const ImageRoute*>(image + header.routes.offset)
     for i in range(header.routes.count):
         if not check_route(image, header, &routes[i]):

@@ -13,10 +13,11 @@ from fastlb.data_plane.cookie cimport Cookie, find_cookie
 from fastlb.data_plane.trust cimport is_trusted, make_request_id, put_received
 from fastlb.data_plane.image cimport range_fits, text_fits
 from fastlb.data_plane.query cimport decode_query, find_parameter, is_plain
+from fastlb.data_plane.proxy_codec cimport proxy_fact
 from fastlb.data_plane.system cimport likely, memcpy, unlikely
 from fastlb.data_plane.target cimport request_path
 from fastlb.data_plane.tls cimport tls_fact
-from fastlb.data_plane.types cimport ADDRESS_TEXT_BYTES, SEGMENT_TLS, X_CAME_BY_TLS, Connection
+from fastlb.data_plane.types cimport ADDRESS_TEXT_BYTES, SEGMENT_PROXY, SEGMENT_TLS, X_CAME_BY_TLS, Connection
 from fastlb.data_plane.types cimport (ENCODE_COMPONENT, ENCODE_CONTROLS, ENCODE_NOTHING, ENCODE_PATH, HEADER_X_REQUEST_ID,
                                       MAX_TEMPLATE_LITERAL_BYTES, MAX_TEMPLATE_SEGMENTS, NO_INDEX, REQUEST_ID_BYTES, SEGMENT_BACKEND,
                                       SEGMENT_CAPTURE, SEGMENT_CLIENT, SEGMENT_CLIENT_PORT, SEGMENT_COOKIE, SEGMENT_ENCODINGS, SEGMENT_HEADER, SEGMENT_HOST, SEGMENT_HTTP_HOST,
@@ -166,11 +167,15 @@ cdef void put_text(const Exchange* exchange, const ImageText* text, uint32_t enc
     put_encoded(out, exchange.snapshot.image + text.offset, text.size, encoding)
 
 
-cdef void put_fact(const Exchange* exchange, uint32_t fact, uint32_t encoding, Writer* out) noexcept nogil:
-    # Of a client that speaks TLS with us.
+cdef void put_fact(const Exchange* exchange, uint32_t kind, uint32_t encoding, Writer* out) noexcept nogil:
+    # Of a client that speaks TLS with us, or whose connection began with a PROXY header.
     cdef:
         const char* text = NULL
-        uint32_t size = tls_fact(exchange.client, fact, &text)
+        uint32_t size
+    if kind < SEGMENT_PROXY:
+        size = tls_fact(exchange.client, kind - <uint32_t>SEGMENT_TLS, &text)
+    else:
+        size = proxy_fact(exchange.client, kind - <uint32_t>SEGMENT_PROXY, &text)
     if size:
         put_encoded(out, text, size, encoding)
 
@@ -281,7 +286,7 @@ cdef inline void put_value(Engine* engine, Exchange* exchange, const Head* reque
     elif kind == SEGMENT_CAPTURE:
         put_capture(exchange, segment, out)
     elif kind >= SEGMENT_TLS:
-        put_fact(exchange, kind - <uint32_t>SEGMENT_TLS, encoding, out)
+        put_fact(exchange, kind, encoding, out)
     elif kind == SEGMENT_RESPONSE_HEADER:
         if response != NULL:
             put_named(response, exchange.snapshot.image + segment.text.offset, segment.text.size, encoding, out)

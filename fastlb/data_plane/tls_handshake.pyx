@@ -20,7 +20,7 @@ from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.system cimport unlikely
 from fastlb.data_plane.tls cimport TLS_SAW_HTTP, TLS_STANDS, TLS_WAITS, greet_backend, chose_http2, shake_hands
 from fastlb.data_plane.transport cimport connect_result
-from fastlb.data_plane.types cimport IO_ERROR, IO_PUT_OFF, IO_READABLE, IO_READY_LISTED, IO_WRITABLE, STATE_EXCHANGE, STATE_IDLE, Codec, Connection, Engine, Exchange
+from fastlb.data_plane.types cimport IO_ERROR, IO_PUT_OFF, IO_READABLE, IO_READY_LISTED, IO_WRITABLE, STATE_EXCHANGE, STATE_HANDSHAKE, STATE_IDLE, Codec, Connection, Engine, Exchange
 
 
 cdef enum:
@@ -117,6 +117,11 @@ cdef void handshake_ready(Engine* engine, Connection* client) noexcept nogil:
         list_ready(engine, client)              # more, or its end, came in the same event
 
 
+cdef void begin_handshake(Engine* engine, Connection* client, const char* data, uint32_t size) noexcept nogil:
+    client.state = STATE_HANDSHAKE
+    set_deadline(engine, client, engine.now_ms + client.listener.tls.handshake_timeout_ms)
+
+
 cdef void handshake_timed_out(Engine* engine, Connection* client) noexcept nogil:
     fail_handshake(engine, client, FAILURE_TLS_TIMEOUT)
 
@@ -179,6 +184,8 @@ HANDSHAKE.end = NULL
 HANDSHAKE.reset = NULL
 HANDSHAKE.switch_to_tunnel = NULL
 HANDSHAKE.send_request = NULL
+HANDSHAKE.adopt = begin_handshake
+HANDSHAKE.close = NULL
 
 
 cdef const Codec* tls_codec() noexcept nogil:

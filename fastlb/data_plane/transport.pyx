@@ -11,10 +11,10 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from fastlb.data_plane.connection_table cimport connection_handle, open_connection
 from fastlb.data_plane.system cimport (AF_INET, AF_INET6, AF_UNIX, EAGAIN, ECONNABORTED, EINPROGRESS, EINTR, ENOMEM, EPOLL_CTL_ADD,
                                        EPOLL_CTL_DEL, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPROTO, F_GETPIPE_SZ, F_SETPIPE_SZ,
-                                       IPPROTO_TCP, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, O_CLOEXEC, O_NONBLOCK, SHUT_WR, SO_ERROR,
+                                       IPPROTO_TCP, MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, MSG_PEEK, O_CLOEXEC, O_NONBLOCK, SHUT_WR, SO_ERROR,
                                        SO_LINGER, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SPLICE_F_MORE, SPLICE_F_MOVE,
                                        SPLICE_F_NONBLOCK, TCP_NODELAY, accept4, close, connect, epoll_ctl, epoll_event, errno, fcntl,
-                                       getsockopt, inet_ntop, iovec, likely, linger, memcmp, memcpy, memset, msghdr, pipe2, recv, send,
+                                       getsockname, getsockopt, htons, inet_ntop, iovec, likely, linger, memcmp, memcpy, memset, msghdr, pipe2, recv, send,
                                        sendmsg, setsockopt, shutdown, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socket,
                                        socklen_t, splice, strlen, unlikely)
 from fastlb.data_plane.types cimport (ADDRESS_TEXT_BYTES, IO_AGAIN, IO_CLOSED, IO_EOF, IO_HALF_CLOSED, IO_READABLE, IO_WRITABLE,
@@ -40,6 +40,21 @@ cdef ssize_t plain_receive(Engine* engine, Connection* connection, char* data, s
         if errno != EINTR:
             engine.last_errno = errno
             connection.io &= ~<uint32_t>IO_READABLE
+            return IO_CLOSED
+
+
+cdef ssize_t peek(Engine* engine, Connection* connection, char* data, size_t size) noexcept nogil:
+    # As plain_receive, but what is read is there to be read again, and IO_READABLE stays where anything was.
+    cdef ssize_t n
+    while True:
+        n = recv(connection.fd, data, size, MSG_PEEK)
+        if n >= 0:
+            return n
+        if errno == EAGAIN:
+            connection.io &= ~<uint32_t>IO_READABLE
+            return IO_AGAIN
+        if errno != EINTR:
+            engine.last_errno = errno
             return IO_CLOSED
 
 
@@ -162,6 +177,15 @@ cdef void note_peer(Connection* connection, const sockaddr_storage* address) noe
     connection.address_size = <uint8_t>strlen(connection.peer.address)
 
 
+cdef uint32_t write_address(const uint8_t* ip, char* text) noexcept nogil:
+    # An address of 16 bytes as text of up to ADDRESS_TEXT_BYTES with a zero byte behind it; ::ffff:a.b.c.d is written as IPv4. Returns its size.
+    if memcmp(ip, b"\0\0\0\0\0\0\0\0\0\0\xff\xff", 12) == 0:
+        inet_ntop(AF_INET, ip + 12, text, ADDRESS_TEXT_BYTES)
+    else:
+        inet_ntop(AF_INET6, ip, text, ADDRESS_TEXT_BYTES)
+    return <uint32_t>strlen(text)
+
+
 cdef int accept_client(Engine* engine, Connection* listener, Connection** accepted) noexcept nogil:
     # 0 with *accepted (watched), IO_AGAIN = queue empty, else an errno: EMFILE, ENFILE, ENOBUFS and ENOMEM mean "pause".
     # TCP_NODELAY is inherited from the listening socket.
@@ -212,6 +236,36 @@ cdef int start_connect(Engine* engine, const char* address, uint32_t address_siz
         fd[0] = -1
         return result
     return 0
+
+
+cdef ssize_t send_first(Engine* engine, Connection* connection, const char* data, size_t size, bint more) noexcept nogil:
+    # What stands before anything that the connection's own transport sends. With `more` that follows at once, and leaves in the same segment.
+    cdef ssize_t n
+    while True:
+        n = send(connection.fd, data, size, MSG_NOSIGNAL | (MSG_MORE if more else 0))
+        if n >= 0 or errno != EINTR:
+            return n
+
+
+cdef bint local_address(int fd, uint8_t* ip, uint16_t* port) noexcept nogil:
+    # Where a socket is bound: IPv4 as ::ffff:a.b.c.d. False: it has no such address.
+    cdef:
+        sockaddr_storage address
+        const sockaddr_in* v4 = <const sockaddr_in*>&address
+        const sockaddr_in6* v6 = <const sockaddr_in6*>&address
+        socklen_t size = sizeof(address)
+    if fd < 0 or getsockname(fd, <sockaddr*>&address, &size) != 0:
+        return False
+    if address.ss_family == AF_INET:
+        memcpy(ip, b"\0\0\0\0\0\0\0\0\0\0\xff\xff", 12)
+        memcpy(ip + 12, &v4.sin_addr, 4)
+        port[0] = htons(v4.sin_port)
+    elif address.ss_family == AF_INET6:
+        memcpy(ip, &v6.sin6_addr, 16)
+        port[0] = htons(v6.sin6_port)
+    else:
+        return False
+    return True
 
 
 cdef int connect_result(Connection* connection) noexcept nogil:

@@ -79,6 +79,10 @@ cdef enum:
     MAX_HTTP2_WINDOW_BYTES = 258048     # of a stream: what has come and was not taken fits the largest block
     MAX_HTTP2_CONNECTION_WINDOW_BYTES = 16777216
 
+    # PROXY protocol (proxy_protocol.pyx)
+    MAX_PROXY_HEADER_BYTES = 4096   # what we read of one at most; with names and certificates of clients they have some hundred
+    MAX_PROXY_TIMEOUT_MS = 60000
+
 cdef enum:
     NO_BACKEND = -1
     NO_PIPE = -1
@@ -106,6 +110,7 @@ ctypedef enum IoBits:
     IO_EOF = 32                     # recv returned 0
     IO_WRITE_CLOSED = 64            # we shut our write side down
     IO_RESET = 128                  # of a tunnel: this side has failed, so what it sent does not end, it is cut
+    IO_SINGLE = 512                 # of a backend: it was told who its client is, so it serves no other one
     IO_PUT_OFF = 256                # a handshake that others go before: listed until its turn (tls_handshake.pyx)
 
 ctypedef enum IoResult:
@@ -119,7 +124,7 @@ ctypedef enum ConnectionState:
     STATE_CONNECTING = 3            # backend
     STATE_LINGER = 4                # client: answered, write side shut, draining input
     STATE_CLOSED = 5                # in the graveyard until the batch ends
-    STATE_HANDSHAKE = 6             # client: TLS is not agreed upon yet (tls_handshake.pyx)
+    STATE_HANDSHAKE = 6             # client: a PROXY header is not here yet (proxy_codec.pyx), or TLS not agreed upon (tls_handshake.pyx)
 
 ctypedef enum WaitKind:             # what a connection's timer stands for while it belongs to an exchange
     WAIT_UNSET = 0                  # nothing armed yet for this exchange
@@ -281,6 +286,8 @@ ctypedef enum PoolFlags:            # what of the rare a pool uses
     POOL_LIMITS = 64                # of what it may have under way (limits.pyx)
     POOL_PANICS = 128               # where hardly a backend is up, down ones are picked too (panic.pyx)
     POOL_HTTP2 = 256                # its backends speak HTTP/2, or may: asked only where an attempt has no idle connection
+    POOL_SENDS_HEADER = 512         # its connections begin with a PROXY header (proxy_codec.pyx)
+    POOL_OPENINGS = 768             # of these, what is asked where an attempt opens a connection
     POOL_ENTRY = 17                 # of these, what an exchange does more for when it enters the pool
     POOL_WATCHES = 226              # and what its attempts do more for
 
@@ -390,7 +397,8 @@ ctypedef enum SegmentKind:          # what a part of a template writes
     SEGMENT_QUERY_VALUE = 19        # the first parameter called `text`, decoded
     SEGMENT_CAPTURE = 20            # group `argument` of the expression that the path matched
     SEGMENT_TLS = 21                # and the next ones: a TlsFact each, in their order
-    SEGMENT_KINDS = 30
+    SEGMENT_PROXY = 30              # and the next ones: a ProxyFact each, in their order
+    SEGMENT_KINDS = 40
 
 ctypedef enum SegmentEncoding:      # what of a value is written as %HH
     ENCODE_NOTHING = 0
@@ -428,6 +436,34 @@ ctypedef enum TlsFact:              # what templates and logs can say of a clien
     TLS_CLIENT_VERIFY = 8           # NONE, SUCCESS or FAILED:reason
     TLS_FACTS = 9
 
+ctypedef enum ProxyFact:            # what templates and logs can say of the PROXY header that a client's connection began with
+    PROXY_SENDER = 0                # who sent it: an address
+    PROXY_DESTINATION = 1           # whom the client had connected to: an address
+    PROXY_DESTINATION_PORT = 2
+    PROXY_ALPN = 3
+    PROXY_AUTHORITY = 4             # the name that the client asked for
+    PROXY_UNIQUE_ID = 5
+    PROXY_TLS_VERSION = 6           # of the client's TLS with the sender
+    PROXY_TLS_CIPHER = 7
+    PROXY_CLIENT_NAME = 8           # the common name of its certificate
+    PROXY_CLIENT_VERIFY = 9         # NONE, SUCCESS or FAILED:number
+    PROXY_FACTS = 10
+
+ctypedef enum ProxyFlags:           # of a listener
+    PROXY_FROM_UNIX = 1             # who comes by a unix socket sends headers
+    PROXY_OTHERS_PLAIN = 2          # who does not send headers speaks for itself; else it is refused
+    PROXY_FLAGS = 3                 # all of them
+
+ctypedef enum ProxyHeaderFlags:     # of a pool: the header that its connections begin with; none: they do not
+    PROXY_SENDS_LINE = 1            # version 1
+    PROXY_SENDS_BINARY = 2          # version 2; that has the next ones, where they are known
+    PROXY_SENDS_ALPN = 4
+    PROXY_SENDS_AUTHORITY = 8
+    PROXY_SENDS_UNIQUE_ID = 16
+    PROXY_SENDS_TLS = 32
+    PROXY_SENDS_CHECK_SUM = 64
+    PROXY_SENDS_FLAGS = 127         # all of them
+
 
 # ---------------------------------------------------------------------------------------------------------------- forward
 cdef struct Engine
@@ -461,6 +497,8 @@ cdef struct TlsListener
 cdef struct TlsBackend
 cdef struct Http2Stream
 cdef struct Http2Session
+cdef struct ProxyFacts
+cdef struct ImageNetwork
 
 cdef struct ImageText:              # in a snapshot image, or in a log plan: offsets from its start
     uint32_t offset, size
@@ -598,6 +636,7 @@ cdef struct Connection:
     TlsConnection* tls              # owned by its transport (tls.pyx); NULL = plain
     # client or backend: owned, its Http2Session. Either kind of stream: borrowed, its Http2Stream. NULL = it does not speak HTTP/2
     void* http2
+    ProxyFacts* proxy               # client, mirror: counted. stream: borrowed from its session's client. NULL = no PROXY header said anything
 
 cdef struct ConnectionTable:
     # Index -> connection, in slabs that never move. Closed ones wait in the graveyard until the batch ends, so that no
@@ -758,7 +797,8 @@ ctypedef enum LogCaptureKind:       # what is kept of heads, which are gone when
     CAPTURE_RESPONSE_FIELD = 11
     CAPTURE_TLS = 12                # and the next ones: a TlsFact each, in their order
     CAPTURE_GRPC_STATUS = 21        # keeps no text, and has LogRecord.grpc_status filled
-    CAPTURE_KINDS = 22
+    CAPTURE_PROXY = 22              # and the next ones: a ProxyFact each, in their order
+    CAPTURE_KINDS = 32
 
 ctypedef enum LogField:             # what an operation writes, or a condition looks at
     LOG_LITERAL = 0                 # argument, size: where it stands in the plan
@@ -1268,6 +1308,8 @@ cdef struct ListenerSettings:
     uint32_t http2_streams          # of a connection at a time; 0 = HTTP/2 is not spoken
     uint32_t http2_window_bytes, http2_connection_window_bytes      # of request bodies
     uint32_t session_timeout_ms     # of a TCP session as a whole; 0 = none
+    uint32_t proxy_timeout_ms       # of a PROXY header; 0 = connections begin without one
+    uint32_t proxy_flags            # ProxyFlags
 
 cdef struct Listener:
     # One listening socket. Lives until its last connection is gone.
@@ -1290,6 +1332,9 @@ cdef struct Listener:
     bint passes_tls                 # ClientHellos choose routes (passthrough.pyx): from the next two, of the current snapshot
     ImageSection sni_names
     uint32_t sni_others
+    const Codec* opening            # borrowed, static: what its clients begin with: a PROXY header, TLS, or `codec`
+    const ImageNetwork* senders     # borrowed from the current snapshot: who sends PROXY headers
+    uint32_t n_senders
 
 cdef struct Socket:                 # a listening descriptor and which listener of the snapshot it belongs to
     int fd
@@ -1330,6 +1375,7 @@ cdef struct ImageListener:
     ImageSection sni_names          # its ClientHellos choose routes: names lead to a first choice each,
     uint32_t sni_others             # and what has no name there, or none, to this one; NO_INDEX = refused
     uint32_t passes_tls             # so it is; else this and the two above are 0
+    ImageSection senders            # who sends PROXY headers; counts records
 
 cdef struct ImageSniChoice:
     ImageText alpn                  # who offers one of these, as on the wire; size 0: everybody
@@ -1522,6 +1568,8 @@ cdef struct ImagePool:
     uint32_t protocol               # BackendProtocol
     uint32_t http2_streams          # of a connection at a time
     uint32_t http2_window_bytes     # of each of them, of answers
+    uint32_t proxy_header           # ProxyHeaderFlags; then max_idle is 0
+    uint32_t proxy_padding
 
 cdef struct ImageRingPoint:         # of a ketama ring
     uint32_t hash
@@ -1584,6 +1632,7 @@ cdef struct ImageHeader:
     ImageSection ticket_keys
     ImageSection backend_tls
     ImageSection sni_choices
+    ImageSection senders            # networks
     uint32_t max_connections        # client connections of the node; 0 = no cap
     uint32_t padding
     ImageText python_path           # where pickers of the user's own are looked for: directories, each ended by a zero byte
@@ -1723,6 +1772,18 @@ cdef struct RegexScratch:           # what an engine matches with
     uint64_t clock_ns, spent_ns     # of this match, from its second start on
     bint lent[2]
     bint opened
+
+
+# ---------------------------------------------------------------------------------------------------------------- PROXY protocol
+cdef struct ProxyFacts:
+    # What a connection keeps of the PROXY header that it began with (proxy_codec.pyx). Never changes but for the count.
+    uint32_t references             # connections: the client's, and those of its mirrors
+    uint16_t destination_port
+    uint8_t destination[16]         # IPv4 as ::ffff:a.b.c.d
+    bint has_destination
+    uint16_t start[PROXY_FACTS]     # in `text`, by ProxyFact
+    uint16_t size[PROXY_FACTS]
+    char text[MAX_PROXY_HEADER_BYTES + 256]     # only what is used of it is allocated
 
 
 # ---------------------------------------------------------------------------------------------------------------- TLS
@@ -1951,3 +2012,5 @@ cdef struct Engine:
     const Codec* folded_codec       # borrowed, static: of both sides of a folded tunnel
     uint32_t n_folded               # tunnels
     uint32_t fold_after_ms          # of silence
+    const Codec* proxy_codec        # borrowed, static: of clients whose PROXY header is not here yet
+    const Codec* proxy_backend_codec    # and of backends that have not got theirs

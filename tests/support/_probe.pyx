@@ -38,6 +38,12 @@ from fastlb.data_plane.name_table cimport find_host as plane_find_host
 from fastlb.data_plane.pipe_pool cimport pipe_pool_close, pipe_pool_open, return_pipe, take_pipe
 from fastlb.data_plane.log_writer cimport (drop_slot, hand_over, hold_slot, log_writer_close, log_writer_open, log_writer_start, put_line,
                                            wake_log_writer, write_some)
+from fastlb.data_plane.part cimport Part
+from fastlb.data_plane.proxy_protocol cimport (PROXY_HAS_CERTIFICATE, PROXY_HAS_TLS, PROXY_INTERNET, PROXY_MALFORMED, PROXY_MISSING, PROXY_NOBODY, PROXY_PARSED,
+                                               PROXY_UNIX, ProxyHeader, parse_proxy_header)
+from fastlb.data_plane.proxy_protocol cimport write_proxy_header as plane_write_proxy_header
+from fastlb.data_plane.types cimport PROXY_ALPN, PROXY_AUTHORITY, PROXY_CLIENT_NAME, PROXY_TLS_CIPHER, PROXY_TLS_VERSION, PROXY_UNIQUE_ID
+from fastlb.data_plane.types cimport PROXY_SENDS_BINARY, PROXY_SENDS_CHECK_SUM, PROXY_SENDS_LINE
 from fastlb.data_plane.ready_list cimport list_ready, take_ready, unlist_ready
 from fastlb.data_plane.regex cimport (MAX_REGEX_GROUPS, REGEX_ANCHORED, REGEX_CASELESS, REGEX_FAILED, REGEX_INTERPRETED, REGEX_LIMIT, REGEX_NO_MATCH,
                                       close_regex_scratch, compile_regex, free_regex, match_regex, open_regex_scratch, write_regex_error)
@@ -425,6 +431,62 @@ def read_client_hello(bytes data, offered=b"h2"):
     return {"size": hello.size, "version": hello.version, "server_name": hello.server_name[:hello.server_name_size],
             "alpn": hello.alpn[:hello.alpn_size] if hello.alpn != NULL else None,
             "offers": offers_protocol(&hello, offered, <uint32_t>len(offered))}
+
+
+# ---------------------------------------------------------------------------------------------------------------- proxy_protocol
+PROXY_ERRORS = {PROXY_MISSING: "missing", PROXY_MALFORMED: "malformed"}
+PROXY_CLIENTS = {PROXY_NOBODY: "nobody", PROXY_INTERNET: "internet", PROXY_UNIX: "unix"}
+PROXY_TEXTS = {"alpn": PROXY_ALPN, "authority": PROXY_AUTHORITY, "unique_id": PROXY_UNIQUE_ID, "tls_version": PROXY_TLS_VERSION,
+               "tls_cipher": PROXY_TLS_CIPHER, "name": PROXY_CLIENT_NAME}
+
+
+def read_proxy_header(bytes data):
+    """What a header says, as far as it says something; how many bytes are missing at least; or why it is refused. It stands in guarded memory."""
+    cdef:
+        ProxyHeader header
+        Part part
+        uint32_t fact
+        int result
+    memset(&header, 0xAA, sizeof(header))
+    result = parse_proxy_header(INPUT.place(data), <uint32_t>len(data), &header)
+    if result > 0:
+        return result
+    if result != PROXY_PARSED:
+        return PROXY_ERRORS[result]
+    said = {"size": header.size, "client": PROXY_CLIENTS[header.client]}
+    if header.client == PROXY_INTERNET:
+        said |= {"source": (header.source[:16], header.source_port), "destination": (header.destination[:16], header.destination_port)}
+    if header.tls & PROXY_HAS_TLS:
+        said["verify"] = header.verify if header.tls & PROXY_HAS_CERTIFICATE else None
+    for name, fact in PROXY_TEXTS.items():
+        part = header.said[fact]
+        if part.at != NULL:
+            said[name] = PyBytes_FromStringAndSize(<const char*>part.at, part.size)
+    return said
+
+
+def write_proxy_header(version, *, source, destination, verify=None, check=False, room=4096, **texts):
+    """A header that says this, each word as read_proxy_header has it; b"": it does not fit into `room`. Nothing is written behind that."""
+    cdef:
+        ProxyHeader header
+        uint32_t size = room, written, fact
+        char* out = OUTPUT.room(size)
+    memset(&header, 0, sizeof(header))
+    header.client = PROXY_INTERNET
+    ip, header.source_port = source
+    memcpy(header.source, <const char*><bytes>ip, 16)
+    ip, header.destination_port = destination
+    memcpy(header.destination, <const char*><bytes>ip, 16)
+    if verify is not None:
+        header.tls = PROXY_HAS_TLS | PROXY_HAS_CERTIFICATE
+        header.verify = verify
+    for name, text in texts.items():
+        fact = PROXY_TEXTS[name]
+        header.said[fact].at = <const uint8_t*><const char*><bytes>text
+        header.said[fact].size = <uint32_t>len(text)
+    written = plane_write_proxy_header(&header, PROXY_SENDS_LINE if version == 1 else PROXY_SENDS_BINARY | (PROXY_SENDS_CHECK_SUM if check else 0),
+                                       out, size)
+    return PyBytes_FromStringAndSize(out, written)
 
 
 def find_host(names, bytes host):

@@ -64,6 +64,7 @@ SECTIONS = (
     "ticket_keys",
     "backend_tls",
     "sni_choices",
+    "senders",
 )
 FIRST_SECTION = 32  # behind magic, layout, size, generation and the name of the reason header
 

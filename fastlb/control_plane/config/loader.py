@@ -16,6 +16,7 @@ from fastlb.control_plane.config.health import HTTP as HTTP_PROBES
 from fastlb.control_plane.config.health import check_healths
 from fastlb.control_plane.config.option import read_table
 from fastlb.control_plane.config.passive_health import check_passive_health
+from fastlb.control_plane.config.proxy_protocol import check_proxy_protocol
 from fastlb.control_plane.config.quantity import format_duration
 from fastlb.control_plane.config.reader import Reader, Source
 from fastlb.control_plane.config.route_actions import check_actions
@@ -119,6 +120,7 @@ def read_config(source: Source, problems: Iterable[Problem] = ()) -> Loaded:
     _check_sticky_key(reader)
     check_tls(reader)
     check_tcp(reader)
+    check_proxy_protocol(reader)
     _check_ticket_keys(reader)
     _check_logs(reader, config)
     if source.complete:

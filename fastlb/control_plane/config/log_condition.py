@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from fastlb.control_plane.config.errors import Rejected, nearest, quote, quote_all
 from fastlb.control_plane.config.log_format import FIELDS, parse_field
 from fastlb.control_plane.config.quantity import parse_duration_ms, parse_size_bytes
-from fastlb.control_plane.config.template import OF_TLS
+from fastlb.control_plane.config.template import OF_PROXY, OF_TLS
 
 _SIZES = ("bytes_sent", "body_bytes_sent", "request_bytes", "request_body_bytes")
 _FLAGS = ("keep_alive", "tunnel")
@@ -33,6 +33,7 @@ _NUMBERS = (
 _TEXTS = (
     *("client", "request", "method", "target", "path", "query", "protocol", "host", "user", "reason", "pool", "backend", "request_id"),
     *OF_TLS,
+    *OF_PROXY,
 )
 _COMPARABLE = (*_TEXTS, *_NUMBERS, *_SIZES, *_FLAGS, "duration")
 _ORDER = ("<", "<=", ">", ">=")

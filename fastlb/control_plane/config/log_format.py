@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from fastlb.control_plane.config.braces import Name, split_braces
 from fastlb.control_plane.config.errors import Rejected, nearest, quote
-from fastlb.control_plane.config.template import OF_TLS, TLS_ELSEWHERE
+from fastlb.control_plane.config.template import OF_PROXY, OF_TLS, PROXY_ELSEWHERE, TLS_ELSEWHERE
 
 # Every field, in the order of the documentation. Besides these: request.NAME and response.NAME, header fields of either head.
 FIELDS = (
@@ -56,6 +56,7 @@ FIELDS = (
     "tunnel",
     "pid",
     *OF_TLS,
+    *OF_PROXY,
 )
 JSON_FIELDS = (
     "time",
@@ -79,6 +80,7 @@ JSON_FIELDS = (
 # What other load balancers call a field.
 _ALSO_CALLED = {
     **TLS_ELSEWHERE,
+    **PROXY_ELSEWHERE,
     "remote_addr": "client",
     "client_ip": "client",
     "remote_user": "user",

@@ -40,6 +40,7 @@ from fastlb.control_plane.config.log_destination import LogDestination, parse_de
 from fastlb.control_plane.config.log_format import JSON_FIELDS, Field, LogFormat, Piece, make_json_format, parse_field, parse_format
 from fastlb.control_plane.config.option import NamedTables, TableArray, TextOrTable, option, options_of, table
 from fastlb.control_plane.config.passive_health import PassiveHealth
+from fastlb.control_plane.config.proxy_protocol import ProxyHeader, ProxyProtocol, ProxyProtocolKind
 from fastlb.control_plane.config.reader import Reader
 from fastlb.control_plane.config.request_condition import (
     NamedCondition,
@@ -421,7 +422,8 @@ class Listener:
 
     def defers_accept(self) -> bool:
         """Whether the kernel keeps a client back until it has said something: unless told otherwise, where clients speak first."""
-        return self.defer_accept is True or (self.defer_accept == "auto" and (self.protocol == HTTP or self.tls.is_on or bool(self.sni)))
+        speaks_first = self.protocol == HTTP or self.tls.is_on or bool(self.sni) or self.proxy_protocol.is_required
+        return self.defer_accept is True or (self.defer_accept == "auto" and speaks_first)
 
     name: str = option("name", _NAME_TEXT)
     bind: tuple[BindAddress, ...] = option(
@@ -454,6 +456,13 @@ class Listener:
     hsts: Hsts = option("hsts", TextOrTable(Hsts, "max_age"), "off", ("strict_transport_security",), Hsts)
     redirect_https: bool = option(
         "redirect_https", Flag(), False, ("https_redirect", "ssl_redirect", "force_https", "redirect_to_https", "https_only")
+    )
+    proxy_protocol: ProxyProtocol = option(
+        "proxy_protocol",
+        ProxyProtocolKind(),
+        [],
+        ("accept-proxy", "accept_proxy", "proxyprotocol", "real_ip", "tcp-request"),
+        ProxyProtocol,
     )
 
 
@@ -672,6 +681,13 @@ class Pool:
         Choice(("http1", "http2"), not_yet=("auto",), also_called=_PROTOCOLS_ELSEWHERE),
         "http1",
         ("proxy_http_version", "proto", "http_version"),
+    )
+    proxy_protocol: ProxyHeader = option(
+        "proxy_protocol",
+        TextOrTable(ProxyHeader, "version"),
+        "off",
+        ("send-proxy", "send_proxy", "send-proxy-v2", "send_proxy_v2"),
+        ProxyHeader,
     )
     http2: BackendHttp2 = table("http2", BackendHttp2, ("h2", "http2_protocol_options"))
 

@@ -38,10 +38,40 @@ TLS_ELSEWHERE = {
     "ssl_client_verify": "client_certificate_verify",
     "sni": "tls_server_name",
 }
+# Of the PROXY header that a client's connection began with, likewise.
+OF_PROXY = (
+    "proxy_protocol_sender",
+    "proxy_protocol_destination",
+    "proxy_protocol_destination_port",
+    "proxy_protocol_alpn",
+    "proxy_protocol_authority",
+    "proxy_protocol_unique_id",
+    "proxy_protocol_tls_version",
+    "proxy_protocol_tls_cipher",
+    "proxy_protocol_certificate_name",
+    "proxy_protocol_certificate_verify",
+)
+PROXY_ELSEWHERE = {
+    "realip_remote_addr": "proxy_protocol_sender",
+    "proxy_protocol_addr": "client",
+    "proxy_protocol_port": "client_port",
+    "proxy_protocol_server_addr": "proxy_protocol_destination",
+    "proxy_protocol_server_port": "proxy_protocol_destination_port",
+    "proxy_protocol_tlv_alpn": "proxy_protocol_alpn",
+    "proxy_protocol_tlv_authority": "proxy_protocol_authority",
+    "proxy_protocol_tlv_unique_id": "proxy_protocol_unique_id",
+    "proxy_protocol_tlv_ssl_version": "proxy_protocol_tls_version",
+    "proxy_protocol_tlv_ssl_cipher": "proxy_protocol_tls_cipher",
+    "proxy_protocol_tlv_ssl_cn": "proxy_protocol_certificate_name",
+    "proxy_protocol_tlv_ssl_verify": "proxy_protocol_certificate_verify",
+    "fc_pp_authority": "proxy_protocol_authority",
+    "fc_pp_unique_id": "proxy_protocol_unique_id",
+}
 # Values by when there are any, in the order of the documentation.
 OF_REQUESTS = (
     *("client", "client_port", "scheme", "host", "http_host", "method", "uri", "path", "query", "request_id", "listener", "route"),
     *OF_TLS,
+    *OF_PROXY,
 )
 OF_ATTEMPTS = ("pool", "backend")
 OF_RESPONSES = ("status",)
@@ -59,6 +89,7 @@ _NAMES = {
 # What nginx and the access log call a value.
 _ALSO_CALLED = {
     **TLS_ELSEWHERE,
+    **PROXY_ELSEWHERE,
     "remote_addr": "client",
     "client_ip": "client",
     "address": "client",

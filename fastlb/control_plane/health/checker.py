@@ -17,7 +17,7 @@ import time
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -60,6 +60,7 @@ class Wish:
     row: Row
     health: Health
     context: ssl.SSLContext | None
+    header: bytes = b""  # of the PROXY protocol
 
 
 class Watch:
@@ -174,19 +175,21 @@ class Checker:
         self._pools[pool.name] = now = PoolWatch()
         wanted = make_wanted(pool.health) if pool.health.type == HTTP else None
         for row in rows:
-            watch = self._follow_backend(pool.health, row, wanted, known.watches.get(row.identity) if known is not None else None)
+            watch = self._follow_backend(pool, row, wanted, known.watches.get(row.identity) if known is not None else None)
             if watch is not None:
                 now.watches[row.identity] = watch
         # What the last prober left down is no news.
         now.is_out = known.is_out if known is not None else now.are_all_down()
         self._look_at_pool(pool.name)
 
-    def _follow_backend(self, health: Health, row: Row, wanted: Wanted | None, watch: Watch | None) -> Watch | None:
+    def _follow_backend(self, pool: Pool, row: Row, wanted: Wanted | None, watch: Watch | None) -> Watch | None:
         """Begins to watch a backend, or goes on; None: it is not in the snapshot that is in force, so another one follows soon."""
+        health = pool.health
         context = self._contexts.get(_context_key(health)) if health.tls else None
         if health.tls and context is None:
             return None  # prepare has said why
-        wish = Wish(row, health, context)
+        # Another port is another service, which need not know the protocol.
+        wish = Wish(row, health, context, b"" if health.port else pool.proxy_protocol.of_probes)
         if watch is not None and _asks_the_same(watch.wish, wish):
             # A weight or a priority has changed at most, which may happen more often than a probe of who hangs takes.
             if watch.wish != wish:
@@ -335,7 +338,7 @@ def _pool_of(row: Row) -> str:
 
 def _asks_the_same(one: Wish, other: Wish) -> bool:
     """Whether a probe for one of them is as good for the other."""
-    return (one.health, one.context, one.row.address) == (other.health, other.context, other.row.address)
+    return (one.health, one.context, one.row.address, one.header) == (other.health, other.context, other.row.address, other.header)
 
 
 def _context_key(health: Health) -> ContextKey:
@@ -375,7 +378,7 @@ def make_maker(loop: AbstractEventLoop, wish: Wish, wanted: Wanted | None) -> Ma
     """What makes the probes of one backend; everything that is the same for all of them is made here."""
     health, row = wish.health, wish.row
     assert row.address is not None
-    place = read_address(row.address)
+    place = replace(read_address(row.address), header=wish.header)
     written = row.backend.address
     if health.type == SCRIPT:
         host, port = (place.address, 0) if isinstance(place.address, str) else place.address

@@ -31,10 +31,12 @@ class Place:
 
     Args:
         address: as the socket module takes it for this family.
+        header: what a connection begins with, before TLS.
     """
 
     family: socket.AddressFamily
     address: tuple[str, int] | str
+    header: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +147,19 @@ class TcpProbe:
         error = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if error:
             self.end(Outcome.FAILED, os.strerror(error).lower())
+        elif not self._has_sent_header():
+            self.end(Outcome.FAILED, "it took no PROXY header")
         elif self._tls is None:
             self.on_open()
         else:
             self._begin_tls(self._tls)
+
+    def _has_sent_header(self) -> bool:
+        """Into the empty buffer of a socket, whose connection stands."""
+        try:
+            return not self.place.header or self.send(self.place.header) == len(self.place.header)
+        except OSError:
+            return False
 
     def _begin_tls(self, tls: Tls) -> None:
         assert self._socket is not None

@@ -160,13 +160,13 @@ timeouts = { connect = "1s", first_byte = "2s", between_bytes = "3s", exchange =
             "name =",
             "nam =",
             '2:1: unknown key "nam"; known here: name, bind, protocol, pool, sni, timeouts, limits, http2, backlog, access_log, '
-            'defer_accept, tls, hsts, redirect_https; did you mean "name"?',
+            'defer_accept, tls, hsts, redirect_https, proxy_protocol; did you mean "name"?',
         ),
         (
             "bind =",
             "listen =",
             '3:1: unknown key "listen"; known here: name, bind, protocol, pool, sni, timeouts, limits, http2, backlog, access_log, '
-            'defer_accept, tls, hsts, redirect_https; did you mean "bind"?',
+            'defer_accept, tls, hsts, redirect_https, proxy_protocol; did you mean "bind"?',
         ),
         (
             "backends =",

@@ -1,11 +1,13 @@
 """fastlb/control_plane/health/tcp.py on uvloop, with real sockets."""
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
 import ssl
 from asyncio import AbstractEventLoop
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from fastlb.control_plane.health.result import Outcome, Result
 from fastlb.control_plane.health.tcp import Place, TcpProbe, Tls
 from tests.support.certificates import make_certificates
 from tests.support.probing import Backend, descriptors, full_place, result_of, run, silent, unused_place
+from tests.support.proxy_header import local
 
 PASSED, FAILED, UNKNOWN = Outcome.PASSED, Outcome.FAILED, Outcome.UNKNOWN
 
@@ -45,6 +48,29 @@ def test_a_connection_passes_and_is_reset() -> None:
             assert isinstance(ends[0], ConnectionResetError)
 
     run(test)
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_a_header_comes_before_everything_else(encrypted: bool) -> None:
+    came: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        came.append(await reader.readexactly(16))
+        with contextlib.suppress(ConnectionResetError, asyncio.IncompleteReadError):
+            came.append(await reader.readexactly(1))
+        writer.close()
+
+    async def test(loop: AbstractEventLoop) -> Result:
+        async with Backend(serve) as backend:
+            place = replace(backend.place, header=local())
+            result = await probe(loop, place, tls=Tls(client(), "a.example") if encrypted else None)
+            while not came:
+                await asyncio.sleep(0)
+            return result
+
+    result = run(test)
+    assert result.outcome is (FAILED if encrypted else PASSED)
+    assert came == ([local(), b"\x16"] if encrypted else [local()]), "a ClientHello follows"
 
 
 def test_a_port_that_nobody_listens_at_fails() -> None:
