@@ -15,8 +15,8 @@ from tests.support.waiting import DEADLINE_SECONDS
 )
 def test_request_and_end_of_the_client_get_their_answer(fastlb, backend, data):
     lb = fastlb([backend])
+    client = lb.connect()  # which is not accepted before data comes
     lb.freeze()
-    client = lb.connect()
     client.send(data)
     client.half_close()
     lb.thaw()
@@ -27,8 +27,8 @@ def test_request_and_end_of_the_client_get_their_answer(fastlb, backend, data):
 
 def test_pipelined_requests_and_end_get_all_their_answers(fastlb, backend):
     lb = fastlb([backend])
+    client = lb.connect()  # which is not accepted before data comes
     lb.freeze()
-    client = lb.connect()
     client.send(request("/1") + request("/2") + request("/3"))
     client.half_close()
     lb.thaw()
@@ -74,8 +74,8 @@ def test_response_and_end_of_the_backend_are_passed_on(fastlb, backend, framing,
 
 def test_half_a_request_and_end_is_no_request(fastlb, backend):
     lb = fastlb([backend])
+    client = lb.connect()  # which is not accepted before data comes
     lb.freeze()
-    client = lb.connect()
     client.send(request()[:-2])
     client.half_close()
     lb.thaw()
@@ -87,8 +87,8 @@ def test_half_a_request_and_end_is_no_request(fastlb, backend):
 def test_tunnel_data_and_end_are_passed_on(fastlb, backend):
     lb = fastlb([backend])
     client = lb.connect()
-    client.send(request("/", "Connection: Upgrade", "Upgrade: proto"))
-    connection, _ = backend.answer(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: proto\r\n\r\n")
+    client.send(request("/", "Connection: Upgrade", "Upgrade: websocket"))
+    connection, _ = backend.answer(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
     client.read_response()
     for sender, receiver in ((client, connection), (connection, client)):
         lb.freeze()
@@ -101,8 +101,8 @@ def test_tunnel_data_and_end_are_passed_on(fastlb, backend):
 
 def test_request_and_reset_of_the_client_leave_nothing_behind(fastlb, backend):
     lb = fastlb([backend])
+    client = lb.connect()  # which is not accepted before data comes
     lb.freeze()
-    client = lb.connect()
     client.send(request())
     client.reset()
     lb.thaw()

@@ -19,16 +19,17 @@ def received_fields(lb, backend, *fields, bind=0, **options):
 
 
 def test_backend_is_told_who_asked_and_how(fastlb, backend):
-    received = received_fields(fastlb([backend]), backend, host="shop.example:8080")
+    received = received_fields(lb := fastlb([backend]), backend, host="shop.example:8080")
     assert received.get("X-Forwarded-For") == "127.0.0.1"
-    assert received.get("X-Forwarded-Proto") == "http"
+    assert received.get("X-Forwarded-Proto") == lb.scheme
     assert received.get("X-Forwarded-Host") == "shop.example:8080"
 
 
 def test_claims_of_a_client_that_is_not_trusted_are_replaced(fastlb, backend):
-    received = received_fields(fastlb([backend]), backend, *CLAIMS, *CLAIMS)
+    claims = [claim.replace("https", "ftp") for claim in CLAIMS]
+    received = received_fields(lb := fastlb([backend]), backend, *claims, *claims)
     assert received.get("X-Forwarded-For") == "127.0.0.1"
-    assert received.get("X-Forwarded-Proto") == "http"
+    assert received.get("X-Forwarded-Proto") == lb.scheme
     assert received.get("X-Forwarded-Host") == "test"
 
 
@@ -40,7 +41,7 @@ def test_claims_from_a_trusted_network_are_kept_and_added_to(fastlb, backend):
     assert received.get("X-Forwarded-Host") == "evil.example"
     received = received_fields(lb, backend)
     assert received.get("X-Forwarded-For") == "127.0.0.1"
-    assert received.get("X-Forwarded-Proto") == "http"
+    assert received.get("X-Forwarded-Proto") == lb.scheme
 
 
 def test_other_networks_are_not_trusted(fastlb, backend):

@@ -22,8 +22,8 @@ def padded(size, make):
 def test_request_head_of_the_size_of_the_first_read(fastlb, backend, extra):
     lb = fastlb([backend])
     data = padded(FIRST_READ + extra, lambda filler: request("/", f"X-Fill: {filler}"))
-    lb.freeze()
     client = lb.connect()
+    lb.freeze()
     client.send(data)
     lb.thaw()
     backend.answer()
@@ -34,8 +34,8 @@ def test_request_head_of_the_size_of_the_first_read(fastlb, backend, extra):
 def test_two_requests_the_first_of_which_fills_the_read(fastlb, backend, extra):
     lb = fastlb([backend])
     data = padded(FIRST_READ + extra, lambda filler: request("/1", f"X-Fill: {filler}"))
-    lb.freeze()
     client = lb.connect()
+    lb.freeze()
     client.send(data + request("/2"))
     lb.thaw()
     connection = backend.accept()
@@ -56,8 +56,8 @@ def test_request_of_this_size(fastlb, backend, coding, size, end):
     else:
         data = padded(size, lambda filler: request("/", f"X-Fill: {filler}", "Transfer-Encoding: chunked", method="POST") + chunked(body))
     assert len(data) == size
-    lb.freeze()
     client = lb.connect()
+    lb.freeze()
     client.send(data)
     if end:
         client.half_close()

@@ -6,6 +6,11 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTrailer: X-Checksum\r\nTransfer-Encoding: chunked
 FORBIDDEN = "Content-Length: 5\r\nTransfer-Encoding: chunked\r\nHost: evil\r\nX-Forwarded-For: 1.2.3.4\r\nConnection: close\r\n"
 
 
+def titled(fields):
+    """Names that have come through HTTP/2 are in lower case."""
+    return [(name.title(), value) for name, value in fields]
+
+
 def test_trailers_of_a_response_reach_the_client(fastlb, backend):
     lb = fastlb([backend])
     client = lb.connect()
@@ -22,7 +27,7 @@ def test_trailers_of_a_request_reach_the_backend(fastlb, backend):
     client = lb.connect()
     client.send(request("/", "Transfer-Encoding: chunked", method="POST") + chunked(b"hello", trailers="X-Checksum: abc\r\n"))
     _, received = backend.answer()
-    assert (received.body, received.trailers) == (b"hello", [("X-Checksum", "abc")])
+    assert (received.body, titled(received.trailers)) == (b"hello", [("X-Checksum", "abc")])
     assert client.read_response().status == 200
 
 
@@ -31,7 +36,7 @@ def test_trailers_that_would_decide_framing_or_trust_are_dropped(fastlb, backend
     client = lb.connect()
     client.send(request("/", "Transfer-Encoding: chunked", method="POST") + chunked(b"x", trailers=FORBIDDEN + "X-Fine: 1\r\n"))
     connection = backend.accept()
-    assert connection.read_request().trailers == [("X-Fine", "1")]
+    assert titled(connection.read_request().trailers) == [("X-Fine", "1")]
     connection.send(CHUNKED + chunked(b"x", trailers=FORBIDDEN + "X-Fine: 2\r\n"))
     assert client.read_response().trailers == [("X-Fine", "2")]
 

@@ -34,6 +34,6 @@ class Closing:
                 messages = process.messages()
                 process.kill()
                 if messages:
-                    print(f"standard error of fastlb {process.pid}:\n{messages}", file=sys.stderr)
+                    print(f"standard error of fastlb ({process.directory}):\n{messages}", file=sys.stderr)
             for backend in self.backends:
                 backend.close()

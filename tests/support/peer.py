@@ -51,10 +51,14 @@ class Peer:
         if self.unread:
             data, self.unread = self.unread, b""
             return data
-        return self.socket.recv(READ_BYTES)
+        return self._receive(READ_BYTES)
+
+    def _receive(self, size: int) -> bytes:
+        """What has come next, at most so much; b"" at the end."""
+        return self.socket.recv(size)
 
     def _more(self, wanted: str) -> None:
-        data = self.socket.recv(READ_BYTES)
+        data = self._receive(READ_BYTES)
         if not data:
             raise EOFError(f"the connection ended before {wanted}; unread: {self.unread[-200:]!r}")
         self.unread += data
@@ -71,7 +75,7 @@ class Peer:
         data = bytearray(self.unread)
         self.unread = b""
         while len(data) < size:
-            part = self.socket.recv(min(READ_BYTES, size - len(data)))
+            part = self._receive(min(READ_BYTES, size - len(data)))
             if not part:
                 raise EOFError(f"the connection ended after {len(data)} of {size} bytes")
             data += part
@@ -133,7 +137,7 @@ class Peer:
         """Everything up to an orderly end; a reset is an error."""
         parts = [self.unread]
         self.unread = b""
-        while part := self.socket.recv(READ_BYTES):
+        while part := self._receive(READ_BYTES):
             parts.append(part)
         return b"".join(parts)
 
@@ -142,7 +146,7 @@ class Peer:
         parts = [self.unread]
         self.unread = b""
         try:
-            while part := self.socket.recv(READ_BYTES):
+            while part := self._receive(READ_BYTES):
                 parts.append(part)
         except ConnectionResetError:
             return b"".join(parts), "reset"

@@ -201,6 +201,10 @@ class Fastlb:
 
     # ------------------------------------------------------------------------------------------------ clients
     @property
+    def scheme(self) -> str:
+        return "http"
+
+    @property
     def port(self) -> int:
         return self.port_of(0)
 
@@ -222,9 +226,13 @@ class Fastlb:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         connection.settimeout(DEADLINE_SECONDS)
         connection.connect(address)
-        peer = Peer(connection)
+        peer = self.make_peer(connection)
         self.peers.append(peer)
         return peer
+
+    def make_peer(self, connection: socket.socket) -> Peer:
+        """What speaks on a connection that stands."""
+        return Peer(connection)
 
     def get(self, target: str = "/", *fields: str, bind: int = 0, **options: Any) -> Any:
         """One request on a connection of its own."""
