@@ -421,6 +421,12 @@ cdef void end_idle(Http2Session* session) noexcept nogil:
     nghttp2_session_terminate_session(<nghttp2_session*>session.handle, NGHTTP2_NO_ERROR)
 
 
+cdef void end_broken(Http2Session* session, uint32_t code) noexcept nogil:
+    # What has come breaks the protocol, in a way that nghttp2 does not mind.
+    nghttp2_session_terminate_session(<nghttp2_session*>session.handle, code)
+    note_end(session, HTTP2_PROTOCOL_ERROR)
+
+
 cdef void announce_leave(Http2Session* session) noexcept nogil:
     # No stream should follow; those that do are still served.
     nghttp2_submit_shutdown_notice(<nghttp2_session*>session.handle)

@@ -1064,6 +1064,12 @@ cdef struct Allowance:              # a token bucket: what is used up fills agai
     int64_t left
     uint64_t filled_ms
 
+cdef struct Http2Numbers:
+    # The numbers of a client's streams, for http2_numbers.pxd.
+    uint32_t next                   # the lowest that a new stream may have; 0: 1
+    uint64_t finished               # bit n: the client has ended or reset the stream n + 1 before `next`
+    uint64_t skipped                # bit n: there is no such stream, as a later one was opened before
+
 cdef struct Http2Session:
     # What a connection that speaks HTTP/2 keeps (http2.pyx).
     void* handle                    # owned: nghttp2_session
@@ -1086,6 +1092,7 @@ cdef struct Http2Session:
     bint gone                       # nothing is read or written any more: closes when the last exchange is over
     Allowance frames                # how many frames that move nothing may come
     Allowance resets
+    Http2Numbers numbers
     # Of backends (http2_backend.pyx)
     Http2Session* next              # those to the same backend
     Http2Session* previous
