@@ -107,3 +107,37 @@ def test_certificates_are_issued_and_stapled_under_open_connections(fastlb, inst
         wait_until(lambda: status_of(lb)["acme"] and not any(one["placeholder"] for one in status_of(lb)["acme"]), "it knows them again")
         assert "Pebble Intermediate CA" in issuer_of(tls_port, OVER_HTTP)
         assert pebble.said("There are now . accounts") == accounts
+
+
+def test_a_certificate_is_renewed_before_its_end_and_no_connection_is_lost(fastlb, instant, tmp_path):
+    backend = instant(response(b"hello"))
+    listeners = [{"name": "web"}, {"name": "secure"}]
+    settings = {"state_dir": str(tmp_path / "state")}
+    lb = fastlb([backend], listeners=listeners, settings=settings)
+    tls_port = lb.port_of(1)
+    with contextlib.ExitStack() as stack:
+        pebble = Pebble(tmp_path / "pebble", [OVER_HTTP], http_port=lb.port_of(0), seconds=5)
+        stack.callback(pebble.close)
+        acme = {"directory": pebble.directory, "ca": str(pebble.ca), "domains": [OVER_HTTP]}
+        lb.reload_ok(configuration([backend], listeners=[listeners[0], {**listeners[1], "tls": {"acme": [acme]}}], settings=settings))
+        clients, serials = [], []
+
+        def meets_another(issuer):
+            wrapped, certificate = shake_hands(tls_port, OVER_HTTP)
+            clients.append(Peer(wrapped))
+            if issuer not in certificate.issuer.rfc4514_string() or certificate.serial_number in serials:
+                clients.pop().close()
+                return False
+            serials.append(certificate.serial_number)
+            assert clients[-1].ask(request()).body == b"hello"
+            return True
+
+        assert meets_another("")  # the placeholder
+        for n in (1, 2):  # the first one and, at two thirds of its life, the next one
+            wait_until(lambda n=n: lb.messages().count("there is a new one") >= n, "there is a new one", 60)
+            wait_until(lambda: meets_another("Pebble Intermediate CA"), "every worker has it")
+        for client in clients:
+            assert client.ask(request()).body == b"hello"
+            client.close()
+        (shown,) = status_of(lb)["acme"]
+        assert (shown["placeholder"], shown["error"]) == (False, "")

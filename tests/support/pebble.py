@@ -22,6 +22,7 @@ class Pebble:
         http_port, tls_port: where challenges are looked at, for all names.
         names: that lead to this machine.
         bad_nonces: how many of a hundred good nonces are refused.
+        seconds: how long a certificate holds.
         external_accounts: keys by their names, one of which a new account has to have; none: none is wanted.
     """
 
@@ -33,6 +34,7 @@ class Pebble:
         http_port: int = 1,
         tls_port: int = 1,
         bad_nonces: int = 5,
+        seconds: int = 365 * 86400,
         external_accounts: dict[str, str] | None = None,
     ) -> None:
         if shutil.which("pebble") is None:
@@ -52,6 +54,7 @@ class Pebble:
             "httpPort": http_port,
             "tlsPort": tls_port,
             "ocspResponderURL": "",
+            "certificateValidityPeriod": seconds,
             "externalAccountBindingRequired": bool(external_accounts),
             "externalAccountMACKeys": external_accounts or {},
         }
