@@ -42,6 +42,7 @@ from fastlb.data_plane.types cimport BACKEND_REASONS as BACKEND_REASONS_COUNT
 from fastlb.data_plane.types cimport (HISTOGRAM_BUCKETS, HISTOGRAM_HIGHEST_BIT, HISTOGRAM_LOWEST_BIT, MAX_METER_NAME_BYTES, MAX_METERS,
                                       BackendMeter, Histogram, Meter, MeterDetails, MeterName)
 from fastlb.data_plane.snapshot cimport IMAGE_LAYOUT, IMAGE_MAGIC, map_image
+from fastlb.data_plane.types cimport ANY_RESPONSES, MAX_DATAGRAM_SESSIONS
 from fastlb.data_plane.shared_table cimport STICKY_BUCKETS, hash_identity
 from fastlb.data_plane.sticky cimport hash_sticky_value
 from fastlb.data_plane.sticky_table cimport MAX_STICKY_TICKS, STICKY_TICK_MS, count_sticky
@@ -518,6 +519,18 @@ cdef class SnapshotWriter:
         entry.settings.proxy_timeout_ms = timeout_ms
         entry.settings.proxy_flags = (types.PROXY_FROM_UNIX if from_unix else 0) | (types.PROXY_OTHERS_PLAIN if others_plain else 0)
         self.senders += [pack_network(network) for network in senders]
+        self.listeners[listener] = bytes(packed)
+
+    def set_datagrams(self, listener, route, *, max_sessions, silence_ms, responses, timeout_ms=0):
+        """Has a listener take UDP sessions, as `set_session` does TCP sessions. `silence_ms` of both sides ends one, and so do `responses` to
+        each of its datagrams; 0 = none is expected, -1 = there may be any number."""
+        if not 0 < max_sessions <= MAX_DATAGRAM_SESSIONS:
+            raise ValueError(f"max_sessions is 1 to {MAX_DATAGRAM_SESSIONS}")
+        self.set_session(listener, route, timeout_ms=timeout_ms)
+        packed = bytearray(self.listeners[listener])
+        (<ImageListener*><char*>packed).settings.max_sessions = max_sessions
+        (<ImageListener*><char*>packed).settings.silence_ms = silence_ms
+        (<ImageListener*><char*>packed).settings.responses = <uint32_t>ANY_RESPONSES if responses < 0 else responses
         self.listeners[listener] = bytes(packed)
 
     def add_certificate(self, chain, key, ocsp=b""):

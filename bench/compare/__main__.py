@@ -28,6 +28,7 @@ from bench.compare.same_work import check_proxy
 from bench.compare.setups import TCP_SETUPS, measure_logs, measure_routes, measure_tcp, measure_tls, measure_workers
 from bench.compare.start import measure_start
 from bench.compare.turns import measure_slot, measure_work, takes_part
+from bench.compare.udp import measure_sessions, measure_udp
 from bench.compare.works import (
     HTTP2,
     IDLE,
@@ -45,6 +46,7 @@ from bench.compare.works import (
     TLS_BESIDE,
     TLS_HTTP2,
     TLS_WORKS,
+    UDP,
     WORKERS,
     WORKS,
 )
@@ -160,6 +162,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             run[TLS_BESIDE] = measure_beside(
                 names, backend, directory, rounds=max(arguments.rounds // 2, 1), seconds=arguments.slot * 3, say=say
             )
+        if UDP in arguments.works:
+            run[UDP] = measure_udp(names, directory, **some)
+            if FASTLB in names:
+                run["udp_session_bytes"] = measure_sessions(directory)
         if RESTART in arguments.works and FASTLB in names:
             run[RESTART] = measure_restart(backend, directory, repeats=3 if arguments.quick else 20, say=say)
     run["ended"] = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")

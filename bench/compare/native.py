@@ -8,7 +8,7 @@ from bench.compare.processes import BenchError
 SOURCES = Path(__file__).parent
 ROOT = SOURCES.parents[1]
 BUILD = ROOT / "build" / "bench"
-PROGRAMS = {"backend": (), "relay": (), "openloop": (), "handshakes": ("-lssl", "-lcrypto")}  # with what they link
+PROGRAMS = {"backend": (), "relay": (), "openloop": (), "udpecho": (), "handshakes": ("-lssl", "-lcrypto")}  # with what they link
 FLAGS = ("-O2", "-g", "-Wall", "-Wextra")
 
 

@@ -35,6 +35,9 @@ from bench.compare.works import (
     TLS_HTTP2_AT_MOST,
     TLS_HTTP2_WANTED,
     TLS_WORKS,
+    UDP,
+    UDP_AT_MOST,
+    UDP_WANTED,
     WORKER_AT_MOST_MIB,
     WORKERS,
     WORKS,
@@ -122,12 +125,17 @@ def _lines(run: Mapping[str, Any]) -> Iterator[str]:
         yield from _idle_lines(run[TCP_IDLE], targets, title, "tcp-idle: bytes per session", TCP_IDLE_AT_MOST_BYTES)
     if run.get(HTTP2):
         yield from ("", "## HTTP/2 without TLS; 128-byte responses, 16 connections of 16 streams", "")
-        yield from _http2_lines(run[HTTP2], HTTP2, HTTP2_AT_MOST, "", targets)
+        yield from _cpu_lines(run[HTTP2], "request", HTTP2, HTTP2_AT_MOST, "", targets)
     if run.get(TLS_HTTP2):
         yield from ("", "## HTTP/2 over TLS; 128-byte responses, 16 connections of 16 streams", "")
-        yield from _http2_lines(run[TLS_HTTP2], TLS_HTTP2, TLS_HTTP2_AT_MOST, TLS_HTTP2_WANTED, targets)
+        yield from _cpu_lines(run[TLS_HTTP2], "request", TLS_HTTP2, TLS_HTTP2_AT_MOST, TLS_HTTP2_WANTED, targets)
     if run.get(TLS_BESIDE):
         yield from _beside_lines(run[TLS_BESIDE])
+    if run.get(UDP):
+        yield from ("", "## UDP; datagrams of 128 bytes and their echoes, 100 clients", "")
+        yield from _cpu_lines(run[UDP], "datagram", UDP, UDP_AT_MOST, UDP_WANTED, targets)
+    if "udp_session_bytes" in run:
+        yield from ("", f"A UDP session of fastlb takes {run['udp_session_bytes']:,.0f} bytes besides what the kernel has for its socket.")
     if RESTART in run:
         yield from _restart_lines(run[RESTART], targets)
     if targets:
@@ -250,9 +258,9 @@ def _beside_lines(pairs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield f"| {_label(proxy)} | {' | '.join(cells)} | {_microseconds(max(pair['beside']['max_us'] for pair in own))} |"
 
 
-def _http2_lines(slots: Sequence[Mapping[str, Any]], what: str, at_most: float, wanted: str, targets: list[str]) -> Iterator[str]:
+def _cpu_lines(slots: Sequence[Mapping[str, Any]], unit: str, what: str, at_most: float, wanted: str, targets: list[str]) -> Iterator[str]:
     per_request = cpu_per_request(slots)
-    yield f"| proxy | CPU µs per request | ÷ {PEER} | requests/s |"
+    yield f"| proxy | CPU µs per {unit} | ÷ {PEER} | {unit}s/s |"
     yield "|---|---|---|---|"
     for proxy, rounds in per_request.items():
         cells = [_label(proxy), f"{median(rounds.values()):.2f}", _spread(ratio_per_round(per_request, proxy, PEER))]

@@ -80,9 +80,10 @@ TCP = "tcp"  # TCP_WORKS
 TCP_IDLE = "tcp-idle"  # memory of idle sessions, both connections of each
 RESTART = "restart"  # of a killed worker, and what an idle one costs
 HTTP2 = "http2"  # 128-byte responses, 16 connections of 16 streams, without TLS
+UDP = "udp"  # datagrams of 128 bytes and their echoes, 100 clients; and the memory of sessions
 PARTS = (
     *(*WORK_NAMES, LATENCY, IDLE, START, WORKERS, LOG, ROUTES),
-    *(TLS, *TLS_NAMES, TLS_HTTP2, TLS_BESIDE, IDLE_TLS, HTTP2, TCP, TCP_IDLE, RESTART),
+    *(TLS, *TLS_NAMES, TLS_HTTP2, TLS_BESIDE, IDLE_TLS, HTTP2, TCP, TCP_IDLE, UDP, RESTART),
 )
 
 LATENCY_AT_MOST_US = 100.0
@@ -94,5 +95,6 @@ RESTART_AT_MOST_MS = 50.0
 IDLE_TLS_CONNECTIONS = 2_000
 HTTP2_AT_MOST = 0.80  # of nginx's CPU per request
 TLS_HTTP2_AT_MOST, TLS_HTTP2_WANTED = 0.80, "0.65"
+UDP_AT_MOST, UDP_WANTED = 0.60, "0.45"  # of nginx's CPU per datagram and its echo
 ROUTES_AT_MOST = 0.80  # of nginx's CPU per request
 WORKER_AT_MOST_MIB = 12.0

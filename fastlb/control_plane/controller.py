@@ -21,7 +21,7 @@ from fastlb.control_plane.admin.server import AdminServer
 from fastlb.control_plane.backend_states import AdminState, BackendStates
 from fastlb.control_plane.config.loader import Loaded, load_file
 from fastlb.control_plane.config.log_destination import LogDestination
-from fastlb.control_plane.config.schema import MAX_WEIGHT, Config, Listener
+from fastlb.control_plane.config.schema import MAX_WEIGHT, UDP, Config, Listener
 from fastlb.control_plane.draining import Drains
 from fastlb.control_plane.health.authorities import read_authorities
 from fastlb.control_plane.health.checker import Checker, HealthError
@@ -612,7 +612,7 @@ def _describe(
 
 def _describe_listener(listener: Listener) -> ListenerBinds:
     bind = tuple((address.host, address.port, address.unix_path) for address in listener.bind)
-    return ListenerBinds(listener.name, bind, listener.backlog, listener.defers_accept(), listener.tls.is_on)
+    return ListenerBinds(listener.name, bind, listener.backlog, listener.defers_accept(), listener.tls.is_on, listener.protocol == UDP)
 
 
 def _write_state(state: State, frozen: bytes) -> int:

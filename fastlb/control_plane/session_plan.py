@@ -1,20 +1,30 @@
-"""From the listeners of TCP sessions to the calls of the snapshot's writer: where sessions go, and by what a ClientHello chooses."""
+"""From listeners of TCP and UDP sessions to the calls of the snapshot's writer: where sessions go, and by what a ClientHello chooses."""
 
 from collections.abc import Mapping
 
 from fastlb import _core
-from fastlb.control_plane.config.schema import TCP, Config, Listener, SniRule
+from fastlb.control_plane.config.schema import HTTP, UDP, Config, Listener, SniRule
 
 ANY_NAME = "*"
 Choice = tuple[list[bytes], int]
 
 
 def add_sessions(writer: _core.SnapshotWriter, config: Config, pools: Mapping[str, int]) -> None:
-    """Has the listeners that do take TCP sessions; `pools`: what the writer calls them."""
+    """Has the listeners that do take TCP or UDP sessions; `pools`: what the writer calls them."""
     for index, listener in enumerate(config.listeners):
-        if listener.protocol != TCP:
+        if listener.protocol == HTTP:
             continue
         routes = {name: writer.add_route(pool=pools[name], name=listener.name) for name in dict.fromkeys(listener.session_pools())}
+        if listener.protocol == UDP:
+            writer.set_datagrams(
+                index,
+                routes[listener.pool],
+                max_sessions=listener.udp.max_sessions,
+                silence_ms=listener.udp.idle_timeout_ms,
+                responses=listener.udp.responses,
+                timeout_ms=listener.timeouts.session_ms,
+            )
+            continue
         default = routes[listener.pool] if listener.pool and not listener.sni else None
         writer.set_session(index, default, timeout_ms=listener.timeouts.session_ms)
         if listener.sni:

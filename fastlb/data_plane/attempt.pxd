@@ -1,5 +1,6 @@
 from libc.stdint cimport uint32_t
 
+from fastlb.data_plane.system cimport unlikely
 from fastlb.data_plane.types cimport X_SESSION, Attempt, Codec, Connection, Engine, Exchange
 
 cdef uint32_t start_attempt(Engine* engine, Exchange* exchange) noexcept nogil
@@ -16,4 +17,6 @@ cdef uint32_t connect_failure(int error) noexcept nogil
 
 cdef inline const Codec* backend_codec_of(const Engine* engine, const Exchange* exchange) noexcept nogil:
     # What is spoken on the connections that are made for this exchange.
-    return engine.session_backend_codec if exchange.flags & X_SESSION else engine.backend_codec
+    if unlikely(exchange.flags & X_SESSION):
+        return engine.session_backend_codec if exchange.client.fd >= 0 else engine.datagram_backend_codec
+    return engine.backend_codec

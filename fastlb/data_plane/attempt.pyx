@@ -25,14 +25,14 @@ from fastlb.data_plane.select.candidates cimport is_eligible
 from fastlb.data_plane.select.dispatch cimport pick
 from fastlb.data_plane.select.latency cimport note_row_latency
 from fastlb.data_plane.sticky cimport pick_sticky
-from fastlb.data_plane.system cimport (ECONNREFUSED, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, ETIMEDOUT, close, likely, memset,
+from fastlb.data_plane.system cimport (ECONNREFUSED, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, ETIMEDOUT, SOCK_DGRAM, SOCK_STREAM, close, likely, memset,
                                        unlikely)
 from fastlb.data_plane.tls cimport open_backend_tls
-from fastlb.data_plane.transport cimport start_connect, still_open, watch
+from fastlb.data_plane.transport cimport start_connect, still_open, watch, watch_input
 from fastlb.data_plane.types cimport WAIT_HEDGE, X_BODY_DONE, X_HEDGE
 from fastlb.data_plane.types cimport (ALGORITHM_PEAK_EWMA, ATTEMPT_CONNECTING, IO_HALF_CLOSED, IO_READABLE, IO_WRITABLE, KIND_BACKEND, NO_BACKEND,
                                       LIMIT_REQUESTS, POOL_LIMITS, POOL_NOTES_LATENCY, POOL_OPENINGS, POOL_PANICS, POOL_PASSIVE_HEALTH, POOL_SENDS_HEADER, POOL_WATCHES, STATE_CONNECTING, STATE_EXCHANGE, WAIT_CONNECT, WAIT_UNSET, X_FRESH, X_IDEMPOTENT,
-                                      Attempt, Backend, Connection, Engine, Exchange, PoolBackend)
+                                      Attempt, Backend, Codec, Connection, Engine, Exchange, PoolBackend)
 from fastlb.data_plane.types cimport X_STICKY
 
 cdef extern from "<errno.h>" nogil:
@@ -181,15 +181,17 @@ cdef uint32_t connect_backend(Engine* engine, Exchange* exchange, Attempt* attem
     cdef:
         Backend* backend = attempt.backend
         Backend* place = NULL
+        const Codec* codec = backend_codec_of(engine, exchange)
         Connection* connection
         uint32_t failure
         int fd = -1
         int result
+        bint is_udp = codec == engine.datagram_backend_codec
     if unlikely(attempt.watched & POOL_LIMITS):
         failure = take_connection_places(engine, exchange.pool, attempt, &place)
         if failure:
             return failure
-    result = start_connect(engine, backend.address, backend.address_size, &fd)
+    result = start_connect(engine, backend.address, backend.address_size, SOCK_DGRAM if is_udp else SOCK_STREAM, &fd)
     if result != 0 and result != EINPROGRESS:
         give_place_back(engine, &place)
         return connect_failure(result)
@@ -200,7 +202,7 @@ cdef uint32_t connect_backend(Engine* engine, Exchange* exchange, Attempt* attem
         return FAILURE_OUT_OF_MEMORY
     connection.place = place
     connection.transport = engine.plain
-    connection.codec = backend_codec_of(engine, exchange)
+    connection.codec = codec
     connection.backend = backend
     backend.references += 1
     connection.state = STATE_CONNECTING
@@ -209,12 +211,12 @@ cdef uint32_t connect_backend(Engine* engine, Exchange* exchange, Attempt* attem
     count_connect(engine, exchange, backend)
     if unlikely(exchange.pool.tls != NULL or backend.tls_settings != 0) and not choose_tls(engine, exchange, connection, attempt):
         return FAILURE_BACKEND_TLS
-    if not watch(engine, connection):
+    if not (watch_input(engine, connection) if is_udp else watch(engine, connection)):
         return FAILURE_OUT_OF_MEMORY
     if unlikely(connection.tls != NULL):
         return 0                                # its socket says when it is connected, a unix socket at once
     if result == 0:
-        give_place_back(engine, &attempt.pending_place)     # unix sockets connect at once
+        give_place_back(engine, &attempt.pending_place)     # unix sockets connect at once, and UDP sockets
         note_connected(engine, exchange, attempt)
         if unlikely(exchange.log != NULL):
             log_connected(engine, exchange)

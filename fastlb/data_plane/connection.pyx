@@ -10,6 +10,7 @@ from fastlb.data_plane.access_log cimport drop_listener_log
 from fastlb.data_plane.backend_table cimport drop_backend, note_idle
 from fastlb.data_plane.buffer cimport return_buffer
 from fastlb.data_plane.connection_table cimport bury_connection
+from fastlb.data_plane.datagram cimport close_datagrams
 from fastlb.data_plane.idle_cache cimport cache_put, cache_remove
 from fastlb.data_plane.limits cimport give_place_back, list_idle, take_wanted, unlist_idle
 from fastlb.data_plane.meters cimport count_client_closed, count_client_opened
@@ -72,6 +73,8 @@ cdef void drop_listener(Engine* engine, Listener* listener) noexcept nogil:
         link = &link[0].next
     link[0] = listener.next
     drop_listener_log(engine, listener)
+    if unlikely(listener.datagrams != NULL):
+        close_datagrams(engine, listener)
     drop_tls(listener.tls)
     free(listener)
 

@@ -15,6 +15,8 @@ from fastlb.data_plane.buffer cimport buffer_pool_close, buffer_pool_open
 from fastlb.data_plane.connection cimport adopt_client, close_connection, drop_listener, limit_idle, set_deadline
 from fastlb.data_plane.connection_table cimport (bury_connection, connection_at, connection_table_close, connection_table_open, count_slots,
                                                  empty_graveyard, find_connection, open_connection)
+from fastlb.data_plane.datagram cimport close_datagram_scratch, leave_socket, open_datagrams, send_answers, take_datagrams
+from fastlb.data_plane.datagram_session cimport datagram_backend_codec, datagram_codec, end_sessions
 from fastlb.data_plane.exchange cimport close_exchange, fail_attempt, free_ended_exchanges, serve_queues
 from fastlb.data_plane.failure cimport FAILURE_BACKEND_DRAINED
 from fastlb.data_plane.folded_tunnel cimport FOLD_MS, folded_codec, unfold_tunnel
@@ -43,7 +45,7 @@ from fastlb.data_plane.tcp cimport session_backend_codec, session_codec
 from fastlb.data_plane.tls cimport TlsSet, close_tls_scratch, set_listener_tls
 from fastlb.data_plane.tls_handshake cimport tls_backend_codec, tls_codec
 from fastlb.data_plane.timer_wheel cimport arm_wheel, cancel_timer, take_expired, timer_wheel_close, timer_wheel_open
-from fastlb.data_plane.transport cimport accept_client, plain_transport, unwatch, watch, watch_listener
+from fastlb.data_plane.transport cimport accept_client, is_datagram_socket, plain_transport, unwatch, watch, watch_listener
 from fastlb.data_plane.types cimport (ACCEPT_RETRY_MS, ACCEPTS_PER_EVENT, DEFAULT_PUMP_BUDGET, EVENTS_PER_BATCH, IO_AGAIN, IO_ERROR,
                                       IO_HALF_CLOSED, IO_READABLE, IO_WRITABLE, KIND_BACKEND, KIND_BACKEND_STREAM, KIND_CLIENT, KIND_LISTENER, KIND_MIRROR, MAX_HEAD_BYTES,
                                       NO_INDEX, NODE_ROW, PROTOCOL_AUTO, PROTOCOL_HTTP2, READ_BUFFER_BYTES, STATE_IDLE, WORKER_CLOSED, WORKER_LIVE, WRITE_BUFFER_BYTES, Attempt,
@@ -111,6 +113,8 @@ cdef int engine_open(Engine* engine, uint32_t max_clients, uint32_t max_descript
     engine.fold_after_ms = FOLD_MS
     engine.session_codec = session_codec()
     engine.session_backend_codec = session_backend_codec()
+    engine.datagram_codec = datagram_codec()
+    engine.datagram_backend_codec = datagram_backend_codec()
     engine.http2_client_codec = http2_client_codec()
     engine.http2_stream_codec = http2_stream_codec()
     engine.http2_stream_transport = http2_stream_transport()
@@ -194,6 +198,7 @@ cdef void engine_close(Engine* engine) noexcept nogil:
     close_regex_scratch(engine.regex_scratch)
     engine.regex_scratch = NULL
     close_tls_scratch(engine)
+    close_datagram_scratch(engine)
     backend_table_close(&engine.backends)
     cancel_timer(&engine.timers, &engine.queue_timer)
     cancel_timer(&engine.timers, &engine.return_timer)
@@ -214,8 +219,13 @@ cdef void engine_close(Engine* engine) noexcept nogil:
 
 
 # ---------------------------------------------------------------------------------------------------------- accepting
+cdef inline bint pauses(const Listener* listener) noexcept nogil:
+    return listener.connection != NULL and listener.datagrams == NULL
+
+
 cdef void pause_accepting(Engine* engine) noexcept nogil:
-    # Out of descriptors or at the limit: listeners leave the epoll set, and what waits stays in their queues.
+    # Out of descriptors or at the limit: listeners leave the epoll set, and what waits stays in their queues. UDP listeners go on: they have
+    # sessions to serve, and make room for new ones themselves.
     cdef Listener* listener = engine.listeners
     if engine.accept_paused:
         return
@@ -223,7 +233,7 @@ cdef void pause_accepting(Engine* engine) noexcept nogil:
     engine.accept_resume_ms = engine.now_ms + ACCEPT_RETRY_MS
     engine.counters.accept_pauses += 1
     while listener != NULL:
-        if listener.connection != NULL:
+        if pauses(listener):
             unwatch(engine, listener.connection)
             set_deadline(engine, listener.connection, engine.accept_resume_ms)
         listener = listener.next
@@ -239,13 +249,13 @@ cdef void resume_accepting(Engine* engine) noexcept nogil:
     if engine.n_clients >= engine.max_clients or is_node_full(engine):
         engine.accept_resume_ms = engine.now_ms + ACCEPT_RETRY_MS       # a client of ours that closes resets this
         while listener != NULL:
-            if listener.connection != NULL:
+            if pauses(listener):
                 set_deadline(engine, listener.connection, engine.accept_resume_ms)     # one of another worker's tells us nothing
             listener = listener.next
         return
     engine.accept_paused = False
     while listener != NULL:
-        if listener.connection != NULL:
+        if pauses(listener):
             watch_listener(engine, listener.connection)
         listener = listener.next
 
@@ -282,16 +292,22 @@ cdef void forget_listener(Engine* engine, Listener* listener) noexcept nogil:
     cdef Connection* connection = listener.connection
     if connection == NULL:
         return
-    listener.connection = NULL
-    if not engine.accept_paused:
+    if not engine.accept_paused or not pauses(listener):
         unwatch(engine, connection)
+    if listener.datagrams != NULL:
+        leave_socket(listener)
+    listener.connection = NULL
     cancel_timer(&engine.timers, &connection.timer)
     bury_connection(&engine.connections, connection)
     drop_listener(engine, listener)
 
 
 cdef void take_queue(Engine* engine, Listener* listener) noexcept nogil:
-    # Takes in what waits in the accept queue: closing the socket would reset it. Tried during a pause too: its cause may be gone.
+    # Takes in what waits in the accept queue: closing the socket would reset it. Tried during a pause too: its cause may be gone. Of
+    # datagrams one batch: others may come without end.
+    if listener.datagrams != NULL:
+        take_datagrams(engine, listener)
+        return
     while accept_some(engine, listener, ACCEPTS_PER_EVENT) == QUEUE_MORE:
         pass
 
@@ -316,13 +332,17 @@ cdef Listener* add_listener(Engine* engine, int fd) noexcept nogil:
     if connection == NULL:
         free(listener)
         return NULL
+    listener.fd = fd
+    if is_datagram_socket(fd) and open_datagrams(engine, listener) != 0:
+        bury_connection(&engine.connections, connection)
+        free(listener)
+        return NULL
     connection.listener = listener
     listener.connection = connection
-    listener.fd = fd
     listener.references = 1
     listener.next = engine.listeners
     engine.listeners = listener
-    if engine.accept_paused:
+    if engine.accept_paused and pauses(listener):
         set_deadline(engine, connection, engine.accept_resume_ms)
     elif not watch_listener(engine, connection):
         forget_listener(engine, listener)
@@ -494,7 +514,9 @@ cdef void set_opening(Engine* engine, Listener* listener, const ImageListener* i
     # What its clients begin with, and who of them sends headers.
     listener.senders = <const ImageNetwork*>(engine.snapshot.image + engine.snapshot.header.senders.offset) + image.senders.offset
     listener.n_senders = image.senders.count
-    if listener.settings.proxy_timeout_ms:
+    if listener.datagrams != NULL:
+        listener.opening = listener.codec
+    elif listener.settings.proxy_timeout_ms:
         listener.opening = engine.proxy_codec
     else:
         listener.opening = engine.tls_codec if listener.tls != NULL else listener.codec
@@ -529,6 +551,8 @@ cdef void settle_sockets(Engine* engine, const Socket* sockets, uint32_t n_socke
         listener.sni_names = listeners[sockets[i].listener].sni_names
         listener.sni_others = listeners[sockets[i].listener].sni_others
         listener.codec = engine.session_codec if listener.passes_tls or listener.session_route != <uint32_t>NO_INDEX else engine.client_codec
+        if listener.datagrams != NULL:
+            listener.codec = engine.datagram_codec
         set_listener_meter(engine, listener, listeners[sockets[i].listener].meter)
         set_listener_log(engine, listener, engine.snapshot, listeners[sockets[i].listener].log_set)
         set_listener_tls(&listener.tls, engine.snapshot, listeners[sockets[i].listener].tls)
@@ -543,8 +567,12 @@ cdef void settle_sockets(Engine* engine, const Socket* sockets, uint32_t n_socke
             n_removed[0] += 1
             if take_queues:
                 take_queue(engine, listener)    # the snapshot before, of which its senders are, is still there
+                if listener.datagrams != NULL:
+                    end_sessions(engine, listener)      # it cannot be answered through a socket that is closed
             listener.senders = NULL
             forget_listener(engine, listener)
+        elif unlikely(take_queues and not listener.wanted and listener.datagrams != NULL):
+            end_sessions(engine, listener)      # their socket went to a sibling earlier, and may be closed now
         listener = following
 
 
@@ -685,7 +713,8 @@ cdef void engine_publish(Engine* engine) noexcept nogil:
     worker.gauges.pipes_taken = taken
     worker.gauges.pipes_returned = returned
     worker.gauges.clients = engine.n_clients
-    worker.gauges.descriptors = engine.connections.n_open - engine.n_mirrors - engine.n_streams - engine.n_backend_streams
+    worker.gauges.descriptors = (engine.connections.n_open - engine.n_mirrors - engine.n_streams - engine.n_backend_streams
+                                 - engine.n_datagram_sessions)
     worker.gauges.timers = engine.timers.count
     worker.gauges.backend_rows = engine.backends.count
     worker.generation = engine.snapshot.header.generation if engine.snapshot != NULL else 0
@@ -725,7 +754,10 @@ cdef inline void handle_event(Engine* engine, uint64_t handle, uint32_t events) 
             engine.queue_work |= QUEUE_LOOK     # perhaps a sibling tells that a backend is free
         return
     if unlikely(connection.kind == KIND_LISTENER):
-        accept_some(engine, connection.listener, ACCEPTS_PER_EVENT)
+        if connection.listener.datagrams != NULL:
+            take_datagrams(engine, connection.listener)
+        else:
+            accept_some(engine, connection.listener, ACCEPTS_PER_EVENT)
         engine.clock_us = 0                     # that was a long one
         return
     io = connection.io
@@ -764,6 +796,8 @@ cdef void expire(Engine* engine) noexcept nogil:
 
 cdef inline void end_batch(Engine* engine) noexcept nogil:
     engine.counters.batches += 1
+    if unlikely(engine.datagrams != NULL):
+        send_answers(engine)
     if engine.connections.graveyard != NULL:
         empty_graveyard(&engine.connections)
     if engine.exchange_graveyard != NULL:

@@ -10,6 +10,7 @@ cdef void begin_exchange(Engine* engine, Exchange* exchange, Head* head) noexcep
 cdef void start(Engine* engine, Exchange* exchange) noexcept nogil
 cdef void refuse(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil
 cdef void abandon(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil
+cdef bint end_failed_attempt(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil
 cdef void fail_attempt(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil
 cdef void hedge_attempt(Engine* engine, Exchange* exchange) noexcept nogil
 cdef void connected(Engine* engine, Exchange* exchange) noexcept nogil

@@ -1,14 +1,14 @@
-"""What an image says of TCP sessions: where they go, and by what a client's first message chooses. Checked once, when the image is read."""
+"""What an image says of TCP and UDP sessions: where they go, and by what a client's first message chooses. Checked once, when the image is read."""
 from libc.stdint cimport uint8_t, uint32_t
 
 from fastlb.data_plane.image cimport text_fits
 from fastlb.data_plane.name_table cimport check_names
-from fastlb.data_plane.types cimport (MAX_TLS_LIST_BYTES, NO_INDEX, ROUTE_PLAIN, STICKY_SOURCE, ImageHeader, ImageListener, ImagePool, ImageRoute,
+from fastlb.data_plane.types cimport (MAX_DATAGRAM_SESSIONS, MAX_TLS_LIST_BYTES, NO_INDEX, ROUTE_PLAIN, STICKY_SOURCE, ImageHeader, ImageListener, ImagePool, ImageRoute,
                                       ImageSniChoice, ImageSticky)
 
 
 cdef bint check_session_route(const char* image, const ImageHeader* header, uint32_t index) noexcept nogil:
-    # Where TCP sessions may go: a route that does nothing but lead to its pool, and a pool that wants nothing of a head. Routes, pools and
+    # Where sessions may go: a route that does nothing but lead to its pool, and a pool that wants nothing of a head. Routes, pools and
     # stickies are known to be sound.
     cdef:
         const ImageRoute* route = <const ImageRoute*>(image + header.routes.offset) + index
@@ -51,6 +51,20 @@ cdef bint check_sni(const char* image, const ImageHeader* header, const ImageLis
         and (listener.sni_others == <uint32_t>NO_INDEX or listener.sni_others < header.sni_choices.count)
 
 
+cdef bint check_datagrams(const char* image, const ImageHeader* header, const ImageListener* listener) noexcept nogil:
+    # What a listener of UDP sessions looks at.
+    cdef:
+        const ImageRoute* route
+        const ImagePool* pool
+    if listener.settings.max_sessions > <uint32_t>MAX_DATAGRAM_SESSIONS or listener.settings.silence_ms == 0 \
+            or listener.tls != <uint32_t>NO_INDEX or listener.passes_tls or listener.settings.proxy_timeout_ms != 0 \
+            or not check_session_route(image, header, listener.session_route):
+        return False
+    route = <const ImageRoute*>(image + header.routes.offset) + listener.session_route
+    pool = <const ImagePool*>(image + header.pools.offset) + route.pool
+    return pool.tls == <uint32_t>NO_INDEX and pool.proxy_header == 0
+
+
 cdef bint check_sessions(const char* image, const ImageHeader* header) noexcept nogil:
     # Of an image whose sections, routes, pools and stickies are sound.
     cdef:
@@ -60,6 +74,8 @@ cdef bint check_sessions(const char* image, const ImageHeader* header) noexcept 
         return False
     for _i in range(header.listeners.count):
         if listener.session_route != <uint32_t>NO_INDEX and not check_session_route(image, header, listener.session_route):
+            return False
+        if listener.settings.max_sessions != 0 and not check_datagrams(image, header, listener):
             return False
         if listener.passes_tls and not check_sni(image, header, listener):
             return False

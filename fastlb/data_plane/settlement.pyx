@@ -126,6 +126,7 @@ cdef void close_counters(Counters* counters) noexcept nogil:
     counters.http2_streams_closed = counters.http2_streams_opened
     counters.backend_sessions_closed = counters.backend_sessions_opened
     counters.backend_streams_closed = counters.backend_streams_opened
+    counters.udp_sessions_closed = counters.udp_sessions_opened
     counters.log_records_returned = counters.log_records_taken
 
 

@@ -18,7 +18,24 @@ cdef extern from "<sys/socket.h>" nogil:
         socklen_t msg_namelen
         iovec* msg_iov
         size_t msg_iovlen
-    int AF_INET, AF_INET6, AF_UNIX, SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC
+        void* msg_control
+        size_t msg_controllen
+        int msg_flags
+    cdef struct mmsghdr:
+        msghdr msg_hdr
+        unsigned int msg_len
+    cdef struct cmsghdr:
+        size_t cmsg_len
+        int cmsg_level
+        int cmsg_type
+    int AF_INET, AF_INET6, AF_UNIX, SOCK_STREAM, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_CLOEXEC, SO_TYPE, MSG_TRUNC
+    int recvmmsg(int fd, mmsghdr* messages, unsigned int n, int flags, void* timeout)
+    int sendmmsg(int fd, mmsghdr* messages, unsigned int n, int flags)
+    cmsghdr* CMSG_FIRSTHDR(msghdr* message)
+    cmsghdr* CMSG_NXTHDR(msghdr* message, cmsghdr* control)
+    unsigned char* CMSG_DATA(cmsghdr* control)
+    size_t CMSG_SPACE(size_t size)
+    size_t CMSG_LEN(size_t size)
     int SOL_SOCKET, SO_ERROR, SO_LINGER, SHUT_WR, SHUT_RD, MSG_NOSIGNAL, MSG_PEEK, MSG_DONTWAIT, MSG_MORE
     int socket(int domain, int type, int protocol)
     int connect(int fd, const sockaddr* address, socklen_t size)
@@ -50,7 +67,15 @@ cdef extern from "<netinet/in.h>" nogil:
         sa_family_t sin6_family
         uint16_t sin6_port
         in6_addr sin6_addr
-    int IPPROTO_TCP
+        uint32_t sin6_scope_id
+    cdef struct in_pktinfo:
+        int ipi_ifindex
+        in_addr ipi_spec_dst
+        in_addr ipi_addr
+    cdef struct in6_pktinfo:
+        in6_addr ipi6_addr
+        unsigned int ipi6_ifindex
+    int IPPROTO_TCP, IPPROTO_IP, IPPROTO_IPV6, IP_PKTINFO, IPV6_PKTINFO, IPV6_RECVPKTINFO
     uint16_t htons(uint16_t value)
 
 cdef extern from "<netinet/tcp.h>" nogil:

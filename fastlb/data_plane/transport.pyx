@@ -12,7 +12,7 @@ from fastlb.data_plane.connection_table cimport connection_handle, open_connecti
 from fastlb.data_plane.system cimport (AF_INET, AF_INET6, AF_UNIX, EAGAIN, ECONNABORTED, EINPROGRESS, EINTR, ENOMEM, EPOLL_CTL_ADD,
                                        EPOLL_CTL_DEL, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPROTO, F_GETPIPE_SZ, F_SETPIPE_SZ,
                                        IPPROTO_TCP, MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, MSG_PEEK, O_CLOEXEC, O_NONBLOCK, SHUT_WR, SO_ERROR,
-                                       SO_LINGER, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SPLICE_F_MORE, SPLICE_F_MOVE,
+                                       SO_LINGER, SO_TYPE, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SPLICE_F_MORE, SPLICE_F_MOVE,
                                        SPLICE_F_NONBLOCK, TCP_NODELAY, accept4, close, connect, epoll_ctl, epoll_event, errno, fcntl,
                                        getsockname, getsockopt, htons, inet_ntop, iovec, likely, linger, memcmp, memcpy, memset, msghdr, pipe2, recv, send,
                                        sendmsg, setsockopt, shutdown, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socket,
@@ -133,6 +133,14 @@ cdef bint watch(Engine* engine, Connection* connection) noexcept nogil:
     return epoll_ctl(engine.epoll_fd, EPOLL_CTL_ADD, connection.fd, &event) == 0
 
 
+cdef bint watch_input(Engine* engine, Connection* connection) noexcept nogil:
+    # As watch, for a UDP socket: it has room to write whenever a datagram has left, and would say so each time.
+    cdef epoll_event event
+    event.events = EPOLLIN | EPOLLET
+    event.data.u64 = connection_handle(connection)
+    return epoll_ctl(engine.epoll_fd, EPOLL_CTL_ADD, connection.fd, &event) == 0
+
+
 cdef bint watch_listener(Engine* engine, Connection* connection) noexcept nogil:
     # Level-triggered, so that what one turn leaves in the accept queue is reported again.
     cdef epoll_event event
@@ -216,15 +224,15 @@ cdef int accept_client(Engine* engine, Connection* listener, Connection** accept
     return 0
 
 
-cdef int start_connect(Engine* engine, const char* address, uint32_t address_size, int* fd) noexcept nogil:
-    # 0 = connected at once (unix sockets), EINPROGRESS, or another errno with nothing left open. *fd owned by the caller.
+cdef int start_connect(Engine* engine, const char* address, uint32_t address_size, int kind, int* fd) noexcept nogil:
+    # `kind`: SOCK_STREAM or SOCK_DGRAM. 0 = connected at once (unix and UDP sockets), EINPROGRESS, or another errno with nothing left open. *fd owned by the caller.
     cdef:
         const sockaddr* where = <const sockaddr*>address
         int one = 1, result
-    fd[0] = socket(where.sa_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
+    fd[0] = socket(where.sa_family, kind | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
     if fd[0] < 0:
         return errno
-    if where.sa_family != AF_UNIX:
+    if where.sa_family != AF_UNIX and likely(kind == SOCK_STREAM):
         setsockopt(fd[0], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
     while connect(fd[0], where, address_size) != 0:
         if errno == EINTR:
@@ -266,6 +274,13 @@ cdef bint local_address(int fd, uint8_t* ip, uint16_t* port) noexcept nogil:
     else:
         return False
     return True
+
+
+cdef bint is_datagram_socket(int fd) noexcept nogil:
+    cdef:
+        int kind = 0
+        socklen_t size = sizeof(kind)
+    return getsockopt(fd, SOL_SOCKET, SO_TYPE, &kind, &size) == 0 and kind == SOCK_DGRAM
 
 
 cdef int connect_result(Connection* connection) noexcept nogil:

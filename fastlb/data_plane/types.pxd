@@ -5,7 +5,7 @@ Words in the field comments: *owned* = this struct frees it; *borrowed* = somebo
 """
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from fastlb.data_plane.system cimport epoll_event, pthread_t, sockaddr_storage, socklen_t
+from fastlb.data_plane.system cimport epoll_event, iovec, mmsghdr, pthread_t, sockaddr_in6, sockaddr_storage, socklen_t
 
 
 # ---------------------------------------------------------------------------------------------------------------- limits
@@ -82,6 +82,14 @@ cdef enum:
     # PROXY protocol (proxy_protocol.pyx)
     MAX_PROXY_HEADER_BYTES = 4096   # what we read of one at most; with names and certificates of clients they have some hundred
     MAX_PROXY_TIMEOUT_MS = 60000
+
+    # UDP (datagram.pyx)
+    DATAGRAMS_PER_BATCH = 64        # one system call brings or takes so many; 64 of a few hundred bytes fit the L2 cache
+    # Room for one. The largest is 65,527 bytes (IPv6 without jumbograms); the rest keeps the first lines of all of them out of the same cache sets.
+    DATAGRAM_BYTES = 65984
+    DATAGRAM_CONTROL_BYTES = 64     # in6_pktinfo with its head takes 40
+    MAX_DATAGRAM_SESSIONS = 1048576
+    ANY_RESPONSES = 0xFFFFFFFF
 
 cdef enum:
     NO_BACKEND = -1
@@ -499,6 +507,8 @@ cdef struct Http2Stream
 cdef struct Http2Session
 cdef struct ProxyFacts
 cdef struct ImageNetwork
+cdef struct DatagramTable
+cdef struct DatagramScratch
 
 cdef struct ImageText:              # in a snapshot image, or in a log plan: offsets from its start
     uint32_t offset, size
@@ -634,7 +644,8 @@ cdef struct Connection:
     Backend* place                  # backend: counted: the row of a limit that it is counted in; NULL = none
     Peer peer                       # client. Backend: while its tunnel is folded, a FoldedTunnel stands here
     TlsConnection* tls              # owned by its transport (tls.pyx); NULL = plain
-    # client or backend: owned, its Http2Session. Either kind of stream: borrowed, its Http2Stream. NULL = it does not speak HTTP/2
+    # client or backend: owned, its Http2Session; client of a UDP listener: owned, its DatagramSession. Either kind of stream: borrowed, its
+    # Http2Stream. NULL = none of these
     void* http2
     ProxyFacts* proxy               # client, mirror: counted. stream: borrowed from its session's client. NULL = no PROXY header said anything
 
@@ -1122,6 +1133,53 @@ cdef struct Http2Stream:
     uint32_t failure                # FAILURE_* of its attempt; 0 = none
 
 
+# ---------------------------------------------------------------------------------------------------------------- UDP
+cdef struct DatagramKey:            # what tells sessions at one socket apart; without holes, so that it is compared and hashed as bytes
+    uint8_t client[16]              # IPv4 as ::ffff:a.b.c.d, as is `local`
+    uint8_t local[16]               # the address that the client asked, where the socket has several; else zeroes
+    uint32_t scope                  # interface of a link-local client
+    uint16_t port                   # as on the wire
+    uint16_t padding                # 0
+
+cdef struct DatagramSession:
+    # One client of a UDP listener, from its first datagram on (datagram_session.pyx).
+    DatagramSession* next           # in its chain
+    DatagramSession* newer          # by when anything was last heard of it
+    DatagramSession* older
+    Connection* client              # borrowed: owns us
+    uint64_t hash
+    uint64_t n_asked                # datagrams of the client that were sent on
+    uint64_t n_answered
+    DatagramKey key
+
+cdef struct DatagramTable:
+    # The sessions at one socket (datagram_table.pyx).
+    DatagramSession** chains        # owned; a power of two
+    DatagramSession* newest
+    DatagramSession* oldest
+    uint32_t n_chains
+    uint32_t count
+    uint64_t seed[2]                # random: nobody can aim at one chain
+    int fd                          # answers leave through it. The listener's, borrowed; -1 = that is gone
+    bint owns_fd                    # it is a copy of our own
+    bint tells_local                # the socket has several addresses, and the kernel tells which one was asked
+
+cdef struct DatagramBatch:          # what one recvmmsg or sendmmsg works on
+    mmsghdr messages[DATAGRAMS_PER_BATCH]
+    iovec parts[DATAGRAMS_PER_BATCH]
+    sockaddr_in6 names[DATAGRAMS_PER_BATCH]
+    char control[DATAGRAMS_PER_BATCH][DATAGRAM_CONTROL_BYTES]
+    char* data                      # owned: DATAGRAM_BYTES for each
+
+cdef struct DatagramScratch:
+    # Shared by all UDP listeners of an engine. Of `data` only the pages that datagrams have reached take memory.
+    DatagramBatch asked             # empty between two events
+    DatagramBatch answers           # empty between two batches of events
+    int sockets[DATAGRAMS_PER_BATCH]    # of answers: through which each leaves
+    uint32_t n_answers
+    mmsghdr sending[DATAGRAMS_PER_BATCH]    # several of `asked` on their way to one backend
+
+
 # ---------------------------------------------------------------------------------------------------------------- shared memory
 # What all processes of a node see (shared_table.pyx says who writes what). No pointers: every process maps it elsewhere.
 ctypedef enum RowUse:
@@ -1314,9 +1372,13 @@ cdef struct ListenerSettings:
     uint64_t max_body_bytes         # 0 = no limit
     uint32_t http2_streams          # of a connection at a time; 0 = HTTP/2 is not spoken
     uint32_t http2_window_bytes, http2_connection_window_bytes      # of request bodies
-    uint32_t session_timeout_ms     # of a TCP session as a whole; 0 = none
+    uint32_t session_timeout_ms     # of a TCP or UDP session as a whole; 0 = none
     uint32_t proxy_timeout_ms       # of a PROXY header; 0 = connections begin without one
     uint32_t proxy_flags            # ProxyFlags
+    # of a UDP listener; max_sessions is 0 for any other
+    uint32_t max_sessions           # in each worker, at each of its sockets
+    uint32_t silence_ms             # a session ends when neither side has sent anything for so long
+    uint32_t responses              # that are expected to each datagram; ANY_RESPONSES
 
 cdef struct Listener:
     # One listening socket. Lives until its last connection is gone.
@@ -1335,13 +1397,14 @@ cdef struct Listener:
     int fd                          # borrowed from the caller of commit or assign
     TlsListener* tls                # counted; NULL = its clients speak without TLS
     const Codec* codec              # borrowed, static: of its clients, once any TLS is agreed upon
-    uint32_t session_route          # index in the current snapshot: where its TCP sessions go; NO_INDEX = see `passes_tls`
+    uint32_t session_route          # index in the current snapshot: where its sessions go; NO_INDEX = see `passes_tls`
     bint passes_tls                 # ClientHellos choose routes (passthrough.pyx): from the next two, of the current snapshot
     ImageSection sni_names
     uint32_t sni_others
     const Codec* opening            # borrowed, static: what its clients begin with: a PROXY header, TLS, or `codec`
     const ImageNetwork* senders     # borrowed from the current snapshot: who sends PROXY headers
     uint32_t n_senders
+    DatagramTable* datagrams        # owned: its socket is a UDP socket; NULL = it listens for connections
 
 cdef struct Socket:                 # a listening descriptor and which listener of the snapshot it belongs to
     int fd
@@ -1914,6 +1977,9 @@ cdef struct Counters:
     uint64_t backend_resets_received, backend_resets_sent
     uint64_t backend_goaways        # that backends sent
     uint64_t backend_http2_ends[HTTP2_ENDS]
+    uint64_t udp_sessions_opened, udp_sessions_closed
+    uint64_t udp_sessions_shed, udp_sessions_moved      # ended because the table was full; that went on at another backend
+    uint64_t datagrams_in, datagrams_out, datagrams_dropped     # of clients; to clients; of either side, passed on to nobody
 
 cdef struct WorkerGauges:           # written when a pump ends
     uint64_t buffers_taken, buffers_returned
@@ -2021,3 +2087,7 @@ cdef struct Engine:
     uint32_t fold_after_ms          # of silence
     const Codec* proxy_codec        # borrowed, static: of clients whose PROXY header is not here yet
     const Codec* proxy_backend_codec    # and of backends that have not got theirs
+    const Codec* datagram_codec     # borrowed, static: of clients of UDP sessions
+    const Codec* datagram_backend_codec
+    DatagramScratch* datagrams      # owned; NULL until there is a UDP listener
+    uint32_t n_datagram_sessions

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fastlb.processes.sockets import BoundAddress
+from fastlb.processes.sockets import BoundAddress, can_be_listened_on
 from fastlb.processes.systemd import FIRST_INHERITED, notify
 
 PREFIX = "fastlb."
@@ -100,7 +100,7 @@ def take_stored() -> Stored:
                 memory_fd = descriptor
             else:
                 one = socket.socket(fileno=descriptor)
-                if one.type == socket.SOCK_STREAM and one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                if can_be_listened_on(one):
                     one.setblocking(False)
                     sockets.append(one)
                 else:
@@ -114,4 +114,4 @@ def take_stored() -> Stored:
 
 def _name(address: BoundAddress) -> str:
     """Short, and without the colons that separate names."""
-    return PREFIX + hashlib.sha256(str(address.address).encode()).hexdigest()[:16]
+    return PREFIX + hashlib.sha256((str(address.address) + "/udp" * address.address.udp).encode()).hexdigest()[:16]

@@ -21,6 +21,7 @@ from fastlb import _core
 from fastlb.processes.channel import CREDENTIALS, Channel, ChannelError
 from fastlb.processes.messages import Endpoints, FromOrphan, Lend, Outlived
 from fastlb.processes.output import report
+from fastlb.processes.sockets import can_be_listened_on
 
 PREFIX = "worker."
 # For all workers together: they answer between two pumps.
@@ -286,7 +287,7 @@ def take_listening(descriptors: list[int]) -> list[socket.socket]:
             os.close(descriptor)
             continue
         one = socket.socket(fileno=descriptor)
-        if one.type == socket.SOCK_STREAM and one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        if can_be_listened_on(one):
             one.setblocking(False)
             taken.append(one)
         else:

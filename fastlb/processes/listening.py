@@ -220,7 +220,7 @@ class Listening:
 
 def _wanted(apply: Apply) -> list[WantedListener]:
     return [
-        WantedListener(one.name, tuple(BindAddress(*address) for address in one.bind), one.backlog, one.defer_accept)
+        WantedListener(one.name, tuple(BindAddress(*address, udp=one.udp) for address in one.bind), one.backlog, one.defer_accept)
         for one in apply.listeners
     ]
 

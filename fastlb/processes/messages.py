@@ -32,6 +32,7 @@ class ListenerBinds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     backlog: int
     defer_accept: bool
     tls: bool = False
+    udp: bool = False
 
 
 class LogTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from fastlb import FastlbError
 from fastlb.control_plane.config.address import ANY_HOST, BindAddress, format_host_port
+from fastlb.processes.udp_sockets import bind_udp, steer
 
 # How often ":0" tries to find a port that is free for IPv4 and IPv6 alike.
 PORT_TRIES = 16
@@ -73,6 +74,7 @@ class BoundAddress:
         """What to connect to, with the ports that the kernel chose."""
         if self.address.unix_path:
             return [str(self.address)]
+        scheme = "udp" if self.address.udp else scheme
         urls = (f"{scheme}://{format_host_port(*one.socket.getsockname()[:2])}" for one in self.sockets)
         return list(dict.fromkeys(urls))
 
@@ -165,13 +167,17 @@ def bind_address(address: BindAddress, backlog: int, defer_accept: bool = False,
     """
     if address.unix_path:
         return _bind_unix(address, backlog)
+
+    def bind(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
+        return bind_udp(family, host, port) if address.udp else _bind_tcp(family, host, port, backlog, defer_accept)
+
     if address.host != ANY_HOST:
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-        return BoundAddress(address, [_own(_bind_tcp(family, address.host, address.port, backlog, defer_accept), home)])
+        return BoundAddress(address, [_own(bind(family, address.host, address.port), home)])
     for tries_left in reversed(range(PORT_TRIES if address.port == 0 else 1)):
-        first = _bind_tcp(socket.AF_INET, "0.0.0.0", address.port, backlog, defer_accept)
+        first = bind(socket.AF_INET, "0.0.0.0", address.port)
         try:
-            second = _bind_tcp(socket.AF_INET6, "::", first.getsockname()[1], backlog, defer_accept)
+            second = bind(socket.AF_INET6, "::", first.getsockname()[1])
         except OSError as error:
             if error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):  # no IPv6 here
                 return BoundAddress(address, [_own(first, home)])
@@ -230,13 +236,18 @@ def _add_sockets(bound: BoundAddress, homes: Sequence[int], listener: Binds) -> 
                 continue
             for one in {one.socket.family: one for one in bound.sockets}.values():
                 name = one.socket.getsockname()
-                another = _bind_tcp(one.socket.family, name[0], name[1], listener.backlog, listener.defer_accept, name)
+                if bound.address.udp:
+                    another = bind_udp(one.socket.family, name[0], name[1], name)
+                else:
+                    another = _bind_tcp(one.socket.family, name[0], name[1], listener.backlog, listener.defer_accept, name)
                 added.append(ListeningSocket(another, next(_numbers), slot))
     except BaseException:
         for one in added:
             one.socket.close()
         raise
     bound.sockets += added
+    if bound.address.udp and added:
+        steer([one.socket for one in bound.sockets])
 
 
 def _bind_tcp(
@@ -274,16 +285,26 @@ def _listen(bound: socket.socket, backlog: int, defer_accept: bool) -> None:
     With `defer_accept` the kernel shows a connection only when its first bytes are here, or after about a second: one wake-up instead of
     two for each new connection.
     """
+    if bound.type == socket.SOCK_DGRAM:
+        return
     if bound.family != socket.AF_UNIX:
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, int(defer_accept))
     bound.listen(backlog)
+
+
+def can_be_listened_on(one: socket.socket) -> bool:
+    """Whether clients come to this socket: connections wait there, or datagrams."""
+    if one.type == socket.SOCK_DGRAM:
+        return one.family in (socket.AF_INET, socket.AF_INET6)
+    return one.type == socket.SOCK_STREAM and bool(one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
 
 
 def end_deferring(sockets: Iterable[socket.socket]) -> bool:
     """Has the kernel show every connection as soon as it stands. Whether there may be some that it still holds back: closing the socket
     would reset them, so wait before you do.
     """
-    deferring = [one for one in sockets if one.family != socket.AF_UNIX and one.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT)]
+    tcp = [one for one in sockets if one.family != socket.AF_UNIX and one.type == socket.SOCK_STREAM]
+    deferring = [one for one in tcp if one.getsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT)]
     for one in deferring:
         one.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 0)
     return bool(deferring)

@@ -169,6 +169,8 @@ def _refuse(taken: socket.socket) -> str:
 
 def _serves(one: socket.socket, address: BindAddress) -> bool:
     name = one.getsockname()
+    if (one.type == socket.SOCK_DGRAM) != address.udp:
+        return False
     if one.family == socket.AF_UNIX:
         return bool(address.unix_path) and isinstance(name, str) and _is_same_file(name, address.unix_path)
     host, port = name[:2]

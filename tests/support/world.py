@@ -19,11 +19,11 @@ REQUEST = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 class World:
     """An engine with whatever sockets a test opens around it; leaving it closes everything. With `shared`, it is one of several."""
 
-    def __init__(self, shared: _core.SharedMemory | None = None, slot: int = 0) -> None:
+    def __init__(self, shared: _core.SharedMemory | None = None, slot: int = 0, clients: int = 100) -> None:
         self.shared = shared
         if shared:
             shared.open_worker(slot, os.getpid())
-        self.engine = _core.Engine(max_connections=100, pipes=4, shared=shared, slot=slot)
+        self.engine = _core.Engine(max_connections=clients, pipes=4, shared=shared, slot=slot)
         self.max_connections = 0  # of the node
         self.stack = contextlib.ExitStack()
         self.generation = 0

@@ -32,11 +32,13 @@ class BindAddress:
         host: numeric; "*" for every address of the machine; "" for a unix socket.
         port: 0 lets the kernel choose; 0 for a unix socket too.
         unix_path: "" unless this is a unix socket.
+        udp: whether datagrams come there, and no connections.
     """
 
     host: str
     port: int
     unix_path: str = ""
+    udp: bool = False
 
     def __str__(self) -> str:
         if self.unix_path:
@@ -47,7 +49,7 @@ class BindAddress:
         """Whether the kernel would refuse to bind the second one."""
         if self.unix_path or other.unix_path:
             return self.unix_path == other.unix_path
-        if self.port != other.port or not self.port:
+        if self.port != other.port or not self.port or self.udp != other.udp:
             return False
         if ANY_HOST in (self.host, other.host):
             return True

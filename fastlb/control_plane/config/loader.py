@@ -32,6 +32,7 @@ from fastlb.control_plane.config.schema import (
     MOST_LOGGED_HEADERS,
     PICKER_MARK,
     ROUND_ROBIN,
+    UDP,
     WEIGHTED_LEAST_CONNECTIONS,
     WEIGHTED_ROUND_ROBIN,
     WITH_KEY,
@@ -49,6 +50,7 @@ from fastlb.control_plane.config.sticky import check_stickies
 from fastlb.control_plane.config.tcp import check_tcp
 from fastlb.control_plane.config.tls import check_tls, find_places
 from fastlb.control_plane.config.toml import KeyPath, TomlDocument
+from fastlb.control_plane.config.udp import check_udp, settle_udp
 
 # A thousand pools of a hundred backends take 4 MB; a file larger than this was not meant.
 MAX_FILE_BYTES = 16 << 20
@@ -121,6 +123,7 @@ def read_config(source: Source, problems: Iterable[Problem] = ()) -> Loaded:
     check_tls(reader)
     check_tcp(reader)
     check_proxy_protocol(reader)
+    check_udp(reader)
     _check_ticket_keys(reader)
     _check_logs(reader, config)
     if source.complete:
@@ -129,7 +132,8 @@ def read_config(source: Source, problems: Iterable[Problem] = ()) -> Loaded:
     known += [problem for problem in reader.problems if problem.place.line not in damaged_lines]
     if known:
         raise ConfigError(known)
-    return Loaded(_add_implied_route(config), tuple(sorted(reader.warnings)), places=find_places(reader))
+    config = settle_udp(_add_implied_route(config), source.values.get("pools"))
+    return Loaded(config, tuple(sorted(reader.warnings)), places=find_places(reader))
 
 
 def _read_text(path: str) -> tuple[str, str, list[Problem]]:
@@ -187,10 +191,11 @@ def _check_listeners(reader: Reader) -> None:
 
 def _check_binds(reader: Reader) -> None:
     """No two sockets that the kernel would not let exist together."""
-    by_port: dict[tuple[int, str], list[tuple[BindAddress, Place]]] = {}
+    by_port: dict[tuple[int, str, bool], list[tuple[BindAddress, Place]]] = {}
+    udp = {path for path, listener in reader.all_read(Listener) if listener.protocol == UDP}
     for path, address in reader.all_read(BindAddress):
         place = reader.source.value_place(path)
-        near = by_port.setdefault((address.port, address.unix_path), [])
+        near = by_port.setdefault((address.port, address.unix_path, path[:2] in udp), [])
         for other, first in near:
             if address.overlaps(other):
                 found = f"{address} is bound a second time" if address == other else f"{address} overlaps with {other}"

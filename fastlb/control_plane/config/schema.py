@@ -77,9 +77,11 @@ from fastlb.control_plane.config.tls import (
     parse_protocol_name,
 )
 from fastlb.control_plane.config.toml import KeyPath
+from fastlb.control_plane.config.udp_sessions import Udp
 
 HTTP = "http"
 TCP = "tcp"
+UDP = "udp"
 
 ROUND_ROBIN = "round_robin"
 WEIGHTED_ROUND_ROBIN = "weighted_round_robin"
@@ -433,7 +435,7 @@ class Listener:
     )
     protocol: str = option(
         "protocol",
-        Choice((HTTP, TCP), not_yet=("udp", "http2", "h2"), also_called={"https": HTTP, "stream": TCP, "tls": TCP, "ssl": TCP}),
+        Choice((HTTP, TCP, UDP), not_yet=("http2", "h2"), also_called={"https": HTTP, "stream": TCP, "tls": TCP, "ssl": TCP, "dgram": UDP}),
         HTTP,
         ("mode",),
     )
@@ -454,6 +456,7 @@ class Listener:
     defer_accept: bool | str = option("defer_accept", FlagOrWord("auto"), "auto", ("deferred", "defer-accept"))
     tls: ListenerTls = table("tls", ListenerTls, ("ssl", "https"))
     hsts: Hsts = option("hsts", TextOrTable(Hsts, "max_age"), "off", ("strict_transport_security",), Hsts)
+    udp: Udp = table("udp", Udp)
     redirect_https: bool = option(
         "redirect_https", Flag(), False, ("https_redirect", "ssl_redirect", "force_https", "redirect_to_https", "https_only")
     )

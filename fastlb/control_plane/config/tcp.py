@@ -2,7 +2,7 @@
 
 from fastlb.control_plane.config.errors import nearest, quote, quote_all
 from fastlb.control_plane.config.reader import Reader
-from fastlb.control_plane.config.schema import CLIENT_KEY, HTTP, TCP, Listener, Pool, Route
+from fastlb.control_plane.config.schema import CLIENT_KEY, HTTP, TCP, UDP, Listener, Pool, Route
 
 # Options of a listener that have a meaning for HTTP only.
 _HTTP_KEYS = (("limits",), ("http2",), ("hsts",), ("redirect_https",), *(("timeouts", key) for key in ("body", "idle", "write")))
@@ -13,25 +13,25 @@ def check_tcp(reader: Reader) -> None:
     pools = {pool.name: (path, pool) for path, pool in reader.all_read(Pool)}
     written_pools = reader.source.values.get("pools")
     known = list(written_pools) if isinstance(written_pools, dict) else []
-    sessions = {listener.name for _, listener in reader.all_read(Listener) if listener.protocol == TCP}
+    sessions = {listener.name: listener.protocol for _, listener in reader.all_read(Listener) if listener.protocol in (TCP, UDP)}
     used: set[str] = set()
     for path, listener in reader.all_read(Listener):
         written = reader.source.values["listeners"][path[1]]
         if listener.protocol == HTTP:
             for key, is_set in (("pool", listener.pool), ("sni", listener.sni), ("timeouts.session", listener.timeouts.session_ms)):
                 if is_set:
-                    right = 'a listener with protocol = "tcp" has it' + (
+                    right = 'a listener with protocol = "tcp" or "udp" has it' + (
                         "; requests find their pool by [[routes]]" if key == "pool" else ""
                     )
                     reader.reject_key((*path, *key.split(".")), f"{key} of a listener that speaks HTTP", right)
             continue
         for keys in _HTTP_KEYS:
             if _is_written(written, keys):
-                right = "TCP sessions are bytes that nobody looks at: leave it out"
-                reader.reject_key((*path, *keys), f'{".".join(keys)} of a listener with protocol = "tcp"', right)
+                right = "sessions are bytes that nobody looks at: leave it out"
+                reader.reject_key((*path, *keys), f'{".".join(keys)} of a listener with protocol = "{listener.protocol}"', right)
         if _is_written(written, ("timeouts", "head")) and not listener.sni:
             right = "it is how long a ClientHello may take, where there is sni; what a session may be silent is timeouts.tunnel of its pool"
-            reader.reject_key((*path, "timeouts", "head"), 'timeouts.head of a listener with protocol = "tcp"', right)
+            reader.reject_key((*path, "timeouts", "head"), f'timeouts.head of a listener with protocol = "{listener.protocol}"', right)
         if listener.sni and listener.tls.is_on:
             right = "TLS is either ended here or passed on: keep one of them"
             reader.reject_key((*path, "sni"), "sni of a listener with tls", right)
@@ -52,7 +52,7 @@ def check_tcp(reader: Reader) -> None:
     for path, route in reader.all_read(Route):
         for name in route.listeners:
             if name in sessions:
-                found = f'the listener {quote(name)} has protocol = "tcp"'
+                found = f'the listener {quote(name)} has protocol = "{sessions[name]}"'
                 reader.reject_key((*path, "listener"), found, "routes are for HTTP: its sessions go to the pool that it names")
 
 
@@ -73,10 +73,10 @@ def _check_pool(reader: Reader, path: tuple[str | int, ...], pool: Pool) -> None
     name = quote(pool.name)
     if pool.hash_key.text != CLIENT_KEY:
         right = f"a session has nothing but its client's address: {quote(CLIENT_KEY)}"
-        reader.reject_key((*path, "hash_key"), f"the pool {name} gets TCP sessions, and its key is made of a request", right)
+        reader.reject_key((*path, "hash_key"), f"the pool {name} gets sessions, and its key is made of a request", right)
     if pool.sticky.cookie or pool.sticky.learn:
         key = "cookie" if pool.sticky.cookie else "learn"
-        found = f"the pool {name} gets TCP sessions, which have no cookies"
+        found = f"the pool {name} gets sessions, which have no cookies"
         reader.reject_key((*path, "sticky", key), found, "they are known again by their client's address: sticky = { source = true }")
 
 

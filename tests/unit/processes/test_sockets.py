@@ -20,7 +20,9 @@ Bound = list[tuple[int, BoundAddress]]
 
 def listeners(*binds: str, backlog: int = 7) -> tuple[Listener, ...]:
     """One listener for each address."""
-    text = "".join(f'[[listeners]]\nname = "l{n}"\nbind = "{bind}"\nbacklog = {backlog}\n' for n, bind in enumerate(binds))
+    text = "".join(
+        f'[[listeners]]\nname = "l{n}"\nbind = "{bind}"\nbacklog = {backlog}\ndefer_accept = false\n' for n, bind in enumerate(binds)
+    )
     return load_text(text + '[pools.p]\nbackends = "127.0.0.1:1"\n', "f").config.listeners
 
 

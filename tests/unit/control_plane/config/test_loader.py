@@ -160,13 +160,13 @@ timeouts = { connect = "1s", first_byte = "2s", between_bytes = "3s", exchange =
             "name =",
             "nam =",
             '2:1: unknown key "nam"; known here: name, bind, protocol, pool, sni, timeouts, limits, http2, backlog, access_log, '
-            'defer_accept, tls, hsts, redirect_https, proxy_protocol; did you mean "name"?',
+            'defer_accept, tls, hsts, udp, redirect_https, proxy_protocol; did you mean "name"?',
         ),
         (
             "bind =",
             "listen =",
             '3:1: unknown key "listen"; known here: name, bind, protocol, pool, sni, timeouts, limits, http2, backlog, access_log, '
-            'defer_accept, tls, hsts, redirect_https, proxy_protocol; did you mean "bind"?',
+            'defer_accept, tls, hsts, udp, redirect_https, proxy_protocol; did you mean "bind"?',
         ),
         (
             "backends =",
@@ -218,8 +218,12 @@ timeouts = { connect = "1s", first_byte = "2s", between_bytes = "3s", exchange =
         ("[pools.api]", "limits.headers = 257\n[pools.api]", "4:18: 257 is out of range; 1 … 256"),
         ("[pools.api]", 'limits.headers = "100"\n[pools.api]', '4:18: found "100"; a number without quotes, 1 … 256'),
         ("[pools.api]", "limits.headers = 1.5\n[pools.api]", "4:18: found 1.5; a number, 1 … 256"),
-        ("[pools.api]", 'protocol = "udp"\n[pools.api]', '4:12: protocol "udp" is not in this version; protocol is "http" or "tcp"'),
-        ("[pools.api]", 'protocol = "htp"\n[pools.api]', '4:12: unknown protocol "htp"; protocol is "http" or "tcp"; did you mean "http"?'),
+        ("[pools.api]", 'protocol = "h2"\n[pools.api]', '4:12: protocol "h2" is not in this version; protocol is "http", "tcp" or "udp"'),
+        (
+            "[pools.api]",
+            'protocol = "htp"\n[pools.api]',
+            '4:12: unknown protocol "htp"; protocol is "http", "tcp" or "udp"; did you mean "http"?',
+        ),
         (
             "backends",
             'algorithm = "least_con"\nbackends',

@@ -60,7 +60,7 @@ def test_options_of_tcp_are_refused_on_an_http_listener(key: str, value: object)
 )
 def test_a_pool_that_needs_a_request_cannot_have_sessions(pool: dict[str, object]) -> None:
     (error,) = errors(tcp(**pool))
-    assert 'the pool "main" gets TCP sessions' in error
+    assert 'the pool "main" gets sessions' in error
 
 
 def test_what_needs_no_more_than_an_address_can() -> None:

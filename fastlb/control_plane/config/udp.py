@@ -1,0 +1,69 @@
+"""What UDP listeners may say besides what config/tcp.py checks of all sessions, and what follows for the pools that they lead to."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from fastlb.control_plane.config.errors import quote
+from fastlb.control_plane.config.reader import Reader
+from fastlb.control_plane.config.schema import CONSISTENT_HASH, UDP, Config, Listener, Pool
+from fastlb.control_plane.config.udp_sessions import Udp
+
+# Options of a listener that say something about connections.
+_CONNECTION_KEYS = ("tls", "sni", "proxy_protocol", "defer_accept", "backlog")
+
+
+def check_udp(reader: Reader) -> None:
+    """Every UDP listener and its pool."""
+    used: set[str] = set()
+    for path, listener in reader.all_read(Listener):
+        written = reader.source.values["listeners"][path[1]]
+        if listener.protocol != UDP:
+            if listener.udp != Udp():
+                reader.reject_key((*path, "udp"), f'udp of a listener with protocol = "{listener.protocol}"', 'protocol = "udp" has it')
+            continue
+        used.add(listener.pool)
+        for key in _CONNECTION_KEYS:
+            if key in written:
+                found = f'{key} of a listener with protocol = "udp"'
+                reader.reject_key((*path, key), found, "datagrams come without connections: leave it out")
+        for number, address in enumerate(listener.bind):
+            if address.unix_path:
+                reader.reject((*path, "bind", number), f"{address} is a unix socket", 'protocol = "udp" takes a port: ":53"')
+    for path, pool in reader.all_read(Pool):
+        if pool.name in used:
+            _check_pool(reader, path, pool)
+
+
+def _check_pool(reader: Reader, path: tuple[str | int, ...], pool: Pool) -> None:
+    """One that UDP sessions go to."""
+    name = quote(pool.name)
+    if pool.tls.enabled:
+        right = "there is no TLS over UDP (QUIC and DTLS are passed through as they are)"
+        reader.reject_key((*path, "tls"), f"the pool {name} gets UDP sessions", right)
+    if pool.proxy_protocol.is_on:
+        right = "there is no PROXY header before datagrams: leave it out"
+        reader.reject_key((*path, "proxy_protocol"), f"the pool {name} gets UDP sessions", right)
+    if any(backend.address.unix_path for backend in pool.backends):
+        reader.reject_key((*path, "backends"), f"the pool {name} gets UDP sessions, and a backend of it is a unix socket", "give a port")
+
+
+def settle_udp(config: Config, written_pools: object) -> Config:
+    """The configuration with what follows from protocol = "udp": what its listeners bind are UDP ports, and pools that only they use and
+    that do not say how to pick go by the client's address, so that every worker picks alike."""
+    udp = {listener.pool for listener in config.listeners if listener.protocol == UDP}
+    if not udp:
+        return config
+    others = {name for listener in config.listeners if listener.protocol != UDP for name in listener.session_pools()}
+    others |= {name for route in config.routes for name in (*route.pool.names(), route.mirror.pool)}
+    listeners = tuple(
+        replace(listener, bind=tuple(replace(address, udp=True) for address in listener.bind)) if listener.protocol == UDP else listener
+        for listener in config.listeners
+    )
+    written = written_pools if isinstance(written_pools, Mapping) else {}
+    pools = tuple(
+        replace(pool, algorithm=CONSISTENT_HASH)
+        if pool.name in udp - others and not pool.slow_start_ms and "algorithm" not in written.get(pool.name, {})
+        else pool
+        for pool in config.pools
+    )
+    return replace(config, listeners=listeners, pools=pools)

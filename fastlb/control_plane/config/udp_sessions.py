@@ -1,0 +1,20 @@
+"""When the sessions of a UDP listener end, and how many there may be: nothing in UDP says so."""
+
+from dataclasses import dataclass
+
+from fastlb.control_plane.config.kind import Count, OrWord, duration
+from fastlb.control_plane.config.option import option
+
+# Of udp.responses: a session ends by silence only.
+ANY_RESPONSES = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Udp:
+    """What a listener with protocol = "udp" takes for a session."""
+
+    # NATs on the way forget a UDP flow after 30 to 120 s (RFC 4787 section 4.3 asks for 2 minutes); then the client has another port.
+    idle_timeout_ms: int = option("idle_timeout", duration("10ms", "1d"), "60s", ("timeout", "idle", "proxy_timeout", "session_timeout"))
+    responses: int = option("responses", OrWord(Count(0, 65535), "any", ANY_RESPONSES), "any", ("proxy_responses", "replies"))
+    # About 5 KiB each, most of it in the kernel.
+    max_sessions: int = option("max_sessions", Count(1, 1 << 20), 16384, ("sessions", "max"))

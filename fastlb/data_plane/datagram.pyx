@@ -1,0 +1,330 @@
+"""UDP listeners: datagrams come and leave in batches. Which session they belong to, and what becomes of that, datagram_session.pyx says.
+
+    listener readable -> take_datagrams: one recvmmsg -> hear_client for each run of one client -> send_asked: one send, or one sendmmsg
+    backend readable -> take_answers: one recvmmsg into the batch's answers -> (the batch of events ends) -> send_answers: one sendmmsg
+
+With transport it is the place of socket calls. Its memory is one scratch for the engine, made with the first UDP listener: nothing is allocated
+for a datagram, and none is kept here beyond a batch of events. What a socket does not take at once is dropped and counted, as any router
+would do: waiting would be a queue without bound.
+
+A socket that is bound to every address has the kernel tell which one a client asked; the answer leaves from that one.
+"""
+from libc.stdint cimport uint8_t, uint32_t
+from libc.stdlib cimport calloc, free, malloc
+
+from fastlb.data_plane.datagram_session cimport hear_client
+from fastlb.data_plane.datagram_table cimport datagram_table_close, datagram_table_open
+from fastlb.data_plane.system cimport (AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, CMSG_SPACE, EAGAIN, EINTR, ENOMEM,
+                                       F_DUPFD_CLOEXEC, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6, IPV6_PKTINFO, IPV6_RECVPKTINFO, MSG_DONTWAIT,
+                                       MSG_NOSIGNAL, close, cmsghdr, errno, fcntl, getsockname, in6_pktinfo, in_pktinfo, likely, memcmp,
+                                       memcpy, memset, msghdr, recvmmsg, send, sendmmsg, setsockopt, sockaddr, sockaddr_in, sockaddr_in6,
+                                       sockaddr_storage, socklen_t, unlikely)
+from fastlb.data_plane.types cimport (DATAGRAM_BYTES, DATAGRAM_CONTROL_BYTES, DATAGRAMS_PER_BATCH, IO_READABLE, Connection, DatagramBatch, DatagramKey,
+                                      DatagramScratch, DatagramSession, DatagramTable, Engine, Listener)
+
+cdef enum:
+    ANSWERS_PER_TURN = 16           # of one backend socket; then others have their turn
+
+
+# ---------------------------------------------------------------------------------------------------------- life
+cdef bint open_batch(DatagramBatch* batch) noexcept nogil:
+    cdef uint32_t i
+    batch.data = <char*>malloc(<size_t>DATAGRAMS_PER_BATCH * DATAGRAM_BYTES)
+    if batch.data == NULL:
+        return False
+    for i in range(DATAGRAMS_PER_BATCH):
+        batch.parts[i].iov_base = batch.data + <size_t>i * DATAGRAM_BYTES
+        batch.parts[i].iov_len = DATAGRAM_BYTES
+        batch.messages[i].msg_hdr.msg_iov = &batch.parts[i]
+        batch.messages[i].msg_hdr.msg_iovlen = 1
+    return True
+
+
+cdef void close_datagram_scratch(Engine* engine) noexcept nogil:
+    if engine.datagrams == NULL:
+        return
+    free(engine.datagrams.asked.data)
+    free(engine.datagrams.answers.data)
+    free(engine.datagrams)
+    engine.datagrams = NULL
+
+
+cdef bint open_scratch(Engine* engine) noexcept nogil:
+    cdef uint32_t i
+    if engine.datagrams != NULL:
+        return True
+    engine.datagrams = <DatagramScratch*>calloc(1, sizeof(DatagramScratch))
+    if engine.datagrams == NULL:
+        return False
+    if not open_batch(&engine.datagrams.asked) or not open_batch(&engine.datagrams.answers):
+        close_datagram_scratch(engine)
+        return False
+    for i in range(DATAGRAMS_PER_BATCH):
+        prepare_to_receive(&engine.datagrams.asked, i)
+        engine.datagrams.sending[i].msg_hdr.msg_iov = &engine.datagrams.asked.parts[i]
+        engine.datagrams.sending[i].msg_hdr.msg_iovlen = 1
+    return True
+
+
+cdef bint has_several_addresses(int fd, sockaddr_storage* name) noexcept nogil:
+    # Whether it is bound to all of this machine's. *name: what it is bound to.
+    cdef socklen_t size = sizeof(sockaddr_storage)
+    memset(name, 0, sizeof(sockaddr_storage))
+    if getsockname(fd, <sockaddr*>name, &size) != 0:
+        return False
+    if name.ss_family == AF_INET:
+        return (<sockaddr_in*>name).sin_addr.s_addr == 0
+    return name.ss_family == AF_INET6 and memcmp(&(<sockaddr_in6*>name).sin6_addr, b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 16) == 0
+
+
+cdef int open_datagrams(Engine* engine, Listener* listener) noexcept nogil:
+    # For a listener whose socket is a UDP socket. 0 or an errno.
+    cdef:
+        sockaddr_storage name
+        int one = 1
+        DatagramTable* table
+    if not open_scratch(engine):
+        return ENOMEM
+    table = datagram_table_open()
+    if table == NULL:
+        return ENOMEM
+    table.fd = listener.fd
+    table.tells_local = has_several_addresses(listener.fd, &name)
+    if table.tells_local:
+        if name.ss_family == AF_INET:
+            setsockopt(listener.fd, IPPROTO_IP, IP_PKTINFO, &one, sizeof(one))
+        else:
+            setsockopt(listener.fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, &one, sizeof(one))
+    listener.datagrams = table
+    return 0
+
+
+cdef void close_datagrams(Engine* engine, Listener* listener) noexcept nogil:
+    # The last session of a listener is gone, and its socket with it.
+    cdef DatagramTable* table = listener.datagrams
+    listener.datagrams = NULL
+    if table.owns_fd:
+        send_answers(engine)                    # the last ones leave through it
+        close(table.fd)
+    datagram_table_close(table)
+
+
+cdef void leave_socket(Listener* listener) noexcept nogil:
+    # Its socket goes back to its owner. What is still to be answered here is answered through a copy, so that clients see the same port.
+    cdef DatagramTable* table = listener.datagrams
+    table.fd = fcntl(listener.fd, F_DUPFD_CLOEXEC, 0) if table.count else -1
+    table.owns_fd = table.fd >= 0
+
+
+# ---------------------------------------------------------------------------------------------------------- addresses
+cdef inline void put_address(uint8_t* target, const void* v4) noexcept nogil:
+    # As ::ffff:a.b.c.d; `target` is zeroes.
+    target[10] = target[11] = 0xFF
+    memcpy(target + 12, v4, 4)
+
+
+cdef void read_local(msghdr* message, DatagramKey* key) noexcept nogil:
+    # Which of our addresses was asked, as the kernel tells it beside the datagram.
+    cdef cmsghdr* control = CMSG_FIRSTHDR(message)
+    while control != NULL:
+        if control.cmsg_level == IPPROTO_IP and control.cmsg_type == IP_PKTINFO:
+            put_address(key.local, &(<in_pktinfo*>CMSG_DATA(control)).ipi_spec_dst)
+            return
+        if control.cmsg_level == IPPROTO_IPV6 and control.cmsg_type == IPV6_PKTINFO:
+            memcpy(key.local, &(<in6_pktinfo*>CMSG_DATA(control)).ipi6_addr, 16)
+            return
+        control = CMSG_NXTHDR(message, control)
+
+
+cdef inline void read_key(const DatagramTable* table, DatagramBatch* batch, uint32_t i, DatagramKey* key) noexcept nogil:
+    # Whose datagram this is.
+    cdef:
+        const sockaddr_in6* v6 = &batch.names[i]
+        const sockaddr_in* v4 = <const sockaddr_in*>v6
+    memset(key, 0, sizeof(DatagramKey))
+    if v6.sin6_family == AF_INET:
+        put_address(key.client, &v4.sin_addr)
+        key.port = v4.sin_port
+    else:
+        memcpy(key.client, &v6.sin6_addr, 16)
+        key.port = v6.sin6_port
+        key.scope = v6.sin6_scope_id
+    if unlikely(table.tells_local):
+        read_local(&batch.messages[i].msg_hdr, key)
+
+
+cdef inline bint is_v4(const uint8_t* address) noexcept nogil:
+    return memcmp(address, b"\0\0\0\0\0\0\0\0\0\0\xff\xff", 12) == 0
+
+
+cdef inline void put_destination(const DatagramTable* table, const DatagramKey* key, DatagramBatch* batch, uint32_t i) noexcept nogil:
+    # Where an answer goes, and from which of our addresses.
+    cdef:
+        msghdr* message = &batch.messages[i].msg_hdr
+        sockaddr_in6* v6 = &batch.names[i]
+        sockaddr_in* v4 = <sockaddr_in*>v6
+        cmsghdr* control
+        bint old = is_v4(key.client)
+    memset(v6, 0, sizeof(sockaddr_in6))
+    message.msg_name = v6
+    if old:
+        v4.sin_family = <unsigned short>AF_INET
+        v4.sin_port = key.port
+        memcpy(&v4.sin_addr, key.client + 12, 4)
+        message.msg_namelen = sizeof(sockaddr_in)
+    else:
+        v6.sin6_family = <unsigned short>AF_INET6
+        v6.sin6_port = key.port
+        memcpy(&v6.sin6_addr, key.client, 16)
+        v6.sin6_scope_id = key.scope
+        message.msg_namelen = sizeof(sockaddr_in6)
+    if likely(not table.tells_local):
+        return
+    control = <cmsghdr*>batch.control[i]
+    memset(control, 0, DATAGRAM_CONTROL_BYTES)
+    message.msg_control = control
+    if old:
+        control.cmsg_level = IPPROTO_IP
+        control.cmsg_type = IP_PKTINFO
+        control.cmsg_len = CMSG_LEN(sizeof(in_pktinfo))
+        memcpy(&(<in_pktinfo*>CMSG_DATA(control)).ipi_spec_dst, key.local + 12, 4)
+        message.msg_controllen = CMSG_SPACE(sizeof(in_pktinfo))
+    else:
+        control.cmsg_level = IPPROTO_IPV6
+        control.cmsg_type = IPV6_PKTINFO
+        control.cmsg_len = CMSG_LEN(sizeof(in6_pktinfo))
+        memcpy(&(<in6_pktinfo*>CMSG_DATA(control)).ipi6_addr, key.local, 16)
+        message.msg_controllen = CMSG_SPACE(sizeof(in6_pktinfo))
+
+
+# ---------------------------------------------------------------------------------------------------------- from clients
+cdef inline void prepare_to_receive(DatagramBatch* batch, uint32_t i) noexcept nogil:
+    # A slot of `asked` takes any datagram.
+    cdef msghdr* message = &batch.messages[i].msg_hdr
+    batch.parts[i].iov_len = DATAGRAM_BYTES
+    message.msg_name = &batch.names[i]
+    message.msg_namelen = sizeof(sockaddr_in6)
+    message.msg_control = batch.control[i]
+    message.msg_controllen = DATAGRAM_CONTROL_BYTES
+    message.msg_flags = 0
+
+
+cdef void take_datagrams(Engine* engine, Listener* listener) noexcept nogil:
+    # One turn of a listener, which holds its connection: level-triggered, so what is left is reported again.
+    cdef:
+        DatagramBatch* batch = &engine.datagrams.asked
+        DatagramTable* table = listener.datagrams
+        DatagramKey key
+        DatagramKey next_key
+        uint32_t i, first = 0, n
+        int received = recvmmsg(listener.fd, batch.messages, DATAGRAMS_PER_BATCH, MSG_DONTWAIT, NULL)
+    if received <= 0:
+        return                                  # a sibling was faster, or an error that concerns nobody's session
+    n = <uint32_t>received
+    engine.counters.datagrams_in += n
+    for i in range(n):
+        batch.parts[i].iov_len = batch.messages[i].msg_len
+    read_key(table, batch, 0, &key)
+    for i in range(1, n + 1):
+        if i < n:
+            read_key(table, batch, i, &next_key)
+            if memcmp(&key, &next_key, sizeof(DatagramKey)) == 0:
+                continue
+        hear_client(engine, listener, &key, &batch.names[first], first, i - first)
+        first = i
+        key = next_key
+    for i in range(n):
+        prepare_to_receive(batch, i)
+
+
+cdef int send_asked(Engine* engine, int fd, uint32_t first, uint32_t n, uint32_t* n_sent) noexcept nogil:
+    # Datagrams of the turn that runs, to one backend. 0, or the errno that one of them met; *n_sent: how many before that. What the socket
+    # has no room for, or what is too large for the way there, is dropped.
+    cdef:
+        DatagramScratch* scratch = engine.datagrams
+        int sent
+        ssize_t size
+    n_sent[0] = 0
+    while n_sent[0] < n:
+        if n - n_sent[0] == 1:
+            size = send(fd, <const char*>scratch.asked.parts[first + n_sent[0]].iov_base, scratch.asked.parts[first + n_sent[0]].iov_len,
+                        MSG_DONTWAIT | MSG_NOSIGNAL)
+            sent = 1 if size >= 0 else -1
+        else:
+            sent = sendmmsg(fd, &scratch.sending[first + n_sent[0]], n - n_sent[0], MSG_DONTWAIT | MSG_NOSIGNAL)
+        if likely(sent > 0):
+            n_sent[0] += <uint32_t>sent
+        elif errno == EINTR:
+            continue
+        else:
+            return errno
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------------------- to clients
+cdef int take_answers(Engine* engine, const DatagramTable* table, const DatagramSession* session, Connection* backend, uint32_t* n,
+                      uint32_t* size, bint* more) noexcept nogil:
+    # What the backend of a session has answered, to leave when this batch of events ends. 0, or the errno of its socket. *n: how many, of
+    # *size bytes together; *more: there may be others.
+    cdef:
+        DatagramScratch* scratch = engine.datagrams
+        DatagramBatch* batch = &scratch.answers
+        uint32_t room, at, i
+        int received
+    n[0] = size[0] = 0
+    more[0] = False
+    if scratch.n_answers == <uint32_t>DATAGRAMS_PER_BATCH:
+        send_answers(engine)
+    at = scratch.n_answers
+    room = DATAGRAMS_PER_BATCH - at
+    if room > ANSWERS_PER_TURN:
+        room = ANSWERS_PER_TURN
+    while True:
+        received = recvmmsg(backend.fd, &batch.messages[at], room, MSG_DONTWAIT, NULL)
+        if received >= 0 or errno != EINTR:
+            break
+    if received < 0:
+        if errno == EAGAIN:
+            backend.io &= ~<uint32_t>IO_READABLE
+            return 0
+        return errno
+    n[0] = <uint32_t>received
+    more[0] = n[0] == room
+    if not more[0]:
+        backend.io &= ~<uint32_t>IO_READABLE
+    for i in range(at, at + n[0]):
+        batch.parts[i].iov_len = batch.messages[i].msg_len
+        size[0] += batch.messages[i].msg_len
+        put_destination(table, &session.key, batch, i)
+        scratch.sockets[i] = table.fd
+    scratch.n_answers += n[0]
+    return 0
+
+
+cdef void send_answers(Engine* engine) noexcept nogil:
+    # All that wait. What is not taken is dropped.
+    cdef:
+        DatagramScratch* scratch = engine.datagrams
+        DatagramBatch* batch = &scratch.answers
+        uint32_t at = 0, until, i
+        int sent
+    while at < scratch.n_answers:
+        until = at + 1
+        while until < scratch.n_answers and scratch.sockets[until] == scratch.sockets[at]:
+            until += 1
+        while at < until:
+            sent = sendmmsg(scratch.sockets[at], &batch.messages[at], until - at, MSG_DONTWAIT | MSG_NOSIGNAL)
+            if likely(sent > 0):
+                engine.counters.datagrams_out += <uint32_t>sent
+                at += <uint32_t>sent
+            elif errno != EINTR:
+                engine.counters.datagrams_dropped += 1
+                at += 1
+    for i in range(scratch.n_answers):
+        batch.parts[i].iov_len = DATAGRAM_BYTES
+        batch.messages[i].msg_hdr.msg_name = NULL       # their sockets are connected
+        batch.messages[i].msg_hdr.msg_namelen = 0
+        batch.messages[i].msg_hdr.msg_control = NULL
+        batch.messages[i].msg_hdr.msg_controllen = 0
+        batch.messages[i].msg_hdr.msg_flags = 0
+    scratch.n_answers = 0

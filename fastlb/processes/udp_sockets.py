@@ -1,0 +1,117 @@
+"""UDP sockets of listeners: one per worker, and which of them the kernel gives a datagram.
+
+A session lives in one worker, so all datagrams of a client have to come to the same socket. By itself the kernel goes by a hash of both
+addresses modulo the number of sockets: with one more worker nearly every session would change places. So the sockets of an address get
+a small program (SO_ATTACH_REUSEPORT_CBPF): a hash of the client's address and port chooses one of 256 shares, and a table says whose
+that is. A socket that is added takes its part of the shares evenly from the others, and nobody else loses any. The table follows from the
+number of sockets alone, so every supervisor makes the same one.
+"""
+
+import ctypes
+import socket
+import struct
+from collections.abc import Sequence
+from contextlib import suppress
+
+SHARES = 256  # twice as many as there may be workers
+
+_SO_ATTACH_REUSEPORT_CBPF = 51  # linux/asm-generic/socket.h; not in Python's socket module
+# linux/bpf_common.h, linux/filter.h
+_LOAD_BYTE, _LOAD_HALF, _LOAD_WORD = 0x30, 0x28, 0x20
+_LOAD_HALF_AT_X = 0x48
+_LOAD_X, _STORE = 0x61, 0x02
+_AND, _SHIFT_LEFT, _SHIFT_RIGHT, _MULTIPLY, _ADD_X, _TO_X = 0x54, 0x64, 0x74, 0x24, 0x0C, 0x07
+_IF_AT_LEAST, _RETURN = 0x35, 0x06
+_NETWORK = 0xFFF00000  # SKF_NET_OFF: counts from the IP header
+
+# Odd numbers with bits everywhere (2^32 divided by the golden ratio; from xxHash), so that neighbours are far apart.
+_MIX, _MIX_AGAIN = 0x9E3779B1, 0x85EBCA77
+
+Instruction = tuple[int, int, int, int]  # code, jumps if true and if not, operand
+
+
+def bind_udp(family: socket.AddressFamily, host: str, port: int, beside: tuple[object, ...] | None = None) -> socket.socket:
+    """A bound UDP socket; `beside`: the name of a socket of ours whose address it shares.
+
+    The first socket of an address binds as if it wanted to be alone, as with TCP. SO_REUSEADDR is not for UDP: it would let anybody bind
+    over us.
+
+    Raises:
+        OSError: as the kernel said it.
+    """
+    bound = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has a socket of its own
+        if beside is not None:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            bound.bind(beside)
+        else:
+            address = socket.getaddrinfo(host, port, family, socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)[0][4]  # knows zones
+            bound.bind(address)
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    except BaseException:
+        bound.close()
+        raise
+    return bound
+
+
+def share_out(n_sockets: int) -> list[int]:
+    """Which socket each share belongs to, as evenly as numbers allow. With one socket more, only that one's shares change hands."""
+    owners = [0] * SHARES
+    for newcomer in range(1, n_sockets):
+        counts = [owners.count(one) for one in range(newcomer)]
+        for _ in range(SHARES // (newcomer + 1)):
+            richest = max(range(newcomer), key=lambda one: counts[one])
+            counts[richest] -= 1
+            owners[len(owners) - 1 - owners[::-1].index(richest)] = newcomer
+    return owners
+
+
+def steer(sockets: Sequence[socket.socket]) -> None:
+    """Has the kernel choose among the sockets of one address, in the order in which they were bound; one that cannot chooses by itself."""
+    for family in {one.family for one in sockets}:
+        some = [one for one in sockets if one.family == family]
+        if len(some) < 2:
+            continue
+        instructions = make_program(family, len(some))
+        packed = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *one) for one in instructions))
+        program = struct.pack("@HP", len(instructions), ctypes.addressof(packed))
+        with suppress(OSError):
+            some[0].setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, program)
+
+
+def make_program(family: socket.AddressFamily, n_sockets: int) -> list[Instruction]:
+    """From a datagram's IP header to the number of a socket."""
+    if family == socket.AF_INET:
+        steps: list[Instruction] = [
+            (_LOAD_BYTE, 0, 0, _NETWORK),
+            (_AND, 0, 0, 15),
+            (_SHIFT_LEFT, 0, 0, 2),
+            (_TO_X, 0, 0, 0),
+            (_LOAD_HALF_AT_X, 0, 0, _NETWORK),
+            (_STORE, 0, 0, 0),
+        ]
+        words = [12]
+    else:
+        steps = [(_LOAD_HALF, 0, 0, _NETWORK + 40), (_STORE, 0, 0, 0)]  # behind extension headers it is something else, and always the same
+        words = [8, 12, 16, 20]
+    for at in words:
+        steps += [
+            (_LOAD_WORD, 0, 0, _NETWORK + at),
+            (_LOAD_X, 0, 0, 0),
+            (_ADD_X, 0, 0, 0),
+            (_MULTIPLY, 0, 0, _MIX),
+            (_STORE, 0, 0, 0),
+        ]
+    steps += [(_SHIFT_RIGHT, 0, 0, 15), (_LOAD_X, 0, 0, 0), (_ADD_X, 0, 0, 0), (_MULTIPLY, 0, 0, _MIX_AGAIN), (_SHIFT_RIGHT, 0, 0, 24)]
+    return steps + _look_up(share_out(n_sockets), 0, SHARES)
+
+
+def _look_up(owners: Sequence[int], first: int, end: int) -> list[Instruction]:
+    """A binary search for the share in the accumulator."""
+    if len(set(owners[first:end])) == 1:
+        return [(_RETURN, 0, 0, owners[first])]
+    middle = (first + end) // 2
+    lower = _look_up(owners, first, middle)
+    return [(_IF_AT_LEAST, len(lower), 0, middle), *lower, *_look_up(owners, middle, end)]
