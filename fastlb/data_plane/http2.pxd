@@ -40,6 +40,7 @@ cdef void list_session(Engine* engine, Http2Session* session) noexcept nogil
 cdef void end_session(Http2Session* session) noexcept nogil
 cdef void end_idle(Http2Session* session) noexcept nogil
 cdef void end_broken(Http2Session* session, uint32_t code) noexcept nogil
+cdef void send_ping(Http2Session* session) noexcept nogil
 cdef void announce_leave(Http2Session* session) noexcept nogil
 cdef void announce_last(Http2Session* session) noexcept nogil
 cdef void count_frame(Http2Session* session, const nghttp2_frame_hd* head) noexcept nogil

@@ -39,12 +39,12 @@ from fastlb.data_plane.nghttp2 cimport (NGHTTP2_CONTINUATION, NGHTTP2_DATA, NGHT
                                         nghttp2_session_get_stream_user_data, nghttp2_session_mem_recv, nghttp2_session_mem_send,
                                         nghttp2_session_resume_data, nghttp2_session_server_new2, nghttp2_session_set_local_window_size,
                                         nghttp2_session_set_stream_user_data, nghttp2_session_terminate_session, nghttp2_session_want_read,
-                                        nghttp2_session_want_write, nghttp2_settings_entry, nghttp2_submit_goaway, nghttp2_submit_headers,
+                                        nghttp2_session_want_write, nghttp2_settings_entry, nghttp2_submit_goaway, nghttp2_submit_headers, nghttp2_submit_ping,
                                         nghttp2_submit_request, nghttp2_submit_response, nghttp2_submit_rst_stream, nghttp2_submit_settings,
                                         nghttp2_submit_shutdown_notice, nghttp2_submit_trailer)
 from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.system cimport memcpy, unlikely
-from fastlb.data_plane.types cimport (H2_CLOSED, H2_DEFERRED, H2_ENDED, H2_MALFORMED, H2_RESET, HTTP2_CONTINUATION_FLOOD, HTTP2_EMPTY_DATA_FLOOD,
+from fastlb.data_plane.types cimport (H2_CLOSED, H2_CONNECT, H2_DEFERRED, H2_ENDED, H2_MALFORMED, H2_RESET, HTTP2_CONTINUATION_FLOOD, HTTP2_EMPTY_DATA_FLOOD,
                                       HTTP2_HEADER_FLOOD, HTTP2_NOT_ENDED, HTTP2_OTHER_FLOOD, HTTP2_OUT_OF_MEMORY, HTTP2_PING_FLOOD,
                                       HTTP2_PRIORITY_FLOOD, HTTP2_PROTOCOL_ERROR, HTTP2_SETTINGS_FLOOD, HTTP2_WINDOW_UPDATE_FLOOD, IO_AGAIN,
                                       IO_READABLE, IO_WRITABLE, KIND_CLIENT, RELAY_READ_BYTES, Buffer, Connection, Engine, Http2Session,
@@ -195,13 +195,13 @@ cdef bint submit_head(Engine* engine, Http2Stream* stream, const char* text, uin
 
 
 cdef int submit_request(Engine* engine, Http2Stream* stream, const char* text, uint32_t size, bint has_body, bint is_tls, bint wants_trailers) noexcept nogil:
-    # Sends the head of a request, whose text is HTTP/1.1. `has_body`: something follows it. SUBMITTED, TOO_MANY_FIELDS, or NO_NUMBER: this session
-    # has no number for it.
+    # Sends the head of a request, whose text is HTTP/1.1: of a WebSocket where the stream is H2_CONNECT. `has_body`: something follows it. SUBMITTED,
+    # TOO_MANY_FIELDS, or NO_NUMBER: this session has no number for it.
     cdef:
         nghttp2_session* handle = <nghttp2_session*>stream.session.handle
         nghttp2_nv fields[MAX_SENT_FIELDS]
         nghttp2_data_provider provider
-        uint32_t n = list_request(text, size, is_tls, wants_trailers, fields)
+        uint32_t n = list_request(text, size, is_tls, wants_trailers, stream.flags & H2_CONNECT != 0, fields)
         int32_t id
     if n == 0:
         return TOO_MANY_FIELDS
@@ -427,6 +427,11 @@ cdef void end_broken(Http2Session* session, uint32_t code) noexcept nogil:
     note_end(session, HTTP2_PROTOCOL_ERROR)
 
 
+cdef void send_ping(Http2Session* session) noexcept nogil:
+    # Whoever is there answers it.
+    nghttp2_submit_ping(<nghttp2_session*>session.handle, NGHTTP2_FLAG_NONE, NULL)
+
+
 cdef void announce_leave(Http2Session* session) noexcept nogil:
     # No stream should follow; those that do are still served.
     nghttp2_submit_shutdown_notice(<nghttp2_session*>session.handle)
@@ -456,6 +461,7 @@ cdef bint read_frames(Engine* engine, Connection* connection, bint* lost) noexce
             lost[0] = True
             return False
         count_received(engine, connection, <uint64_t>n)
+        session.received_ms = engine.now_ms
         if not take_frames(engine, session, engine.read_buffer, <uint32_t>n):
             return False
     return True

@@ -12,37 +12,44 @@ end the session, with the reason in Counters.backend_http2_ends.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from fastlb.data_plane.attempt cimport connect_backend, connect_failure
+from fastlb.data_plane.backend_table cimport note_idle
 from fastlb.data_plane.buffer cimport append_bytes, return_buffer
-from fastlb.data_plane.connection cimport close_connection, set_deadline
+from fastlb.data_plane.connection cimport close_connection, keep_idle, set_deadline
 from fastlb.data_plane.connection_table cimport bury_connection, open_connection
-from fastlb.data_plane.failure cimport (FAILURE_BACKEND_CLOSED, FAILURE_BACKEND_NO_HTTP2, FAILURE_BACKEND_RESET, FAILURE_BAD_RESPONSE, FAILURE_CONNECT_TIMEOUT,
+from fastlb.data_plane.exchange cimport connected, fail_attempt
+from fastlb.data_plane.failure cimport (FAILURE_BACKEND_CLOSED, FAILURE_BACKEND_NO_HTTP2, FAILURE_BACKEND_RESET, FAILURE_BACKEND_TLS, FAILURE_BAD_RESPONSE, FAILURE_CONNECT_TIMEOUT,
                                         FAILURE_OUT_OF_MEMORY, FAILURE_PENDING_LIMIT, FAILURE_RESPONSE_HEAD_TOO_LARGE)
+from fastlb.data_plane.hedge cimport face_attempt
+from fastlb.data_plane.http1_head cimport kept_request
 from fastlb.data_plane.http2 cimport (FIELD_OVERHEAD, FRAME_BURST, HEADER_FLOOD_FACTOR, LATE_MS, SessionCalls, add_stream, consume, count_frame, drop_bytes,
                                       drop_stream, end_idle, end_session, free_handle, free_session, list_session, make_callbacks, make_session,
-                                      note_end, output_held, read_frames, remote_streams, reset_stream, stream_of, submit_preface, wants_read,
+                                      note_end, output_held, read_frames, remote_streams, reset_stream, send_ping, stream_of, submit_preface, wants_read,
                                       wants_write, write_frames)
-from fastlb.data_plane.http2_head cimport add_field, make_response, make_trailers
+from fastlb.data_plane.http2_head cimport AnswerTo, add_field, find_websocket_key, make_response, make_trailers
 from fastlb.data_plane.limits cimport give_place_back, list_idle, take_place, take_wanted, unlist_idle
 from fastlb.data_plane.meters cimport count_reuse, read_clock_us
 from fastlb.data_plane.nghttp2 cimport (NGHTTP2_CANCEL, NGHTTP2_CONTINUATION, NGHTTP2_DATA, NGHTTP2_FLAG_END_STREAM, NGHTTP2_GOAWAY, NGHTTP2_HEADERS,
-                                        NGHTTP2_NO_ERROR, NGHTTP2_PROTOCOL_ERROR, NGHTTP2_REFUSED_STREAM, NGHTTP2_RST_STREAM,
+                                        NGHTTP2_NO_ERROR, NGHTTP2_PROTOCOL_ERROR, NGHTTP2_REFUSED_STREAM, NGHTTP2_RST_STREAM, NGHTTP2_SETTINGS,
                                         NGHTTP2_SETTINGS_ENABLE_PUSH, NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE,
                                         NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, nghttp2_frame,
                                         nghttp2_frame_hd, nghttp2_session, nghttp2_session_callbacks, nghttp2_settings_entry)
 from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.system cimport unlikely
-from fastlb.data_plane.tls cimport TLS_STANDS, TLS_WAITS, chose_http2, greet_backend
+from fastlb.data_plane.tls cimport TLS_STANDS, TLS_WAITS, chose_http2, greet_backend, offer_http1
 from fastlb.data_plane.transport cimport connect_result
-from fastlb.data_plane.types cimport (H2_CLOSED, H2_ENDED, H2_HEAD_CAME, H2_HEAD_GONE, H2_IN_TRAILERS, H2_REMOTE_ENDED, H2_RESET, H2_TOO_LARGE,
+from fastlb.data_plane.types cimport (H2_CLOSED, H2_CONNECT, H2_ENDED, H2_HEAD_CAME, H2_HEAD_GONE, H2_IN_TRAILERS, H2_REMOTE_ENDED, H2_RESET, H2_TOO_LARGE,
                                       HTTP2_HEADER_FLOOD, HTTP2_NOT_ENDED, HTTP2_PROTOCOL_ERROR, HTTP2_WRITE_TIMEOUT, IO_EOF, IO_ERROR, IO_HALF_CLOSED,
                                       IO_READABLE, IO_READY_LISTED, IO_WRITABLE, KIND_BACKEND_STREAM, LIMIT_PENDING, LINGER_MS, MAX_HEAD_BYTES,
-                                      METHOD_HEAD, POOL_LIMITS, STATE_CONNECTING, STATE_EXCHANGE, X_FRESH, Attempt, Backend, Buffer, Codec, Connection,
+                                      METHOD_HEAD, POOL_LIMITS, PROTOCOL_AUTO, STATE_CONNECTING, STATE_EXCHANGE, WAIT_CONNECT, X_FRESH, X_UPGRADE, Attempt, Backend, Buffer, Codec, Connection,
                                       Engine, Exchange, Http2Session, Http2Stream, ImagePool)
 
 cdef enum:
     FRAMES_PER_REQUEST = 4          # what an answer may take besides its DATA: its head, trailers, a window, a reset
     BLOCK_MS = 10_000               # for a header block, during which no other stream can move
     STALLED_MS = 60_000             # frames that the socket does not take
+    SILENT_MS = 1_000               # an attempt that ends without an answer asks whether the session is alive, if nothing came for so long
+    PING_MS = 5_000                 # to answer that
+    HTTP1_MS = 60_000               # for how long a backend's choice of HTTP/1.1 is taken for granted
 
 
 # ---------------------------------------------------------------------------------------------------------- streams
@@ -57,13 +64,32 @@ cdef bint takes_stream(Http2Session* session, const Exchange* exchange) noexcept
         const Connection* connection = session.connection
         uint64_t settings = exchange.pool.tls.settings if exchange.pool.tls != NULL else 0
         uint32_t most = remote_streams(session)
-    if session.refuses or session.gone or session.end != HTTP2_NOT_ENDED or connection.io & (IO_HALF_CLOSED | IO_ERROR | IO_EOF):
+    if session.refuses or session.gone or session.end != HTTP2_NOT_ENDED or session.pinged_ms or connection.io & (IO_HALF_CLOSED | IO_ERROR | IO_EOF):
         return False
     if settings != (connection.tls.settings if connection.tls != NULL else 0):
         return False                            # one of the two belongs to an earlier snapshot
     if most > session.max_streams:
         most = session.max_streams
     return session.n_streams < most or session.n_streams == 0       # where it allows none now, one waits until it does
+
+
+cdef void list_session_idle(Http2Session* session) noexcept nogil:
+    # It counts among its backend's idle connections, and stands on the list of its limit where it has a place.
+    cdef Connection* connection = session.connection
+    session.is_listed = True
+    connection.backend.idle.count += 1
+    note_idle(connection.backend)
+    if unlikely(connection.place != NULL):
+        list_idle(connection)
+
+
+cdef void unlist_session(Http2Session* session) noexcept nogil:
+    cdef Connection* connection = session.connection
+    session.is_listed = False
+    connection.backend.idle.count -= 1
+    note_idle(connection.backend)
+    if unlikely(connection.place != NULL):      # whoever takes its place has taken it off the list
+        unlist_idle(connection)
 
 
 cdef Connection* open_stream(Http2Session* session) noexcept nogil:
@@ -80,22 +106,25 @@ cdef Connection* open_stream(Http2Session* session) noexcept nogil:
     connection.transport = engine.http2_backend_stream_transport
     connection.codec = engine.http2_backend_stream_codec
     connection.state = session.connection.state
+    (<Http2Stream*>connection.http2).began_ms = engine.now_ms
     connection.backend = session.connection.backend     # borrowed: its attempt counts it
     engine.n_backend_streams += 1
     engine.counters.backend_streams_opened += 1
-    if unlikely(session.is_listed):
-        session.is_listed = False
-        unlist_idle(session.connection)
+    if session.is_listed:
+        unlist_session(session)
     return connection
 
 
 cdef uint32_t open_backend_stream(Engine* engine, Exchange* exchange, Attempt* attempt) noexcept nogil:
-    # A stream for this attempt, on a session with room, or on a new one. 0 or a FAILURE_*.
+    # A stream for this attempt, on a session with room, or on a new one; or a connection of its own where the backend has chosen HTTP/1.1. 0 or a
+    # FAILURE_*.
     cdef:
         Backend* backend = attempt.backend
         Http2Session* session = backend.sessions
         uint32_t failure
         bint is_new = False
+    if unlikely(engine.now_ms < backend.http1_until_ms and exchange.pool.image.protocol == PROTOCOL_AUTO):
+        return open_http1(engine, exchange, attempt)
     while session != NULL and not takes_stream(session, exchange):
         session = session.next
     if session == NULL:
@@ -108,11 +137,23 @@ cdef uint32_t open_backend_stream(Engine* engine, Exchange* exchange, Attempt* a
     attempt.connection = open_stream(session)
     if attempt.connection == NULL:
         return FAILURE_OUT_OF_MEMORY
-    if not is_new:
+    if unlikely(exchange.flags & X_UPGRADE and not session.is_settled):
+        attempt.connection.state = STATE_CONNECTING     # until it is known whether the backend takes WebSockets
+    if stands(session) and not is_new:
         engine.counters.backend_reused += 1
         count_reuse(engine, exchange, backend)
-        attempt.reused = stands(session) and not exchange.flags & X_FRESH
+        attempt.reused = not exchange.flags & X_FRESH
+    elif not is_new:
+        (<Http2Stream*>attempt.connection.http2).flags |= H2_JOINED
     return 0
+
+
+cdef uint32_t open_http1(Engine* engine, Exchange* exchange, Attempt* attempt) noexcept nogil:
+    # A connection for this attempt alone. 0 or a FAILURE_*, with the connection left for end_attempt.
+    cdef uint32_t failure = connect_backend(engine, exchange, attempt, &attempt.connection)
+    if failure == 0 and not offer_http1(attempt.connection):
+        failure = FAILURE_BACKEND_TLS
+    return failure
 
 
 cdef void free_stream(Http2Stream* stream) noexcept nogil:
@@ -149,6 +190,9 @@ cdef void leave_stream(Engine* engine, Http2Stream* stream) noexcept nogil:
         free_stream(stream)
     elif not is_whole(stream):
         reset_stream(stream, NGHTTP2_CANCEL)
+        if not session.pinged_ms and session.received_ms <= stream.began_ms and engine.now_ms >= stream.began_ms + SILENT_MS:
+            session.pinged_ms = engine.now_ms   # nothing has come since it began: perhaps nobody is there any more
+            send_ping(session)
         return_buffer(&engine.buffers, stream.output)
         stream.output = NULL
     list_session(engine, session)
@@ -181,10 +225,16 @@ cdef void take_input_end(Engine* engine, Http2Stream* stream) noexcept nogil:
 cdef void take_head(Engine* engine, Http2Stream* stream, const Buffer* fields, bint ended) noexcept nogil:
     # A header list of its answer, an interim one or the final one, is whole.
     cdef:
+        Exchange* exchange = stream.connection.exchange
+        AnswerTo request
         uint32_t status = 0
         int64_t body_bytes = -1
-    if not make_response(&engine.buffers, fields, stream.connection.exchange.method == METHOD_HEAD, ended, &stream.head, &status, &body_bytes) \
-            or (status < 200 and ended):
+    request.is_head = exchange.method == METHOD_HEAD
+    request.is_connect = stream.flags & H2_CONNECT != 0
+    request.key = NULL
+    if unlikely(request.is_connect) and exchange.request_head != NULL:
+        request.key = find_websocket_key(kept_request(engine, exchange), &request.key_size)
+    if not make_response(&engine.buffers, fields, &request, ended, &stream.head, &status, &body_bytes) or (status < 200 and ended):
         fail_stream(engine, stream, FAILURE_BAD_RESPONSE)
         return
     if status >= 200:
@@ -272,6 +322,9 @@ cdef int on_frame_recv(nghttp2_session* handle, const nghttp2_frame* frame, void
             take_input_end(engine, stream)
     elif frame.hd.type == NGHTTP2_RST_STREAM:
         engine.counters.backend_resets_received += 1
+    elif frame.hd.type == NGHTTP2_SETTINGS and not session.is_settled:
+        session.is_settled = True
+        wake_waiting(engine, session)
     elif frame.hd.type == NGHTTP2_GOAWAY:
         engine.counters.backend_goaways += 1
         session.refuses = True                  # nghttp2 closes the streams that it will not serve
@@ -414,8 +467,8 @@ cdef void close_session(Engine* engine, Connection* connection, bint reset) noex
         connection.backend.sessions = session.next
     if session.next != NULL:
         session.next.previous = session.previous
-    if session.is_listed and connection.place != NULL:      # whoever takes its place has done that
-        unlist_idle(connection)
+    if session.is_listed:
+        unlist_session(session)
     while stream != NULL:
         following = stream.next
         drop_stream(stream)
@@ -443,14 +496,81 @@ cdef void leave_session(Engine* engine, Http2Session* session, uint32_t failure)
     list_ready(engine, session.connection)      # behind them
 
 
-cdef void stand(Engine* engine, Http2Session* session) noexcept nogil:
-    # It is connected: the attempts that wait for it have their turn, and the frames of all of them leave together.
+cdef void wake_waiting(Engine* engine, Http2Session* session) noexcept nogil:
+    # The attempts that wait for this session have their turn.
     cdef Http2Stream* stream = session.streams
-    session.connection.state = STATE_EXCHANGE
     while stream != NULL:
-        list_ready(engine, stream.connection)
+        if stream.connection != NULL and stream.connection.state == STATE_CONNECTING:
+            list_ready(engine, stream.connection)
         stream = stream.next
+
+
+cdef void stand(Engine* engine, Http2Session* session) noexcept nogil:
+    # It is connected: the frames of all attempts that wait for it leave together.
+    session.connection.state = STATE_EXCHANGE
+    wake_waiting(engine, session)
     list_ready(engine, session.connection)
+
+
+cdef void begin_own(Engine* engine, Attempt* attempt, Connection* connection) noexcept nogil:
+    # This attempt, which has waited for a session, goes on with a connection of its own: `connection`, or a new one where that is NULL.
+    cdef:
+        Exchange* exchange = attempt.exchange
+        uint32_t failure
+    face_attempt(exchange, attempt)
+    if connection != NULL:
+        attempt.connection = connection
+    else:
+        give_place_back(engine, &attempt.pending_place)
+        failure = open_http1(engine, exchange, attempt)
+        if failure:
+            fail_attempt(engine, exchange, failure)
+            return
+    attempt.connection.attempt = attempt
+    attempt.connection.exchange = exchange
+    attempt.connection.wait = WAIT_CONNECT
+    set_deadline(engine, attempt.connection, engine.now_ms + exchange.connect_timeout_ms)
+    if connection != NULL:
+        connected(engine, exchange)
+        if connection.state == STATE_EXCHANGE and connection.io & IO_READABLE:
+            list_ready(engine, connection)      # its end, or an answer before the question, came in the same event
+
+
+cdef Attempt* take_waiting(Engine* engine, Http2Session* session) noexcept nogil:
+    # An attempt that waits for this session, which it leaves; NULL: none does.
+    cdef:
+        Connection* connection
+        Attempt* attempt
+    if session.streams == NULL:
+        return NULL
+    connection = session.streams.connection     # none of them has begun, so each has one
+    attempt = connection.attempt
+    attempt.connection = NULL
+    attempt.reused = False
+    connection.attempt = NULL
+    connection.exchange = NULL
+    close_connection(engine, connection, False)
+    return attempt
+
+
+cdef void fall_back(Engine* engine, Http2Session* session) noexcept nogil:
+    # The backend has chosen HTTP/1.1: this connection is for one of the attempts that wait for it, and the others get their own.
+    cdef:
+        Connection* connection = session.connection
+        Attempt* first = take_waiting(engine, session)
+        Attempt* attempt
+    connection.backend.http1_until_ms = engine.now_ms + HTTP1_MS
+    session.refuses = True
+    attempt = take_waiting(engine, session)
+    while attempt != NULL:
+        begin_own(engine, attempt, NULL)
+        attempt = take_waiting(engine, session)
+    close_session(engine, connection, False)
+    connection.codec = engine.backend_codec
+    if first != NULL:
+        begin_own(engine, first, connection)
+    else:
+        keep_idle(engine, connection)
 
 
 cdef void greet(Engine* engine, Http2Session* session) noexcept nogil:
@@ -465,10 +585,12 @@ cdef void greet(Engine* engine, Http2Session* session) noexcept nogil:
             list_ready(engine, connection)
     elif result != TLS_STANDS:
         leave_session(engine, session, <uint32_t>-result)
-    elif not chose_http2(connection):
-        leave_session(engine, session, FAILURE_BACKEND_NO_HTTP2)
-    else:
+    elif chose_http2(connection):
         stand(engine, session)
+    elif connection.backend.protocol == PROTOCOL_AUTO:
+        fall_back(engine, session)
+    else:
+        leave_session(engine, session, FAILURE_BACKEND_NO_HTTP2)
 
 
 cdef void connect_on(Engine* engine, Http2Session* session) noexcept nogil:
@@ -490,18 +612,24 @@ cdef void connect_on(Engine* engine, Http2Session* session) noexcept nogil:
         greet(engine, session)
 
 
+cdef void end_unused(Http2Session* session) noexcept nogil:
+    # No stream is left, and none is to come.
+    session.refuses = True
+    end_idle(session)
+
+
 cdef void settle_idle(Engine* engine, Http2Session* session) noexcept nogil:
     # No stream is left: it waits for the next one, or ends.
     cdef Connection* connection = session.connection
-    if session.refuses or connection.backend.max_idle == 0 or connection.io & IO_HALF_CLOSED:
-        end_idle(session)
-    elif unlikely(connection.place != NULL) and not session.is_listed:
-        if take_wanted(connection.place):
-            give_place_back(engine, &connection.place)
-            end_idle(session)
-        else:
-            session.is_listed = True
-            list_idle(connection)
+    if session.is_listed and not session.refuses and connection.backend.max_idle != 0 and not connection.io & IO_HALF_CLOSED:
+        return
+    if session.refuses or connection.io & IO_HALF_CLOSED or connection.backend.idle.count >= connection.backend.max_idle:
+        end_unused(session)
+    elif connection.place != NULL and take_wanted(connection.place):
+        give_place_back(engine, &connection.place)
+        end_unused(session)
+    else:
+        list_session_idle(session)
 
 
 cdef void session_ready(Engine* engine, Connection* connection) noexcept nogil:
@@ -526,6 +654,8 @@ cdef void session_ready(Engine* engine, Connection* connection) noexcept nogil:
         if lost:
             leave_session(engine, session, FAILURE_BACKEND_CLOSED if connection.io & IO_EOF else FAILURE_BACKEND_RESET)
             return
+    if unlikely(session.pinged_ms != 0) and session.received_ms > session.pinged_ms:
+        session.pinged_ms = 0                   # somebody is there
     if unlikely(session.end != HTTP2_NOT_ENDED):
         end_session(session)
         write_frames(engine, connection)        # says why, if the socket takes it now
@@ -552,6 +682,8 @@ cdef void arm(Engine* engine, Http2Session* session) noexcept nogil:
         when = session.written_ms + STALLED_MS
     if session.block_ms and session.block_ms + BLOCK_MS < when:
         when = session.block_ms + BLOCK_MS
+    if session.pinged_ms and session.pinged_ms + PING_MS < when:
+        when = session.pinged_ms + PING_MS
     if when <= engine.now_ms:
         when = engine.now_ms + LATE_MS
     set_deadline(engine, session.connection, when)
@@ -581,8 +713,11 @@ cdef void session_timed_out(Engine* engine, Connection* connection) noexcept nog
         note_end(session, HTTP2_HEADER_FLOOD)
         leave_session(engine, session, FAILURE_BAD_RESPONSE)
         return
+    if session.pinged_ms and engine.now_ms >= session.pinged_ms + PING_MS:
+        leave_session(engine, session, FAILURE_BACKEND_RESET)
+        return
     if session.n_streams == 0 and engine.now_ms >= session.idle_ms + connection.backend.idle_timeout_ms:
-        end_idle(session)
+        end_unused(session)
     reset_late(engine, session)
     if wants_write(session):
         list_session(engine, session)

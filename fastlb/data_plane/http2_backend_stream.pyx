@@ -11,19 +11,20 @@ from libc.stdint cimport uint32_t
 
 from fastlb.data_plane.buffer cimport append_bytes, return_buffer
 from fastlb.data_plane.exchange cimport connected, fail_attempt, progress, take_response_head
-from fastlb.data_plane.failure cimport FAILURE_BACKEND_CLOSED, FAILURE_BAD_RESPONSE, FAILURE_HEAD_TOO_LARGE
+from fastlb.data_plane.failure cimport FAILURE_BACKEND_CLOSED, FAILURE_BAD_RESPONSE, FAILURE_HEAD_TOO_LARGE, FAILURE_NO_UPGRADE
 from fastlb.data_plane.hedge cimport face_attempt, win_race
 from fastlb.data_plane.http1_head cimport kept_request, parse_response
 from fastlb.data_plane.http1_serialise cimport write_request
-from fastlb.data_plane.http2 cimport SUBMITTED, TOO_MANY_FIELDS, consume, output_held, submit_request, wake_output
-from fastlb.data_plane.http2_backend cimport leave_stream, stands
-from fastlb.data_plane.http2_head cimport accepts_trailers
+from fastlb.data_plane.http2 cimport SUBMITTED, TOO_MANY_FIELDS, consume, output_held, remote_allows_connect, submit_request, wake_output
+from fastlb.data_plane.http2_backend cimport H2_JOINED, leave_stream, stands
+from fastlb.data_plane.http2_head cimport accepts_trailers, is_websocket
+from fastlb.data_plane.meters cimport count_reuse
 from fastlb.data_plane.relay cimport relay_offer, relay_redirect, relay_replay
 from fastlb.data_plane.system cimport memcpy, unlikely
-from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, ATTEMPT_CONNECTING, ATTEMPT_SENT, FRAME_NONE, FRAME_STREAM, H2_CLOSED, H2_ENDED, H2_HEAD_GONE,
-                                      H2_REMOTE_ENDED, H2_RESET, IO_AGAIN, IO_CLOSED, IO_EOF, IO_READABLE, IO_WRITABLE, IO_WRITE_CLOSED,
+from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, ATTEMPT_CONNECTING, ATTEMPT_SENT, FRAME_NONE, FRAME_STREAM, H2_CLOSED, H2_CONNECT, H2_ENDED, H2_HEAD_GONE,
+                                      H2_REMOTE_ENDED, H2_RESET, HEAD_UPGRADE, IO_AGAIN, IO_CLOSED, IO_EOF, IO_READABLE, IO_WRITABLE, IO_WRITE_CLOSED,
                                       MAX_HEAD_BYTES, MAX_HEADERS, RELAY_RUNNING, SMALL_BODY_BYTES, STATE_CONNECTING, WAIT_UNSET, X_EXPECT, X_FRESH,
-                                      X_HEAD_SENT, X_RESEND, Attempt, Buffer, Codec, Connection, Engine, Exchange, Head, HeadLimits, Http2Stream, Relay,
+                                      X_HEAD_SENT, X_RESEND, X_UPGRADE, Attempt, Buffer, Codec, Connection, Engine, Exchange, Head, HeadLimits, Http2Stream, Relay,
                                       Transport)
 
 cdef enum:
@@ -67,9 +68,13 @@ cdef uint32_t send_request(Engine* engine, Attempt* attempt) noexcept nogil:
         Head* head = kept_request(engine, exchange)
         uint32_t size = write_request(engine, exchange, head, attempt.backend)
         int result = TOO_MANY_FIELDS
+    if unlikely(head.flags & HEAD_UPGRADE):
+        if not is_websocket(head) or not remote_allows_connect(stream.session):
+            return FAILURE_NO_UPGRADE
+        stream.flags |= H2_CONNECT
     if size:
-        result = submit_request(engine, stream, engine.write_buffer, size, head.framing != FRAME_NONE, stream.session.connection.tls != NULL,
-                                accepts_trailers(head))
+        result = submit_request(engine, stream, engine.write_buffer, size, head.framing != FRAME_NONE or stream.flags & H2_CONNECT != 0,
+                                stream.session.connection.tls != NULL, accepts_trailers(head))
     if unlikely(result != SUBMITTED):
         if result == TOO_MANY_FIELDS:
             return FAILURE_HEAD_TOO_LARGE
@@ -107,7 +112,7 @@ cdef bint take_heads(Engine* engine, Exchange* exchange, Connection* connection,
             fail_attempt(engine, exchange, <uint32_t>-result if result else FAILURE_BAD_RESPONSE)
             return False
         text.start += <uint32_t>result
-        if head.status >= 200:
+        if head.status >= 200 or head.status == 101:
             break
         if head.status == 100:
             exchange.flags &= ~<uint32_t>X_EXPECT
@@ -141,7 +146,10 @@ cdef void stream_ready(Engine* engine, Connection* connection) noexcept nogil:
     if unlikely(stream.failure != 0 and not exchange.flags & X_HEAD_SENT):
         fail_stream(engine, exchange, connection.attempt, stream)
     elif unlikely(connection.state == STATE_CONNECTING):
-        if stands(stream.session):
+        if stands(stream.session) and (stream.session.is_settled or not exchange.flags & X_UPGRADE):
+            if stream.flags & H2_JOINED:
+                engine.counters.backend_reused += 1
+                count_reuse(engine, exchange, connection.backend)
             connected(engine, exchange)
     elif stream.head == NULL or take_heads(engine, exchange, connection, stream):
         progress(engine, exchange)

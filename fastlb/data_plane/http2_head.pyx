@@ -15,6 +15,7 @@ from fastlb.data_plane.http1_head cimport header_id, parse_trailers, same_name
 from fastlb.data_plane.nghttp2 cimport nghttp2_nv
 from fastlb.data_plane.random cimport next_random
 from fastlb.data_plane.system cimport memchr, memcmp, memcpy, strlen
+from fastlb.data_plane.tls cimport digest_sha1
 from fastlb.data_plane.types cimport (HEADER_CONNECTION, HEADER_CONTENT_LENGTH, HEADER_COOKIE, HEADER_HOST, HEADER_HTTP2_SETTINGS, HEADER_KEEP_ALIVE,
                                       HEADER_PROXY_CONNECTION, HEADER_TE, HEADER_TRANSFER_ENCODING, HEADER_UPGRADE, MAX_HEAD_BYTES, Buffer, BufferPool, Engine,
                                       Head, HeaderField)
@@ -27,6 +28,7 @@ cdef enum:
 
 cdef enum:
     MAX_LENGTH_DIGITS = 18
+    MAX_KEY_BYTES = 64              # of a Sec-WebSocket-Key, which has 24
 
 cdef enum:                          # pseudo-header fields, by index
     PSEUDO_METHOD = 0
@@ -413,22 +415,76 @@ cdef bint check_response(const Buffer* fields, uint32_t* status, int64_t* length
     return status[0] != 101                     # HTTP/2 has no such answer (RFC 9113 section 8.6)
 
 
-cdef bint make_response(BufferPool* buffers, const Buffer* fields, bint is_head, bint ended, Buffer** heads, uint32_t* status,
-                        int64_t* body_bytes) noexcept nogil:
-    # Appends the response head of this list, as HTTP/1.1 has it, to *heads, which the caller owns. `is_head`: it answers HEAD; `ended`: nothing
-    # follows it. *body_bytes: what its body has to have, -1 = whatever comes. False: it is malformed, too much, or out of memory.
+cdef void put_websocket_accept(const AnswerTo* request, Writer* out) noexcept nogil:
+    # What a server of HTTP/1.1 answers to a WebSocket's handshake (RFC 6455 section 4.2.2); HTTP/2 does without.
+    cdef:
+        char text[MAX_KEY_BYTES + 36]
+        unsigned char digest[21]
+        uint32_t i, bits
+    put(out, b"connection: upgrade\r\nupgrade: websocket\r\n", 41)
+    if request.key == NULL or request.key_size > MAX_KEY_BYTES:
+        return
+    memcpy(text, request.key, request.key_size)
+    memcpy(text + request.key_size, b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11", 36)
+    digest[20] = 0
+    if not digest_sha1(text, request.key_size + 36, digest):
+        return
+    put(out, b"sec-websocket-accept: ", 22)
+    for i in range(7):                          # 20 octets: six times three, and two
+        bits = <uint32_t>digest[3 * i] << 16 | <uint32_t>digest[3 * i + 1] << 8 | digest[3 * i + 2]
+        text[4 * i] = BASE64[bits >> 18]
+        text[4 * i + 1] = BASE64[bits >> 12 & 63]
+        text[4 * i + 2] = BASE64[bits >> 6 & 63]
+        text[4 * i + 3] = BASE64[bits & 63]
+    text[27] = c"="
+    put(out, text, 28)
+    put(out, b"\r\n", 2)
+
+
+cdef void put_response(const Buffer* fields, uint32_t status, const AnswerTo* request, bint ended, int64_t length, Writer* out) noexcept nogil:
+    # A response's head as HTTP/1.1 has it, of a list that has been checked.
     cdef:
         Text name, value
+        uint32_t at = next_field(fields, fields.start, &name, &value)
+        bint switches = request.is_connect and status // 100 == 2
+        const char* phrase = response_phrase(status)
+    if switches:
+        put(out, b"HTTP/1.1 101 Switching Protocols\r\n", 34)
+        put_websocket_accept(request, out)
+    else:
+        put(out, b"HTTP/1.1 ", 9)
+        put(out, value.data, 3)
+        put(out, b" ", 1)
+        put(out, phrase, strlen(phrase))
+        put(out, b"\r\n", 2)
+    while at < fields.end:
+        at = next_field(fields, at, &name, &value)
+        if switches and (header_id(name.data, name.size) == HEADER_CONTENT_LENGTH or is_text(&name, b"sec-websocket-accept", 20)):
+            continue
+        put(out, name.data, name.size)
+        put(out, b": ", 2)
+        put(out, value.data, value.size)
+        put(out, b"\r\n", 2)
+    if ended and length < 0 and not switches and not request.is_head and status >= 200 and status != 204 and status != 304:
+        put(out, b"content-length: 0\r\n", 19)          # so that it ends with its head for the client too
+    put(out, b"\r\n", 2)
+
+
+cdef bint make_response(BufferPool* buffers, const Buffer* fields, const AnswerTo* request, bint ended, Buffer** heads, uint32_t* status,
+                        int64_t* body_bytes) noexcept nogil:
+    # Appends the response head of this list, as HTTP/1.1 has it, to *heads, which the caller owns. `ended`: nothing follows it. *body_bytes: what its
+    # body has to have, -1 = whatever comes. False: it is malformed, too much, or out of memory.
+    cdef:
         Writer out
         Buffer* text
-        const char* phrase
-        uint32_t at
         int64_t length = -1
         bint fits
     if not check_response(fields, status, &length):
         return False
     body_bytes[0] = length
-    if is_head or status[0] < 200 or status[0] == 204 or status[0] == 304:
+    if request.is_connect and status[0] // 100 == 2:
+        body_bytes[0] = -1                      # a tunnel
+    elif request.is_head or status[0] < 200 or status[0] == 204 or status[0] == 304:
         body_bytes[0] = 0
     elif ended:
         if length > 0:
@@ -440,22 +496,7 @@ cdef bint make_response(BufferPool* buffers, const Buffer* fields, bint is_head,
     out.at = text.data
     out.end = text.data + text.capacity
     out.overflow = False
-    phrase = response_phrase(status[0])
-    at = next_field(fields, fields.start, &name, &value)
-    put(&out, b"HTTP/1.1 ", 9)
-    put(&out, value.data, 3)
-    put(&out, b" ", 1)
-    put(&out, phrase, strlen(phrase))
-    put(&out, b"\r\n", 2)
-    while at < fields.end:
-        at = next_field(fields, at, &name, &value)
-        put(&out, name.data, name.size)
-        put(&out, b": ", 2)
-        put(&out, value.data, value.size)
-        put(&out, b"\r\n", 2)
-    if ended and length < 0 and not is_head and status[0] >= 200 and status[0] != 204 and status[0] != 304:
-        put(&out, b"content-length: 0\r\n", 19)         # so that it ends with its head for the client too
-    put(&out, b"\r\n", 2)
+    put_response(fields, status[0], request, ended, length, &out)
     text.end = <uint32_t>(out.at - text.data)
     fits = not out.overflow and text.end <= MAX_HEAD_BYTES
     if fits and heads[0] == NULL:
@@ -520,8 +561,9 @@ cdef uint32_t list_fields(const char* text, uint32_t size, nghttp2_nv* fields) n
     return n
 
 
-cdef uint32_t list_request(const char* text, uint32_t size, bint is_tls, bint wants_trailers, nghttp2_nv* fields) noexcept nogil:
-    # As list_fields, of a request's head of ours. Host becomes :authority; `wants_trailers`: the client can do with them (TE), which gRPC asks for.
+cdef uint32_t list_request(const char* text, uint32_t size, bint is_tls, bint wants_trailers, bint is_connect, nghttp2_nv* fields) noexcept nogil:
+    # As list_fields, of a request's head of ours. Host becomes :authority; `wants_trailers`: the client can do with them (TE), which gRPC asks for;
+    # `is_connect`: it is a WebSocket, which HTTP/2 opens with another method (RFC 8441 section 5).
     cdef:
         const char* end = text + size
         const char* target = <const char*>memchr(text, c" ", size) + 1
@@ -532,6 +574,10 @@ cdef uint32_t list_request(const char* text, uint32_t size, bint is_tls, bint wa
     set_field(&fields[1], b":scheme", 7, b"https", 5 if is_tls else 4)       # "http" is how it begins
     set_field(&fields[2], b":authority", 10, b"", 0)
     set_field(&fields[3], b":path", 5, target, <size_t>(at - target))
+    if is_connect:
+        set_field(&fields[0], b":method", 7, b"CONNECT", 7)
+        set_field(&fields[4], b":protocol", 9, b"websocket", 9)
+        n = 5
     at = <const char*>memchr(at, c"\n", <size_t>(end - at)) + 1
     while at < end and at[0] != c"\r":
         at = read_line(at, end, &name, &value)
@@ -539,7 +585,8 @@ cdef uint32_t list_request(const char* text, uint32_t size, bint is_tls, bint wa
         if id == HEADER_HOST:
             fields[2].value = <uint8_t*>value.data
             fields[2].valuelen = value.size
-        elif not ((HOP_BY_HOP | 1 << HEADER_TE | 1 << HEADER_HTTP2_SETTINGS) >> id) & 1:
+        elif not ((HOP_BY_HOP | 1 << HEADER_TE | 1 << HEADER_HTTP2_SETTINGS) >> id) & 1 \
+                and not (is_connect and name.size == 17 and same_name(name.data, b"sec-websocket-key", 17)):
             if n == MAX_SENT_FIELDS - 1:
                 return 0
             set_field(&fields[n], name.data, name.size, value.data, value.size)
@@ -548,6 +595,22 @@ cdef uint32_t list_request(const char* text, uint32_t size, bint is_tls, bint wa
         set_field(&fields[n], b"te", 2, b"trailers", 8)
         n += 1
     return n
+
+
+cdef const char* find_websocket_key(const Head* head, uint32_t* size) noexcept nogil:
+    # The Sec-WebSocket-Key of a request; NULL: it has none.
+    cdef uint32_t i
+    for i in range(head.n_fields):
+        if head.fields[i].name_size == 17 and same_name(head.data + head.fields[i].name, b"sec-websocket-key", 17):
+            size[0] = head.fields[i].value_size
+            return head.data + head.fields[i].value
+    return NULL
+
+
+cdef bint is_websocket(const Head* head) noexcept nogil:
+    # Whether the upgrade that it asks for is one, of a request that asks for one.
+    cdef const HeaderField* field = &head.fields[head.upgrade_field]
+    return field.value_size == 9 and same_name(head.data + field.value, b"websocket", 9)
 
 
 cdef bint accepts_trailers(const Head* head) noexcept nogil:

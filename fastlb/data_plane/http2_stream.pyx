@@ -26,7 +26,7 @@ from fastlb.data_plane.relay cimport relay_offer, relay_open, relay_run
 from fastlb.data_plane.system cimport memcpy, unlikely
 from fastlb.data_plane.types cimport (FRAME_LENGTH, FRAME_NONE, FRAME_UNTIL_CLOSE, H2_CLOSED, H2_CONNECT, H2_ENDED,
                                       H2_MALFORMED, H2_REMOTE_ENDED, H2_RESET, H2_TOO_LARGE, IO_AGAIN, IO_CLOSED, IO_EOF, IO_ERROR, IO_READABLE,
-                                      IO_WRITABLE, IO_WRITE_CLOSED, RELAY_RUNNING, SMALL_BODY_BYTES, STATE_HEAD, WAIT_QUEUE, X_HEAD_SENT,
+                                      IO_WRITABLE, IO_WRITE_CLOSED, KIND_BACKEND_STREAM, RELAY_RUNNING, SMALL_BODY_BYTES, STATE_HEAD, WAIT_QUEUE, X_HEAD_SENT,
                                       X_GRPC, X_IS_HEAD, X_REUSABLE, X_TUNNEL, Buffer, Codec, Connection, Engine, Exchange, Head, Http2Stream, Transport)
 
 cdef enum:
@@ -168,7 +168,10 @@ cdef bint send_head(Engine* engine, Exchange* exchange, Head* head, char* body, 
     if not submit_final(engine, exchange, write_response(engine, exchange, head, False, False), has_body):
         return False
     count_status(engine, head.status)
-    relay_open(&exchange.down, exchange, exchange.attempt.connection, exchange.client, head.framing, FRAME_UNTIL_CLOSE, head.content_length)
+    # The stream of a backend counts by itself, and trailers may follow what it has counted.
+    relay_open(&exchange.down, exchange, exchange.attempt.connection, exchange.client,
+               FRAME_UNTIL_CLOSE if has_body and exchange.attempt.connection.kind == KIND_BACKEND_STREAM else head.framing, FRAME_UNTIL_CLOSE,
+               head.content_length)
     relay_offer(engine, &exchange.down, 0, body, body_size)
     if exchange.down.state == RELAY_RUNNING:
         relay_run(engine, &exchange.down)

@@ -106,6 +106,7 @@ cdef extern from "<openssl/ssl.h>" nogil:
     long SSL_CTX_set_session_cache_mode(SSL_CTX* context, long mode)
     long SSL_SESS_CACHE_OFF, SSL_SESS_CACHE_CLIENT, SSL_SESS_CACHE_NO_INTERNAL
     void SSL_CTX_sess_set_new_cb(SSL_CTX* context, int (*callback)(SSL*, SSL_SESSION*) noexcept nogil)
+    int SSL_set_alpn_protos(SSL* ssl, const unsigned char* protos, unsigned int size)
     int SSL_CTX_set_alpn_protos(SSL_CTX* context, const unsigned char* protocols, unsigned int size)
     long SSL_CTX_set_timeout(SSL_CTX* context, long seconds)
     int SSL_CTX_set_num_tickets(SSL_CTX* context, size_t count)
@@ -248,6 +249,7 @@ cdef extern from "<openssl/ssl.h>" nogil:
     unsigned long X509_V_FLAG_CRL_CHECK, X509_V_FLAG_CRL_CHECK_ALL
 
     # ciphers of tickets, and digests
+    const EVP_MD* EVP_sha1()
     const EVP_MD* EVP_sha256()
     int EVP_Digest(const void* data, size_t size, unsigned char* digest, unsigned int* digest_size, const EVP_MD* kind, void* engine)
     EVP_CIPHER* EVP_CIPHER_fetch(void* library, const char* name, const char* properties)

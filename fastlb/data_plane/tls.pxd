@@ -32,6 +32,8 @@ cdef bint chose_http2(const Connection* client) noexcept nogil
 cdef int shake_hands(Engine* engine, Connection* client) noexcept nogil
 cdef uint32_t tls_fact(Connection* client, uint32_t fact, const char** text) noexcept nogil
 cdef bint open_backend_tls(Engine* engine, Connection* connection, const Snapshot* snapshot, const Pool* pool, uint32_t pick) noexcept nogil
+cdef bint offer_http1(Connection* connection) noexcept nogil
+cdef bint digest_sha1(const char* data, size_t size, unsigned char* digest) noexcept nogil
 cdef int greet_backend(Engine* engine, Connection* connection) noexcept nogil
 cdef void drop_tls_session(Backend* backend) noexcept nogil
 cdef void close_tls(Engine* engine, Connection* connection, bint reset) noexcept nogil

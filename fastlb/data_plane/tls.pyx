@@ -30,7 +30,7 @@ from fastlb.data_plane.openssl cimport (BIGNUM, SSL_SESS_CACHE_CLIENT, SSL_SESS_
                                         X509_NAME, X509_V_OK, X509_VERIFY_PARAM, XN_FLAG_RFC2253, ASN1_INTEGER_to_BN, BIO_get_mem_data, BIO_puts,
                                         BIO_s_mem, BN_bn2hex, BN_free, SSL_CIPHER_get_name, SSL_CTX_sess_set_new_cb, SSL_CTX_set_alpn_protos,
                                         SSL_SESSION_free, SSL_get0_param, SSL_get0_peer_certificate, SSL_get_current_cipher,
-                                        SSL_get_verify_result, SSL_get_version, SSL_set_connect_state, SSL_set_session, SSL_set_tlsext_host_name, SSL_set_verify,
+                                        SSL_get_verify_result, SSL_get_version, SSL_set_alpn_protos, SSL_set_connect_state, SSL_set_session, SSL_set_tlsext_host_name, SSL_set_verify,
                                         X509_NAME_print_ex, X509_VERIFY_PARAM_set1_host, X509_VERIFY_PARAM_set1_ip,
                                         X509_VERIFY_PARAM_set1_ip_asc, X509_VERIFY_PARAM_set_hostflags, X509_digest, X509_get0_serialNumber,
                                         X509_get_issuer_name, X509_verify_cert_error_string)
@@ -51,7 +51,7 @@ from fastlb.data_plane.openssl cimport (BIO, BIO_CTRL_FLUSH, BIO_METHOD, BIO_TYP
                                         BIO_clear_retry_flags, BIO_free, BIO_get_data, BIO_get_new_index, BIO_meth_new, BIO_meth_set_ctrl,
                                         BIO_meth_set_read, BIO_meth_set_write, BIO_new, BIO_new_mem_buf, BIO_set_data, BIO_set_init,
                                         BIO_set_retry_read, ERR_GET_REASON, ERR_clear_error, ERR_error_string_n, ERR_peek_error,
-                                        EVP_CIPHER_fetch, EVP_DecryptInit_ex2, EVP_Digest, EVP_EncryptInit_ex2, EVP_PKEY_free, EVP_sha256,
+                                        EVP_CIPHER_fetch, EVP_DecryptInit_ex2, EVP_Digest, EVP_EncryptInit_ex2, EVP_PKEY_free, EVP_sha1, EVP_sha256,
                                         OPENSSL_free, OPENSSL_memdup, OpenSSL_version, PEM_read_bio_X509, PEM_read_bio_X509_CRL, RAND_bytes,
                                         SSL_CTX_check_private_key, SSL_CTX_free, SSL_CTX_get_app_data, SSL_CTX_new, SSL_CTX_set0_chain, SSL_CTX_set1_cert_store,
                                         SSL_CTX_set1_groups_list, SSL_CTX_set_alpn_select_cb, SSL_CTX_set_app_data, SSL_CTX_set_cipher_list,
@@ -1283,6 +1283,16 @@ cdef bint open_backend_tls(Engine* engine, Connection* connection, const Snapsho
     if settings.resume and connection.backend.tls_session != NULL and connection.backend.tls_session_settings == settings.settings:
         SSL_set_session(ssl, <SSL_SESSION*>connection.backend.tls_session)
     return True
+
+
+cdef bint offer_http1(Connection* connection) noexcept nogil:
+    # Of what its pool would offer to a backend by ALPN, this connection offers HTTP/1.1 alone. False: out of memory.
+    return SSL_set_alpn_protos(<SSL*>connection.tls.ssl, <const unsigned char*><const char*>b"\x08http/1.1", 9) == 0    # 0 = done
+
+
+cdef bint digest_sha1(const char* data, size_t size, unsigned char* digest) noexcept nogil:
+    # 20 octets, which prove nothing: a WebSocket's handshake wants them (RFC 6455).
+    return EVP_Digest(data, size, digest, NULL, EVP_sha1(), NULL) == 1
 
 
 cdef int greet_backend(Engine* engine, Connection* connection) noexcept nogil:

@@ -1110,7 +1110,10 @@ cdef struct Http2Session:
     uint32_t max_streams            # at a time, as the pool allows; its backend may allow less
     uint32_t window_bytes           # of each
     bint refuses                    # no new stream: it ends with those that it has
-    bint is_listed                  # idle, and on the list of its limit (limits.pxd)
+    bint is_listed                  # idle: counted among its backend's idle connections, and on the list of its limit (limits.pxd)
+    bint is_settled                 # its backend has said what it allows (SETTINGS)
+    uint64_t received_ms            # when something came last
+    uint64_t pinged_ms              # when it was asked whether it is still there, and has not answered since; 0 = it was not
 
 cdef struct Http2Stream:
     # A stream, from its header list until nghttp2 has closed it; its connection is closed earlier, with its exchange.
@@ -1131,6 +1134,7 @@ cdef struct Http2Stream:
     # Of backends
     Buffer* head                    # owned: its heads, as HTTP/1.1 has them, that its exchange has not taken
     uint32_t failure                # FAILURE_* of its attempt; 0 = none
+    uint64_t began_ms
 
 
 # ---------------------------------------------------------------------------------------------------------------- UDP
@@ -1345,6 +1349,7 @@ cdef struct Backend:
     uint64_t tls_session_settings   # those that it was made under: another verification must not be skipped
     Http2Session* sessions          # owned through their connections: all that speak HTTP/2 with it, the newest first
     uint32_t protocol               # BackendProtocol of the current snapshot
+    uint64_t http1_until_ms         # PROTOCOL_AUTO: it has chosen HTTP/1.1, and is not asked for another one before
 
 cdef struct WaitList:               # first in, first out; linked through Exchange.next and previous
     Exchange* first

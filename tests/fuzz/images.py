@@ -126,3 +126,17 @@ def read_image(fd: int) -> bytes:
         return os.pread(fd, os.fstat(fd).st_size, 0)
     finally:
         os.close(fd)
+
+
+def make_http2_image(port: int) -> int:
+    """The descriptor of a sealed image with one pool, of one backend that speaks HTTP/2 on this port."""
+    writer = _core.SnapshotWriter(1)
+    pool = writer.add_pool("api", algorithm="round_robin", attempts=2, replay_limit_bytes=65536, max_idle=8, **TIMES)
+    writer.set_retry(pool, on=("connect", "closed", "reset"), unsafe=False, within_ms=1000, share=1.0, floor=1000)
+    writer.set_protocol(pool, protocol="http2", streams=10, window_bytes=65536)
+    address = _core.pack_address("127.0.0.1", port)
+    writer.add_backend(pool, identity="api|a", display="a", address=address, weight=1, max_in_flight=0)
+    table = _core.RouteTableWriter()
+    table.add_rule(writer.add_route(pool=pool), host="")
+    writer.set_route_table(table.finish())
+    return writer.finish()

@@ -32,10 +32,24 @@ class Request:
 
 
 class Backend:
-    """One connection that fastlb has made. With `window` it opens windows only when told to; `streams`: how many it allows."""
+    """One connection that fastlb has made.
+
+    Args:
+        window: of each stream; with it windows are opened only when told to.
+        streams: how many it allows.
+        connects: whether it takes WebSockets.
+        begin: whether it sends its preface.
+    """
 
     def __init__(
-        self, world: World, peer: socket.socket, window: int | None = None, streams: int | None = None, begin: bool = True
+        self,
+        world: World,
+        peer: socket.socket,
+        *,
+        window: int | None = None,
+        streams: int | None = None,
+        connects: bool = True,
+        begin: bool = True,
     ) -> None:
         self.world = world
         self.socket = peer
@@ -50,7 +64,7 @@ class Backend:
             )
         )
         self.opens_windows = window is None
-        initial: dict[int, int] = {SettingCodes.ENABLE_CONNECT_PROTOCOL: 1}
+        initial: dict[int, int] = {SettingCodes.ENABLE_CONNECT_PROTOCOL: int(connects)}
         if window is not None:
             initial[SettingCodes.INITIAL_WINDOW_SIZE] = window
         if streams is not None:
@@ -82,14 +96,20 @@ class Backend:
 
         self.world.pump_until(push)
 
+    def read(self) -> bytes | None:
+        """What has come; b"" at the end, None where nothing has."""
+        try:
+            return self.socket.recv(65536)
+        except BlockingIOError:
+            return None
+        except ConnectionResetError:
+            return b""
+
     def take(self) -> None:
         """Takes in what has come, if anything has."""
-        try:
-            data = self.socket.recv(65536)
-        except BlockingIOError:
+        data = self.read()
+        if data is None:
             return
-        except ConnectionResetError:
-            data = b""
         if not data:
             self.closed = True
             return

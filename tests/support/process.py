@@ -407,7 +407,7 @@ class Fastlb:
             nonlocal what
             counters = self.counters()
             rows = self.backends()
-            idle = sum(row["idle"] for row in rows) + counters["backend_sessions_opened"] - counters["backend_sessions_closed"]
+            idle = sum(row["idle"] for row in rows)
             what = imbalance(counters, idle, len(self.worker_pids()))
             what |= {f"in_flight of {row['identity']}": row["in_flight"] for row in rows if row["in_flight"]}
             sockets = self.count_sockets() - self._sockets_at_start - idle

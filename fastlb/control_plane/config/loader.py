@@ -252,6 +252,9 @@ def _check_pools(reader: Reader) -> None:
         if pool.panic_below and pool.when_all_down != "panic":
             right = 'when_all_down = "panic" says that backends that are down may be picked'
             reader.reject_key((*path, "panic_below"), "a pool that refuses when all are down does not panic before", right)
+        if pool.protocol == "auto" and not pool.tls.enabled:
+            right = '"http2" for prior knowledge, or tls = true'
+            reader.reject_key((*path, "protocol"), "a pool without tls, where nobody says what is spoken", right)
         if pool.tls.enabled:
             _check_backend_tls(reader, path, pool)
         if pool.queue.max and not all(backend.max_in_flight for backend in pool.backends):

@@ -681,7 +681,7 @@ class Pool:
     subset: int = option("subset", Count(1, 65535, "all of them"), 0, ("subset_size", "subsetting"))
     protocol: str = option(
         "protocol",
-        Choice(("http1", "http2"), not_yet=("auto",), also_called=_PROTOCOLS_ELSEWHERE),
+        Choice(("http1", "http2", "auto"), also_called=_PROTOCOLS_ELSEWHERE),
         "http1",
         ("proxy_http_version", "proto", "http_version"),
     )

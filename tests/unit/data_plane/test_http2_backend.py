@@ -9,6 +9,7 @@ from h2.errors import ErrorCodes
 
 from tests.support.http2 import Client
 from tests.support.http2_backend import OK, Backend
+from tests.support.images import Writer
 from tests.support.world import REQUEST, World
 
 LENGTH_OK = [*OK, ("content-length", "2")]
@@ -24,6 +25,18 @@ class BackendWorld(World):
 
     def settle(self, **pool: Any) -> None:
         self.apply(self.web, **{"protocol": "http2", **pool})
+
+    def settle_two(self, second: socket.socket, **pool: Any) -> None:
+        """A pool of two backends."""
+        self.generation += 1
+        writer = Writer(self.generation)
+        writer.set_reason_header("X-Fastlb-Reason")
+        writer.listener()
+        number = writer.pool(protocol="http2", **pool)
+        for backend in (self.backend, second):
+            writer.backend(number, backend.getsockname()[1])
+        writer.add_route(pool=number)
+        self.apply_image(writer.image(), self.web)
 
     def client(self, request: bytes = b"") -> socket.socket:
         made = self.connect(self.web)
@@ -462,3 +475,214 @@ def test_a_malformed_answer_is_refused_and_its_stream_reset(world: BackendWorld,
     backend.wait_whole(3)
     backend.answer(3, fields=LENGTH_OK)
     world.read_all(client, b"ok")
+
+
+# ---------------------------------------------------------------------------------------------------------- WebSockets
+UPGRADE = (
+    b"GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+
+def test_a_websocket_is_an_extended_connect(world: BackendWorld) -> None:
+    client = world.client(UPGRADE)
+    backend = Backend(world, world.accept())
+    request = backend.wait()
+    assert dict(request.fields)[":method"] == "CONNECT"
+    assert dict(request.fields)[":protocol"] == "websocket"
+    assert not {"connection", "upgrade", "sec-websocket-key"} & {name for name, _ in request.fields}
+    backend.h2.send_headers(1, [(":status", "200"), ("date", "x")])
+    backend.h2.send_data(1, b"hello")
+    backend.flush()
+    head, _, rest = world.read_all(client, b"hello").partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 101 Switching Protocols\r\n")
+    assert b"sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in head  # RFC 6455 section 1.3
+    assert rest == b"hello"
+    client.send(b"and back")
+    backend.wait_for(lambda: request.body == b"and back")
+    client.shutdown(socket.SHUT_WR)
+    backend.wait_for(lambda: request.ended)
+    backend.h2.end_stream(1)
+    backend.flush()
+    assert world.read(client) == b""
+    world.pump_until(lambda: world.counters()["tunnels_closed"] == 1)
+
+
+def test_a_websocket_that_the_backend_refuses_is_an_answer(world: BackendWorld) -> None:
+    client = world.client(UPGRADE)
+    backend = Backend(world, world.accept())
+    backend.wait()
+    backend.answer(fields=[(":status", "403"), ("content-length", "2")])
+    assert world.read_all(client, b"ok").startswith(b"HTTP/1.1 403 ")
+
+
+@pytest.mark.parametrize("asked", ["websocket", "something/1"])
+def test_an_upgrade_that_cannot_be_passed_on_is_answered_here(world: BackendWorld, asked: str) -> None:
+    client = world.client(UPGRADE.replace(b"websocket\r\n", asked.encode() + b"\r\n"))
+    Backend(world, world.accept(), connects=asked != "websocket").wait_for(lambda: world.counters()["reason.no_upgrade"])
+    assert world.read(client).startswith(b"HTTP/1.1 501 Not Implemented\r\n")
+
+
+# ---------------------------------------------------------------------------------------------------------- hostile backends
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+FLOODS = {
+    "ping_flood": frame(6, 0, 0, bytes(8)),
+    "settings_flood": frame(4, 0, 0),
+    "empty_data_flood": frame(0, 0, 1),
+    "window_update_flood": frame(8, 0, 0, (1).to_bytes(4, "big")),
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+def test_a_flood_ends_the_connection_and_its_attempts(world: BackendWorld, flood: str) -> None:
+    client = world.client(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello")
+    backend = Backend(world, world.accept())
+    backend.wait_whole()
+    backend.h2.send_headers(1, [(":status", "103")])
+    backend.flush()
+    backend.send(FLOODS[flood] * 4000)
+    assert b"HTTP/1.1 502 " in world.read_all(client, b"malformed.\n")
+    assert world.counters()[f"backend_http2_ended.{flood}"] == 1
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        frame(5, 4, 1, (2).to_bytes(4, "big") + b"\x88"),
+        frame(0, 0, 1, bytes(70000)),
+        frame(1, 4, 2, b"\x88"),
+        frame(8, 0, 0, (0).to_bytes(4, "big")),
+        frame(0, 0, 5, b"x"),
+        frame(9, 4, 1, b""),
+        frame(1, 4, 1, b"\xff\xff\xff\xff\xff\xff\xff\xff"),
+    ],
+    ids=[
+        "http1",
+        "push",
+        "beyond the window",
+        "a stream of its own",
+        "a window of 0",
+        "an idle stream",
+        "a continuation of nothing",
+        "hpack",
+    ],
+)
+def test_a_broken_protocol_ends_the_connection_and_its_attempts(world: BackendWorld, frames: bytes) -> None:
+    client = world.client(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello")
+    backend = Backend(world, world.accept(), begin=not frames.startswith(b"HTTP"))
+    backend.wait_whole()
+    backend.send(frames)
+    assert b"HTTP/1.1 502 " in world.read_all(client, b".\n")
+    world.pump_until(lambda: world.counters()["backend_http2_ended.protocol_error"] == 1)
+
+
+def test_a_header_list_that_is_too_large_fails_its_attempt_and_no_other(world: BackendWorld) -> None:
+    client = world.client(REQUEST)
+    backend = Backend(world, world.accept())
+    backend.wait_whole()
+    other = world.client(REQUEST)
+    backend.wait_whole(3)
+    backend.answer(fields=[*OK, *((f"x-{i}", "y" * 1000) for i in range(70))])
+    assert b"backend:head_too_large" in world.read_all(client, b".\n")
+    backend.answer(3, fields=LENGTH_OK)
+    world.read_all(other, b"ok")
+
+
+def test_a_small_block_that_means_much_is_not_kept(world: BackendWorld) -> None:
+    client = world.client(REQUEST)
+    backend = Backend(world, world.accept())
+    backend.wait_whole()
+    block = b"\x88\x40\x01x\x7f\xa1\x1e" + b"y" * 4000 + b"\xbe" * 12000  # one long field, named again and again
+    frames = [block[i : i + 16384] for i in range(0, len(block), 16384)]
+    data = b"".join(frame(9 if i else 1, 4 if i == len(frames) - 1 else 0, 1, part) for i, part in enumerate(frames))
+    backend.send(data)
+    assert b"HTTP/1.1 502 " in world.read_all(client, b".\n")
+    assert world.counters()["backend_http2_ended.header_flood"] == 1
+
+
+# ---------------------------------------------------------------------------------------------------------- with all else that pools do
+def test_connections_are_limited_and_not_streams(world: BackendWorld) -> None:
+    world.settle(limits={"connections": 1}, streams=2)
+    clients = [world.client(REQUEST) for _ in range(2)]
+    backend = Backend(world, world.accept())
+    backend.wait_for(lambda: sum(request.ended for request in backend.requests.values()) == 2)
+    assert b"connections_limit" in world.read(world.client(REQUEST))
+    for number in (1, 3):
+        backend.answer(number, fields=LENGTH_OK)
+    for client in clients:
+        world.read_all(client, b"ok")
+
+
+def test_an_idle_connection_gives_its_place_to_another_backend(world: BackendWorld) -> None:
+    second = world.listen()
+    world.settle_two(second, limits={"connections": 1}, algorithm="round_robin")
+    first_client = world.client(REQUEST)
+    backend = Backend(world, world.accept())
+    backend.wait_whole()
+    backend.answer(fields=LENGTH_OK)
+    world.read_all(first_client, b"ok")
+    first_client.send(REQUEST)
+    world.backend, first = second, world.backend
+    other = Backend(world, world.accept())
+    world.backend = first
+    other.wait_whole()
+    other.answer(fields=LENGTH_OK)
+    world.read_all(first_client, b"ok")
+    backend.wait_for(lambda: False)
+
+
+def test_a_drained_backend_is_cut_stream_by_stream(world: BackendWorld) -> None:
+    clients = [world.client(REQUEST) for _ in range(2)]
+    backend = Backend(world, world.accept())
+    backend.wait_for(lambda: sum(request.ended for request in backend.requests.values()) == 2)
+    assert world.engine.cut(f"0|127.0.0.1:{world.backend.getsockname()[1]}") == 2
+    for client in clients:
+        assert b"backend_drained" in world.read(client)
+    backend.wait_for(lambda: all(backend.requests[number].reset is not None for number in (1, 3)))
+
+
+def test_no_connection_stays_where_none_may_be_idle(world: BackendWorld) -> None:
+    world.settle(max_idle=0)
+    client = world.client(REQUEST)
+    backend = Backend(world, world.accept())
+    backend.wait_whole()
+    backend.answer(fields=LENGTH_OK)
+    world.read_all(client, b"ok")
+    backend.wait_for(lambda: False)
+
+
+def test_a_silent_connection_gets_no_more_attempts_until_it_has_answered(world: BackendWorld) -> None:
+    world.settle(first_byte_timeout_ms=1100, attempts=1)
+    client = world.client(REQUEST)
+    one = Backend(world, world.accept())
+    one.wait_whole()
+    one.answer(fields=LENGTH_OK)
+    world.read_all(client, b"ok")
+    client.send(REQUEST)
+    one.wait_whole(3)
+    assert b"first_byte_timeout" in world.read(client)
+    client = world.client(REQUEST)
+    two = Backend(world, world.accept())
+    two.wait_whole()
+    two.answer(fields=LENGTH_OK)
+    world.read_all(client, b"ok")
+    one.wait_for(lambda: any(type(event).__name__ == "PingReceived" for event in one.events))
+
+
+def test_a_hedge_ends_the_slower_stream(world: BackendWorld) -> None:
+    second = world.listen()
+    world.settle_two(second, hedge_after_ms=10, algorithm="round_robin")
+    client = world.client(REQUEST)
+    slow = Backend(world, world.accept())
+    slow.wait_whole()
+    world.backend, first = second, world.backend
+    quick = Backend(world, world.accept())
+    world.backend = first
+    quick.wait_whole()
+    quick.answer(fields=LENGTH_OK)
+    world.read_all(client, b"ok")
+    slow.wait_for(lambda: slow.requests[1].reset == ErrorCodes.CANCEL)
