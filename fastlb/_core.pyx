@@ -575,7 +575,7 @@ cdef class SnapshotWriter:
             ciphers, ciphersuites, groups: as OpenSSL reads them, for TLS 1.2, for TLS 1.3, for both; "" = ours.
             alpn: protocols, what we prefer first.
             tickets: whether sessions can be resumed; it takes set_ticket_keys, too.
-            early_data_bytes: of requests before a resumed handshake is over; only 0, which is none.
+            early_data_bytes: of requests before a resumed handshake is over, up to 16384; 0 = none are taken. Not with client_auth.
             client_auth: "none", "optional" or "required"; `client_ca`: PEM, who may have signed; `client_crl`: PEM, with it every certificate of a
                 chain is looked up in a list; `client_depth`: certificates between the client's and an authority's.
         """
@@ -583,8 +583,6 @@ cdef class SnapshotWriter:
             ImageTls entry
             ImageTlsIdentity identity
             bytearray packed = bytearray(self.listeners[listener])
-        if early_data_bytes != 0:
-            raise ValueError("early data is not taken")
         memset(&entry, 0, sizeof(entry))
         entry.identities.offset = <uint32_t>len(self.tls_identities)
         entry.identities.count = <uint32_t>len(identities)
@@ -607,6 +605,7 @@ cdef class SnapshotWriter:
         entry.alpn = self.add_text(b"".join([bytes([len(protocol)]) + protocol for protocol in alpn]))
         entry.handshake_timeout_ms = handshake_timeout_ms
         entry.session_timeout_s = session_timeout_s
+        entry.early_data_bytes = early_data_bytes
         entry.tickets = bool(tickets)
         entry.client_auth = CLIENT_AUTH[client_auth]
         entry.client_depth = client_depth

@@ -9,6 +9,8 @@ from fastlb.control_plane.tls.material import Material, Pair, list_served
 
 VERSIONS = {"1.2": 0x0303, "1.3": 0x0304}
 ALPN = {"http1": (), "http2": (b"h2",), "auto": (b"h2", b"http/1.1")}  # what is offered to backends
+# Of requests before a handshake is over: a record, and as much as the writer takes.
+EARLY_DATA_BYTES = 16384
 
 
 class TlsPlan:
@@ -43,6 +45,7 @@ class TlsPlan:
             handshake_timeout_ms=tls.handshake_timeout_ms,
             tickets=tls.tickets,
             session_timeout_s=tls.session_timeout_ms // 1000,
+            early_data_bytes=EARLY_DATA_BYTES if tls.early_data else 0,
             client_auth="none" if clients.mode == OFF else clients.mode,
             client_ca=self._material.bundles[clients.ca] if clients.ca else b"",
             client_crl=self._material.bundles[clients.crl] if clients.crl else b"",
@@ -62,6 +65,9 @@ class TlsPlan:
                 min_version=VERSIONS[tls.min_version],
                 max_version=VERSIONS[tls.max_version],
                 alpn=ALPN[pool.protocol],
+                ciphers=tls.ciphers,
+                ciphersuites=":".join(tls.ciphersuites),
+                groups=":".join(tls.curves),
                 resume=tls.resume,
             )
 

@@ -108,6 +108,7 @@ cdef Http2Stream* add_stream(Http2Session* session, Connection* connection) noex
     stream.session = session
     stream.connection = connection
     stream.content_length = -1
+    stream.flags = session.stream_flags
     stream.next = session.streams
     if session.streams != NULL:
         session.streams.previous = stream

@@ -19,6 +19,8 @@ cdef bint add_field(BufferPool* buffers, Buffer** fields, const char* name, uint
 cdef uint32_t make_request(Engine* engine, const Buffer* fields, int64_t body_bytes, Buffer** head, bint* is_connect) noexcept nogil
 cdef bint asks_head(const Buffer* fields) noexcept nogil
 cdef bint asks_grpc(const Buffer* fields) noexcept nogil
+cdef bint asks_safely(const Buffer* fields) noexcept nogil
+cdef bint has_field(const Buffer* fields, const char* name, uint32_t size) noexcept nogil
 cdef bint make_trailers(BufferPool* buffers, const Buffer* fields, Buffer** trailers) noexcept nogil
 cdef uint32_t list_fields(const char* text, uint32_t size, nghttp2_nv* fields) noexcept nogil
 cdef bint make_response(BufferPool* buffers, const Buffer* fields, const AnswerTo* request, bint ended, Buffer** heads, uint32_t* status,

@@ -184,34 +184,42 @@ cdef uint32_t check_pseudo(const Text* pseudo, Text* host, bint* is_connect) noe
     return FAILURE_NONE
 
 
-cdef bint asks_head(const Buffer* fields) noexcept nogil:
-    # Whether the method of this header list is HEAD, also where the rest of it is wrong or was too much.
+cdef bint find_field(const Buffer* fields, const char* wanted, uint32_t size, Text* value) noexcept nogil:
+    # The first field called so of a header list, also where the rest of it is wrong or was too much. NULL is an empty list.
     cdef:
-        Text name, value
+        Text name
         uint32_t at
     if fields == NULL:
         return False
     at = fields.start
     while at < fields.end:
-        at = next_field(fields, at, &name, &value)
-        if is_text(&name, b":method", 7):
-            return is_text(&value, b"HEAD", 4)
+        at = next_field(fields, at, &name, value)
+        if is_text(&name, wanted, size):
+            return True
     return False
+
+
+cdef bint has_field(const Buffer* fields, const char* name, uint32_t size) noexcept nogil:
+    cdef Text value
+    return find_field(fields, name, size, &value)
+
+
+cdef bint asks_head(const Buffer* fields) noexcept nogil:
+    # Whether the method is HEAD.
+    cdef Text value
+    return find_field(fields, b":method", 7, &value) and is_text(&value, b"HEAD", 4)
+
+
+cdef bint asks_safely(const Buffer* fields) noexcept nogil:
+    # Whether the method is one that changes nothing (RFC 9110 section 9.2.1), but for TRACE.
+    cdef Text value
+    return find_field(fields, b":method", 7, &value) and (is_text(&value, b"GET", 3) or is_text(&value, b"HEAD", 4) or is_text(&value, b"OPTIONS", 7))
 
 
 cdef bint asks_grpc(const Buffer* fields) noexcept nogil:
     # As grpc.pxd: is_grpc, of a list of which there is no head.
-    cdef:
-        Text name, value
-        uint32_t at
-    if fields == NULL:
-        return False
-    at = fields.start
-    while at < fields.end:
-        at = next_field(fields, at, &name, &value)
-        if is_text(&name, b"content-type", 12):
-            return is_grpc_type(value.data, value.size)
-    return False
+    cdef Text value
+    return find_field(fields, b"content-type", 12, &value) and is_grpc_type(value.data, value.size)
 
 
 cdef void put_websocket_key(Engine* engine, Writer* out) noexcept nogil:

@@ -11,6 +11,7 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from fastlb.data_plane.access_log cimport log_partial_head, log_request_head, log_trailers
 from fastlb.data_plane.buffer cimport append_bytes, return_buffer
 from fastlb.data_plane.connection cimport close_connection
+from fastlb.data_plane.early_data cimport may_begin_early
 from fastlb.data_plane.exchange cimport abandon, begin_exchange, client_overdue, close_exchange, drop_retry, open_exchange, open_tunnel, progress, refuse
 from fastlb.data_plane.failure cimport (FAILURE_BAD_FRAMING, FAILURE_CLIENT_RESET,
                                         FAILURE_HEAD_TOO_LARGE, FAILURE_NONE,
@@ -24,7 +25,7 @@ from fastlb.data_plane.http2_client cimport leave_stream
 from fastlb.data_plane.http2_head cimport BODY_UNKNOWN, asks_grpc, asks_head, make_request
 from fastlb.data_plane.relay cimport relay_offer, relay_open, relay_run
 from fastlb.data_plane.system cimport memcpy, unlikely
-from fastlb.data_plane.types cimport (FRAME_LENGTH, FRAME_NONE, FRAME_UNTIL_CLOSE, H2_CLOSED, H2_CONNECT, H2_ENDED,
+from fastlb.data_plane.types cimport (FRAME_LENGTH, FRAME_NONE, FRAME_UNTIL_CLOSE, H2_CLOSED, H2_CONNECT, H2_EARLY, H2_ENDED,
                                       H2_MALFORMED, H2_REMOTE_ENDED, H2_RESET, H2_TOO_LARGE, IO_AGAIN, IO_CLOSED, IO_EOF, IO_ERROR, IO_READABLE,
                                       IO_WRITABLE, IO_WRITE_CLOSED, KIND_BACKEND_STREAM, RELAY_RUNNING, SMALL_BODY_BYTES, STATE_HEAD, WAIT_QUEUE, X_HEAD_SENT,
                                       X_GRPC, X_IS_HEAD, X_REUSABLE, X_TUNNEL, Buffer, Codec, Connection, Engine, Exchange, Head, Http2Stream, Transport)
@@ -94,6 +95,8 @@ cdef void begin(Engine* engine, Connection* connection, Http2Stream* stream) noe
         uint32_t failure
     if connection.io & IO_ERROR:
         close_connection(engine, connection, False)     # reset before its turn came
+        return
+    if unlikely(stream.flags & H2_EARLY) and not may_begin_early(engine, stream):
         return
     exchange = open_exchange(engine, connection)
     if exchange == NULL:

@@ -90,7 +90,7 @@ cdef extern from "<openssl/ssl.h>" nogil:
     void SSL_CTX_free(SSL_CTX* context)
     uint64_t SSL_CTX_set_options(SSL_CTX* context, uint64_t options)
     uint64_t SSL_OP_NO_RENEGOTIATION, SSL_OP_NO_COMPRESSION, SSL_OP_CIPHER_SERVER_PREFERENCE, SSL_OP_PRIORITIZE_CHACHA, SSL_OP_NO_TICKET
-    uint64_t SSL_OP_IGNORE_UNEXPECTED_EOF
+    uint64_t SSL_OP_IGNORE_UNEXPECTED_EOF, SSL_OP_NO_ANTI_REPLAY
     long SSL_CTX_set_mode(SSL_CTX* context, long mode)
     long SSL_MODE_RELEASE_BUFFERS, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER
     int SSL_CTX_set_min_proto_version(SSL_CTX* context, int version)
@@ -163,6 +163,10 @@ cdef extern from "<openssl/ssl.h>" nogil:
     int SSL_new_session_ticket(SSL* ssl)
     int SSL_version(const SSL* ssl)
     int TLS1_3_VERSION
+    int SSL_CTX_set_max_early_data(SSL_CTX* context, unsigned int size)
+    int SSL_read_early_data(SSL* ssl, void* data, size_t size, size_t* n)
+    int SSL_write_early_data(SSL* ssl, const void* data, size_t size, size_t* n)
+    int SSL_READ_EARLY_DATA_SUCCESS, SSL_READ_EARLY_DATA_FINISH
     int SSL_read_ex(SSL* ssl, void* data, size_t size, size_t* n)
     int SSL_write_ex(SSL* ssl, const void* data, size_t size, size_t* n)
     int SSL_pending(const SSL* ssl)

@@ -7,6 +7,7 @@ cdef enum:
     TLS_WAITS = 0                   # results of shake_hands, beside -FAILURE_*
     TLS_STANDS = 1
     TLS_SAW_HTTP = 2                # the client's first bytes, in Engine.tls.received, are no TLS
+    TLS_CAME_EARLY = 3              # it waits, and TlsConnection.early has something that need not
 
 ctypedef struct TlsSet:
     # What an image says of TLS, compiled, in its order, on its way into a snapshot.
@@ -30,6 +31,7 @@ cdef const char* openssl_version() noexcept nogil
 # Connections.
 cdef bint chose_http2(const Connection* client) noexcept nogil
 cdef int shake_hands(Engine* engine, Connection* client) noexcept nogil
+cdef void carry_early_data(Connection* client) noexcept nogil
 cdef uint32_t tls_fact(Connection* client, uint32_t fact, const char** text) noexcept nogil
 cdef bint open_backend_tls(Engine* engine, Connection* connection, const Snapshot* snapshot, const Pool* pool, uint32_t pick) noexcept nogil
 cdef bint offer_http1(Connection* connection) noexcept nogil

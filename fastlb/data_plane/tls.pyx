@@ -21,6 +21,8 @@ from fastlb.data_plane.failure cimport FAILURE_BACKEND_CERTIFICATE, FAILURE_BACK
 from fastlb.data_plane.failure cimport (FAILURE_OUT_OF_MEMORY, FAILURE_TLS_ALERT, FAILURE_TLS_CLIENT_CERTIFICATE, FAILURE_TLS_CLOSED,
                                         FAILURE_TLS_NO_SHARED_CIPHER, FAILURE_TLS_PROTOCOL, FAILURE_TLS_UNKNOWN_NAME)
 from fastlb.data_plane.openssl cimport SSL_get0_alpn_selected, SSL_new_session_ticket, SSL_version, TLS1_3_VERSION
+from fastlb.data_plane.openssl cimport (SSL_OP_NO_ANTI_REPLAY, SSL_READ_EARLY_DATA_FINISH, SSL_READ_EARLY_DATA_SUCCESS,
+                                        SSL_CTX_set_max_early_data, SSL_read_early_data, SSL_write_early_data)
 from fastlb.data_plane.openssl cimport (SSL_TICKET_EMPTY, SSL_TICKET_NO_DECRYPT, SSL_TICKET_RETURN, SSL_TICKET_RETURN_IGNORE_RENEW,
                                         SSL_TICKET_RETURN_USE, SSL_TICKET_RETURN_USE_RENEW, SSL_TICKET_STATUS, SSL_TICKET_SUCCESS_RENEW,
                                         X509_CHECK_FLAG_NEVER_CHECK_SUBJECT, SSL_CTX_set_session_ticket_cb, SSL_SESSION_get0_peer,
@@ -68,6 +70,7 @@ from fastlb.data_plane.openssl cimport (BIO, BIO_CTRL_FLUSH, BIO_METHOD, BIO_TYP
                                         X509_CRL_free, X509_NAME_dup, X509_NAME_free, X509_STORE_add_cert, X509_STORE_add_crl, X509_STORE_free,
                                         X509_STORE_new, X509_STORE_set_flags, X509_free, X509_get_subject_name, read_key, sk_X509_NAME_new_null,
                                         sk_X509_NAME_pop_free, sk_X509_NAME_push, sk_X509_new_null, sk_X509_pop_free, sk_X509_push, start_mac)
+from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.system cimport (AF_INET, AF_INET6, ENOMEM, EPROTO, likely, memcmp, memcpy, memset, sockaddr, sockaddr_in, sockaddr_in6, strlen,
                                        unlikely)
 from fastlb.data_plane.name_table cimport find_host
@@ -355,6 +358,10 @@ cdef SSL_CTX* make_context(Material* material) noexcept nogil:
     SSL_CTX_set_tlsext_status_cb(context, staple)
     SSL_CTX_set_tlsext_ticket_key_evp_cb(context, seal_ticket)
     SSL_CTX_set_alpn_select_cb(context, choose_protocol, NULL)
+    if tls.early_data_bytes != 0:
+        # Its defence against repetition is a store of sessions, each used once; ours are with the clients, for all workers (early_data.pyx).
+        SSL_CTX_set_options(context, SSL_OP_NO_ANTI_REPLAY)
+        SSL_CTX_set_max_early_data(context, tls.early_data_bytes)
     if tls.challenges.count != 0:
         SSL_CTX_set_client_hello_cb(context, note_hello, NULL)
     done = SSL_CTX_set_min_proto_version(context, <int>tls.min_version) == 1 and SSL_CTX_set_max_proto_version(context, <int>tls.max_version) == 1 \
@@ -509,6 +516,7 @@ cdef int fill_listener(Material* material, TlsListener* listener) noexcept nogil
     listener.client_auth = tls.client_auth
     listener.default_identity = tls.default_identity
     listener.n_ticket_keys = material.header.ticket_keys.count if tls.tickets else 0
+    listener.takes_early = tls.early_data_bytes != 0
     memcpy(listener.ticket_keys, material.image + material.header.ticket_keys.offset, listener.n_ticket_keys * sizeof(ImageTicketKey))
     listener.texts = <char*>malloc(count_name_bytes(material, &tls.names) + count_name_bytes(material, &tls.challenges) + tls.alpn.size + 1)
     listener.identities = <TlsIdentity*>calloc(tls.identities.count + 1, sizeof(TlsIdentity))
@@ -1011,13 +1019,15 @@ cdef inline bint are_last_words(const Connection* connection) noexcept nogil:
         and exchange.down.source_ended and exchange.down.state == RELAY_RUNNING
 
 
-cdef ssize_t tls_send_parts(Engine* engine, Connection* connection, const char** parts, const size_t* sizes, int n_parts) noexcept nogil:
-    # As plain_send_parts: parts are put together so that records are full, and leave by at most SEND_BYTES in one send.
+cdef inline ssize_t send_records(Engine* engine, Connection* connection, const char** parts, const size_t* sizes, int n_parts,
+                                 bint early) noexcept nogil:
+    # As plain_send_parts: parts are put together so that records are full, and leave by at most SEND_BYTES in one send. `early`: before hands
+    # are shaken.
     cdef:
         TlsConnection* tls = connection.tls
         const char* data
         size_t in_part = 0, size, filled, taken = 0, batch = 0, n = 0
-        int part = 0
+        int part = 0, result
     if not flush_held(engine, connection):
         return IO_CLOSED if tls.broken else IO_AGAIN
     if unlikely(tls.byte_taken):
@@ -1031,7 +1041,7 @@ cdef ssize_t tls_send_parts(Engine* engine, Connection* connection, const char**
             part += 1
             in_part = 0
         if part == n_parts or batch == SEND_BYTES:
-            if part == n_parts and unlikely(are_last_words(connection)):
+            if part == n_parts and not early and unlikely(are_last_words(connection)):
                 put_goodbye(tls)
             if not flush(engine, connection):
                 engine.last_errno = EPROTO
@@ -1063,13 +1073,21 @@ cdef ssize_t tls_send_parts(Engine* engine, Connection* connection, const char**
             if part == n_parts:
                 part -= 1                       # all of it is in this record
                 in_part = sizes[part]
-        if unlikely(SSL_write_ex(<SSL*>tls.ssl, data, size, &n) != 1 or n != size):
+        if early:
+            result = SSL_write_early_data(<SSL*>tls.ssl, data, size, &n)
+        else:
+            result = SSL_write_ex(<SSL*>tls.ssl, data, size, &n)
+        if unlikely(result != 1 or n != size):
             ERR_clear_error()
             engine.tls.n_sending = 0
             engine.last_errno = EPROTO
             return IO_CLOSED
         taken += size
         batch += size
+
+
+cdef ssize_t tls_send_parts(Engine* engine, Connection* connection, const char** parts, const size_t* sizes, int n_parts) noexcept nogil:
+    return send_records(engine, connection, parts, sizes, n_parts, False)
 
 
 cdef ssize_t tls_send(Engine* engine, Connection* connection, const char* data, size_t size) noexcept nogil:
@@ -1107,6 +1125,7 @@ cdef void close_tls(Engine* engine, Connection* connection, bint reset) noexcept
     SSL_free(<SSL*>tls.ssl)
     return_buffer(&engine.buffers, tls.received)
     return_buffer(&engine.buffers, tls.held)
+    return_buffer(&engine.buffers, tls.early)
     drop_tls(tls.listener)
     free(tls.facts)
     free(tls)
@@ -1121,6 +1140,71 @@ TLS.send_parts = tls_send_parts
 TLS.shut_write = tls_shut_write
 TLS.can_splice = False
 TLS.close = close_tls
+
+
+cdef ssize_t early_receive(Engine* engine, Connection* connection, char* data, size_t size) noexcept nogil:
+    # Brings the handshake on. Early data is given away once hands are shaken, or as it comes (passes_early), and then the connection is one as
+    # any other: no call returns bytes of both kinds.
+    cdef:
+        TlsConnection* tls = connection.tls
+        uint32_t n
+        int result
+    if not tls.stands:
+        result = shake_hands(engine, connection)
+        if result < 0:
+            connection.io &= ~<uint32_t>IO_READABLE
+            engine.last_errno = EPROTO
+            return IO_CLOSED
+        if tls.owes_ticket:                     # there may be nothing to say any more with which it could go
+            give_ticket(engine, connection)
+            if not flush(engine, connection):
+                return IO_CLOSED
+    if tls.early != NULL and (tls.stands or tls.passes_early):
+        n = min(<uint32_t>size, tls.early.end - tls.early.start)
+        memcpy(data, tls.early.data + tls.early.start, n)
+        tls.early.start += n
+        if tls.early.start == tls.early.end:
+            return_buffer(&engine.buffers, tls.early)
+            tls.early = NULL
+        connection.io |= IO_READABLE
+        return n
+    if tls.stands:
+        connection.transport = &TLS
+        connection.io |= IO_READABLE
+    if connection.io & IO_READABLE and tls.held == NULL:
+        list_ready(engine, connection)          # what came behind it, or its end
+    return IO_AGAIN
+
+
+cdef ssize_t early_send_parts(Engine* engine, Connection* connection, const char** parts, const size_t* sizes, int n_parts) noexcept nogil:
+    if connection.tls.stands:
+        return send_records(engine, connection, parts, sizes, n_parts, False)
+    return send_records(engine, connection, parts, sizes, n_parts, True)
+
+
+cdef ssize_t early_send(Engine* engine, Connection* connection, const char* data, size_t size) noexcept nogil:
+    return early_send_parts(engine, connection, &data, &size, 1)
+
+
+cdef int early_shut_write(Engine* engine, Connection* connection) noexcept nogil:
+    # With a goodbye, if the end of the handshake has just come.
+    if not connection.tls.stands and connection.io & IO_READABLE:
+        shake_hands(engine, connection)
+    return tls_shut_write(engine, connection)
+
+
+cdef Transport EARLY
+EARLY.receive = early_receive
+EARLY.send = early_send
+EARLY.send_parts = early_send_parts
+EARLY.shut_write = early_shut_write
+EARLY.can_splice = False
+EARLY.close = close_tls
+
+
+cdef void carry_early_data(Connection* client) noexcept nogil:
+    # HTTP begins with a client that has sent early data.
+    client.transport = &EARLY
 
 
 # ---------------------------------------------------------------------------------------------------------- handshakes
@@ -1176,9 +1260,26 @@ cdef uint32_t handshake_failure(const TlsConnection* tls) noexcept nogil:
     return FAILURE_TLS_PROTOCOL
 
 
+cdef bint read_early_data(Engine* engine, TlsConnection* tls) noexcept nogil:
+    # Puts what comes of it to tls.early. True: there is no more, and the handshake goes on as any other.
+    cdef:
+        size_t n = 0
+        int result
+    while True:
+        result = SSL_read_early_data(<SSL*>tls.ssl, engine.tls.record, RECORD_BYTES, &n)
+        if result == SSL_READ_EARLY_DATA_FINISH:
+            tls.takes_early = False
+            return True
+        if result != SSL_READ_EARLY_DATA_SUCCESS:
+            return False                        # as of a handshake: it waits, or has failed
+        if not append_bytes(&engine.buffers, &tls.early, engine.tls.record, <uint32_t>n):
+            tls.failure = FAILURE_OUT_OF_MEMORY
+            return False
+
+
 cdef int shake_hands(Engine* engine, Connection* client) noexcept nogil:
-    # Brings a client's handshake on, with one recv at most, until it stands: TLS_STANDS; TLS_WAITS; TLS_SAW_HTTP; or -FAILURE_*, with an alert
-    # sent where one is due.
+    # Brings a client's handshake on, with one recv at most, until it stands: TLS_STANDS; TLS_WAITS; TLS_CAME_EARLY; TLS_SAW_HTTP; or -FAILURE_*,
+    # with an alert sent where one is due.
     cdef:
         TlsConnection* tls = client.tls
         TlsScratch* scratch = &engine.tls
@@ -1199,12 +1300,15 @@ cdef int shake_hands(Engine* engine, Connection* client) noexcept nogil:
             return -<int>FAILURE_OUT_OF_MEMORY
         tls.listener = client.listener.tls
         tls.listener.references += 1
+        tls.takes_early = tls.listener.takes_early
         SSL_set_accept_state(<SSL*>tls.ssl)
     tls.may_receive = scratch.start == scratch.end
     if not flush_held(engine, client):
         return -<int>FAILURE_TLS_CLOSED if tls.broken else TLS_WAITS
     clear_errors()
-    result = SSL_do_handshake(<SSL*>tls.ssl)
+    result = 0
+    if likely(not tls.takes_early) or read_early_data(engine, tls):
+        result = SSL_do_handshake(<SSL*>tls.ssl)
     if result == 1:
         outcome = TLS_STANDS
         if unlikely(tls.listener.client_auth == CLIENT_AUTH_REQUIRED and not tls.is_challenge
@@ -1234,6 +1338,8 @@ cdef int shake_hands(Engine* engine, Connection* client) noexcept nogil:
             give_ticket(engine, client)
             if not flush(engine, client):
                 return -<int>FAILURE_TLS_CLOSED
+    elif unlikely(tls.early != NULL) and outcome == TLS_WAITS and not tls.early_waits:
+        return TLS_CAME_EARLY
     return outcome
 
 

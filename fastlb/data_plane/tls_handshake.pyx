@@ -11,16 +11,18 @@ from libc.stdint cimport uint32_t
 from fastlb.data_plane.access_log cimport log_partial_head
 from fastlb.data_plane.attempt cimport backend_codec_of, connect_failure
 from fastlb.data_plane.connection cimport close_connection, limit_idle, set_deadline
+from fastlb.data_plane.early_data cimport follow_handshake, take_early_requests
 from fastlb.data_plane.exchange cimport connected, fail_attempt, open_exchange, refuse
 from fastlb.data_plane.failure cimport FAILURE_PLAIN_HTTP, FAILURE_TLS_PROTOCOL, FAILURE_TLS_TIMEOUT
 from fastlb.data_plane.hedge cimport face_attempt
 from fastlb.data_plane.http1 cimport http1_backend_codec
 from fastlb.data_plane.meters cimport count_client_in, count_failure, read_clock_us
 from fastlb.data_plane.ready_list cimport list_ready
-from fastlb.data_plane.system cimport unlikely
-from fastlb.data_plane.tls cimport TLS_SAW_HTTP, TLS_STANDS, TLS_WAITS, greet_backend, chose_http2, shake_hands
+from fastlb.data_plane.system cimport likely, unlikely
+from fastlb.data_plane.tls cimport TLS_CAME_EARLY, TLS_SAW_HTTP, TLS_STANDS, TLS_WAITS, greet_backend, chose_http2, shake_hands
 from fastlb.data_plane.transport cimport connect_result
-from fastlb.data_plane.types cimport IO_ERROR, IO_PUT_OFF, IO_READABLE, IO_READY_LISTED, IO_WRITABLE, STATE_EXCHANGE, STATE_HANDSHAKE, STATE_IDLE, Codec, Connection, Engine, Exchange
+from fastlb.data_plane.types cimport (IO_ERROR, IO_PUT_OFF, IO_READABLE, IO_READY_LISTED, IO_WRITABLE, STATE_EXCHANGE, STATE_HANDSHAKE, STATE_IDLE, Codec,
+                                      Connection, Engine, Exchange)
 
 
 cdef enum:
@@ -58,6 +60,8 @@ cdef void begin_client(Engine* engine, Connection* client) noexcept nogil:
         return
     if chose_http2(client):
         engine.http2_client_codec.adopt(engine, client, NULL, 0)
+        if unlikely(client.tls != NULL and client.tls.passes_early):
+            follow_handshake(client)
         return
     set_deadline(engine, client, engine.now_ms + client.listener.settings.head_timeout_ms)
     if unlikely(engine.draining):
@@ -107,13 +111,15 @@ cdef void handshake_ready(Engine* engine, Connection* client) noexcept nogil:
     if result == TLS_STANDS:
         if client.tls.is_challenge:
             close_connection(engine, client, False)     # to see the certificate was all it came for
-        else:
+        elif likely(client.tls.early == NULL) or take_early_requests(engine, client, True):
             begin_client(engine, client)
+    elif unlikely(result == TLS_CAME_EARLY) and take_early_requests(engine, client, False):
+        begin_client(engine, client)
     elif result == TLS_SAW_HTTP:
         refuse_plain(engine, client)
-    elif result != TLS_WAITS:
+    elif result < 0:
         fail_handshake(engine, client, <uint32_t>-result)
-    elif client.io & IO_READABLE and (client.tls == NULL or client.tls.held == NULL):
+    elif client.state == STATE_HANDSHAKE and client.io & IO_READABLE and (client.tls == NULL or client.tls.held == NULL):
         list_ready(engine, client)              # more, or its end, came in the same event
 
 

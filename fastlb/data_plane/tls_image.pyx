@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from fastlb.data_plane.image cimport range_fits, text_fits
 from fastlb.data_plane.name_table cimport check_names
 from fastlb.data_plane.system cimport memchr
-from fastlb.data_plane.types cimport (CLIENT_AUTH_KINDS, CLIENT_AUTH_NONE, MAX_CLIENT_DEPTH, MAX_HANDSHAKE_MS, MAX_KEY_TYPES, MAX_TICKET_KEYS,
+from fastlb.data_plane.types cimport (CLIENT_AUTH_KINDS, CLIENT_AUTH_NONE, MAX_CLIENT_DEPTH, MAX_EARLY_DATA_BYTES, MAX_HANDSHAKE_MS, MAX_KEY_TYPES, MAX_TICKET_KEYS,
                                       MAX_TLS_LIST_BYTES, MAX_TLS_TEXT_BYTES, NO_INDEX, ImageBackend, ImageBackendTls, ImageCertificate, ImageHeader, ImageListener,
                                       ImagePool, ImageText, ImageTls, ImageTlsIdentity)
 
@@ -48,6 +48,9 @@ cdef bint check_listener(const char* image, const ImageHeader* header, const Ima
         return False
     if tls.client_auth >= CLIENT_AUTH_KINDS or tls.client_depth > MAX_CLIENT_DEPTH or not text_fits(size, &tls.client_ca) \
             or not text_fits(size, &tls.client_crl) or tls.client_ca.size > MAX_TLS_TEXT_BYTES or tls.client_crl.size > MAX_TLS_TEXT_BYTES:
+        return False
+    # Certificates of clients are verified in a handshake that is over.
+    if tls.early_data_bytes > MAX_EARLY_DATA_BYTES or (tls.early_data_bytes != 0 and tls.client_auth != CLIENT_AUTH_NONE):
         return False
     return tls.client_auth == CLIENT_AUTH_NONE or tls.client_ca.size != 0
 

@@ -91,6 +91,9 @@ cdef enum:
     MAX_DATAGRAM_SESSIONS = 1048576
     ANY_RESPONSES = 0xFFFFFFFF
 
+    # TLS (tls.pyx)
+    MAX_EARLY_DATA_BYTES = 16384    # of requests before a handshake is over: OpenSSL drops as much of what it does not take, so no reload ends one
+
 cdef enum:
     NO_BACKEND = -1
     NO_PIPE = -1
@@ -268,6 +271,9 @@ ctypedef enum Http2StreamFlags:
     # Of backends
     H2_HEAD_GONE = 512              # our HEADERS are with the socket: the backend may have seen the request
     H2_HEAD_CAME = 1024             # its final header list is here
+    # Of clients
+    H2_EARLY = 2048                 # its header list came before the TLS handshake was over (early_data.pyx)
+    H2_AWAITS_HANDSHAKE = 4096      # it begins when that is
 
 ctypedef enum Algorithm:
     ALGORITHM_ROUND_ROBIN = 0
@@ -1104,6 +1110,7 @@ cdef struct Http2Session:
     Allowance frames                # how many frames that move nothing may come
     Allowance resets
     Http2Numbers numbers
+    uint32_t stream_flags           # Http2StreamFlags that a new stream of a client has
     # Of backends (http2_backend.pyx)
     Http2Session* next              # those to the same backend
     Http2Session* previous
@@ -1486,6 +1493,8 @@ cdef struct ImageTls:               # how a listener speaks TLS
     uint32_t client_auth            # ClientAuth
     uint32_t client_depth
     ImageText client_ca, client_crl  # PEM
+    uint32_t early_data_bytes       # of requests before a resumed handshake is over; 0 = none are taken
+    uint32_t padding
 
 cdef struct ImageBackendTls:        # how the backends of a pool are spoken to
     uint32_t verify
@@ -1889,6 +1898,7 @@ cdef struct TlsListener:
     uint32_t client_auth            # ClientAuth
     uint32_t n_ticket_keys
     uint8_t ticket_keys[MAX_TICKET_KEYS * TICKET_KEY_BYTES]
+    bint takes_early                # requests before a handshake is over
 
 cdef struct TlsBackend:             # how the backends of a pool are spoken to, compiled
     void* context                   # owned: SSL_CTX
@@ -1924,6 +1934,11 @@ cdef struct TlsConnection:
     bint said_goodbye               # close_notify is sent, or is among the records that are
     uint32_t failure                # FAILURE_* that a callback found; 0 = none
     uint32_t silent_bytes           # received since data came last, or since hands are shaken
+    bint takes_early                # what comes now may be early data
+    bint early_waits                # it is not given to HTTP before hands are shaken
+    bint passes_early               # HTTP gets it as it comes
+    Buffer* early                   # owned: early data that HTTP has not got
+    uint64_t early_until_ms         # HTTP has begun: when hands must be shaken
 
 cdef struct TlsScratch:
     # Shared by all TLS connections of an engine; empty between two calls of the transport.

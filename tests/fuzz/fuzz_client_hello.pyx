@@ -73,10 +73,10 @@ def make_seeds():
     import ssl
 
     from tests.support.client_hello import alpn, message, openssl_hello, records, server_name, versions
-    from tests.support.tls import client_context
 
     for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
-        context = client_context(maximum_version=version)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.maximum_version = version
         context.set_alpn_protocols(["h2", "http/1.1"])
         yield openssl_hello(context, "a.example")
     small = message([server_name(b"a.example"), alpn(b"h2"), versions(0x0304)])

@@ -220,7 +220,7 @@ LAYOUT = {
             "handshake_timeout_ms": <size_t>&(<ImageTls*>NULL).handshake_timeout_ms, "ciphers": <size_t>&(<ImageTls*>NULL).ciphers,
             "ciphersuites": <size_t>&(<ImageTls*>NULL).ciphersuites, "groups": <size_t>&(<ImageTls*>NULL).groups, "alpn": <size_t>&(<ImageTls*>NULL).alpn,
             "tickets": <size_t>&(<ImageTls*>NULL).tickets, "client_auth": <size_t>&(<ImageTls*>NULL).client_auth,
-            "client_depth": <size_t>&(<ImageTls*>NULL).client_depth, "client_ca": <size_t>&(<ImageTls*>NULL).client_ca,
+            "client_depth": <size_t>&(<ImageTls*>NULL).client_depth, "early_data_bytes": <size_t>&(<ImageTls*>NULL).early_data_bytes, "client_ca": <size_t>&(<ImageTls*>NULL).client_ca,
             "client_crl": <size_t>&(<ImageTls*>NULL).client_crl},
     "backend_tls": {"size": sizeof(ImageBackendTls), "verify": <size_t>&(<ImageBackendTls*>NULL).verify,
                     "resume": <size_t>&(<ImageBackendTls*>NULL).resume,

@@ -14,21 +14,25 @@ _BUFFER = 1 << 16
 
 def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(_ssl.__file__)  # what it is linked with is found too
-    for name in ("TLS_client_method", "SSL_CTX_new", "SSL_new", "BIO_s_mem", "BIO_new"):
+    for name in ("TLS_client_method", "SSL_CTX_new", "SSL_new", "BIO_s_mem", "BIO_new", "SSL_get1_session"):
         getattr(library, name).restype = ctypes.c_void_p
     return library
 
 
 class OpenSslClient:
-    """One connection with the engine, whose every byte the test moves."""
+    """One connection with the engine, whose every byte the test moves. `session`: of another client, as `session` gives it."""
 
-    def __init__(self, world: Pair, *, max_fragment: int = 0, max_version: int = 0) -> None:
+    def __init__(self, world: Pair, *, max_fragment: int = 0, max_version: int = 0, alpn: bytes = b"", session: Any = None) -> None:
         self.world, self.sock, self.library = world, world.client(), _library()
         self.context = self._new("SSL_CTX_new", self._new("TLS_client_method"))
         if max_fragment:
             self._call("SSL_CTX_set_tlsext_max_fragment_length", self.context, ctypes.c_uint8(max_fragment))
         self._call("SSL_CTX_ctrl", self.context, 124, ctypes.c_long(max_version), None)  # SSL_CTRL_SET_MAX_PROTO_VERSION
         self.ssl = self._new("SSL_new", self.context)
+        if alpn:
+            self._call("SSL_set_alpn_protos", self.ssl, bytes([len(alpn)]) + alpn, len(alpn) + 1)
+        if session:
+            assert self._call("SSL_set_session", self.ssl, session) == 1
         self.incoming, self.outgoing = (self._new("BIO_new", self._new("BIO_s_mem")) for _ in range(2))
         for bio in (self.incoming, self.outgoing):
             self._call("BIO_ctrl", bio, 130, ctypes.c_long(-1), None)  # BIO_C_SET_BUF_MEM_EOF_RETURN: empty is no end
@@ -39,6 +43,7 @@ class OpenSslClient:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._call("SSL_set_shutdown", self.ssl, 3)  # both ways: else its session would count as broken
         self._call("SSL_free", self.ssl)
         self._call("SSL_CTX_free", self.context)
         self.sock.close()
@@ -72,6 +77,18 @@ class OpenSslClient:
     def send(self, data: bytes) -> None:
         assert self._call("SSL_write", self.ssl, data, len(data)) == len(data)
         self.turn()
+
+    def session(self) -> Any:
+        """What another client can resume, once it has come; it is never freed."""
+        return self._new("SSL_get1_session", self.ssl)
+
+    def write_early(self, data: bytes) -> None:
+        """Before the handshake is over (RFC 8446 section 2.3)."""
+        n = ctypes.c_size_t()
+        assert self._call("SSL_write_early_data", self.ssl, data, ctypes.c_size_t(len(data)), ctypes.byref(n)) == 1
+
+    def was_early_taken(self) -> bool:
+        return self._call("SSL_get_early_data_status", self.ssl) == 2  # SSL_EARLY_DATA_ACCEPTED
 
     def receive_until(self, mark: bytes) -> bytes:
         data, received = ctypes.create_string_buffer(_BUFFER), b""

@@ -191,6 +191,7 @@ class ListenerTls:
     handshake_timeout_ms: int = option("handshake_timeout", duration("100ms", "10m"), "10s", ("ssl_handshake_timeout", "handshake"))
     tickets: bool = option("tickets", Flag(), True, ("session_tickets", "ssl_session_tickets"))
     session_timeout_ms: int = option("session_timeout", duration("1m", LONGEST_SESSION), "1d", ("ssl_session_timeout", "lifetime"))
+    early_data: bool = option("early_data", Flag(), False, ("ssl_early_data", "allow_0rtt", "allow-0rtt", "zero_rtt", "0rtt"))
     client_certificates: ClientCertificates = table("client_certificates", ClientCertificates, ("client_auth", "mtls", "verify_client"))
     acme: tuple[AcmeOptions, ...] = option("acme", ListOf(InnerTable(AcmeOptions)), [], ("letsencrypt", "autocert", "auto"), AcmeOptions)
     ocsp: OcspOptions = option("ocsp", FlagOrTable(OcspOptions, "staple"), True, ("ssl_stapling", "stapling", "ocsp_stapling"), OcspOptions)
@@ -218,6 +219,15 @@ class BackendTls:
     key: str = option("key", Text("a path", parse_pem_path, "/etc/fastlb/client.key"), "", ("proxy_ssl_certificate_key",))
     min_version: str = option("min_version", Choice(VERSIONS, also_called=_VERSIONS_ELSEWHERE), "1.2", ("proxy_ssl_protocols",))
     max_version: str = option("max_version", Choice(VERSIONS, also_called=_VERSIONS_ELSEWHERE), "1.3")
+    ciphers: str = option(
+        "ciphers", Text("a cipher list", parse_ciphers, "ECDHE+AESGCM:ECDHE+CHACHA20"), "", ("proxy_ssl_ciphers", "cipher_list")
+    )
+    ciphersuites: tuple[str, ...] = option(
+        "ciphersuites", ListOf(Choice(CIPHERSUITES), identity=lambda name: name), [], ("tls13_ciphers", "cipher_suites")
+    )
+    curves: tuple[str, ...] = option(
+        "curves", ListOf(Choice(CURVES, also_called=_CURVES_ELSEWHERE), identity=lambda name: name), [], ("groups", "ecdhe")
+    )
     resume: bool = option("resume", Flag(), True, ("session_reuse", "proxy_ssl_session_reuse", "sessions"))
 
     @property
@@ -270,22 +280,21 @@ def check_tls(reader: Reader) -> None:
         if not any(reader.source.values["listeners"][path[1]]["tls"].get(key) for key in ("certificates", "acme")):
             right = 'certificates = [{ cert = "shop.pem", key = "shop.key" }], or acme = { domains = ["shop.example.com"] }'
             reader.reject_key(path, "tls has no certificates", right)
-        if tls.min_version > tls.max_version:
-            reader.reject((*path, "min_version"), f"min_version {tls.min_version} is above max_version {tls.max_version}", "swap them")
-        if tls.ciphersuites and tls.max_version < "1.3":
-            reader.reject_key((*path, "ciphersuites"), "ciphersuites are of TLS 1.3, which max_version forbids", "leave them out")
-        if tls.ciphers and tls.min_version > "1.2":
-            reader.reject_key((*path, "ciphers"), "ciphers are of TLS 1.2, which min_version forbids", "ciphersuites are those of TLS 1.3")
+        _check_versions(reader, path, tls)
         _check_client_certificates(reader, (*path, "client_certificates"), tls.client_certificates)
+        if tls.early_data and tls.client_certificates.mode != OFF:
+            found = "early_data does not go with client certificates, which are verified when the handshake is over"
+            reader.reject_key((*path, "early_data"), found, "leave one of them out")
+        if tls.early_data and (not tls.tickets or tls.max_version < "1.3"):
+            found = "early_data comes with resumed sessions of TLS 1.3"
+            reader.reject_key((*path, "early_data"), found, 'tickets = true, max_version = "1.3"')
         pairs: set[tuple[str, str]] = set()
         for number, files in enumerate(tls.certificates):
             if files.pair in pairs:
                 reader.reject((*path, "certificates", number), f"{quote(files.cert)} is listed a second time", "list it once")
             pairs.add(files.pair)
     for path, backend in reader.all_read(BackendTls):
-        if backend.min_version > backend.max_version:
-            found = f"min_version {backend.min_version} is above max_version {backend.max_version}"
-            reader.reject((*path, "min_version"), found, "swap them")
+        _check_versions(reader, path, backend)
         if backend.key and not backend.cert:
             reader.reject_key((*path, "key"), "the key of no certificate", 'name that: cert = "client.pem"')
         if backend.ca and not backend.verify:
@@ -298,6 +307,15 @@ def check_tls(reader: Reader) -> None:
             reader.reject_key(path, "hsts does not say for how long", 'max_age = "365d"')
         elif hsts.preload and (not hsts.subdomains or hsts.max_age_ms < _PRELOAD_MS):
             reader.reject_key((*path, "preload"), "browsers' list takes no such site", 'it wants subdomains = true and a max_age of "365d"')
+
+
+def _check_versions(reader: Reader, path: KeyPath, tls: ListenerTls | BackendTls) -> None:
+    if tls.min_version > tls.max_version:
+        reader.reject((*path, "min_version"), f"min_version {tls.min_version} is above max_version {tls.max_version}", "swap them")
+    if tls.ciphersuites and tls.max_version < "1.3":
+        reader.reject_key((*path, "ciphersuites"), "ciphersuites are of TLS 1.3, which max_version forbids", "leave them out")
+    if tls.ciphers and tls.min_version > "1.2":
+        reader.reject_key((*path, "ciphers"), "ciphers are of TLS 1.2, which min_version forbids", "ciphersuites are those of TLS 1.3")
 
 
 def _check_client_certificates(reader: Reader, path: KeyPath, clients: ClientCertificates) -> None:

@@ -112,6 +112,7 @@ def test_settings_are_those_of_the_table(directory: Path) -> None:
         "handshake_timeout_ms": 3000,
         "tickets": False,
         "session_timeout_s": 3600,
+        "early_data_bytes": 0,
         "client_auth": "optional",
         "client_ca": ROOT.pem,
         "client_crl": (directory / "crl").read_bytes(),
@@ -128,9 +129,23 @@ def test_backends_are_spoken_to_plainly_unless_the_pool_says_otherwise(directory
         "certificate": None,
         "min_version": 0x0303,
         "max_version": 0x0304,
+        "alpn": (),
+        "ciphers": "",
+        "ciphersuites": "",
+        "groups": "",
         "resume": True,
     }
     assert plan(directory, "", pool="tls = true").pools == {0: usual}
+
+
+def test_a_pool_has_ciphers_and_curves_of_its_own(directory: Path) -> None:
+    table = 'tls = { ciphers = "ECDHE+AESGCM", ciphersuites = ["TLS_AES_256_GCM_SHA384"], curves = ["P-256", "X25519"] }'
+    options = plan(directory, tls("a"), pool=table).pools[0]
+    assert (options["ciphers"], options["ciphersuites"], options["groups"]) == ("ECDHE+AESGCM", "TLS_AES_256_GCM_SHA384", "P-256:X25519")
+
+
+def test_early_data_is_taken_where_that_is_said(directory: Path) -> None:
+    assert plan(directory, tls("a", more=", early_data = true")).listeners[0]["early_data_bytes"] == 16384
 
 
 def test_a_pool_has_its_authorities_and_shows_a_certificate(directory: Path) -> None:

@@ -347,6 +347,7 @@ def test_tls_of_an_image_is_checked() -> None:
         "tickets": (2,),
         "client_auth": (1, 2, 3),  # the first two take a bundle of authorities
         "client_depth": (33,),
+        "early_data_bytes": (16385,),
     }.items():
         for value in damaged:
             assert refused(field_at("tls", 0, field), value), (field, value)

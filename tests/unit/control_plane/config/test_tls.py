@@ -76,6 +76,12 @@ def test_names_are_hosts_in_lower_case() -> None:
             '4:68: client certificates are required, and nobody may sign them; ca = "clients-ca.pem"',
         ),
         (f'tls = {{ {GOOD}, client_certificates = {{ ca = "x" }} }}', "4:68: ca without client certificates; "),
+        (
+            f'tls = {{ {GOOD}, early_data = true, client_certificates = {{ mode = "required", ca = "x" }} }}',
+            "4:44: early_data does not go with client certificates",
+        ),
+        (f"tls = {{ {GOOD}, early_data = true, tickets = false }}", "4:44: early_data comes with resumed sessions of TLS 1.3; "),
+        (f'tls = {{ {GOOD}, early_data = true, max_version = "1.2" }}', "4:44: early_data comes with resumed sessions of TLS 1.3; "),
         ('hsts = "365d"', "4:1: hsts of a listener without tls; "),
         (f"tls = {{ {GOOD} }}\nredirect_https = true", "5:1: redirect_https of a listener with tls; "),
         (f"tls = {{ {GOOD} }}\nhsts = {{ subdomains = true }}", '5:1: hsts does not say for how long; max_age = "365d"'),
