@@ -13,10 +13,9 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Protocol
 
 import msgspec
@@ -36,6 +35,9 @@ from fastlb.processes.systemd import notify
 LOAD_SECONDS = 30.0
 # How often a watched file is looked at. It is read when it looks the same twice: whoever writes it has finished by then.
 WATCH_SECONDS = 0.5
+# Of many files so many at a time: each costs 3 µs, and the watch no more than half a percent of a core. 10,000 certificates with their keys
+# are looked at in 17 seconds; one that differs is looked at every time.
+FILES_PER_LOOK = 600
 # A changed file of TLS that could not be put in force (no process, a worker that refused) is read again after this, then after twice as
 # long, and so on: nobody else would do it before the certificate in use has expired.
 RETRY_SECONDS = 60.0
@@ -90,7 +92,7 @@ class Reloading:
         self._read = read
         self._watched = WatchedFile(path)
         self._tls_files = self._found_files = tls_files  # of the configuration in force; of the one that was read last
-        self._watched_files = [WatchedFile(name) for name in tls_files.paths()]
+        self._watched_files = WatchedFiles(tls_files.paths())
         self._wants_all = False  # the configuration too, not only the files of TLS
         self._loader: Child | None = None
         self._wanted = asyncio.Event()
@@ -119,7 +121,7 @@ class Reloading:
         self._was_applied = applied
         if applied and self._found_files != self._tls_files:
             self._tls_files = self._found_files
-            self._watched_files = [WatchedFile(name) for name in self._tls_files.paths()]
+            self._watched_files = WatchedFiles(self._tls_files.paths())
             self._wanted.set()  # one of them may have changed since it was read
 
     async def run(self) -> None:
@@ -148,8 +150,7 @@ class Reloading:
             await asyncio.sleep(WATCH_SECONDS)
             if self._path and self._parent.is_watching and self._watched.has_changed():
                 self.request()
-            changed = [file for file in self._watched_files if file.has_changed()]  # each of them looks
-            if changed:
+            if self._watched_files.has_changed():
                 self._wanted.set()
 
     def close(self) -> None:
@@ -187,8 +188,7 @@ class Reloading:
         if read is self._read:
             self._watched.note()
         else:  # what a reload has read of them may come to nothing
-            for file in self._watched_files:
-                file.note()
+            self._watched_files.note()
         try:
             loader = self._loader = self._start_loader(read)
         except OSError as error:
@@ -237,6 +237,29 @@ class Reloading:
             left.set_exception(LoadError(f"the process that reads the configuration ended ({how or 'without a reason'})"))
 
 
+class WatchedFiles:
+    """Files of which any may change, looked at in turns."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._files = [WatchedFile(path) for path in paths]
+        self._next = 0
+        self._differing: set[WatchedFile] = set()  # from what was read, at the last look
+
+    def note(self) -> None:
+        """They are about to be read."""
+        for file in self._files:
+            file.note()
+        self._differing.clear()
+
+    def has_changed(self) -> bool:
+        """Whether one has, of those whose turn it is and those that differed when they were looked at last."""
+        due = self._differing.union(self._files[self._next : self._next + FILES_PER_LOOK])
+        self._next = self._next + FILES_PER_LOOK if self._next + FILES_PER_LOOK < len(self._files) else 0
+        changed = [file for file in due if file.has_changed()]  # each of them looks
+        self._differing = {file for file in due if file.differs}
+        return bool(changed)
+
+
 class WatchedFile:
     """Whether a file is another one than the one that was read: written in place, replaced by a rename, or by a link on its path.
 
@@ -254,6 +277,11 @@ class WatchedFile:
         """It is about to be read."""
         self._read = self._seen = self._identify()
 
+    @property
+    def differs(self) -> bool:
+        """Whether it is another one than the one that was read, as it looked the last time."""
+        return self._seen is not None and self._seen != self._read
+
     def has_changed(self) -> bool:
         """Whether it differs from what was read and has not changed since the last look. One that is gone has not changed: an editor that
         moves it away puts another one there."""
@@ -262,7 +290,7 @@ class WatchedFile:
 
     def _identify(self) -> Identity | None:
         with suppress(OSError, ValueError):
-            status = Path(self._path).stat()
+            status = os.stat(self._path)  # noqa: PTH116  a Path costs three times as much
             return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
         return None
 

@@ -5,7 +5,10 @@ from fastlb.control_plane.config.reader import Reader
 from fastlb.control_plane.config.schema import CLIENT_KEY, HTTP, TCP, UDP, Listener, Pool, Route
 
 # Options of a listener that have a meaning for HTTP only.
-_HTTP_KEYS = (("limits",), ("http2",), ("hsts",), ("redirect_https",), *(("timeouts", key) for key in ("body", "idle", "write")))
+_HTTP_KEYS = (
+    *(("limits",), ("http2",), ("hsts",), ("redirect_https",), ("tls", "early_data")),
+    *(("timeouts", key) for key in ("body", "idle", "write")),
+)
 
 
 def check_tcp(reader: Reader) -> None:

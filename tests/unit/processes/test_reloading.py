@@ -20,7 +20,7 @@ from fastlb.processes.child import Child
 from fastlb.processes.loader import start_loader
 from fastlb.processes.messages import Reread, ToController
 from fastlb.processes.nursery import Nursery
-from fastlb.processes.reloading import Reloading, WatchedFile
+from fastlb.processes.reloading import Reloading, WatchedFile, WatchedFiles
 from fastlb.processes.zygote import ZygoteOptions
 from tests.support.authority import Authority
 
@@ -433,3 +433,19 @@ def test_a_file_that_came_back_as_it_was_is_no_change(file: Path) -> None:
     assert not watched.has_changed()
     away.rename(file)
     assert not any(watched.has_changed() for _ in range(3))
+
+
+def test_many_files_are_looked_at_in_turns_and_one_that_differs_every_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reloading, "FILES_PER_LOOK", 2)
+    paths = [tmp_path / str(number) for number in range(5)]
+    for path in paths:
+        path.write_text("before")
+    files = WatchedFiles(map(str, paths))
+    assert not any(files.has_changed() for _ in range(6))
+    for path in (paths[0], paths[4]):
+        path.write_text("afterwards")
+        assert [files.has_changed() for _ in range(4)].count(True) >= 1  # at the latest in the look behind the round of three
+        assert files.has_changed()
+        files.note()
+        assert not any(files.has_changed() for _ in range(6))
+    assert not WatchedFiles(()).has_changed()
