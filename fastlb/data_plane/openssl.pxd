@@ -80,6 +80,8 @@ cdef extern from "<openssl/ssl.h>" nogil:
     # errors
     void ERR_clear_error()
     unsigned long ERR_peek_error()
+    unsigned long ERR_peek_last_error()
+    int PEM_R_NO_START_LINE
     int ERR_GET_REASON(unsigned long error)
     void ERR_error_string_n(unsigned long error, char* text, size_t size)
 

@@ -23,6 +23,7 @@ from fastlb.data_plane.failure cimport (FAILURE_OUT_OF_MEMORY, FAILURE_TLS_ALERT
 from fastlb.data_plane.openssl cimport SSL_get0_alpn_selected, SSL_new_session_ticket, SSL_version, TLS1_3_VERSION
 from fastlb.data_plane.openssl cimport (SSL_OP_NO_ANTI_REPLAY, SSL_READ_EARLY_DATA_FINISH, SSL_READ_EARLY_DATA_SUCCESS,
                                         SSL_CTX_set_max_early_data, SSL_read_early_data, SSL_write_early_data)
+from fastlb.data_plane.openssl cimport ERR_peek_last_error, PEM_R_NO_START_LINE
 from fastlb.data_plane.openssl cimport (SSL_TICKET_EMPTY, SSL_TICKET_NO_DECRYPT, SSL_TICKET_RETURN, SSL_TICKET_RETURN_IGNORE_RENEW,
                                         SSL_TICKET_RETURN_USE, SSL_TICKET_RETURN_USE_RENEW, SSL_TICKET_STATUS, SSL_TICKET_SUCCESS_RENEW,
                                         X509_CHECK_FLAG_NEVER_CHECK_SUBJECT, SSL_CTX_set_session_ticket_cb, SSL_SESSION_get0_peer,
@@ -78,7 +79,7 @@ from fastlb.data_plane.types cimport (TLS_CIPHER, TLS_CLIENT_FINGERPRINT, TLS_CL
                                       TLS_CLIENT_VERIFY, TLS_RESUMED, TLS_SERVER_NAME, TLS_VERSION, Backend, ImageBackend, ImageBackendTls, Pool,
                                       TlsBackend, TlsFacts)
 from fastlb.data_plane.types cimport RELAY_RUNNING, X_KEEP_ALIVE, X_TUNNEL, Exchange
-from fastlb.data_plane.types cimport (CLIENT_AUTH_NONE, CLIENT_AUTH_REQUIRED, IO_AGAIN, IO_CLOSED, IO_EOF, IO_ERROR, IO_READABLE, IO_WRITABLE,
+from fastlb.data_plane.types cimport (CLIENT_AUTH_NONE, CLIENT_AUTH_REQUIRED, IO_AGAIN, IO_CLOSED, IO_EOF, IO_ERROR, IO_PUT_OFF, IO_READABLE, IO_WRITABLE,
                                       IO_WRITE_CLOSED, KIND_CLIENT, MAX_KEY_TYPES, NO_INDEX, TICKET_KEY_BYTES, X_CAME_BY_TLS, Connection,
                                       Engine, ImageCertificate, ImageHeader, ImageListener, ImageSection, ImageText, ImageTicketKey, ImageTls,
                                       ImageTlsIdentity, ImageName, Snapshot, TlsConnection, TlsIdentity, TlsListener, TlsScratch,
@@ -92,6 +93,7 @@ cdef enum:
     MAX_HELD_BYTES = 131072         # a socket that takes nothing while it asks for answers (KeyUpdate) is closed
     MAX_SILENT_BYTES = 65536        # of records without data in a row (KeyUpdate, tickets): a record of 16 KB that comes in pieces is below it
     MAX_TICKET_BYTES = 4096         # that share a send with data; one with a client's certificate in it may be larger
+    MAX_RECORDS = 512               # in one call, then others have their turn: each costs a microsecond, also with one byte in it
     IV_BYTES = 16                   # of AES-256-CBC
     NAME_BYTES = 16                 # a ticket key: its name, then the key for HMAC, then that for AES
     MAC_KEY = 16
@@ -282,6 +284,15 @@ cdef BIO* open_text(const char* image, const ImageText* text) noexcept nogil:
     return BIO_new_mem_buf(image + text.offset, <int>text.size)
 
 
+cdef bint is_at_end() noexcept nogil:
+    # Whether nothing more of a PEM text could be read because nothing is left. What cannot be parsed is an error: a bundle must not be cut there
+    # without a word.
+    if ERR_GET_REASON(ERR_peek_last_error()) != PEM_R_NO_START_LINE:
+        return False
+    ERR_clear_error()
+    return True
+
+
 cdef bint read_authorities(Material* material) noexcept nogil:
     # Who may have signed clients' certificates, and which of those are revoked.
     cdef:
@@ -296,6 +307,7 @@ cdef bint read_authorities(Material* material) noexcept nogil:
     while done:
         certificate = PEM_read_bio_X509(bio, NULL, NULL, NULL)
         if certificate == NULL:
+            done = is_at_end()
             break
         n += 1
         done = X509_STORE_add_cert(material.authorities, certificate) == 1 \
@@ -312,6 +324,7 @@ cdef bint read_authorities(Material* material) noexcept nogil:
     while done:
         crl = PEM_read_bio_X509_CRL(bio, NULL, NULL, NULL)
         if crl == NULL:
+            done = is_at_end()
             break
         n += 1
         done = X509_STORE_add_crl(material.authorities, crl) == 1
@@ -404,7 +417,7 @@ cdef bint add_certificate(Material* material, TlsIdentity* identity, uint32_t nu
     while done:
         certificate = PEM_read_bio_X509(bio, NULL, NULL, NULL)
         if certificate == NULL:
-            ERR_clear_error()                   # the end of the text
+            done = is_at_end()
             break
         done = sk_X509_push(chain, certificate) > 0
         if not done:
@@ -598,12 +611,12 @@ cdef bint add_bundle(X509_STORE* store, const char* image, const ImageText* text
     while done:
         certificate = PEM_read_bio_X509(bio, NULL, NULL, NULL)
         if certificate == NULL:
+            done = is_at_end()
             break
         n += 1
         done = X509_STORE_add_cert(store, certificate) == 1
         X509_free(certificate)
     BIO_free(bio)
-    ERR_clear_error()                           # the end of the text
     return done and n != 0
 
 
@@ -951,9 +964,14 @@ cdef ssize_t tls_receive(Engine* engine, Connection* connection, char* data, siz
         TlsScratch* scratch = &engine.tls
         SSL* ssl = <SSL*>tls.ssl
         size_t got = 0, n = 0
+        uint32_t n_records = 0
         int result, error
         ssize_t outcome = IO_AGAIN
         bint was_kept = tls.received != NULL    # so whether the socket has more is not known
+    if unlikely(connection.io & IO_PUT_OFF):
+        connection.io &= ~<uint32_t>IO_PUT_OFF
+        list_ready(engine, connection)          # behind the others: its records are small
+        return IO_AGAIN
     tls.may_receive = True
     clear_errors()
     while True:
@@ -963,6 +981,10 @@ cdef ssize_t tls_receive(Engine* engine, Connection* connection, char* data, siz
             tls.silent_bytes = 0
             if unlikely(got == size):
                 connection.io |= IO_READABLE
+                break
+            n_records += 1
+            if unlikely(n_records == MAX_RECORDS):
+                connection.io |= IO_READABLE | IO_PUT_OFF
                 break
             if likely(scratch.start == scratch.end and tls.received == NULL and SSL_pending(ssl) == 0):
                 if likely(not was_kept):

@@ -15,7 +15,7 @@ from fastlb.control_plane.config.schema import Config, Listener
 from fastlb.control_plane.tls.certificate import Certificate
 from fastlb.control_plane.tls.files import Finding, TlsError, TlsFiles, base_of, list_files
 from fastlb.control_plane.tls.tickets import read_ticket_keys
-from fastlb.control_plane.tls.trial import find_refused
+from fastlb.control_plane.tls.trial import find_refused, find_refused_block
 
 T = TypeVar("T")
 Pair = tuple[str, str]
@@ -93,12 +93,26 @@ def reread_material(files: TlsFiles) -> Material:
         failures[pair] = Finding(refused.cert, f"OpenSSL does not take this certificate: {reason}", "ask its authority for another one")
         del certificates[pair]
     for name in files.authorities:
-        bundles.update((name, pem) for pem in take(name, partial(read_authorities, files, name)))
+        bundles.update((name, pem) for pem in take(name, partial(_read_tried, read_authorities, files, name)))
+    whoever = next(iter(bundles.values()), b"")
     for name in files.crls:  # one file may hold both
-        bundles.update((name, bundles.get(name, b"") + pem) for pem in take(name, partial(read_crls, files, name)))
+        read_lists = partial(_read_tried, read_crls, files, name, whoever) if whoever else partial(read_crls, files, name)
+        bundles.update((name, bundles.get(name, b"") + pem) for pem in take(name, read_lists))
     if files.ticket_keys:
         ticket_keys.extend(take(files.ticket_keys, partial(read_ticket_keys, files, files.ticket_keys)))
     return Material(files, certificates, bundles, ticket_keys[0] if ticket_keys else (), failures, tuple(findings))
+
+
+def _read_tried(
+    read: Callable[[TlsFiles, str], tuple[bytes, list[Finding]]], files: TlsFiles, name: str, authorities: bytes = b""
+) -> tuple[bytes, list[Finding]]:
+    """A bundle, if workers will be able to read all of it."""
+    bundle, found = read(files, name)
+    if refused := find_refused_block(bundle, authorities):
+        number, reason = refused
+        what = "list of revoked certificates" if authorities else "certificate"
+        raise TlsError(name, f"OpenSSL cannot read {what} {number} in it: {reason}", "ask its authority for another one, or remove it")
+    return bundle, found
 
 
 def settle(read: Material, config: Config, last: Material = NO_MATERIAL) -> tuple[Material, list[str]]:

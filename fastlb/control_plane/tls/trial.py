@@ -1,9 +1,14 @@
 """Whether OpenSSL takes certificates, asked as a worker will ask: what it refuses there would keep a whole snapshot from being used."""
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from fastlb.control_plane.tls.certificate import Certificate
+
+if TYPE_CHECKING:
+    from fastlb import _core
 
 
 def find_refused(certificates: Sequence[Certificate]) -> list[tuple[Certificate, str]]:
@@ -27,8 +32,35 @@ def _find(certificates: Sequence[Certificate]) -> list[tuple[Certificate, str]]:
     return [*_find(certificates[:middle]), *_find(certificates[middle:])]
 
 
+def find_refused_block(bundle: bytes, authorities: bytes = b"") -> tuple[int, str] | None:
+    """The first certificate of a bundle that it cannot read, or list of revoked ones: its number, from 1, and what it says.
+
+    Args:
+        authorities: whoever, of whom lists of revoked certificates are read; b"": the bundle is one of authorities.
+    """
+    try:
+        from fastlb import _core  # noqa: F401
+    except ImportError:
+        return None
+    if not _try_bundle(bundle, authorities):
+        return None
+    blocks = re.findall(rb"-----BEGIN [^-]+-----.+?-----END [^-]+-----\n?", bundle, re.DOTALL)
+    return next(((number, reason) for number, block in enumerate(blocks, 1) if (reason := _try_bundle(block, authorities))), None)
+
+
+def _try_bundle(bundle: bytes, authorities: bytes) -> str:
+    """What OpenSSL says against one of its blocks, "" if nothing."""
+    files = {"client_ca": authorities or bundle, "client_crl": bundle if authorities else b""}
+    return _compile(lambda _: {"identities": [], "client_auth": "optional", **files})
+
+
 def _try(certificates: Sequence[Certificate]) -> str:
     """What OpenSSL says against one of them, "" if nothing."""
+    return _compile(lambda writer: {"identities": [[writer.add_certificate(one.chain, one.key)] for one in certificates], "default": 0})
+
+
+def _compile(describe: Callable[["_core.SnapshotWriter"], dict[str, Any]]) -> str:
+    """What OpenSSL says against a listener's TLS, "" if nothing."""
     from fastlb import _core
 
     writer = _core.SnapshotWriter(1)
@@ -44,8 +76,7 @@ def _try(certificates: Sequence[Certificate]) -> str:
         max_headers=10,
         max_body_bytes=0,
     )
-    identities = [[writer.add_certificate(one.chain, one.key)] for one in certificates]
-    writer.set_tls(listener, identities=identities, names=[], default=0)
+    writer.set_tls(listener, **{"names": [], "default": None, **describe(writer)})
     writer.set_route_table(_core.RouteTableWriter(1).finish())
     image = writer.finish()
     try:

@@ -393,3 +393,22 @@ def test_key_of_another_certificate_is_refused_with_a_reason() -> None:
         with pytest.raises(ValueError, match=r"TLS of this snapshot cannot be used: error:.*SSL routines"):
             world.load()
         exchange(world, world.tls_client(name="a.example").shake())
+
+
+def test_records_with_a_byte_each_leave_others_their_turn() -> None:
+    with TlsWorld() as world:
+        client = world.tls_client(name="a.example").shake()
+        size = 2500
+        client.send(b"POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: %d\r\n\r\n" % size)
+        peer = world.accept()
+        world.read_until(peer, b"\r\n\r\n")
+        before = world.counts("ready_turns")[0]
+        for _ in range(size):
+            client.ssl.write(b"x")
+        client.flush()
+        received = b""
+        while len(received) < size:
+            received += world.read(peer)
+        assert world.counts("ready_turns")[0] - before >= size // 512
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        assert client.receive_until(b"ok")
