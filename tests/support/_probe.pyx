@@ -41,6 +41,7 @@ from fastlb.data_plane.log_writer cimport (drop_slot, hand_over, hold_slot, log_
 from fastlb.data_plane.part cimport Part
 from fastlb.data_plane.proxy_protocol cimport (PROXY_HAS_CERTIFICATE, PROXY_HAS_TLS, PROXY_INTERNET, PROXY_MALFORMED, PROXY_MISSING, PROXY_NOBODY, PROXY_PARSED,
                                                PROXY_UNIX, ProxyHeader, parse_proxy_header)
+from fastlb.data_plane.proxy_codec cimport find_common_name as plane_find_common_name
 from fastlb.data_plane.proxy_protocol cimport write_proxy_header as plane_write_proxy_header
 from fastlb.data_plane.types cimport PROXY_ALPN, PROXY_AUTHORITY, PROXY_CLIENT_NAME, PROXY_TLS_CIPHER, PROXY_TLS_VERSION, PROXY_UNIQUE_ID
 from fastlb.data_plane.types cimport PROXY_SENDS_BINARY, PROXY_SENDS_CHECK_SUM, PROXY_SENDS_LINE
@@ -463,6 +464,12 @@ def read_proxy_header(bytes data):
         if part.at != NULL:
             said[name] = PyBytes_FromStringAndSize(<const char*>part.at, part.size)
     return said
+
+
+def find_common_name(bytes subject):
+    """The common name in a subject as RFC 2253 writes one; b"" where there is none."""
+    cdef char name[256]
+    return name[:plane_find_common_name(INPUT.place(subject), <uint32_t>len(subject), name)]
 
 
 def write_proxy_header(version, *, source, destination, verify=None, check=False, room=4096, **texts):

@@ -12,7 +12,7 @@ import pytest
 from tests.support import http2
 from tests.support.images import Writer, find_sections, load, patch
 from tests.support.issue import issue
-from tests.support.logs import compile_logs
+from tests.support.logs import compile_logs, wait_for_lines
 from tests.support.pair import OK, Pair
 from tests.support.proxy_header import AUTHORITY, PROXY, UNIQUE_ID, UNIX_STREAM, binary, line, local, raw, tls, tlv
 from tests.support.sessions import Sessions
@@ -383,10 +383,11 @@ def test_http2_with_prior_knowledge_comes_behind_the_header(world: Headers) -> N
 class Passed(Sessions):
     """TCP sessions whose clients begin with a header."""
 
-    def start(self, **_: Any) -> None:
+    def start(self, plan: bytes = b"", **_: Any) -> None:
         self.generation += 1
         writer = Writer(self.generation)
-        listener = writer.listener(http2_streams=0)
+        writer.set_log_plan(plan)
+        listener = writer.listener(http2_streams=0, log_set=0 if plan else None)
         network = ipaddress.ip_network("127.0.0.0/8")
         writer.set_proxy_protocol(listener, senders=[network], from_unix=False, others_plain=False, timeout_ms=60_000)
         number = writer.pool()
@@ -417,6 +418,23 @@ def test_tcp_session_gets_what_came_with_its_header() -> None:
         client.shutdown(socket.SHUT_WR)
         peer = world.accept()
         assert world.read_all(peer, 6) == b"early"
+
+
+def test_line_of_a_tcp_session_tells_of_its_header(tmp_path: Any) -> None:
+    plan, _ = compile_logs(
+        {"to": str(tmp_path / "log"), "format": "{client} {proxy_protocol_sender} {proxy_protocol_authority} {tls_version}"}
+    )
+    with Passed() as world:
+        world.start(plan)
+        with (tmp_path / "log").open("ab") as file:
+            world.engine.set_log(0, file.fileno())
+        client = world.dial()
+        client.send(binary(("192.0.2.7", 1), ("203.0.113.9", 2), tlv(AUTHORITY, b"a.example")))
+        world.accept().close()
+        assert world.end_of(client) == "end"
+        client.close()
+        world.pump_until(world.is_at_rest)
+        assert wait_for_lines(tmp_path / "log", 1) == ["192.0.2.7 127.0.0.1 a.example -"]
 
 
 # ---------------------------------------------------------------------------------------------------- reloads

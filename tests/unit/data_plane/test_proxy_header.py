@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tests.support import http2
-from tests.support._probe import read_proxy_header, write_proxy_header
+from tests.support._probe import find_common_name, read_proxy_header, write_proxy_header
+from tests.support.client_hello import message, records, server_name
 from tests.support.images import Writer, find_sections, load, patch
 from tests.support.issue import Authority, issue
 from tests.support.pair import OK, Pair
@@ -282,6 +283,37 @@ def test_connection_without_a_header_is_not_used_when_a_reload_wants_one() -> No
         assert world.read(idle) == b""
 
 
+def test_mirrors_tell_of_the_client_and_may_outlive_it() -> None:
+    class Mirrored(Telling):
+        def load(self, **_: Any) -> None:
+            self.generation += 1
+            writer = Writer(self.generation)
+            network = ipaddress.ip_network("127.0.0.0/8")
+            writer.set_proxy_protocol(writer.listener(), senders=[network], from_unix=False, others_plain=False, timeout_ms=60_000)
+            main, shadow = writer.pool("main"), writer.pool("shadow")
+            self.shadow = self.listen()
+            writer.backend(main, self.backend.getsockname()[1])
+            writer.backend(shadow, self.shadow.getsockname()[1])
+            writer.set_proxy_header(shadow, version=2, facts=("unique_id",))
+            writer.set_mirror(writer.add_route(host="", path_prefix="/", pool=main), pool=shadow, share=1.0)
+            self.apply_image(writer.image(), self.front)
+
+    with Mirrored() as world:
+        client = world.request(binary(("192.0.2.7", 1), ("203.0.113.9", 2), tlv(UNIQUE_ID, b"id-1")) + REQUEST)
+        peer = world.accept()
+        world.read_until(peer, b"\r\n\r\n")
+        peer.send(OK)
+        world.read_until(client, b"ok")
+        client.close()
+        world.pump_until(lambda: world.counts("clients_closed") == (1,))
+        world.backend = world.shadow
+        mirrored = world.accept()
+        told, _ = world.read_header(mirrored)
+        assert (told["source"], told["destination"]) == ((packed("192.0.2.7"), 1), (packed("203.0.113.9"), 2))
+        assert told["unique_id"] == b"id-1"
+        mirrored.send(OK)
+
+
 class ToldSessions(Sessions):
     """TCP sessions whose backend is told who the client is."""
 
@@ -307,6 +339,55 @@ def test_backend_of_a_session_is_told_before_anybody_speaks() -> None:
         assert world.read(client) == b"220 ready"
         client.send(b"EHLO")
         assert world.read(peer) == b"EHLO"
+
+
+def test_name_in_a_hello_that_is_passed_on_is_told() -> None:
+    hello = records(message([server_name(b"Shop.Example")]))
+
+    class Passing(ToldSessions):
+        def start(self, **_: Any) -> None:
+            self.generation += 1
+            writer = Writer(self.generation)
+            listener = writer.listener(http2_streams=0)
+            number = writer.pool()
+            writer.set_proxy_header(number, version=2, facts=("authority",))
+            writer.backend(number, self.backend.getsockname()[1])
+            route = writer.add_route(pool=number)
+            writer.set_session(listener, None)
+            writer.set_passthrough(listener, [], [([], route)])
+            self.apply_image(writer.image(), self.listening)
+
+    with Passing() as world:
+        world.start()
+        client = world.dial()
+        client.send(hello)
+        data = world.read_all(world.accept(), 28 + 15 + len(hello))
+        told = read_proxy_header(data)
+        assert told["authority"] == b"shop.example"
+        assert data[told["size"] :] == hello
+
+
+@pytest.mark.parametrize(
+    ("subject", "name"),
+    [
+        (b"CN=ann", b"ann"),
+        (b"CN=ann,O=x", b"ann"),
+        (b"O=x,CN=ann", b"ann"),
+        (b"O=x+CN=ann,C=y", b"ann"),
+        (b"O=a\\,CN=eve,CN=ann", b"ann"),
+        (b'CN=a\\, b\\+c\\"d\\\\e', b'a, b+c"d\\e'),
+        (b"CN=\\C3\\84rger", b"\xc3\x84rger"),
+        (b"CN=a\\", b"a\\"),
+        (b"CN=a\\4", b"a4"),
+        (b"O=CN=x", b""),
+        (b"DCN=x", b""),
+        (b"CN=", b""),
+        (b"", b""),
+        (b"CN=" + b"x" * 300, b"x" * 256),
+    ],
+)
+def test_common_name_is_found_in_a_subject(subject: bytes, name: bytes) -> None:
+    assert find_common_name(subject) == name
 
 
 # ---------------------------------------------------------------------------------------------------- what is written
