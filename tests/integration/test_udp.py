@@ -11,6 +11,7 @@ import dns.query
 import pytest
 
 from tests.support.configuration import configuration
+from tests.support.load import process_state
 from tests.support.name_server import NameServer
 from tests.support.process import Fastlb
 from tests.support.waiting import DEADLINE_SECONDS, wait_until
@@ -26,10 +27,10 @@ def servers() -> Iterator[list[NameServer]]:
         one.close()
 
 
-def configure(backends: list[str], log: str = "", **pool: object) -> str:
+def configure(backends: list[str], log: str = "", ports: tuple[int, int] = (0, 0), **pool: object) -> str:
     listeners = [
-        {"name": "dns", "protocol": "udp", "pool": "main", "udp": {"responses": 1}},
-        {"name": "dns-tcp", "protocol": "tcp", "pool": "main", "bind": "127.0.0.1:0"},
+        {"name": "dns", "protocol": "udp", "pool": "main", "bind": f"127.0.0.1:{ports[0]}", "udp": {"responses": 1}},
+        {"name": "dns-tcp", "protocol": "tcp", "pool": "main", "bind": f"127.0.0.1:{ports[1]}"},
     ]
     settings = {"drain_timeout": "5s"}
     text = configuration(listeners=listeners, pools={"main": {"backends": backends, **pool}}, settings=settings)
@@ -85,3 +86,21 @@ def test_a_worker_that_dies_leaves_its_clients_to_the_next_one(fastlb: Any, serv
         client.sendto(dns.message.make_query(NAME, "A").to_wire(), ("127.0.0.1", lb.port))
         assert dns.message.from_wire(client.recv(512)).answer
         client.close()
+
+
+def test_the_next_fastlb_takes_over_the_sockets_and_no_question_is_lost(fastlb: Any, servers: list[NameServer]) -> None:
+    address = f"127.0.0.1:{servers[0].port}"
+    first = fastlb(configure([address]), workers=2)
+    ports = first.port_of(0), first.port_of(1)
+    pids = first.worker_pids()
+    first.kill_supervisor()
+    assert resolve(first) == "10.0.0.1", "workers serve on"
+    second = fastlb(configure([address], ports=ports), workers=2, runtime=first.directory / "run")
+    second._applied = True  # the sockets of the old workers are counted at its start: they are no leak when they go
+    assert second.port_of(0) == ports[0]
+    for _ in range(10):
+        assert resolve(second) == "10.0.0.1"
+    for pid in pids:
+        wait_until(lambda pid=pid: process_state(pid) in ("", "Z"), f"worker {pid} has ended")
+    for _ in range(10):
+        assert resolve(second) == "10.0.0.1"
