@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from tests.support.certificates import make_certificates
 from tests.support.message import response
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: 7\r\n\r\n"
@@ -27,6 +28,20 @@ def test_curl(fastlb, instant, tmp_path):
     assert run(*curl, "-d", "x" * 2000, f"{lb.urls[0]}/") == "hello"
     assert lb.reasons() == {}
     assert lb.counter("http2_sessions_opened") == 4
+
+
+@pytest.mark.skipif(not all(map(shutil.which, ("curl", "h2load", "nghttp"))), reason="curl, h2load or nghttp is not installed")
+def test_over_tls_alpn_says_which_version_it_is(fastlb, instant, tmp_path):
+    chain = make_certificates(tmp_path, "localhost").chain
+    chain.chmod(0o600)
+    lb = fastlb([instant(response(b"hello"))], listener={"tls": {"certificates": str(chain)}})
+    for option, version in (("--http2", "2"), ("--http1.1", "1.1")):
+        assert run("curl", "-sSk", "--max-time", "60", option, "-w", " %{http_version}", f"{lb.urls[0]}/") == f"hello {version}"
+    shown = run("h2load", "-n", "1000", "-c", "4", "-m", "10", "-t", "1", f"{lb.urls[0]}/")
+    assert "Application protocol: h2" in shown
+    assert "1000 succeeded, 0 failed, 0 errored" in shown, shown
+    assert "hello" in run("nghttp", "--no-verify-peer", f"{lb.urls[0]}/")
+    assert lb.reasons() == {}
 
 
 @pytest.mark.skipif(not shutil.which("nghttp"), reason="nghttp is not installed")
