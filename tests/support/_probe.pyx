@@ -33,6 +33,7 @@ from fastlb.data_plane.http1_head cimport parse_request as plane_parse_request
 from fastlb.data_plane.http1_head cimport parse_response as plane_parse_response
 from fastlb.data_plane.http1_head cimport parse_trailers as plane_parse_trailers
 from fastlb.data_plane.http1_serialise cimport write_informational, write_local, write_request, write_response
+from fastlb.data_plane.http2_numbers cimport take_number
 from fastlb.data_plane.idle_cache cimport cache_put, cache_remove, cache_take
 from fastlb.data_plane.name_table cimport find_host as plane_find_host
 from fastlb.data_plane.pipe_pool cimport pipe_pool_close, pipe_pool_open, return_pipe, take_pipe
@@ -85,7 +86,7 @@ from fastlb.data_plane.siphash cimport siphash
 from fastlb.data_plane.http1_head cimport kept_request
 from fastlb.data_plane.sticky cimport begin_sticky
 from fastlb.data_plane.types cimport BackendMeter, Listener, Meter, MeterDetails
-from fastlb.data_plane.types cimport X_COOKIE_OLD
+from fastlb.data_plane.types cimport Http2Numbers, X_COOKIE_OLD
 from fastlb.data_plane.sticky_table cimport (MAX_STICKY_TICKS, NOTED_AGAIN, NOTED_ALREADY, NOTED_INSTEAD, NOTED_NEW, NOTED_NOT, STICKY_TICK_MS,
                                              StickyPart, find_sticky, note_sticky)
 from fastlb.data_plane.target cimport normalise_path as plane_normalise_path
@@ -494,6 +495,13 @@ def write_proxy_header(version, *, source, destination, verify=None, check=False
     written = plane_write_proxy_header(&header, PROXY_SENDS_LINE if version == 1 else PROXY_SENDS_BINARY | (PROXY_SENDS_CHECK_SUM if check else 0),
                                        out, size)
     return PyBytes_FromStringAndSize(out, written)
+
+
+def take_numbers(frames):
+    """What is said of each frame of one client: its stream, whether it is HEADERS, whether nothing follows it."""
+    cdef Http2Numbers numbers
+    memset(&numbers, 0, sizeof(numbers))
+    return [take_number(&numbers, id, opens, finishes) for id, opens, finishes in frames]
 
 
 def find_host(names, bytes host):
