@@ -110,7 +110,7 @@ def judge(reply: Reply) -> tuple[Outcome, str]:
     content_type = known.get(b"content-type", b"").lower()
     if not content_type.startswith(b"application/grpc") or content_type[16:17] not in (b"", b"+", b";"):
         return Outcome.FAILED, f"no gRPC: its answer is of type {clean(content_type.decode('latin-1')) or 'nothing'}"
-    status, text = _read_status(reply.trailers or reply.fields)
+    status, text = _read_status(reply.trailers or (() if reply.body else reply.fields))
     if status is None:
         return Outcome.FAILED, "no gRPC: its answer has no grpc-status"
     if status:

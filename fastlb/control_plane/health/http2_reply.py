@@ -155,6 +155,8 @@ class Reply:
             if [name for name, _ in fields if name.startswith(b":")] != [b":status"] or not 100 <= _number(fields[0][1]) <= 999:
                 raise ReplyError("no HTTP/2: its answer has no status")
             if fields[0][1].startswith(b"1"):
+                if self._ends:
+                    raise ReplyError("no HTTP/2: it ends with an interim answer")
                 self._interim += 1
                 if self._interim > MAX_INTERIM:
                     raise ReplyError(f"more than {MAX_INTERIM} interim answers")

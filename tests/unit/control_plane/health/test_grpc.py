@@ -139,6 +139,7 @@ def test_service_authority_and_metadata_are_as_configured() -> None:
         (saying(trailers=[("grpc-status", "14"), ("grpc-message", "%ff%zz")]), FAILED, "grpc-status 14 UNAVAILABLE: %zz"),
         (only_head(*HEAD, *OK), FAILED, "its answer is no HealthCheckResponse"),
         (only_head(*HEAD), FAILED, "no gRPC: its answer has no grpc-status"),
+        (saying(head=[*HEAD, *OK], trailers=None), FAILED, "no gRPC: its answer has no grpc-status"),
         (saying(trailers=None), FAILED, "no gRPC: its answer has no grpc-status"),
         (saying(trailers=[("grpc-status", "x")]), FAILED, "no gRPC: its answer has no grpc-status"),
         (only_head((":status", "503")), FAILED, "status 503 instead of a gRPC answer"),

@@ -154,6 +154,7 @@ def test_what_comes_behind_the_end_is_not_read() -> None:
         ([head("END_HEADERS"), b"\0\0\2\0\x08\0\0\0\1\2x"], "no HTTP/2: a frame is all padding"),
         ([HeadersFrame(1, b"\xff\xff\xff\xff\xff", flags=["END_HEADERS"])], "no HTTP/2: .+"),
         ([head("END_HEADERS"), DataFrame(1, bytes(101))], "its answer is too long"),
+        ([head("END_HEADERS", "END_STREAM", fields=[(":status", "103")])], "no HTTP/2: it ends with an interim answer"),
         ([head("END_HEADERS", fields=[(":status", "100")])] * 9, "more than 8 interim answers"),
         ([PingFrame(0, b"12345678")] * 1000, "more than 16 KiB instead of an answer"),
     ],
