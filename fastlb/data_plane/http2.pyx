@@ -7,7 +7,7 @@ frame has gone. What nghttp2 calls back only notes and lists: no exchange ever r
 list, and so does the session's where something is to be sent, so that frames of several streams leave in one send.
 
 Windows are opened again only when an exchange has taken the bytes; what waits to be sent is bounded for each stream (its transport does that);
-while the socket takes nothing, nothing is read. Who costs more than it moves is ended with ENHANCE_YOUR_CALM (Http2Session.frames). Checks of HTTP
+while a client's socket takes nothing, nothing is read of it. Who costs more than it moves is ended with ENHANCE_YOUR_CALM (Http2Session.frames). Checks of HTTP
 (RFC 9113 section 8) are ours and not nghttp2's, so that a malformed request can be answered before it is reset.
 """
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
@@ -43,11 +43,11 @@ from fastlb.data_plane.nghttp2 cimport (NGHTTP2_CONTINUATION, NGHTTP2_DATA, NGHT
                                         nghttp2_submit_request, nghttp2_submit_response, nghttp2_submit_rst_stream, nghttp2_submit_settings,
                                         nghttp2_submit_shutdown_notice, nghttp2_submit_trailer)
 from fastlb.data_plane.ready_list cimport list_ready
-from fastlb.data_plane.system cimport memcpy, unlikely
+from fastlb.data_plane.system cimport memcmp, memcpy, unlikely
 from fastlb.data_plane.types cimport (H2_CLOSED, H2_CONNECT, H2_DEFERRED, H2_ENDED, H2_MALFORMED, H2_RESET, HTTP2_CONTINUATION_FLOOD, HTTP2_EMPTY_DATA_FLOOD,
                                       HTTP2_HEADER_FLOOD, HTTP2_NOT_ENDED, HTTP2_OTHER_FLOOD, HTTP2_OUT_OF_MEMORY, HTTP2_PING_FLOOD,
                                       HTTP2_PRIORITY_FLOOD, HTTP2_PROTOCOL_ERROR, HTTP2_SETTINGS_FLOOD, HTTP2_WINDOW_UPDATE_FLOOD, IO_AGAIN,
-                                      IO_READABLE, IO_WRITABLE, KIND_CLIENT, RELAY_READ_BYTES, Buffer, Connection, Engine, Http2Session,
+                                      IO_READABLE, IO_WRITABLE, KIND_BACKEND, KIND_CLIENT, RELAY_READ_BYTES, Buffer, Connection, Engine, Http2Session,
                                       Http2Stream)
 
 cdef extern from *:
@@ -444,13 +444,21 @@ cdef void announce_last(Http2Session* session) noexcept nogil:
     nghttp2_submit_goaway(handle, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(handle), NGHTTP2_NO_ERROR, NULL, 0)
 
 
+cdef void note_http1(Engine* engine, Http2Session* session, size_t size) noexcept nogil:
+    # The first bytes have come: those of a backend that does not speak HTTP/2 are told from nonsense.
+    if session.connection.kind == KIND_BACKEND and size >= 7 and memcmp(engine.read_buffer, b"HTTP/1.", 7) == 0:
+        session.speaks_http1 = True
+        note_end(session, HTTP2_PROTOCOL_ERROR)
+
+
 cdef bint read_frames(Engine* engine, Connection* connection, bint* lost) noexcept nogil:
-    # Hands what has come to nghttp2. False: nothing more will be read, because the connection is over (*lost) or is to be ended.
+    # Hands what has come to nghttp2. False: nothing more will be read, because the connection is over (*lost) or is to be ended. A client that does
+    # not read is not read either. A backend is, as it may wait for the same; windows and FRAME_BURST bound what that may cause to be sent.
     cdef:
         Http2Session* session = <Http2Session*>connection.http2
         uint32_t n_reads = 0
         ssize_t n
-    while connection.io & IO_READABLE and session.held == NULL:
+    while connection.io & IO_READABLE and (session.held == NULL or connection.kind == KIND_BACKEND):
         if n_reads == READS_PER_TURN:
             list_ready(engine, connection)
             return True
@@ -462,6 +470,8 @@ cdef bint read_frames(Engine* engine, Connection* connection, bint* lost) noexce
             lost[0] = True
             return False
         count_received(engine, connection, <uint64_t>n)
+        if unlikely(session.received_ms == 0):
+            note_http1(engine, session, <size_t>n)
         session.received_ms = engine.now_ms
         if not take_frames(engine, session, engine.read_buffer, <uint32_t>n):
             return False

@@ -29,9 +29,9 @@ from fastlb.data_plane.http2_head cimport AnswerTo, add_field, find_websocket_ke
 from fastlb.data_plane.limits cimport give_place_back, list_idle, take_place, take_wanted, unlist_idle
 from fastlb.data_plane.meters cimport count_reuse, read_clock_us
 from fastlb.data_plane.nghttp2 cimport (NGHTTP2_CANCEL, NGHTTP2_CONTINUATION, NGHTTP2_DATA, NGHTTP2_FLAG_END_STREAM, NGHTTP2_GOAWAY, NGHTTP2_HEADERS,
-                                        NGHTTP2_NO_ERROR, NGHTTP2_PROTOCOL_ERROR, NGHTTP2_REFUSED_STREAM, NGHTTP2_RST_STREAM, NGHTTP2_SETTINGS,
+                                        NGHTTP2_FLAG_ACK, NGHTTP2_NO_ERROR, NGHTTP2_PROTOCOL_ERROR, NGHTTP2_REFUSED_STREAM, NGHTTP2_RST_STREAM, NGHTTP2_SETTINGS,
                                         NGHTTP2_SETTINGS_ENABLE_PUSH, NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE,
-                                        NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, nghttp2_frame,
+                                        NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, nghttp2_frame,
                                         nghttp2_frame_hd, nghttp2_session, nghttp2_session_callbacks, nghttp2_settings_entry)
 from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.system cimport unlikely
@@ -40,7 +40,7 @@ from fastlb.data_plane.transport cimport connect_result
 from fastlb.data_plane.types cimport (H2_CLOSED, H2_CONNECT, H2_ENDED, H2_HEAD_CAME, H2_HEAD_GONE, H2_IN_TRAILERS, H2_REMOTE_ENDED, H2_RESET, H2_TOO_LARGE,
                                       HTTP2_HEADER_FLOOD, HTTP2_NOT_ENDED, HTTP2_PROTOCOL_ERROR, HTTP2_WRITE_TIMEOUT, IO_EOF, IO_ERROR, IO_HALF_CLOSED,
                                       IO_READABLE, IO_READY_LISTED, IO_WRITABLE, KIND_BACKEND_STREAM, LIMIT_PENDING, LINGER_MS, MAX_HEAD_BYTES,
-                                      METHOD_HEAD, POOL_LIMITS, PROTOCOL_AUTO, STATE_CONNECTING, STATE_EXCHANGE, WAIT_CONNECT, X_FRESH, X_UPGRADE, Attempt, Backend, Buffer, Codec, Connection,
+                                      METHOD_HEAD, POOL_LIMITS, PROTOCOL_AUTO, STATE_CONNECTING, STATE_EXCHANGE, WAIT_CONNECT, X_FRESH, X_IDEMPOTENT, X_UPGRADE, Attempt, Backend, Buffer, Codec, Connection,
                                       Engine, Exchange, Http2Session, Http2Stream, ImagePool)
 
 cdef enum:
@@ -58,6 +58,16 @@ cdef bint stands(const Http2Session* session) noexcept nogil:
     return session.connection.state == STATE_EXCHANGE
 
 
+cdef bint may_begin(const Http2Session* session, const Http2Stream* stream, const Exchange* exchange) noexcept nogil:
+    # Whether its request can be sent now. Until the backend has said what it allows, that is so of a WebSocket's on no session, and of one request
+    # alone where no earlier session knows: a burst would be refused.
+    if not stands(session):
+        return False
+    if session.is_settled:
+        return True
+    return not exchange.flags & X_UPGRADE and (session.connection.backend.allowed_streams != 0 or not stream.flags & H2_JOINED)
+
+
 cdef bint takes_stream(Http2Session* session, const Exchange* exchange) noexcept nogil:
     # Whether one more attempt, of this exchange, can be made on it.
     cdef:
@@ -66,8 +76,12 @@ cdef bint takes_stream(Http2Session* session, const Exchange* exchange) noexcept
         uint32_t most = remote_streams(session)
     if session.refuses or session.gone or session.end != HTTP2_NOT_ENDED or session.pinged_ms or connection.io & (IO_HALF_CLOSED | IO_ERROR | IO_EOF):
         return False
+    if unlikely(exchange.flags & X_FRESH and session.received_ms and session.received_ms + LATE_MS < session.engine.now_ms):
+        return False                            # silent as the one that had ended before it was used
     if settings != (connection.tls.settings if connection.tls != NULL else 0):
         return False                            # one of the two belongs to an earlier snapshot
+    if not session.is_settled and connection.backend.allowed_streams:
+        most = connection.backend.allowed_streams       # it will say so again
     if most > session.max_streams:
         most = session.max_streams
     return session.n_streams < most or session.n_streams == 0       # where it allows none now, one waits until it does
@@ -121,6 +135,8 @@ cdef uint32_t open_backend_stream(Engine* engine, Exchange* exchange, Attempt* a
     cdef:
         Backend* backend = attempt.backend
         Http2Session* session = backend.sessions
+        Http2Stream* stream
+        uint64_t deadline_ms = engine.now_ms + exchange.connect_timeout_ms
         uint32_t failure
         bint is_new = False
     if unlikely(engine.now_ms < backend.http1_until_ms and exchange.pool.image.protocol == PROTOCOL_AUTO):
@@ -132,19 +148,25 @@ cdef uint32_t open_backend_stream(Engine* engine, Exchange* exchange, Attempt* a
         failure = open_session(engine, exchange, attempt, &session)
         if failure:
             return failure
-    elif not stands(session) and attempt.watched & POOL_LIMITS and not take_place(engine, exchange.pool, LIMIT_PENDING, &attempt.pending_place):
-        return FAILURE_PENDING_LIMIT
+    elif not stands(session):
+        if attempt.watched & POOL_LIMITS and not take_place(engine, exchange.pool, LIMIT_PENDING, &attempt.pending_place):
+            return FAILURE_PENDING_LIMIT
+        if session.connection.timer.deadline_ms < deadline_ms:
+            set_deadline(engine, session.connection, deadline_ms)       # each attempt has its own: the session is made for the last one, too
     attempt.connection = open_stream(session)
     if attempt.connection == NULL:
         return FAILURE_OUT_OF_MEMORY
-    if unlikely(exchange.flags & X_UPGRADE and not session.is_settled):
-        attempt.connection.state = STATE_CONNECTING     # until it is known whether the backend takes WebSockets
-    if stands(session) and not is_new:
+    stream = <Http2Stream*>attempt.connection.http2
+    if not is_new:
+        stream.flags |= H2_JOINED
+    if not may_begin(session, stream, exchange):
+        attempt.connection.state = STATE_CONNECTING
+    elif not is_new:
         engine.counters.backend_reused += 1
         count_reuse(engine, exchange, backend)
         attempt.reused = not exchange.flags & X_FRESH
-    elif not is_new:
-        (<Http2Stream*>attempt.connection.http2).flags |= H2_JOINED
+        if not exchange.flags & X_IDEMPOTENT and session.n_streams == 1:
+            session.connection.io |= IO_READABLE    # was idle: whether it has ended is asked before what could not be sent twice (as take_idle does)
     return 0
 
 
@@ -188,7 +210,10 @@ cdef void leave_stream(Engine* engine, Http2Stream* stream) noexcept nogil:
         return_buffer(&engine.buffers, input)
     if stream.id == 0 or stream.flags & H2_CLOSED:
         free_stream(stream)
-    elif not is_whole(stream):
+    elif is_whole(stream):
+        if session.late_ms == 0:
+            session.late_ms = engine.now_ms + LINGER_MS
+    else:
         reset_stream(stream, NGHTTP2_CANCEL)
         if not session.pinged_ms and session.received_ms <= stream.began_ms and engine.now_ms >= stream.began_ms + SILENT_MS:
             session.pinged_ms = engine.now_ms   # nothing has come since it began: perhaps nobody is there any more
@@ -311,6 +336,7 @@ cdef int on_frame_recv(nghttp2_session* handle, const nghttp2_frame* frame, void
         Http2Session* session = <Http2Session*>data
         Engine* engine = session.engine
         Http2Stream* stream
+        uint32_t most
     if frame.hd.type == NGHTTP2_HEADERS:
         session.block_ms = 0
         stream = stream_of(handle, frame.hd.stream_id)
@@ -322,9 +348,12 @@ cdef int on_frame_recv(nghttp2_session* handle, const nghttp2_frame* frame, void
             take_input_end(engine, stream)
     elif frame.hd.type == NGHTTP2_RST_STREAM:
         engine.counters.backend_resets_received += 1
-    elif frame.hd.type == NGHTTP2_SETTINGS and not session.is_settled:
-        session.is_settled = True
-        wake_waiting(engine, session)
+    elif frame.hd.type == NGHTTP2_SETTINGS and not frame.hd.flags & NGHTTP2_FLAG_ACK:
+        most = remote_streams(session)
+        session.connection.backend.allowed_streams = most if most else 1
+        if not session.is_settled:
+            session.is_settled = True
+            settle_waiting(engine, session)
     elif frame.hd.type == NGHTTP2_GOAWAY:
         engine.counters.backend_goaways += 1
         session.refuses = True                  # nghttp2 closes the streams that it will not serve
@@ -369,6 +398,8 @@ cdef int on_stream_close(nghttp2_session* handle, int32_t id, uint32_t code, voi
         return 0
     if code == NGHTTP2_REFUSED_STREAM:
         stream.flags &= ~<uint32_t>H2_HEAD_GONE     # nothing was done for it (RFC 9113 section 8.7)
+    elif not stream.flags & H2_REMOTE_ENDED:
+        stream.connection.attempt.reused = False    # told so by a session that lives: no race of keep-alive
     if not stream.flags & H2_REMOTE_ENDED and stream.failure == 0:
         stream.failure = FAILURE_BACKEND_RESET
     wake_stream(session.engine, stream)
@@ -389,6 +420,9 @@ cdef int on_frame_send(nghttp2_session* handle, const nghttp2_frame* frame, void
                 stream.flags |= H2_ENDED        # a request without a body
     elif frame.hd.type == NGHTTP2_RST_STREAM:
         session.engine.counters.backend_resets_sent += 1
+        stream = stream_of(handle, frame.hd.stream_id)
+        if stream != NULL and not stream.flags & H2_RESET and stream.failure == 0:
+            stream.failure = FAILURE_BAD_RESPONSE       # found by nghttp2
     elif frame.hd.type == NGHTTP2_GOAWAY and frame.goaway.error_code != NGHTTP2_NO_ERROR:
         note_end(session, HTTP2_PROTOCOL_ERROR)     # found by nghttp2, unless it was us
     return 0
@@ -411,7 +445,7 @@ cdef bint begin_session(Engine* engine, Connection* connection, const ImagePool*
     cdef:
         Backend* backend = connection.backend
         Http2Session* session = make_session(engine, connection, CALLBACKS)
-        nghttp2_settings_entry entries[4]
+        nghttp2_settings_entry entries[3]
         uint64_t window_bytes = <uint64_t>settings.http2_window_bytes * settings.http2_streams
     if session == NULL:
         return False
@@ -428,10 +462,9 @@ cdef bint begin_session(Engine* engine, Connection* connection, const ImagePool*
     entries[1].value = settings.http2_window_bytes
     entries[2].settings_id = NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE
     entries[2].value = MAX_HEAD_BYTES
-    entries[3].settings_id = NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES
-    entries[3].value = 1
-    # As much as all streams together may have: one whose client does not read leaves the others theirs.
-    return submit_preface(session, entries, 4, <int32_t>window_bytes)
+    # NO_RFC7540_PRIORITIES is not among them: with it nghttp2 sends the oldest request as long as there is anything of it, and without it requests
+    # take turns. The connection has as much as all streams together may have: one whose client does not read leaves the others theirs.
+    return submit_preface(session, entries, 3, <int32_t>window_bytes)
 
 
 cdef uint32_t open_session(Engine* engine, Exchange* exchange, Attempt* attempt, Http2Session** session) noexcept nogil:
@@ -512,8 +545,29 @@ cdef void stand(Engine* engine, Http2Session* session) noexcept nogil:
     list_ready(engine, session.connection)
 
 
-cdef void begin_own(Engine* engine, Attempt* attempt, Connection* connection) noexcept nogil:
-    # This attempt, which has waited for a session, goes on with a connection of its own: `connection`, or a new one where that is NULL.
+cdef void settle_waiting(Engine* engine, Http2Session* session) noexcept nogil:
+    # It is known what the backend allows: as many as it has room for begin, the oldest first, and the others go to other sessions.
+    cdef:
+        Http2Stream* stream = session.streams
+        Http2Stream* oldest = NULL
+        uint32_t most = session.connection.backend.allowed_streams
+        uint32_t n_begun = 0
+    while stream != NULL:
+        n_begun += stream.id != 0
+        oldest = stream
+        stream = stream.next
+    stream = oldest
+    while stream != NULL:
+        if stream.id == 0 and stream.connection != NULL:
+            if n_begun >= most:
+                stream.flags |= H2_MOVES
+            n_begun += 1
+            list_ready(engine, stream.connection)
+        stream = stream.previous
+
+
+cdef void begin_anew(Engine* engine, Attempt* attempt, Connection* connection, uint8_t wait, uint64_t deadline_ms) noexcept nogil:
+    # This attempt, which has waited for a session, goes on with `connection` alone, or on another session where that is NULL.
     cdef:
         Exchange* exchange = attempt.exchange
         uint32_t failure
@@ -522,34 +576,49 @@ cdef void begin_own(Engine* engine, Attempt* attempt, Connection* connection) no
         attempt.connection = connection
     else:
         give_place_back(engine, &attempt.pending_place)
-        failure = open_http1(engine, exchange, attempt)
+        failure = open_backend_stream(engine, exchange, attempt)
         if failure:
             fail_attempt(engine, exchange, failure)
             return
     attempt.connection.attempt = attempt
     attempt.connection.exchange = exchange
-    attempt.connection.wait = WAIT_CONNECT
-    set_deadline(engine, attempt.connection, engine.now_ms + exchange.connect_timeout_ms)
-    if connection != NULL:
+    attempt.connection.wait = wait
+    set_deadline(engine, attempt.connection, deadline_ms)
+    if connection == NULL:
+        if attempt.connection.state == STATE_EXCHANGE:
+            connected(engine, exchange)
+    else:
         connected(engine, exchange)
         if connection.state == STATE_EXCHANGE and connection.io & IO_READABLE:
             list_ready(engine, connection)      # its end, or an answer before the question, came in the same event
 
 
-cdef Attempt* take_waiting(Engine* engine, Http2Session* session) noexcept nogil:
-    # An attempt that waits for this session, which it leaves; NULL: none does.
-    cdef:
-        Connection* connection
-        Attempt* attempt
-    if session.streams == NULL:
-        return NULL
-    connection = session.streams.connection     # none of them has begun, so each has one
-    attempt = connection.attempt
+cdef void leave_waiting(Engine* engine, Attempt* attempt) noexcept nogil:
+    # This attempt does not wait for its session any more.
+    cdef Connection* connection = attempt.connection
     attempt.connection = NULL
     attempt.reused = False
     connection.attempt = NULL
     connection.exchange = NULL
     close_connection(engine, connection, False)
+
+
+cdef void move_attempt(Engine* engine, Attempt* attempt) noexcept nogil:
+    # This attempt, which has waited for a session that has no room for it, goes to another one. It has no more time for that.
+    cdef:
+        uint8_t wait = attempt.connection.wait
+        uint64_t deadline_ms = attempt.connection.timer.deadline_ms
+    leave_waiting(engine, attempt)
+    begin_anew(engine, attempt, NULL, wait, deadline_ms)
+
+
+cdef Attempt* take_waiting(Engine* engine, Http2Session* session) noexcept nogil:
+    # An attempt that waits for this session, which it leaves; NULL: none does.
+    cdef Attempt* attempt
+    if session.streams == NULL:
+        return NULL
+    attempt = session.streams.connection.attempt        # none of them has begun, so each has one
+    leave_waiting(engine, attempt)
     return attempt
 
 
@@ -563,12 +632,12 @@ cdef void fall_back(Engine* engine, Http2Session* session) noexcept nogil:
     session.refuses = True
     attempt = take_waiting(engine, session)
     while attempt != NULL:
-        begin_own(engine, attempt, NULL)
+        begin_anew(engine, attempt, NULL, WAIT_CONNECT, engine.now_ms + attempt.exchange.connect_timeout_ms)
         attempt = take_waiting(engine, session)
     close_session(engine, connection, False)
     connection.codec = engine.backend_codec
     if first != NULL:
-        begin_own(engine, first, connection)
+        begin_anew(engine, first, connection, WAIT_CONNECT, engine.now_ms + first.exchange.connect_timeout_ms)
     else:
         keep_idle(engine, connection)
 
@@ -635,6 +704,7 @@ cdef void settle_idle(Engine* engine, Http2Session* session) noexcept nogil:
 cdef void session_ready(Engine* engine, Connection* connection) noexcept nogil:
     cdef:
         Http2Session* session = <Http2Session*>connection.http2
+        bint is_listed = connection.io & IO_READY_LISTED != 0
         bint lost = False
     if unlikely(session.gone):
         if session.n_exchanges == 0:
@@ -646,23 +716,26 @@ cdef void session_ready(Engine* engine, Connection* connection) noexcept nogil:
     if unlikely(connection.io & IO_ERROR and not connection.io & IO_READABLE):
         leave_session(engine, session, FAILURE_BACKEND_RESET)
         return
-    # Where others are to have their turn first (IO_READY_LISTED), their frames go with ours.
-    if not connection.io & IO_READY_LISTED and (session.held != NULL or wants_write(session)) and not write_frames(engine, connection):
-        leave_session(engine, session, FAILURE_BACKEND_RESET)
-        return
+    # First what has come: behind a GOAWAY, or an end, no request is begun.
     if not read_frames(engine, connection, &lost):
         if lost:
             leave_session(engine, session, FAILURE_BACKEND_CLOSED if connection.io & IO_EOF else FAILURE_BACKEND_RESET)
             return
-    if unlikely(session.pinged_ms != 0) and session.received_ms > session.pinged_ms:
-        session.pinged_ms = 0                   # somebody is there
+    if unlikely(session.pinged_ms != 0) and session.received_ms >= session.pinged_ms:
+        session.pinged_ms = 0                   # somebody is there: nothing had come for SILENT_MS when it was asked
+    # Where others are to have their turn first (IO_READY_LISTED), their frames go with ours.
+    if session.end == HTTP2_NOT_ENDED and not is_listed and (session.held != NULL or wants_write(session)) and not write_frames(engine, connection):
+        leave_session(engine, session, FAILURE_BACKEND_RESET)
+        return
     if unlikely(session.end != HTTP2_NOT_ENDED):
         end_session(session)
         write_frames(engine, connection)        # says why, if the socket takes it now
-        leave_session(engine, session, FAILURE_BAD_RESPONSE)
+        leave_session(engine, session, FAILURE_BACKEND_NO_HTTP2 if session.speaks_http1 else FAILURE_BAD_RESPONSE)
         return
     if session.n_streams == 0:
         settle_idle(engine, session)
+    elif unlikely(session.late_ms != 0) and engine.now_ms >= session.late_ms:
+        reset_late(engine, session)
     if wants_write(session):
         list_session(engine, session)
     elif unlikely(session.held == NULL and not wants_read(session)):
@@ -676,8 +749,8 @@ cdef void arm(Engine* engine, Http2Session* session) noexcept nogil:
     cdef uint64_t when = engine.now_ms + STALLED_MS
     if session.n_streams == 0:
         when = session.idle_ms + session.connection.backend.idle_timeout_ms
-    elif session.n_streams != session.n_exchanges:
-        when = engine.now_ms + LINGER_MS
+    elif session.late_ms and session.late_ms < when:
+        when = session.late_ms
     if session.held != NULL and session.written_ms + STALLED_MS < when:
         when = session.written_ms + STALLED_MS
     if session.block_ms and session.block_ms + BLOCK_MS < when:
@@ -685,16 +758,22 @@ cdef void arm(Engine* engine, Http2Session* session) noexcept nogil:
     if session.pinged_ms and session.pinged_ms + PING_MS < when:
         when = session.pinged_ms + PING_MS
     if when <= engine.now_ms:
-        when = engine.now_ms + LATE_MS
+        if session.connection.timer.link != NULL and session.connection.timer.deadline_ms <= engine.now_ms + LATE_MS:
+            return                              # it fires soon, whatever the backend says until then
+        when = engine.now_ms + LATE_MS          # a deadline in the past would fire for ever
     set_deadline(engine, session.connection, when)
 
 
 cdef void reset_late(Engine* engine, Http2Session* session) noexcept nogil:
     # Streams whose attempt had all of its answer, but whose end has not come since.
     cdef Http2Stream* stream = session.streams
+    session.late_ms = 0
     while stream != NULL:
-        if stream.connection == NULL and engine.now_ms >= stream.moved_ms + LINGER_MS:
-            reset_stream(stream, NGHTTP2_CANCEL)
+        if stream.connection == NULL and not stream.flags & (H2_RESET | H2_CLOSED):
+            if engine.now_ms >= stream.moved_ms + LINGER_MS:
+                reset_stream(stream, NGHTTP2_CANCEL)
+            elif session.late_ms == 0 or stream.moved_ms + LINGER_MS < session.late_ms:
+                session.late_ms = stream.moved_ms + LINGER_MS
         stream = stream.next
 
 

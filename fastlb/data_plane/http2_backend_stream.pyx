@@ -7,7 +7,7 @@ are those of any backend, and both directions run at once for as long as either 
 
 Owns nothing: the stream is its session's (http2_backend.pyx), and closing the connection hands it back.
 """
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint8_t, uint32_t
 
 from fastlb.data_plane.buffer cimport append_bytes, return_buffer
 from fastlb.data_plane.exchange cimport connected, fail_attempt, progress, take_response_head
@@ -16,15 +16,15 @@ from fastlb.data_plane.hedge cimport face_attempt, win_race
 from fastlb.data_plane.http1_head cimport kept_request, parse_response
 from fastlb.data_plane.http1_serialise cimport write_request
 from fastlb.data_plane.http2 cimport SUBMITTED, TOO_MANY_FIELDS, consume, output_held, remote_allows_connect, submit_request, wake_output
-from fastlb.data_plane.http2_backend cimport H2_JOINED, leave_stream, stands
+from fastlb.data_plane.http2_backend cimport H2_JOINED, H2_MOVES, leave_stream, may_begin, move_attempt
 from fastlb.data_plane.http2_head cimport accepts_trailers, is_websocket
 from fastlb.data_plane.meters cimport count_reuse
 from fastlb.data_plane.relay cimport relay_offer, relay_redirect, relay_replay
 from fastlb.data_plane.system cimport memcpy, unlikely
 from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, ATTEMPT_CONNECTING, ATTEMPT_SENT, FRAME_NONE, FRAME_STREAM, H2_CLOSED, H2_CONNECT, H2_ENDED, H2_HEAD_GONE,
                                       H2_REMOTE_ENDED, H2_RESET, HEAD_UPGRADE, IO_AGAIN, IO_CLOSED, IO_EOF, IO_READABLE, IO_WRITABLE, IO_WRITE_CLOSED,
-                                      MAX_HEAD_BYTES, MAX_HEADERS, RELAY_RUNNING, SMALL_BODY_BYTES, STATE_CONNECTING, WAIT_UNSET, X_EXPECT, X_FRESH,
-                                      X_HEAD_SENT, X_RESEND, X_UPGRADE, Attempt, Buffer, Codec, Connection, Engine, Exchange, Head, HeadLimits, Http2Stream, Relay,
+                                      MAX_HEAD_BYTES, MAX_HEADERS, POOL_PASSIVE_HEALTH, RELAY_RUNNING, SMALL_BODY_BYTES, STATE_CONNECTING, WAIT_CONNECT, WAIT_UNSET, X_EXPECT, X_FRESH,
+                                      X_HEAD_SENT, X_RESEND, Attempt, Buffer, Codec, Connection, Engine, Exchange, Head, HeadLimits, Http2Stream, Relay,
                                       Transport)
 
 cdef enum:
@@ -138,15 +138,24 @@ cdef bint take_heads(Engine* engine, Exchange* exchange, Connection* connection,
     return False
 
 
+cdef void spare_backend(const Http2Stream* stream, Attempt* attempt) noexcept nogil:
+    # This attempt fails. If it has waited for a session that another one has opened, that one's failure is the backend's: one, and not a hundred.
+    if stream.flags & H2_JOINED and attempt.connection.state == STATE_CONNECTING:
+        attempt.watched &= ~<uint8_t>POOL_PASSIVE_HEALTH
+
+
 cdef void stream_ready(Engine* engine, Connection* connection) noexcept nogil:
     cdef:
         Http2Stream* stream = <Http2Stream*>connection.http2
         Exchange* exchange = connection.exchange
     face_attempt(exchange, connection.attempt)
     if unlikely(stream.failure != 0 and not exchange.flags & X_HEAD_SENT):
+        spare_backend(stream, connection.attempt)
         fail_stream(engine, exchange, connection.attempt, stream)
     elif unlikely(connection.state == STATE_CONNECTING):
-        if stands(stream.session) and (stream.session.is_settled or not exchange.flags & X_UPGRADE):
+        if stream.flags & H2_MOVES:
+            move_attempt(engine, connection.attempt)
+        elif may_begin(stream.session, stream, exchange):
             if stream.flags & H2_JOINED:
                 engine.counters.backend_reused += 1
                 count_reuse(engine, exchange, connection.backend)
@@ -156,6 +165,8 @@ cdef void stream_ready(Engine* engine, Connection* connection) noexcept nogil:
 
 
 cdef void stream_timed_out(Engine* engine, Connection* connection) noexcept nogil:
+    if connection.wait == WAIT_CONNECT:
+        spare_backend(<Http2Stream*>connection.http2, connection.attempt)
     engine.backend_codec.timed_out(engine, connection)      # as any attempt's
 
 

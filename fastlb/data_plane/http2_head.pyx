@@ -14,7 +14,7 @@ from fastlb.data_plane.grpc cimport is_grpc_type
 from fastlb.data_plane.http1_head cimport header_id, parse_trailers, same_name
 from fastlb.data_plane.nghttp2 cimport nghttp2_nv
 from fastlb.data_plane.random cimport next_random
-from fastlb.data_plane.system cimport memchr, memcmp, memcpy, strlen
+from fastlb.data_plane.system cimport memchr, memcmp, memcpy, memmove, strlen
 from fastlb.data_plane.tls cimport digest_sha1
 from fastlb.data_plane.types cimport (HEADER_CONNECTION, HEADER_CONTENT_LENGTH, HEADER_COOKIE, HEADER_HOST, HEADER_HTTP2_SETTINGS, HEADER_KEEP_ALIVE,
                                       HEADER_PROXY_CONNECTION, HEADER_TE, HEADER_TRANSFER_ENCODING, HEADER_UPGRADE, MAX_HEAD_BYTES, Buffer, BufferPool, Engine,
@@ -602,6 +602,9 @@ cdef uint32_t list_request(const char* text, uint32_t size, bint is_tls, bint wa
     if wants_trailers:
         set_field(&fields[n], b"te", 2, b"trailers", 8)
         n += 1
+    if fields[2].valuelen == 0:                 # an empty Host, or none: no authority, rather than one that is empty (RFC 9113 section 8.3.1)
+        n -= 1
+        memmove(&fields[2], &fields[3], (n - 2) * sizeof(nghttp2_nv))
     return n
 
 

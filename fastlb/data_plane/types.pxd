@@ -1119,8 +1119,10 @@ cdef struct Http2Session:
     bint refuses                    # no new stream: it ends with those that it has
     bint is_listed                  # idle: counted among its backend's idle connections, and on the list of its limit (limits.pxd)
     bint is_settled                 # its backend has said what it allows (SETTINGS)
+    bint speaks_http1               # its first bytes are an answer of HTTP/1.1
     uint64_t received_ms            # when something came last
     uint64_t pinged_ms              # when it was asked whether it is still there, and has not answered since; 0 = it was not
+    uint64_t late_ms                # when the first of the streams whose end has not come, though their attempts are over, is reset; 0 = none is
 
 cdef struct Http2Stream:
     # A stream, from its header list until nghttp2 has closed it; its connection is closed earlier, with its exchange.
@@ -1357,6 +1359,7 @@ cdef struct Backend:
     Http2Session* sessions          # owned through their connections: all that speak HTTP/2 with it, the newest first
     uint32_t protocol               # BackendProtocol of the current snapshot
     uint64_t http1_until_ms         # PROTOCOL_AUTO: it has chosen HTTP/1.1, and is not asked for another one before
+    uint32_t allowed_streams        # how many streams of a connection it allowed last, at least 1; 0 = it has not said yet
 
 cdef struct WaitList:               # first in, first out; linked through Exchange.next and previous
     Exchange* first

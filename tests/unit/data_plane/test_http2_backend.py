@@ -1,12 +1,15 @@
 """HTTP/2 to backends: attempts are streams of shared connections, their answers those of any backend. The test holds every socket."""
 
+import contextlib
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from h2.errors import ErrorCodes
 
+from fastlb import _core
 from tests.support.http2 import Client
 from tests.support.http2_backend import OK, Backend
 from tests.support.images import Writer
@@ -18,8 +21,8 @@ LENGTH_OK = [*OK, ("content-length", "2")]
 class BackendWorld(World):
     """One pool that speaks HTTP/2 behind a listener; `backends` are the connections that fastlb has made."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, shared: _core.SharedMemory | None = None) -> None:
+        super().__init__(shared)
         self.web = self.listen()
         self.settle(retry={"on": ("connect", "closed", "reset")})
 
@@ -686,3 +689,249 @@ def test_a_hedge_ends_the_slower_stream(world: BackendWorld) -> None:
     quick.answer(fields=LENGTH_OK)
     world.read_all(client, b"ok")
     slow.wait_for(lambda: slow.requests[1].reset == ErrorCodes.CANCEL)
+
+
+# ---------------------------------------------------------------------------------------------------------- sessions that are shared
+POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi"
+
+
+def wait_ms(world: BackendWorld, ms: int) -> None:
+    """So much time passes, in which nothing happens."""
+    end = time.monotonic() + ms / 1000
+    world.pump_until(lambda: time.monotonic() >= end)
+
+
+def test_uploads_take_turns(world: BackendWorld) -> None:
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n"
+    clients = [world.client(head) for _ in range(2)]
+    backend = Backend(world, world.accept(), window=1_000_000)
+    one, two = backend.wait(1), backend.wait(3)
+
+    def fill() -> None:
+        for client in clients:
+            with contextlib.suppress(BlockingIOError):
+                client.send(b"x" * 65536)
+
+    def moved(size: int) -> None:
+        def look() -> bool:
+            fill()
+            return len(one.body) + len(two.body) == size
+
+        backend.wait_for(look)
+
+    moved(65535)  # all that the connection's window lets through
+    before = len(one.body), len(two.body)
+    for i in range(8):
+        backend.h2.increment_flow_control_window(32768)
+        backend.flush()
+        moved(65535 + 32768 * (i + 1))
+    assert len(one.body) - before[0] >= 65536
+    assert len(two.body) - before[1] >= 65536
+
+
+def test_a_reset_on_a_connection_that_lives_is_a_failure_although_it_was_used_before(world: BackendWorld) -> None:
+    world.settle(retry={"on": ()})
+    client = world.client(REQUEST)
+    backend = Backend(world, world.accept())
+    backend.wait_whole()
+    backend.answer(fields=LENGTH_OK)
+    world.read_all(client, b"ok")
+    client.send(REQUEST)
+    backend.wait_whole(3)
+    backend.h2.reset_stream(3, ErrorCodes.INTERNAL_ERROR)
+    backend.flush()
+    assert b"backend:reset" in world.read(client)
+    assert world.counters()["replays"] == 0
+
+
+def two_idle_sessions(world: BackendWorld) -> tuple[socket.socket, list[Backend]]:
+    world.settle(streams=1)
+    clients = [world.client(REQUEST) for _ in range(2)]
+    backends = [Backend(world, world.accept()) for _ in range(2)]
+    for backend in backends:
+        backend.wait_whole()
+        backend.answer(fields=LENGTH_OK)
+    for client in clients:
+        world.read_all(client, b"ok")
+    wait_ms(world, 150)
+    return clients[0], backends
+
+
+def test_where_one_idle_connection_has_ended_others_are_not_trusted(world: BackendWorld) -> None:
+    client, backends = two_idle_sessions(world)
+    client.send(REQUEST)
+    for backend in reversed(backends):  # the newest is used first
+        backend.socket.close()
+    fresh: list[socket.socket] = []
+
+    def look() -> bool:
+        with contextlib.suppress(BlockingIOError):
+            fresh.append(world.stack.enter_context(world.backend.accept()[0]))
+        return bool(fresh)
+
+    world.pump_until(look, budget=1)
+    fresh[0].setblocking(False)
+    backend = Backend(world, fresh[0])
+    backend.wait_whole()
+    backend.answer(fields=LENGTH_OK)
+    world.read_all(client, b"ok")
+    assert (world.counters()["replays"], world.counters()["retries"]) == (1, 0)
+
+
+def test_an_idle_connection_is_read_before_what_cannot_be_sent_twice(world: BackendWorld) -> None:
+    client = world.client(REQUEST)
+    one = Backend(world, world.accept())
+    one.wait_whole()
+    one.answer(fields=LENGTH_OK)
+    world.read_all(client, b"ok")
+    client.send(POST)
+    one.socket.close()
+    world.pump_until(lambda: world.counters()["backend_connections_opened"] == 2, budget=1)
+    two = Backend(world, world.accept())
+    assert two.wait_whole().body == b"hi"
+    two.answer(fields=LENGTH_OK)
+    world.read_all(client, b"ok")
+
+
+def test_a_burst_waits_until_the_backend_has_said_how_much_it_takes(world: BackendWorld) -> None:
+    clients = [world.client(REQUEST) for _ in range(30)]
+    backends: list[Backend] = []
+    answers = dict.fromkeys(range(30), b"")
+    answered = False
+
+    def look() -> bool:
+        nonlocal answered
+        with contextlib.suppress(BlockingIOError):
+            peer = world.stack.enter_context(world.backend.accept()[0])
+            peer.setblocking(False)
+            backends.append(Backend(world, peer, streams=5))
+        for backend in backends:
+            backend.take()  # h2 minds more streams than it allows
+        if sum(request.ended for backend in backends for request in backend.requests.values()) == 30 and not answered:
+            answered = True
+            for backend in backends:
+                for number, request in backend.requests.items():
+                    if request.ended:
+                        backend.answer(number, fields=LENGTH_OK)
+        for i, client in enumerate(clients):
+            with contextlib.suppress(BlockingIOError):
+                answers[i] += client.recv(65536)
+        return all(answer.endswith(b"ok") for answer in answers.values())
+
+    world.pump_until(look)
+    counted = world.counters()
+    assert (counted["backend_connections_opened"], counted["replays"], counted["retries"]) == (6, 0, 0)
+
+
+def test_an_answer_to_a_ping_may_come_in_the_same_millisecond(world: BackendWorld) -> None:
+    client = Client(world, world.web)
+    client.request("/0")
+    backend = Backend(world, world.accept())
+    backend.wait_whole()
+    backend.wait_for(lambda: any(type(event).__name__ == "SettingsAcknowledged" for event in backend.events))
+    wait_ms(world, 20)  # nothing that the backend has said is on its way any more
+    first, _ = client.request("/1"), client.request("/2")
+    backend.wait_whole(3)
+    backend.wait_whole(5)
+    wait_ms(world, 1050)
+    client.h2.reset_stream(first)
+    client.flush()
+    world.engine.pump()  # sends the ping
+    world.engine.pump()
+    backend.socket.send(frame(6, 1, 0, bytes(8)))
+    world.engine.pump()
+    client.request("/3")
+    world.pump_until(lambda: world.counters()["backend_streams_opened"] == 4)
+    assert world.counters()["backend_sessions_opened"] == 1
+    backend.wait_for(lambda: any(type(event).__name__ == "PingReceived" for event in backend.events))
+
+
+def test_a_stream_whose_end_does_not_come_is_reset_however_busy_its_connection_is(world: BackendWorld) -> None:
+    client = world.client(REQUEST)
+    backend = Backend(world, world.accept())
+    request = backend.wait_whole()
+    backend.h2.send_headers(1, LENGTH_OK)
+    backend.h2.send_data(1, b"ok")
+    backend.flush()
+    world.read_all(client, b"ok")
+    number = 3
+    end = time.monotonic() + 4
+    while request.reset is None:
+        assert time.monotonic() < end
+        client.send(REQUEST)
+        backend.wait_whole(number)
+        backend.answer(number, fields=LENGTH_OK)
+        world.read_all(client, b"ok")
+        number += 2
+        wait_ms(world, 10)
+    assert request.reset == ErrorCodes.CANCEL
+
+
+def test_a_backend_that_does_not_read_is_read(world: BackendWorld) -> None:
+    waiting = world.client(REQUEST)
+    backend = Backend(world, world.accept(), window=50_000_000)
+    backend.wait_whole()
+    upload = world.client(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 50000000\r\n\r\n")
+    backend.wait(3)
+    backend.h2.increment_flow_control_window(50_000_000)
+    backend.flush()
+    stuck = 0
+
+    def fill() -> bool:
+        nonlocal stuck
+        try:
+            upload.send(b"x" * 65536)
+            stuck = 0
+        except BlockingIOError:
+            stuck += 1
+            world.engine.pump()
+        return stuck == 20
+
+    world.pump_until(fill)
+    backend.h2.send_headers(1, LENGTH_OK)
+    backend.h2.send_data(1, b"ok", end_stream=True)
+    backend.flush()
+    world.read_all(waiting, b"ok")
+    upload.close()
+
+
+def test_an_empty_host_is_no_authority(world: BackendWorld) -> None:
+    client = world.client(b"GET /x HTTP/1.1\r\nHost:\r\nX-Mine: 1\r\n\r\n")
+    backend = Backend(world, world.accept())
+    backend.h2.config.validate_inbound_headers = False  # h2 wants one
+    request = backend.wait_whole()
+    assert request.fields[:3] == [(":method", "GET"), (":scheme", "http"), (":path", "/x")]
+    assert ("x-mine", "1") in request.fields
+    backend.answer(fields=LENGTH_OK)
+    world.read_all(client, b"ok")
+
+
+def test_a_backend_that_speaks_http1_is_told_from_a_broken_one(world: BackendWorld) -> None:
+    client = world.client(REQUEST)
+    world.accept().send(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+    assert b"backend:no_http2" in world.read(client)
+
+
+def test_a_stream_error_is_a_bad_response(world: BackendWorld) -> None:
+    client = world.client(POST)
+    backend = Backend(world, world.accept())
+    backend.wait_whole()
+    backend.send(frame(8, 0, 1, (2**31 - 1).to_bytes(4, "big")))
+    assert b"backend:bad_response" in world.read(client)
+    backend.wait_for(lambda: backend.requests[1].reset is not None)
+
+
+def test_a_connection_that_fails_is_one_failure_however_many_wait_for_it() -> None:
+    with contextlib.closing(_core.SharedMemory.create()) as shared, BackendWorld(shared) as world:
+        second = world.listen()
+        world.settle_two(second, health={"failures_in_row": 2}, attempts=1, algorithm="round_robin")
+        name = f"127.0.0.1:{second.getsockname()[1]}"
+        second.close()
+        clients = [world.client(REQUEST) for _ in range(6)]
+        backend = Backend(world, world.accept())
+        backend.wait_for(lambda: sum(request.ended for request in backend.requests.values()) == 3)
+        for number in (1, 3, 5):
+            backend.answer(number, fields=LENGTH_OK)
+        assert sum(b"backend:connect_refused" in world.read(client) for client in clients) == 3
+        row = next(row for row in shared.backends() if row["display"] == name)
+        assert (row["failures"], row["state"]) == (3, 0)

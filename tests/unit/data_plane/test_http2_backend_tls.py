@@ -135,3 +135,19 @@ def test_what_was_read_ahead_goes_to_the_connection_that_is_left(protocol: str =
         end.send(OK_HTTP1)
         world.read_until(client, b"ok")
         end.sock.close()
+
+
+def test_a_connection_is_made_for_as_long_as_the_last_attempt_waits() -> None:
+    with AlpnWorld("http2", connect_timeout_ms=100) as world:
+        hasty = world.ask()
+        world.pump_until(lambda: world.counts("backend_streams_opened") == (1,))
+        world.load(connect_timeout_ms=5000)
+        patient = world.ask()
+        assert b"backend:connect_timeout" in world.read_until(hasty, b"\r\n\r\n")
+        end = world.serve("h2")
+        backend = TlsBackend(world, end)
+        backend.wait_whole()
+        backend.answer(fields=LENGTH_OK)
+        world.read_until(patient, b"ok")
+        assert world.counts("backend_connections_opened") == (1,)
+        end.sock.close()
