@@ -32,11 +32,11 @@ cdef inline void begin(Engine* engine, Exchange* exchange, Connection* client) n
     # A blank exchange of a client at 192.0.2.7, which has no listener, on the first route of the image, if it has any.
     memset(exchange, 0, sizeof(Exchange))
     memset(client, 0, sizeof(Connection))
-    memcpy(client.address, b"192.0.2.7", 9)
+    memcpy(client.peer.address, b"192.0.2.7", 9)
     client.address_size = <uint8_t>9
-    client.ip[10] = client.ip[11] = 0xFF
-    memcpy(client.ip + 12, b"\xc0\x00\x02\x07", 4)
-    client.ip_version = 4
+    client.peer.ip[10] = client.peer.ip[11] = 0xFF
+    memcpy(client.peer.ip + 12, b"\xc0\x00\x02\x07", 4)
+    client.peer.ip_version = 4
     exchange.snapshot = engine.snapshot
     exchange.client = client
     if engine.snapshot.header.routes.count:
