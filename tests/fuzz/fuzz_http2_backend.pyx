@@ -130,6 +130,7 @@ def prepare():
     settle_row(engine.snapshot.backends[0].row, <const ImageBackend*>(engine.snapshot.image + engine.snapshot.header.backends.offset))
     listener.references = 1
     listener.fd = -1
+    listener.codec = listener.opening = engine.client_codec
     listener.settings.head_timeout_ms = listener.settings.body_timeout_ms = 1000
     listener.settings.idle_timeout_ms = listener.settings.write_timeout_ms = 1000
     listener.settings.head.max_bytes = 8192
