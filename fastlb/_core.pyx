@@ -68,7 +68,7 @@ from fastlb.data_plane.types cimport (Exchange, ImageBackend, ImageHeader, Image
 from fastlb.data_plane.types cimport (MAX_LOCATION_BYTES, ImageCondition, ImageHost, ImageHostSet, ImageHostSlot, ImageLocation,
                                       ImageLocationSlot, ImagePathLength, ImageRegex, ImageRouteTable, ImageRule, ImageValue)
 from fastlb.data_plane.types cimport QUEUE_PRIORITIES, ImageAlias, ImageGroup, ImageRingPoint, Regex, RegexScratch, RowDetails
-from fastlb.data_plane.types cimport ImageBackendTls, ImageCertificate, ImageName, ImageSniChoice, ImageSticky, ImageTls, ImageTlsIdentity
+from fastlb.data_plane.types cimport ImageBackendTls, ImageCertificate, ImageName, ImageSniChoice, ImageSocket, ImageSticky, ImageTls, ImageTlsIdentity
 
 from fastlb.data_plane.types cimport PickFunction
 
@@ -741,6 +741,23 @@ cdef class SnapshotWriter:
             flags |= PROXY_SENDS[fact]
         (<ImagePool*><char*>packed).proxy_header = flags
         (<ImagePool*><char*>packed).max_idle = 0
+        self.pools[pool] = bytes(packed)
+
+    def set_socket(self, pool, *, keepalive=(0, 0, 0), source=""):
+        """What connections to its backends have. `keepalive`: seconds of silence before the first probe (0 = none), seconds between probes, how
+        many; `source`: the IP address that they come from, for backends of its family; "": the system's choice."""
+        cdef:
+            ImageSocket* entry
+            bytes address
+        packed = bytearray(self.pools[pool])
+        entry = &(<ImagePool*><char*>packed).socket
+        entry.keepalive_idle_s, entry.keepalive_interval_s, entry.keepalive_count = keepalive
+        if source:
+            address = pack_address(source, 1)
+            entry.source_size = <uint32_t>len(address)
+            memcpy(entry.source, <const char*>address, entry.source_size)
+            (<uint16_t*>entry.source)[1] = 0    # its port: chosen when it connects
+        entry.is_set = keepalive[0] != 0 or entry.source_size != 0
         self.pools[pool] = bytes(packed)
 
     def set_hedge(self, pool, *, after_ms):
@@ -2484,7 +2501,7 @@ cdef class Engine:
         return 0 if self.closed else self.engine.n_folded
 
     def fold_after(self, uint32_t silence_ms):
-        """How long a tunnel is silent before it is folded; 1,000 ms unless told otherwise."""
+        """How long a tunnel is silent before it is folded; 100 ms unless told otherwise."""
         self.opened().fold_after_ms = silence_ms
 
     def counters(self):

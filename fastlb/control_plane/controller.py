@@ -612,7 +612,15 @@ def _describe(
 
 def _describe_listener(listener: Listener) -> ListenerBinds:
     bind = tuple((address.host, address.port, address.unix_path) for address in listener.bind)
-    return ListenerBinds(listener.name, bind, listener.backlog, listener.defers_accept(), listener.tls.is_on, listener.protocol == UDP)
+    return ListenerBinds(
+        listener.name,
+        bind,
+        listener.backlog,
+        listener.defers_accept(),
+        listener.scheme(),
+        listener.protocol == UDP,
+        listener.tcp_keepalive.numbers(),
+    )
 
 
 def _write_state(state: State, frozen: bytes) -> int:

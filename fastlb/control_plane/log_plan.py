@@ -60,7 +60,7 @@ class LogCompiler:
 
     def __init__(self, listener: Listener) -> None:
         self.captures: list[tuple[str, str]] = []
-        self._literals = {"listener": listener.name, "scheme": "https" if listener.tls.is_on else "http"}
+        self._literals = {"listener": listener.name, "scheme": listener.scheme()}
 
     def operations(self, pieces: Sequence[Piece]) -> Iterator[Operation]:
         """What writes a line, without its newline."""

@@ -139,6 +139,7 @@ def build_image(
             writer.set_protocol(pool_index, protocol=pool.protocol, streams=pool.http2.streams, window_bytes=pool.http2.window_bytes)
         if pool.hedge.after_ms:
             writer.set_hedge(pool_index, after_ms=pool.hedge.after_ms)
+        writer.set_socket(pool_index, keepalive=pool.tcp_keepalive.numbers(), source=pool.source_address)
         set_protection(writer, pool_index, pool)
         tls_plan.set_backends(pool_index, pool)
         for group in list_groups(pool, settings, endpoints, weights):

@@ -191,7 +191,8 @@ cdef uint32_t connect_backend(Engine* engine, Exchange* exchange, Attempt* attem
         failure = take_connection_places(engine, exchange.pool, attempt, &place)
         if failure:
             return failure
-    result = start_connect(engine, backend.address, backend.address_size, SOCK_DGRAM if is_udp else SOCK_STREAM, &fd)
+    result = start_connect(engine, backend.address, backend.address_size, SOCK_DGRAM if is_udp else SOCK_STREAM,
+                           &exchange.pool.image.socket, &fd)
     if result != 0 and result != EINPROGRESS:
         give_place_back(engine, &place)
         return connect_failure(result)

@@ -1,6 +1,6 @@
 """Tunnels that are quiet, folded: WebSockets and TCP sessions for which a connection on each side is all that is kept.
 
-A tunnel needs its exchange (two relays among it) and its attempt while bytes move. After a second of silence both go back to their free lists;
+A tunnel needs its exchange (two relays among it) and its attempt while bytes move. After a moment of silence both go back to their free lists;
 the few numbers of them that will be needed again stand in the backend's connection, where a client has its address, so that they take no memory
 of their own: an idle tunnel is two connections. Its next event, on either side, or its time-out, unfolds it, and what follows knows nothing of it.
 

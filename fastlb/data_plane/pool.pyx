@@ -12,6 +12,7 @@ from fastlb.data_plane.image cimport fits, range_fits, text_fits
 from fastlb.data_plane.queue cimport QUEUE_MARK
 from fastlb.data_plane.select.weighted_round_robin cimport NO_CLASSES
 from fastlb.data_plane.sticky cimport load_sticky
+from fastlb.data_plane.transport cimport check_socket
 from fastlb.data_plane.types cimport (ALGORITHM_CONSISTENT_HASH, ALGORITHM_END, ALGORITHM_HASH, ALGORITHM_IP_HASH, ALGORITHM_LEAST_TIME,
                                       ALGORITHM_MAGLEV, ALGORITHM_PEAK_EWMA, ALGORITHM_RANDOM_TWO_CHOICES, ALGORITHM_USER,
                                       ALGORITHM_WEIGHTED_ROUND_ROBIN, FASTLB_PICKER_VERSION,
@@ -94,7 +95,7 @@ cdef bint check_pool(const char* image, size_t size, const ImagePool* pool) noex
         n_backends += groups[i].n_backends
         if n_backends > pool.backends.count or not check_tables(image, size, pool.algorithm, &groups[i]):
             return False
-    if not check_health(image, size, &pool.health) or pool.panic_permille > 1000:
+    if not check_health(image, size, &pool.health) or pool.panic_permille > 1000 or not check_socket(&pool.socket):
         return False
     for i in range(LIMIT_KINDS):
         if not text_fits(size, &pool.limits[i].row) or (pool.limits[i].most != 0 and pool.limits[i].row.size == 0) \

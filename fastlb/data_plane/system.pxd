@@ -36,8 +36,9 @@ cdef extern from "<sys/socket.h>" nogil:
     unsigned char* CMSG_DATA(cmsghdr* control)
     size_t CMSG_SPACE(size_t size)
     size_t CMSG_LEN(size_t size)
-    int SOL_SOCKET, SO_ERROR, SO_LINGER, SHUT_WR, SHUT_RD, MSG_NOSIGNAL, MSG_PEEK, MSG_DONTWAIT, MSG_MORE
+    int SOL_SOCKET, SO_KEEPALIVE, SO_ERROR, SO_LINGER, SHUT_WR, SHUT_RD, MSG_NOSIGNAL, MSG_PEEK, MSG_DONTWAIT, MSG_MORE
     int socket(int domain, int type, int protocol)
+    int bind(int fd, const sockaddr* address, socklen_t size)
     int connect(int fd, const sockaddr* address, socklen_t size)
     int accept4(int fd, sockaddr* address, socklen_t* size, int flags)
     int shutdown(int fd, int how)
@@ -75,11 +76,11 @@ cdef extern from "<netinet/in.h>" nogil:
     cdef struct in6_pktinfo:
         in6_addr ipi6_addr
         unsigned int ipi6_ifindex
-    int IPPROTO_TCP, IPPROTO_IP, IPPROTO_IPV6, IP_PKTINFO, IPV6_PKTINFO, IPV6_RECVPKTINFO
+    int IPPROTO_TCP, IPPROTO_IP, IPPROTO_IPV6, IP_BIND_ADDRESS_NO_PORT, IP_PKTINFO, IPV6_PKTINFO, IPV6_RECVPKTINFO
     uint16_t htons(uint16_t value)
 
 cdef extern from "<netinet/tcp.h>" nogil:
-    int TCP_NODELAY
+    int TCP_NODELAY, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT
 
 cdef extern from "<arpa/inet.h>" nogil:
     const char* inet_ntop(int family, const void* address, char* text, socklen_t size)

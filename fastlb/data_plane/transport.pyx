@@ -11,14 +11,15 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from fastlb.data_plane.connection_table cimport connection_handle, open_connection
 from fastlb.data_plane.system cimport (AF_INET, AF_INET6, AF_UNIX, EAGAIN, ECONNABORTED, EINPROGRESS, EINTR, ENOMEM, EPOLL_CTL_ADD,
                                        EPOLL_CTL_DEL, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPROTO, F_GETPIPE_SZ, F_SETPIPE_SZ,
-                                       IPPROTO_TCP, MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, MSG_PEEK, O_CLOEXEC, O_NONBLOCK, SHUT_WR, SO_ERROR,
+                                       IP_BIND_ADDRESS_NO_PORT, IPPROTO_IP, IPPROTO_TCP, MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, MSG_PEEK, O_CLOEXEC,
+                                       O_NONBLOCK, SHUT_WR, SO_ERROR, SO_KEEPALIVE,
                                        SO_LINGER, SO_TYPE, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SPLICE_F_MORE, SPLICE_F_MOVE,
-                                       SPLICE_F_NONBLOCK, TCP_NODELAY, accept4, close, connect, epoll_ctl, epoll_event, errno, fcntl,
+                                       SPLICE_F_NONBLOCK, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY, accept4, bind, close, connect, epoll_ctl, epoll_event, errno, fcntl,
                                        getsockname, getsockopt, htons, inet_ntop, iovec, likely, linger, memcmp, memcpy, memset, msghdr, pipe2, recv, send,
                                        sendmsg, setsockopt, shutdown, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socket,
                                        socklen_t, splice, strlen, unlikely)
 from fastlb.data_plane.types cimport (ADDRESS_TEXT_BYTES, IO_AGAIN, IO_CLOSED, IO_EOF, IO_HALF_CLOSED, IO_READABLE, IO_WRITABLE,
-                                      IO_WRITE_CLOSED, KIND_CLIENT, PIPE_BYTES, WRITEABLE_PIPE_MIN, Connection, Engine, Transport)
+                                      IO_WRITE_CLOSED, KIND_CLIENT, PIPE_BYTES, WRITEABLE_PIPE_MIN, Connection, Engine, ImageSocket, Transport)
 
 
 cdef ssize_t plain_receive(Engine* engine, Connection* connection, char* data, size_t size) noexcept nogil:
@@ -224,7 +225,30 @@ cdef int accept_client(Engine* engine, Connection* listener, Connection** accept
     return 0
 
 
-cdef int start_connect(Engine* engine, const char* address, uint32_t address_size, int kind, int* fd) noexcept nogil:
+cdef bint check_socket(const ImageSocket* options) noexcept nogil:
+    # Of an image. The limits are the kernel's (MAX_TCP_KEEPIDLE and its like); whether an address is ours it says when it is used.
+    return options.keepalive_idle_s <= 32767 and options.keepalive_interval_s <= 32767 and options.keepalive_count <= 127 \
+        and (options.source_size == 0 or options.source_size == sizeof(sockaddr_in) or options.source_size == sizeof(sockaddr_in6))
+
+
+cdef int set_socket(int fd, int family, int kind, const ImageSocket* options) noexcept nogil:
+    # 0 or an errno: the address cannot be bound. A port is chosen when it connects, so that one serves for many backends.
+    cdef:
+        int one = 1, idle_s = <int>options.keepalive_idle_s, interval_s = <int>options.keepalive_interval_s, count = <int>options.keepalive_count
+        const sockaddr* source = <const sockaddr*>options.source
+    if idle_s != 0 and kind == SOCK_STREAM:
+        setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one))
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof(idle_s))
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof(interval_s))
+        setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof(count))
+    if options.source_size != 0 and source.sa_family == family:
+        setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof(one))
+        if bind(fd, source, options.source_size) != 0:
+            return errno
+    return 0
+
+
+cdef int start_connect(Engine* engine, const char* address, uint32_t address_size, int kind, const ImageSocket* options, int* fd) noexcept nogil:
     # `kind`: SOCK_STREAM or SOCK_DGRAM. 0 = connected at once (unix and UDP sockets), EINPROGRESS, or another errno with nothing left open. *fd owned by the caller.
     cdef:
         const sockaddr* where = <const sockaddr*>address
@@ -234,6 +258,12 @@ cdef int start_connect(Engine* engine, const char* address, uint32_t address_siz
         return errno
     if where.sa_family != AF_UNIX and likely(kind == SOCK_STREAM):
         setsockopt(fd[0], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
+    if unlikely(options.is_set) and where.sa_family != AF_UNIX:
+        result = set_socket(fd[0], where.sa_family, kind, options)
+        if result != 0:
+            close(fd[0])
+            fd[0] = -1
+            return result
     while connect(fd[0], where, address_size) != 0:
         if errno == EINTR:
             continue

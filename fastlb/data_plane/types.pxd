@@ -1624,6 +1624,13 @@ cdef struct ImageLimit:
     ImageText row                   # identity of its row
     uint32_t most                   # 0 = no limit
 
+cdef struct ImageSocket:            # what the sockets of a pool have that others do not
+    uint32_t is_set                 # any of it
+    uint32_t keepalive_idle_s       # 0 = no keep-alive probes
+    uint32_t keepalive_interval_s, keepalive_count
+    uint32_t source_size            # 0 = the system chooses the address
+    char source[28]                 # a packed sockaddr_in or sockaddr_in6
+
 cdef struct ImagePool:
     ImageText name
     ImageSection hash_key           # template, for a pool that needs a key; empty: the client's address
@@ -1657,6 +1664,8 @@ cdef struct ImagePool:
     uint32_t http2_window_bytes     # of each of them, of answers
     uint32_t proxy_header           # ProxyHeaderFlags; then max_idle is 0
     uint32_t proxy_padding
+    ImageSocket socket              # of connections to its backends
+
 
 cdef struct ImageRingPoint:         # of a ketama ring
     uint32_t hash

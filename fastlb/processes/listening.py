@@ -34,6 +34,7 @@ class WantedListener:
     bind: tuple[BindAddress, ...]
     backlog: int
     defer_accept: bool
+    keepalive: tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ class Listening:
             bound.close()
         for index, bound in opened.after:
             listener = opened.snapshot.apply.listeners[index]
-            for url in bound.urls("https" if listener.tls else "http") if _without([bound], opened.before) else ():
+            for url in bound.urls(listener.scheme) if _without([bound], opened.before) else ():
                 say(f'listening on {url} (listener "{listener.name}")')
 
     # -------------------------------------------------------------------------------------------------- who accepts where
@@ -220,7 +221,13 @@ class Listening:
 
 def _wanted(apply: Apply) -> list[WantedListener]:
     return [
-        WantedListener(one.name, tuple(BindAddress(*address, udp=one.udp) for address in one.bind), one.backlog, one.defer_accept)
+        WantedListener(
+            one.name,
+            tuple(BindAddress(*address, udp=one.udp) for address in one.bind),
+            one.backlog,
+            one.defer_accept,
+            one.keepalive,
+        )
         for one in apply.listeners
     ]
 

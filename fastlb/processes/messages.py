@@ -25,14 +25,16 @@ class ListenerBinds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Args:
         bind: host, port and unix path of each address, as `BindAddress`.
+        keepalive: as `TcpKeepalive.numbers`.
     """
 
     name: str
     bind: tuple[tuple[str, int, str], ...]
     backlog: int
     defer_accept: bool
-    tls: bool = False
+    scheme: str = "http"
     udp: bool = False
+    keepalive: tuple[int, int, int] = (0, 0, 0)
 
 
 class LogTarget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

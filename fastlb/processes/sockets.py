@@ -40,6 +40,8 @@ class Binds(Protocol):
     def backlog(self) -> int: ...
     @property
     def defer_accept(self) -> bool: ...
+    @property
+    def keepalive(self) -> tuple[int, int, int]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,7 @@ def bind_listeners(
                 try:
                     bound = bind_address(address, listener.backlog, listener.defer_accept, homes[0])
                     opened.append(bound)
+                    _set_keepalive(bound, listener)
                     _add_sockets(bound, homes, listener)
                 except OSError as error:
                     own = next((str(other) for other in by_address if other.overlaps(address)), "")
@@ -157,6 +160,7 @@ def update_listening(listeners: Sequence[Binds], bound: Iterable[tuple[int, Boun
     for index, address in bound:
         for one in address.sockets:
             _listen(one.socket, listeners[index].backlog, listeners[index].defer_accept)
+        _set_keepalive(address, listeners[index])
 
 
 def bind_address(address: BindAddress, backlog: int, defer_accept: bool = False, home: int = 0) -> BoundAddress:
@@ -248,6 +252,7 @@ def _add_sockets(bound: BoundAddress, homes: Sequence[int], listener: Binds) -> 
     bound.sockets += added
     if bound.address.udp and added:
         steer([one.socket for one in bound.sockets])
+    _set_keepalive(bound, listener)
 
 
 def _bind_tcp(
@@ -297,6 +302,19 @@ def can_be_listened_on(one: socket.socket) -> bool:
     if one.type == socket.SOCK_DGRAM:
         return one.family in (socket.AF_INET, socket.AF_INET6)
     return one.type == socket.SOCK_STREAM and bool(one.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def _set_keepalive(bound: BoundAddress, listener: Binds) -> None:
+    """Whether and when the kernel probes clients that are silent: accepted sockets inherit it."""
+    idle, interval, probes = listener.keepalive
+    for one in bound.sockets:
+        if one.socket.family == socket.AF_UNIX or one.socket.type == socket.SOCK_DGRAM:
+            continue
+        one.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, int(idle != 0))
+        if idle:
+            one.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle)
+            one.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval)
+            one.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, probes)
 
 
 def end_deferring(sockets: Iterable[socket.socket]) -> bool:

@@ -31,13 +31,22 @@ class Sessions(World):
         counters = self.counters()
         return counters["clients_opened"] == counters["clients_closed"]
 
-    def start(self, *, session_ms: int = 0, ports: list[int] | None = None, sticky: dict[str, Any] | None = None, **pool: Any) -> None:
+    def start(
+        self,
+        *,
+        session_ms: int = 0,
+        ports: list[int] | None = None,
+        sticky: dict[str, Any] | None = None,
+        source: str = "",
+        **pool: Any,
+    ) -> None:
         """Applies a snapshot; `ports` in the place of those of the backends."""
         self.generation += 1
         writer = Writer(self.generation)
         writer.set_max_connections(self.max_connections)
         listener = writer.listener(http2_streams=0)
         number = writer.pool(**{"algorithm": "round_robin", **pool})
+        writer.set_socket(number, keepalive=(30, 5, 3), source=source)
         if sticky is not None:
             writer.set_sticky_table(number, **sticky)
         for port in ports or [backend.getsockname()[1] for backend in self.backends]:

@@ -7,6 +7,7 @@ A `Config` is what the rest of fastlb sees, whatever it was written in. Each opt
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from fastlb.control_plane.config.address import (
     BackendAddress,
@@ -227,6 +228,18 @@ def parse_directory(text: str) -> str:
     return text
 
 
+def parse_source(text: str) -> str:
+    """An address of this node, or "" for the system's choice."""
+    if not text:
+        return text
+    try:
+        return str(ip_address(text))
+    except ValueError:
+        raise Rejected(
+            f"{quote(text)} is no IP address", "connections come from an address of this node; ports are the system's choice"
+        ) from None
+
+
 def parse_secret(text: str) -> str:
     """A secret, or "" for none. Messages never repeat it."""
     if text and not (16 <= len(text) <= 1024):
@@ -399,6 +412,19 @@ class Http2:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TcpKeepalive:
+    """Probes of the kernel on connections that are silent, which find out that the other side is gone."""
+
+    idle_ms: int = option("idle", duration("1s", "8h", "off"), 0, ("time", "keepidle", "tcp_keepidle"))
+    interval_ms: int = option("interval", duration("1s", "1h"), "15s", ("intvl", "keepintvl", "tcp_keepintvl"))
+    count: int = option("count", Count(1, 127), 4, ("probes", "keepcnt", "tcp_keepcnt"))
+
+    def numbers(self) -> tuple[int, int, int]:
+        """As sockets have it, in seconds; zeroes where it is off."""
+        return (-(-self.idle_ms // 1000), -(-self.interval_ms // 1000), self.count) if self.idle_ms else (0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SniRule:
     """[[listeners.sni]]: where TLS that is passed on goes, by what its client asks for."""
 
@@ -421,6 +447,10 @@ class Listener:
     def session_pools(self) -> list[str]:
         """The pools that its TCP sessions go to."""
         return [rule.pool for rule in self.sni] + ([self.pool] if self.pool else [])
+
+    def scheme(self) -> str:
+        """What its addresses are called with."""
+        return self.protocol if self.protocol != HTTP else "https" if self.tls.is_on else "http"
 
     def defers_accept(self) -> bool:
         """Whether the kernel keeps a client back until it has said something: unless told otherwise, where clients speak first."""
@@ -454,6 +484,7 @@ class Listener:
     backlog: int = option("backlog", Count(1, 65535), 4096)
     access_log: AccessLogs = option("access_log", LogList(may_inherit=True), "inherit", ("access_logs", "log", "logs"))
     defer_accept: bool | str = option("defer_accept", FlagOrWord("auto"), "auto", ("deferred", "defer-accept"))
+    tcp_keepalive: TcpKeepalive = table("tcp_keepalive", TcpKeepalive, ("so_keepalive", "tcpka", "clitcpka", "tcp-keepalive"))
     tls: ListenerTls = table("tls", ListenerTls, ("ssl", "https"))
     hsts: Hsts = option("hsts", TextOrTable(Hsts, "max_age"), "off", ("strict_transport_security",), Hsts)
     udp: Udp = table("udp", Udp)
@@ -678,6 +709,10 @@ class Pool:
     )
     slow_start_ms: int = option("slow_start", duration("0s", "1h"), "0s", ("slowstart", "slow_start_window", "warmup"))
     tls: BackendTls = option("tls", BackendTlsKind(), False, ("ssl", "backend_tls", "https"), BackendTls)
+    tcp_keepalive: TcpKeepalive = table("tcp_keepalive", TcpKeepalive, ("so_keepalive", "tcpka", "srvtcpka", "tcp-keepalive"))
+    source_address: str = option(
+        "source_address", Text("an address", parse_source, "10.0.0.5"), "", ("source", "proxy_bind", "bind", "usesrc", "local_address")
+    )
     subset: int = option("subset", Count(1, 65535, "all of them"), 0, ("subset_size", "subsetting"))
     protocol: str = option(
         "protocol",

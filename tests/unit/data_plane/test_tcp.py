@@ -275,6 +275,23 @@ def test_a_client_comes_back_to_its_backend(two: Sessions) -> None:
     client.close()
 
 
+def test_connections_come_from_the_address_that_is_said_if_it_is_ours(two: Sessions) -> None:
+    two.start(source="127.0.0.9")
+    two.dial()
+    assert two.accept().getpeername()[0] == "127.0.0.9"
+    two.start(source="192.0.2.1")
+    assert two.end_of(two.dial()) == "reset"
+    assert two.counters()["reason.backend:connect_failed"] == 1
+
+
+def test_an_image_with_a_socket_that_the_kernel_would_not_take_is_refused() -> None:
+    writer, pool = session_image()
+    writer.set_session(0, writer.add_route(pool=pool))
+    writer.set_socket(pool, keepalive=(32_768, 5, 3))
+    with pytest.raises(ValueError, match="image"):
+        load(writer.image())
+
+
 def test_the_cut_of_a_backend_resets_its_sessions(world: Sessions) -> None:
     client, _ = world.pair()
     assert world.engine.cut(f"0|127.0.0.1:{world.backend.getsockname()[1]}") == 1

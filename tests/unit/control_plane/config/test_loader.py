@@ -160,13 +160,13 @@ timeouts = { connect = "1s", first_byte = "2s", between_bytes = "3s", exchange =
             "name =",
             "nam =",
             '2:1: unknown key "nam"; known here: name, bind, protocol, pool, sni, timeouts, limits, http2, backlog, access_log, '
-            'defer_accept, tls, hsts, udp, redirect_https, proxy_protocol; did you mean "name"?',
+            'defer_accept, tcp_keepalive, tls, hsts, udp, redirect_https, proxy_protocol; did you mean "name"?',
         ),
         (
             "bind =",
             "listen =",
             '3:1: unknown key "listen"; known here: name, bind, protocol, pool, sni, timeouts, limits, http2, backlog, access_log, '
-            'defer_accept, tls, hsts, udp, redirect_https, proxy_protocol; did you mean "bind"?',
+            'defer_accept, tcp_keepalive, tls, hsts, udp, redirect_https, proxy_protocol; did you mean "bind"?',
         ),
         (
             "backends =",
@@ -181,7 +181,7 @@ timeouts = { connect = "1s", first_byte = "2s", between_bytes = "3s", exchange =
         (
             "[pools.api]",
             'idle = "1s"\n[pools.api]',
-            '4:1: "idle" does not belong here; it belongs into listeners.timeouts; known here: name,',
+            '4:1: "idle" does not belong here; it belongs into listeners.timeouts or listeners.tcp_keepalive; known here: name,',
         ),
         (
             "[[listeners]]",
