@@ -619,7 +619,7 @@ def _describe_listener(listener: Listener) -> ListenerBinds:
         listener.defers_accept(),
         listener.scheme(),
         listener.protocol == UDP,
-        listener.tcp_keepalive.numbers(),
+        listener.keepalive,
     )
 
 

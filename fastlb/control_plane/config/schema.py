@@ -448,6 +448,11 @@ class Listener:
         """The pools that its TCP sessions go to."""
         return [rule.pool for rule in self.sni] + ([self.pool] if self.pool else [])
 
+    @property
+    def keepalive(self) -> tuple[int, int, int]:
+        """Of its clients' connections, as sockets have it."""
+        return self.tcp_keepalive.numbers()
+
     def scheme(self) -> str:
         """What its addresses are called with."""
         return self.protocol if self.protocol != HTTP else "https" if self.tls.is_on else "http"
