@@ -1,7 +1,7 @@
 """Sessions of backends: connections of KIND_BACKEND that speak HTTP/2, each shared by the attempts that run on it.
 
 An attempt gets a stream (http2_backend_stream.pyx) on a session that has room, also on one that is still being connected to, and only then a new
-connection: a hundred attempts at once open one, as long as the pool allows as many streams. Backend.sessions lists them; nothing else refers to a
+connection: a hundred attempts at once open one, as long as the pool, and the backend, allow as many streams. Backend.sessions lists them; nothing else refers to a
 session but its streams. It ends when it has been idle for as long as the pool keeps idle connections, when the backend says GOAWAY and the last
 stream is over, and at once, with all of its attempts, when it fails or breaks the protocol. An attempt whose request the backend has not taken up
 (nothing of it has left, REFUSED_STREAM, a GOAWAY with a lower number) may be made again, whatever its method.
