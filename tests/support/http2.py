@@ -29,7 +29,7 @@ class Stream:
     interim: list[Fields] = field(default_factory=list)
     fields: dict[str, str] = field(default_factory=dict)
     listed: Fields = field(default_factory=list)
-    body: bytes = b""
+    body: bytearray = field(default_factory=bytearray)
     trailers: dict[str, str] = field(default_factory=dict)
     ended: bool = False
     reset: int | None = None
