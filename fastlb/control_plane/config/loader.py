@@ -235,7 +235,7 @@ def _element(reader: Reader, path: KeyPath, number: int) -> KeyPath:
 def _check_pools(reader: Reader) -> None:
     pools = dict(reader.all_read(Pool))
     zone = _read_zone(reader)
-    of_sessions = {listener.pool for _, listener in reader.all_read(Listener)}  # of TCP
+    of_sessions = {name for _, listener in reader.all_read(Listener) for name in listener.session_pools()}
     for path, backend in reader.all_read(Backend):
         algorithm = pools[path[:2]].algorithm if path[:2] in pools else WEIGHTED_LEAST_CONNECTIONS
         if backend.weight > 1 and algorithm in WITHOUT_WEIGHTS:

@@ -74,6 +74,9 @@ def _check_sni(reader: Reader, path: tuple[str | int, ...], listener: Listener) 
 def _check_pool(reader: Reader, path: tuple[str | int, ...], pool: Pool) -> None:
     """One that TCP sessions go to."""
     name = quote(pool.name)
+    if pool.protocol != "http1":
+        right = "sessions are bytes that nobody looks at: leave it out, or give them a pool of their own"
+        reader.reject_key((*path, "protocol"), f"the pool {name} gets sessions, and its backends are spoken to in HTTP/2", right)
     if pool.hash_key.text != CLIENT_KEY:
         right = f"a session has nothing but its client's address: {quote(CLIENT_KEY)}"
         reader.reject_key((*path, "hash_key"), f"the pool {name} gets sessions, and its key is made of a request", right)

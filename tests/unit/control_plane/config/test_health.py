@@ -95,6 +95,8 @@ def test_a_pool_that_is_probed_over_grpc_and_asked_in_http1_is_warned_of() -> No
         assert load(health).warnings == ()
     site = SITE.replace('bind = ":8080"', 'bind = ":8080"\nprotocol = "tcp"\npool = "main"')
     assert load('"grpc"', site).warnings == ()
+    site = site.replace('pool = "main"', 'sni = [{ names = "a.example", pool = "main" }]', 1)
+    assert load('"grpc"', site).warnings == ()
 
 
 def test_a_script_is_a_list_of_arguments() -> None:

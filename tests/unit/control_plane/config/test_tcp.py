@@ -56,6 +56,8 @@ def test_options_of_tcp_are_refused_on_an_http_listener(key: str, value: object)
         {"algorithm": "consistent_hash", "hash_key": "{cookie.id}"},
         {"sticky": {"cookie": "SERVERID"}},
         {"sticky": {"learn": "JSESSIONID"}},
+        {"protocol": "http2"},
+        {"protocol": "auto", "tls": True},
     ],
 )
 def test_a_pool_that_needs_a_request_cannot_have_sessions(pool: dict[str, object]) -> None:
