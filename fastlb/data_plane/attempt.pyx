@@ -10,7 +10,7 @@ from fastlb.data_plane.access_log cimport log_attempt, log_attempt_end, log_conn
 from fastlb.data_plane.backend_table cimport claim, drop_backend, note_idle, release_claim
 from fastlb.data_plane.connection cimport close_connection, keep_idle, set_deadline
 from fastlb.data_plane.connection_table cimport open_connection
-from fastlb.data_plane.failure cimport FAILURE_BACKEND_TLS
+from fastlb.data_plane.failure cimport FAILURE_BACKEND_TLS, FAILURE_NO_LOCAL_ADDRESS
 from fastlb.data_plane.failure cimport (FAILURE_CONNECT_FAILED, FAILURE_CONNECT_REFUSED, FAILURE_CONNECT_TIMEOUT, FAILURE_NO_BACKEND,
                                         FAILURE_OUT_OF_MEMORY, FAILURE_POOL_FULL, FAILURE_REQUESTS_LIMIT, SIDE_BACKEND, failures)
 from fastlb.data_plane.http2_backend cimport open_backend_stream
@@ -25,7 +25,7 @@ from fastlb.data_plane.select.candidates cimport is_eligible
 from fastlb.data_plane.select.dispatch cimport pick
 from fastlb.data_plane.select.latency cimport note_row_latency
 from fastlb.data_plane.sticky cimport pick_sticky
-from fastlb.data_plane.system cimport (ECONNREFUSED, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, ETIMEDOUT, SOCK_DGRAM, SOCK_STREAM, close, likely, memset,
+from fastlb.data_plane.system cimport (EADDRNOTAVAIL, ECONNREFUSED, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, ETIMEDOUT, SOCK_DGRAM, SOCK_STREAM, close, likely, memset,
                                        unlikely)
 from fastlb.data_plane.tls cimport open_backend_tls
 from fastlb.data_plane.transport cimport start_connect, still_open, watch, watch_input
@@ -50,6 +50,8 @@ cdef uint32_t connect_failure(int error) noexcept nogil:
         return FAILURE_CONNECT_TIMEOUT
     if error == EMFILE or error == ENFILE or error == ENOMEM or error == ENOBUFS:
         return FAILURE_OUT_OF_MEMORY
+    if error == EADDRNOTAVAIL:
+        return FAILURE_NO_LOCAL_ADDRESS         # towards this backend: ports are counted for each
     return FAILURE_CONNECT_FAILED
 
 

@@ -51,6 +51,7 @@ from fastlb.data_plane.types cimport (ACCEPT_RETRY_MS, ACCEPTS_PER_EVENT, DEFAUL
                                       NO_INDEX, NODE_ROW, PROTOCOL_AUTO, PROTOCOL_HTTP2, READ_BUFFER_BYTES, STATE_IDLE, WORKER_CLOSED, WORKER_LIVE, WRITE_BUFFER_BYTES, Attempt,
                                       Backend, Connection, Engine, Exchange, Http2Session, ImageBackend, ImageListener, ImageNetwork, ImagePool, ImageText, Listener, Pool,
                                       SharedTable, Snapshot, Socket, Timer, WorkerBlock)
+from fastlb.data_plane.types cimport X_KEEP_ALIVE, Codec
 from fastlb.data_plane.types cimport MAX_WORKERS, QUEUE_LOOK
 
 cdef enum:
@@ -522,6 +523,73 @@ cdef void set_opening(Engine* engine, Listener* listener, const ImageListener* i
         listener.opening = engine.tls_codec if listener.tls != NULL else listener.codec
 
 
+cdef void set_sessions(Listener* listener, const ImageListener* image) noexcept nogil:
+    # Where its TCP sessions go in the current snapshot.
+    listener.session_route = image.session_route
+    listener.passes_tls = image.passes_tls
+    listener.sni_names = image.sni_names
+    listener.sni_others = image.sni_others
+
+
+cdef void find_sessions(Engine* engine, Listener* listener) noexcept nogil:
+    # The same for a listener whose socket another worker has, or that is bound elsewhere now: its name says where its clients go that have not
+    # begun yet. Nowhere, where no listener has that name any more.
+    cdef:
+        const ImageListener* listeners = <const ImageListener*>(engine.snapshot.image + engine.snapshot.header.listeners.offset)
+        uint32_t i
+    listener.session_route = NO_INDEX
+    listener.passes_tls = False
+    if listener.codec != engine.session_codec:
+        return
+    for i in range(engine.snapshot.header.listeners.count):
+        if listeners[i].name.size == listener.name_size \
+                and memcmp(image_text(engine.snapshot, &listeners[i].name), listener.name, listener.name_size) == 0:
+            set_sessions(listener, &listeners[i])
+            return
+
+
+cdef void begin_sessions(Engine* engine, const Socket* sockets, uint32_t n_sockets) noexcept nogil:
+    # Of sockets that are not among these: clients in their queues, and those that have said whom they want, begin on the snapshot that they
+    # came to.
+    cdef:
+        Listener* listener = engine.listeners
+        Connection* client
+        Connection* following
+        uint32_t i
+    while listener != NULL:
+        listener.wanted = listener.codec != engine.session_codec
+        listener = listener.next
+    for i in range(n_sockets):
+        find_listener(engine, sockets[i].fd).wanted = True
+    listener = engine.listeners
+    while listener != NULL:
+        if not listener.wanted and listener.connection != NULL:
+            take_queue(engine, listener)
+        listener = listener.next
+    client = engine.clients
+    while client != NULL:
+        following = client.all_next
+        if not client.listener.wanted and client.codec == engine.session_codec and client.exchange == NULL:
+            client.io |= IO_READABLE            # it has had no event yet that would tell
+            client.codec.ready(engine, client)
+        client = following
+
+
+cdef void dismiss_clients(Engine* engine, const Listener* listener) noexcept nogil:
+    # It speaks another protocol from now on: who is idle goes, what runs ends with its exchange. Sessions are no concern of it.
+    cdef Connection* client = engine.clients
+    while client != NULL:
+        if client.listener == listener and client.codec != engine.session_codec and client.codec != engine.folded_codec:
+            client.close_after_idle = True
+            if client.http2 != NULL:
+                list_ready(engine, client)      # it is told with a frame of its own
+            elif client.state == STATE_IDLE:
+                set_deadline(engine, client, engine.now_ms)
+            elif client.exchange != NULL:
+                client.exchange.flags &= ~<uint32_t>X_KEEP_ALIVE        # perhaps its head has gone out
+        client = client.all_next
+
+
 cdef void settle_sockets(Engine* engine, const Socket* sockets, uint32_t n_sockets, bint take_queues, int* removed,
                          uint32_t* n_removed) noexcept nogil:
     # Gives the named sockets the settings of the current snapshot and lets go of all others. `take_queues`: their listeners are gone, so
@@ -530,14 +598,14 @@ cdef void settle_sockets(Engine* engine, const Socket* sockets, uint32_t n_socke
         const ImageListener* listeners = <const ImageListener*>(engine.snapshot.image + engine.snapshot.header.listeners.offset)
         Listener* listener = engine.listeners
         Listener* following
+        const Codec* codec
         uint32_t i
     n_removed[0] = 0
     while listener != NULL:
         if take_queues:
             listener.removed = True
             listener.host_set = 0               # of the snapshot before; what all listeners know stays for its clients
-            listener.session_route = NO_INDEX
-            listener.passes_tls = False
+            find_sessions(engine, listener)
         listener.wanted = False
         listener = listener.next
     for i in range(n_sockets):
@@ -546,13 +614,13 @@ cdef void settle_sockets(Engine* engine, const Socket* sockets, uint32_t n_socke
         listener.name_size = listeners[sockets[i].listener].name.size
         memcpy(listener.name, image_text(engine.snapshot, &listeners[sockets[i].listener].name), listener.name_size)
         listener.host_set = listeners[sockets[i].listener].host_set
-        listener.session_route = listeners[sockets[i].listener].session_route
-        listener.passes_tls = listeners[sockets[i].listener].passes_tls
-        listener.sni_names = listeners[sockets[i].listener].sni_names
-        listener.sni_others = listeners[sockets[i].listener].sni_others
-        listener.codec = engine.session_codec if listener.passes_tls or listener.session_route != <uint32_t>NO_INDEX else engine.client_codec
+        set_sessions(listener, &listeners[sockets[i].listener])
+        codec = engine.session_codec if listener.passes_tls or listener.session_route != <uint32_t>NO_INDEX else engine.client_codec
         if listener.datagrams != NULL:
-            listener.codec = engine.datagram_codec
+            codec = engine.datagram_codec
+        if unlikely(listener.codec != codec and listener.codec != NULL):
+            dismiss_clients(engine, listener)
+        listener.codec = codec
         set_listener_meter(engine, listener, listeners[sockets[i].listener].meter)
         set_listener_log(engine, listener, engine.snapshot, listeners[sockets[i].listener].log_set)
         set_listener_tls(&listener.tls, engine.snapshot, listeners[sockets[i].listener].tls)
@@ -595,6 +663,8 @@ cdef int engine_commit(Engine* engine, const Socket* sockets, uint32_t n_sockets
     if error:
         return error
     # From here nothing fails.
+    if old != NULL:
+        begin_sessions(engine, sockets, n_sockets)
     engine.prepared = NULL
     engine.snapshot = new
     adopt_backends(engine, old, new)
@@ -667,7 +737,7 @@ cdef void limit_idle_clients(Engine* engine, uint32_t grace_ms) noexcept nogil:
         uint64_t one = 1
     engine.drain_idle_grace_ms = grace_ms
     while client != NULL:
-        if client.state == STATE_IDLE:
+        if client.state == STATE_IDLE and client.codec != engine.session_codec:     # sessions begin with their first event
             limit_idle(engine, client)
         if client.http2 != NULL:
             list_ready(engine, client)          # it is told with a frame of its own, whether a request comes or not

@@ -580,12 +580,14 @@ cdef bint settle_up(Engine* engine, Exchange* exchange) noexcept nogil:
     return False
 
 
-cdef inline bint has_failed(Engine* engine, const Connection* side, const Relay* outgoing, const Relay* incoming) noexcept nogil:
+cdef inline bint has_failed(Engine* engine, Connection* side, const Relay* outgoing, const Relay* incoming) noexcept nogil:
     # Whether this side of a tunnel was reset, or gone when it was sent to. `outgoing` is what it says, `incoming` what it is told. Where it is
-    # not read, its reset shows as IO_ERROR only; which an orderly end of both directions sets too.
+    # not read, its reset shows as IO_ERROR only. An orderly end of both directions sets that too, and of a unix socket any end does: there the
+    # socket knows of no error. Streams have no socket, and set it for nothing else.
     if outgoing.state == RELAY_SOURCE_FAILED or incoming.state == RELAY_SINK_FAILED:
         return True
-    return side.io & IO_ERROR and incoming.state != RELAY_DONE and (outgoing.state == RELAY_DONE or is_blocked(engine, outgoing))
+    return (side.io & IO_ERROR and incoming.state != RELAY_DONE and (outgoing.state == RELAY_DONE or is_blocked(engine, outgoing))
+            and connect_result(side) != 0)
 
 
 cdef void pass_last_words(Engine* engine, Relay* relay) noexcept nogil:
@@ -599,7 +601,8 @@ cdef void end_tunnel(Engine* engine, Exchange* exchange, uint32_t failure, bint 
     # Both connections close, with a reset for whom the other side was cut. `failure`: what a TCP session ended by, if by that.
     cdef Connection* client = exchange.client
     if failure and exchange.flags & X_SESSION:
-        if exchange.down.moved == 0 and (failure == FAILURE_BACKEND_RESET or failure == FAILURE_BACKEND_CLOSED):
+        # Who asks nothing and waits until the backend has had enough says nothing about it.
+        if exchange.down.moved == 0 and (failure == FAILURE_BACKEND_RESET or (failure == FAILURE_BACKEND_CLOSED and exchange.up.sent != 0)):
             blame_backend(engine, exchange, failure)
         count_reason(engine, exchange, failure)
         note_reason(exchange, failure)
@@ -738,7 +741,11 @@ cdef void client_overdue(Engine* engine, Exchange* exchange) noexcept nogil:
         Connection* client = exchange.client
         uint32_t failure
     if exchange.flags & X_TUNNEL:
-        end_tunnel(engine, exchange, FAILURE_SESSION_TIMEOUT if engine.now_ms >= exchange.deadline_ms else FAILURE_SESSION_IDLE, False, False)
+        # Nobody may take for a whole stream what was cut in its middle: bytes that are here wait for a reader, or more of them were to come.
+        if engine.now_ms >= exchange.deadline_ms:
+            end_tunnel(engine, exchange, FAILURE_SESSION_TIMEOUT, exchange.down.state != RELAY_DONE, exchange.up.state != RELAY_DONE)
+        else:
+            end_tunnel(engine, exchange, FAILURE_SESSION_IDLE, is_blocked(engine, &exchange.down), is_blocked(engine, &exchange.up))
         return
     if engine.now_ms >= exchange.deadline_ms:
         failure = FAILURE_EXCHANGE_TIMEOUT

@@ -32,6 +32,7 @@ cdef extern from *:
         FAILURE_PROXY_SENDER, FAILURE_PROXY_HEADER, FAILURE_PROXY_TIMEOUT,
         FAILURE_SESSION_SHED,
         FAILURE_NO_UPGRADE,
+        FAILURE_NO_LOCAL_ADDRESS,
         FAILURE_END
     };
     enum fastlb_side { SIDE_SELF = 0, SIDE_CLIENT = 1, SIDE_BACKEND = 2 };
@@ -117,6 +118,7 @@ cdef extern from *:
         [FAILURE_PROXY_TIMEOUT] = {"client:proxy_timeout", "The PROXY header did not arrive in time.", 0, SIDE_CLIENT, RETRY_NO},
         [FAILURE_SESSION_SHED] = {"session_shed", "The table of UDP sessions was full, and this one had been silent longest.", 0, SIDE_SELF, RETRY_NO},
         [FAILURE_NO_UPGRADE] = {"no_upgrade", "The backend speaks HTTP/2 and does not take this upgrade.", 501, SIDE_SELF, RETRY_NO},
+        [FAILURE_NO_LOCAL_ADDRESS] = {"no_local_address", "The load balancer has no address, or no port, left to connect to this backend from.", 503, SIDE_SELF, RETRY_ON_CONNECT},
     };
     """
     ctypedef struct FailureInfo:
@@ -149,6 +151,7 @@ cdef extern from *:
         FAILURE_PROXY_SENDER, FAILURE_PROXY_HEADER, FAILURE_PROXY_TIMEOUT
         FAILURE_SESSION_SHED
         FAILURE_NO_UPGRADE
+        FAILURE_NO_LOCAL_ADDRESS
         FAILURE_END
         SIDE_SELF, SIDE_CLIENT, SIDE_BACKEND
         RETRY_NO

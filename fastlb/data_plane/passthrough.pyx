@@ -51,7 +51,7 @@ cdef uint32_t choose_route(Engine* engine, const Connection* client, const Clien
 
 
 cdef int read_hello(Engine* engine, Connection* client, uint32_t* route) noexcept nogil:
-    # Reads on in the client's first message. HELLO_ROUTED with *route; HELLO_WAITS; or -FAILURE_*.
+    # Reads on in the client's first message. HELLO_ROUTED with *route; HELLO_WAITS; HELLO_LEFT; or -FAILURE_*.
     cdef:
         ClientHello hello
         uint32_t size
@@ -61,6 +61,8 @@ cdef int read_hello(Engine* engine, Connection* client, uint32_t* route) noexcep
         n = client.transport.receive(engine, client, engine.read_buffer, FIRST_READ_BYTES)
         if n == IO_AGAIN:
             return HELLO_WAITS
+        if n == 0 and client.input == NULL:
+            return HELLO_LEFT
         if n <= 0:
             return -<int>(FAILURE_TLS_CLOSED if n == 0 else FAILURE_CLIENT_RESET)
         engine.counters.client_bytes_in += <uint64_t>n

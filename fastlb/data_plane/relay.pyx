@@ -387,6 +387,11 @@ cdef bint splice_turn(Engine* engine, Relay* relay, uint32_t* turn) noexcept nog
             source_end(engine, relay)
         else:
             relay.state = RELAY_SOURCE_FAILED
+            if pipe.fill != 0 and relay.sink.io & IO_WRITABLE:
+                n = splice_out(engine, relay.sink, pipe.read_fd, pipe.fill, False)      # what it had said before that
+                if n > 0:
+                    pipe.fill -= <uint32_t>n
+                    count_out(engine, relay, <uint64_t>n)
         if relay.state != RELAY_RUNNING:
             return False
     if pipe.fill == 0:

@@ -19,7 +19,7 @@ from fastlb.data_plane.limits cimport give_retry_place_back, take_retry_place
 from fastlb.data_plane.retry_budget cimport fill_budget, spend_retry
 from fastlb.data_plane.select.candidates cimport find_candidate, is_eligible
 from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, ATTEMPT_SENT, MAX_TRIED, NO_BACKEND, X_HEAD_SENT, X_IDEMPOTENT, X_REPLAYABLE, X_RETRY_PLACE,
-                                      Attempt, Engine, Exchange, ImagePool)
+                                      X_TUNNEL, Attempt, Engine, Exchange, ImagePool)
 
 
 cdef inline bint was_sent(const Exchange* exchange, const Attempt* attempt) noexcept nogil:
@@ -33,8 +33,8 @@ cdef inline uint32_t end_condition(const Exchange* exchange, const Attempt* atte
     if condition & (RETRY_ON_CLOSED | RETRY_ON_RESET):
         if attempt.state == ATTEMPT_ANSWERED:
             return RETRY_ON_BAD_RESPONSE        # within its head
-        if not was_sent(exchange, attempt):
-            return RETRY_ON_CONNECT
+        if not exchange.flags & X_TUNNEL and not was_sent(exchange, attempt):
+            return RETRY_ON_CONNECT             # of a session that stood its client decides what is sent
     return condition
 
 

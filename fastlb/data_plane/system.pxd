@@ -189,7 +189,7 @@ cdef extern from "<sys/random.h>" nogil:
 cdef extern from "<errno.h>" nogil:
     int errno
     int EAGAIN, EINTR, EINPROGRESS, EMFILE, ENFILE, ENOBUFS, ENOMEM, ENOSPC, EINVAL, ECONNABORTED, ECONNREFUSED, ECONNRESET
-    int EPIPE, ETIMEDOUT, EPROTO, ENOTCONN
+    int EADDRNOTAVAIL, EPIPE, ETIMEDOUT, EPROTO, ENOTCONN
 
 cdef extern from "<string.h>" nogil:
     void* memcpy(void* target, const void* source, size_t size)

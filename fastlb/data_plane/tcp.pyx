@@ -25,10 +25,11 @@ from fastlb.data_plane.exchange cimport abandon, client_overdue, close_exchange,
 from fastlb.data_plane.failure cimport FAILURE_CLIENT_RESET, FAILURE_TLS_TIMEOUT, FAILURE_TLS_UNKNOWN_NAME, failures
 from fastlb.data_plane.http1 cimport http1_backend_codec
 from fastlb.data_plane.meters cimport now_us, status_class
-from fastlb.data_plane.passthrough cimport HELLO_ROUTED, HELLO_WAITS, log_hello, read_hello, refuse_name
+from fastlb.data_plane.passthrough cimport HELLO_LEFT, HELLO_ROUTED, HELLO_WAITS, log_hello, read_hello, refuse_name
 from fastlb.data_plane.request_program cimport enter_pool
 from fastlb.data_plane.sticky cimport begin_sticky, note_sticky_answer
 from fastlb.data_plane.system cimport unlikely
+from fastlb.data_plane.transport cimport connect_result
 from fastlb.data_plane.types cimport (IO_ERROR, NO_INDEX, POOL_STICKY, STATE_CONNECTING, STATE_HEAD, X_FRESH, X_HEAD_SENT, X_REPLAYABLE, X_SESSION, X_STICKY,
                                       X_TUNNEL, Attempt, Codec, Connection, Engine, Exchange, ImageRoute)
 
@@ -62,6 +63,8 @@ cdef void await_hello(Engine* engine, Connection* client) noexcept nogil:
     result = read_hello(engine, client, &route)
     if result == HELLO_ROUTED:
         begin_session(engine, client, route)
+    elif result == HELLO_LEFT:
+        close_connection(engine, client, False)     # a probe of whether we are here, perhaps
     elif result != HELLO_WAITS:
         refuse_hello(engine, client, <uint32_t>-result)
 
@@ -86,12 +89,17 @@ cdef void begin_session(Engine* engine, Connection* client, uint32_t route) noex
     start(engine, exchange)
 
 
+cdef inline bint was_reset(Connection* client) noexcept nogil:
+    # And has not just ended: of a unix socket that sets IO_ERROR too.
+    return client.io & IO_ERROR and connect_result(client) != 0
+
+
 cdef void begin_client(Engine* engine, Connection* client) noexcept nogil:
     # It is there, whether it has said anything or not.
     if client.listener.passes_tls:
         await_hello(engine, client)
-    elif client.io & IO_ERROR or client.listener.session_route == <uint32_t>NO_INDEX:
-        close_connection(engine, client, True)  # it was reset at once; its listener is gone meanwhile, or speaks HTTP
+    elif client.listener.session_route == <uint32_t>NO_INDEX or was_reset(client):
+        close_connection(engine, client, True)  # its listener is gone meanwhile, or speaks HTTP; it was reset at once
     else:
         begin_session(engine, client, client.listener.session_route)
 
@@ -102,16 +110,18 @@ cdef void client_ready(Engine* engine, Connection* client) noexcept nogil:
         begin_client(engine, client)
     elif exchange.flags & X_TUNNEL:
         progress(engine, exchange)
-    elif client.io & IO_ERROR:
+    elif was_reset(client):
         abandon(engine, exchange, FAILURE_CLIENT_RESET)
     # Else it waits for a backend, and what it sends for that. It may have ended its direction already: half-close is kept.
 
 
 cdef void client_timed_out(Engine* engine, Connection* client) noexcept nogil:
-    if client.exchange == NULL:
+    if client.exchange != NULL:
+        client_overdue(engine, client.exchange)
+    elif client.listener.passes_tls:
         refuse_hello(engine, client, FAILURE_TLS_TIMEOUT)
     else:
-        client_overdue(engine, client.exchange)
+        begin_client(engine, client)            # its first event has not come yet
 
 
 cdef void refuse_session(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil:

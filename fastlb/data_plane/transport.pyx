@@ -9,7 +9,7 @@ IO_WRITABLE. Edge-triggered epoll reports a change only once, so those bits are 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from fastlb.data_plane.connection_table cimport connection_handle, open_connection
-from fastlb.data_plane.system cimport (AF_INET, AF_INET6, AF_UNIX, EAGAIN, ECONNABORTED, EINPROGRESS, EINTR, ENOMEM, EPOLL_CTL_ADD,
+from fastlb.data_plane.system cimport (AF_INET, AF_INET6, AF_UNIX, EADDRNOTAVAIL, EAGAIN, ECONNABORTED, EINPROGRESS, EINTR, ENOMEM, EPOLL_CTL_ADD,
                                        EPOLL_CTL_DEL, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPROTO, F_GETPIPE_SZ, F_SETPIPE_SZ,
                                        IP_BIND_ADDRESS_NO_PORT, IPPROTO_IP, IPPROTO_TCP, MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, MSG_PEEK, O_CLOEXEC,
                                        O_NONBLOCK, SHUT_WR, SO_ERROR, SO_KEEPALIVE,
@@ -232,7 +232,7 @@ cdef bint check_socket(const ImageSocket* options) noexcept nogil:
 
 
 cdef int set_socket(int fd, int family, int kind, const ImageSocket* options) noexcept nogil:
-    # 0 or an errno: the address cannot be bound. A port is chosen when it connects, so that one serves for many backends.
+    # 0 or EADDRNOTAVAIL: the address cannot be bound, for whatever reason, which is no fault of a backend's. A port is chosen when it connects, so that one serves for many backends.
     cdef:
         int one = 1, idle_s = <int>options.keepalive_idle_s, interval_s = <int>options.keepalive_interval_s, count = <int>options.keepalive_count
         const sockaddr* source = <const sockaddr*>options.source
@@ -244,7 +244,7 @@ cdef int set_socket(int fd, int family, int kind, const ImageSocket* options) no
     if options.source_size != 0 and source.sa_family == family:
         setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof(one))
         if bind(fd, source, options.source_size) != 0:
-            return errno
+            return EADDRNOTAVAIL
     return 0
 
 
@@ -314,7 +314,7 @@ cdef bint is_datagram_socket(int fd) noexcept nogil:
 
 
 cdef int connect_result(Connection* connection) noexcept nogil:
-    # The outcome of a connect that was in progress: 0 or an errno.
+    # What is wrong with this connection's socket, as far as no other call has told: 0 or an errno. Of a connect that was in progress its outcome.
     cdef:
         int error = 0
         socklen_t size = sizeof(error)

@@ -3,7 +3,6 @@
 import contextlib
 import socket
 import struct
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -71,14 +70,6 @@ class Pair(LogWorld):
         """The log, once it has so many lines."""
         self.rest()
         return wait_for_lines(self.log_path, count)
-
-    def listen_unix(self) -> socket.socket:
-        directory = self.stack.enter_context(tempfile.TemporaryDirectory(prefix="fastlb-"))
-        listening = self.stack.enter_context(socket.socket(socket.AF_UNIX))
-        listening.bind(f"{directory}/socket")
-        listening.listen()
-        listening.setblocking(False)
-        return listening
 
     def client(self) -> socket.socket:
         return self.connect(self.front)

@@ -4,6 +4,7 @@ import contextlib
 import os
 import select
 import socket
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Self
@@ -38,6 +39,14 @@ class World:
 
     def listen(self) -> socket.socket:
         listening = self.stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        listening.setblocking(False)
+        return listening
+
+    def listen_unix(self) -> socket.socket:
+        directory = self.stack.enter_context(tempfile.TemporaryDirectory(prefix="fastlb-"))
+        listening = self.stack.enter_context(socket.socket(socket.AF_UNIX))
+        listening.bind(f"{directory}/socket")
+        listening.listen()
         listening.setblocking(False)
         return listening
 

@@ -17,7 +17,7 @@ from tests.support.world import REQUEST, World
         (errno.ETIMEDOUT, "backend:connect_timeout"),
         (errno.EHOSTUNREACH, "backend:connect_failed"),
         (errno.ENETUNREACH, "backend:connect_failed"),
-        (errno.EADDRNOTAVAIL, "backend:connect_failed"),
+        (errno.EADDRNOTAVAIL, "no_local_address"),
         (errno.EACCES, "backend:connect_failed"),
         (errno.EMFILE, "out_of_memory"),
         (errno.ENFILE, "out_of_memory"),

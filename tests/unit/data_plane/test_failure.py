@@ -63,6 +63,13 @@ STATUS = {
     "backend:tls_certificate": 502,
     "idle_timeout": 0,
     "session_timeout": 0,
+    "backend:no_http2": 502,
+    "client:proxy_sender": 0,
+    "client:proxy_header": 0,
+    "client:proxy_timeout": 0,
+    "session_shed": 0,
+    "no_upgrade": 501,
+    "no_local_address": 503,
 }
 
 
@@ -72,7 +79,7 @@ def test_each_reason_keeps_its_status() -> None:
 
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: failure["id"])
 def test_each_failure_is_described(failure: dict[str, str]) -> None:
-    assert re.fullmatch(r"((client|backend):)?[a-z_]+", failure["id"])
+    assert re.fullmatch(r"((client|backend):)?[a-z0-9_]+", failure["id"])
     assert re.fullmatch(r"[A-Z][^\n]*\.", failure["sentence"])
 
 
@@ -99,7 +106,8 @@ def test_only_what_a_backend_came_to_before_it_answered_may_be_retried() -> None
     for failure in FAILURES:
         retried.setdefault(failure["retry_on"], set()).add(failure["id"].removeprefix("backend:"))
     assert set(retried) == {0, *(RETRY_ON[word] for word in ("connect", "closed", "reset", "timeout", "bad_response"))}
-    assert retried[RETRY_ON["connect"]] == {"connect_refused", "connect_failed", "connect_timeout", "tls_handshake", "tls_certificate"}
+    before_sending = {"connect_refused", "connect_failed", "connect_timeout", "tls_handshake", "tls_certificate", "no_http2"}
+    assert retried[RETRY_ON["connect"]] == before_sending | {"no_local_address"}
     assert retried[RETRY_ON["closed"]] == {"closed"}
     assert retried[RETRY_ON["reset"]] == {"reset"}
     assert retried[RETRY_ON["timeout"]] == {"first_byte_timeout", "between_bytes_timeout"}

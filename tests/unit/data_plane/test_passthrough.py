@@ -147,6 +147,27 @@ def test_a_client_that_leaves_in_the_middle_is_counted(world: Named) -> None:
     assert world.counters()["reason.client:reset"] == 1
 
 
+def test_one_that_leaves_before_it_has_said_anything_is_no_failure(world: Named) -> None:
+    world.choose([], [([], 0)])
+    world.dial().close()
+    world.pump_until(lambda: world.counters()["clients_closed"] == 1)
+    counters = world.counters()
+    assert not [name for name in counters if name.startswith("reason.") and counters[name]]
+
+
+def test_a_client_whose_listener_is_bound_elsewhere_meanwhile_goes_where_its_name_says(world: Named) -> None:
+    world.choose([("a.example", [([], 0)])], [])
+    hello = client_hello("a.example")
+    client = world.dial()
+    client.send(hello[:50])
+    world.pump_until(lambda: world.counters()["client_bytes_in"] == 50)
+    world.listening = world.listen()
+    world.choose([("a.example", [([], 2)])], [])
+    client.send(hello[50:])
+    peer = world.accept_from(world.backends[2])
+    assert world.read_all(peer, len(hello)) == hello
+
+
 def test_a_reload_between_two_pieces_decides_by_the_new_names(world: Named) -> None:
     world.choose([("a.example", [([], 0)])], [])
     hello = client_hello("a.example")

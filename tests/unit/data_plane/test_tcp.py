@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from fastlb import _core
 from tests.support.images import Writer, find_sections, load, patch
 from tests.support.logs import compile_logs, wait_for_lines
 from tests.support.sessions import Sessions, dead_port, fill, reset
+from tests.support.world import REQUEST, RESPONSE
 
 FOREVER_MS = 3_600_000
 
@@ -177,6 +179,73 @@ def test_a_reset_behind_bytes_that_nobody_takes_is_seen(world: Sessions) -> None
     assert world.end_of(peer) == "reset"
 
 
+# ---------------------------------------------------------------------------------------------------- unix sockets
+def _start_unix(world: Sessions, listening: socket.socket) -> socket.socket:
+    """The backend's socket, behind this listening one."""
+    backend = world.listen_unix()
+    path = backend.getsockname()
+    writer = Writer(2)
+    listener = writer.listener(http2_streams=0)
+    pool = writer.pool(health={"failures_in_row": 1})
+    writer.add_backend(pool, identity=path, display=path, address=_core.pack_unix(path), weight=1, max_in_flight=0)
+    writer.set_session(listener, writer.add_route(pool=pool))
+    world.apply_image(writer.image(), listening)
+    return backend
+
+
+def test_what_a_unix_backend_said_before_it_closed_reaches_a_slow_reader(world: Sessions) -> None:
+    backend = _start_unix(world, world.listening)
+    client = world.dial()
+    peer = world.accept_from(backend)
+    sent = 0
+    while more := fill(peer):
+        sent += more
+        world.engine.pump()
+    peer.close()
+    world.engine.pump()
+    assert len(world.read_all(client, sent)) == sent
+    assert world.read(client) == b""
+    client.close()
+    world.pump_until(world.is_at_rest)
+    counters = world.counters()
+    assert [counters["reason.backend:reset"], counters["ejections"]] == [0, 0]
+
+
+@pytest.mark.parametrize("much", [False, True])
+def test_what_a_unix_client_said_before_it_closed_reaches_its_backend(world: Sessions, much: bool) -> None:
+    front = world.listen_unix()
+    backend = _start_unix(world, front)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(front.getsockname())
+        client.setblocking(False)
+        sent = client.send(b"a line\n")
+        if much:
+            peer = world.accept_from(backend)
+            while more := fill(client):
+                sent += more
+                world.engine.pump()
+    if much:
+        world.engine.pump()
+    else:
+        peer = world.accept_from(backend)
+    assert len(world.read_all(peer, sent)) == sent
+    assert world.read(peer) == b""
+    peer.close()
+    world.pump_until(world.is_at_rest)
+    assert world.counters()["reason.client:reset"] == 0
+
+
+def test_a_unix_backend_that_did_not_read_all_has_reset(world: Sessions) -> None:
+    backend = _start_unix(world, world.listening)
+    client = world.dial()
+    peer = world.accept_from(backend)
+    client.send(b"never read")
+    world.pump_until(lambda: world.counters()["backend_bytes_out"] == 10)
+    peer.close()
+    assert world.end_of(client) == "reset"
+    assert world.counters()["reason.backend:reset"] == 1
+
+
 # ---------------------------------------------------------------------------------------------------- backends
 def test_one_that_refuses_is_followed_by_another(two: Sessions) -> None:
     two.start(ports=[dead_port(), two.backends[0].getsockname()[1]])
@@ -232,12 +301,38 @@ def test_one_that_ends_before_it_says_anything_has_failed_and_one_that_was_not_a
     assert two.counters()["ejections"] == 0
     client = two.dial()
     peer = two.accept_from(two.backends[1])
+    client.send(b"ask")
+    assert two.read(peer) == b"ask"
     peer.close()
     assert two.read(client) == b""
     client.close()
     two.pump_until(two.is_at_rest)
     assert two.counters()["ejections"] == 1
     assert two.counters()["reason.backend:closed"] == 1
+
+
+@pytest.mark.parametrize("says", [b"", b"ask"])
+def test_a_client_cannot_have_a_backend_taken_for_one_that_is_not_reached(two: Sessions, says: bytes) -> None:
+    two.start(health={"failures_in_row": 1, "counts": ("connect",)})
+    for end in (socket.socket.close, reset):
+        client, peer = two.pair() if end is socket.socket.close else (two.dial(), two.accept_from(two.backends[1]))
+        client.send(says)
+        assert not says or two.read(peer) == says
+        end(peer)
+        two.end_of(client)
+        client.close()
+        two.pump_until(two.is_at_rest)
+    assert two.counters()["ejections"] == 0
+
+
+def test_a_client_that_says_nothing_until_its_backend_has_had_enough_proves_nothing(two: Sessions) -> None:
+    two.start(health={"failures_in_row": 1})
+    client, peer = two.pair()
+    peer.close()
+    assert two.read(client) == b""
+    client.close()
+    two.pump_until(two.is_at_rest)
+    assert two.counters()["ejections"] == 0
 
 
 def test_a_full_pool_has_its_clients_wait_in_turn(two: Sessions) -> None:
@@ -279,9 +374,10 @@ def test_connections_come_from_the_address_that_is_said_if_it_is_ours(two: Sessi
     two.start(source="127.0.0.9")
     two.dial()
     assert two.accept().getpeername()[0] == "127.0.0.9"
-    two.start(source="192.0.2.1")
+    two.start(source="192.0.2.1", health={"failures_in_row": 1})
     assert two.end_of(two.dial()) == "reset"
-    assert two.counters()["reason.backend:connect_failed"] == 1
+    assert two.counters()["reason.no_local_address"] == 1
+    assert two.counters()["ejections"] == 0, "which is no fault of the backends"
 
 
 def test_an_image_with_a_socket_that_the_kernel_would_not_take_is_refused() -> None:
@@ -308,12 +404,26 @@ def test_silence_on_both_sides_ends_a_session(world: Sessions) -> None:
     assert world.counters()["reason.idle_timeout"] == 1
 
 
+def test_a_reader_that_is_too_slow_sees_that_something_is_missing(world: Sessions) -> None:
+    world.start(tunnel_timeout_ms=250)
+    client, peer = world.pair()
+    while fill(peer):
+        world.engine.pump()
+    world.pump_until(world.is_at_rest)
+    assert world.end_of(client) == "reset"
+    assert world.counters()["reason.idle_timeout"] == 1
+
+
 def test_a_session_ends_when_it_has_taken_its_time(world: Sessions) -> None:
     world.start(session_ms=40)
     client, peer = world.pair()
-    assert world.end_of(client) == "end"
+    assert world.end_of(client) == "reset"
+    assert world.end_of(peer) == "reset"
+    client, peer = world.dial(), world.accept()
+    client.shutdown(socket.SHUT_WR)
     assert world.end_of(peer) == "end"
-    assert world.counters()["reason.session_timeout"] == 1
+    assert world.end_of(client) == "reset", "nobody has said that this direction is whole"
+    assert world.counters()["reason.session_timeout"] == 2
 
 
 def test_a_queue_is_waited_in_for_as_long_as_it_says(world: Sessions) -> None:
@@ -340,12 +450,13 @@ def test_a_reload_leaves_sessions_alone_and_new_ones_go_where_it_says(two: Sessi
     assert two.counters()["snapshots_opened"] - two.counters()["snapshots_closed"] == 1, "a session pins no snapshot"
 
 
-def test_a_listener_that_goes_leaves_its_sessions_and_resets_who_waits_in_its_queue(two: Sessions) -> None:
+def test_a_listener_that_goes_leaves_its_sessions_and_serves_who_waits_in_its_queue(two: Sessions) -> None:
     two.start()
     client, peer = two.pair()
     waiting = two.dial()
     two.apply_image(_http_image(2, two), two.listen())
-    assert two.end_of(waiting) == "reset"
+    two.accept_from(two.backends[1]).send(b"served")
+    assert two.read(waiting) == b"served"
     peer.send(b"still")
     assert two.read(client) == b"still"
 
@@ -366,6 +477,21 @@ def test_a_listener_may_turn_to_http_and_back(two: Sessions) -> None:
     assert two.read(two.accept()) == b"GET / not HTTP at all\r\n\r\n"
 
 
+def test_clients_of_a_listener_that_turns_to_tcp_end_with_their_exchange(two: Sessions) -> None:
+    two.apply_image(_http_image(1, two), two.listening)
+    idle, busy = two.dial(), two.dial()
+    _, peer = two.exchange(idle)
+    two.exchange(busy, peer)
+    busy.send(REQUEST)
+    assert two.read(peer)
+    two.generation = 1
+    two.start()
+    assert two.end_of(idle) == "end"
+    peer.send(RESPONSE)
+    assert b"\r\nConnection: close\r\n" in two.read(busy)
+    assert two.end_of(busy) == "end"
+
+
 def _http_image(generation: int, world: Sessions) -> bytes:
     writer = Writer(generation)
     writer.listener()
@@ -377,9 +503,12 @@ def _http_image(generation: int, world: Sessions) -> bytes:
 
 def test_a_drain_leaves_sessions_to_end_by_themselves(world: Sessions) -> None:
     client, peer = world.pair()
+    waiting = world.dial()
     world.engine.drain(0)
     client.send(b"still")
     assert world.read(peer) == b"still"
+    world.accept().send(b"served")
+    assert world.read(waiting) == b"served", "who had been let in is no idle client"
 
 
 def session_image(cookie: str = "", **pool: Any) -> tuple[Writer, int]:
