@@ -151,6 +151,7 @@ cdef DatagramSession* open_session(Engine* engine, Listener* listener, const Dat
     cdef:
         DatagramSession* session
         Connection* client
+        sockaddr_storage address                # aligned, as `name` is not for that type
     if listener.session_route == <uint32_t>NO_INDEX or listener.settings.max_sessions == 0:
         return NULL
     session = <DatagramSession*>calloc(1, sizeof(DatagramSession))
@@ -165,7 +166,8 @@ cdef DatagramSession* open_session(Engine* engine, Listener* listener, const Dat
         free(session)
         return NULL
     client.transport = engine.plain
-    note_peer(client, <const sockaddr_storage*>name)
+    memcpy(&address, name, sizeof(sockaddr_in6))
+    note_peer(client, &address)
     client.http2 = session
     session.client = client
     session.key = key[0]
