@@ -594,6 +594,8 @@ cdef void pass_last_words(Engine* engine, Relay* relay) noexcept nogil:
     # The source has failed: what it had said before that, as far as the other side takes it now. No end follows.
     if relay.state == RELAY_RUNNING:
         relay.source.io |= IO_READABLE | IO_RESET
+        if relay.sink.fd >= 0:
+            relay.sink.io |= IO_WRITABLE        # that there is room again may be told by an event behind this one
         relay_run(engine, relay)
 
 

@@ -387,8 +387,8 @@ cdef bint splice_turn(Engine* engine, Relay* relay, uint32_t* turn) noexcept nog
             source_end(engine, relay)
         else:
             relay.state = RELAY_SOURCE_FAILED
-            if pipe.fill != 0 and relay.sink.io & IO_WRITABLE:
-                n = splice_out(engine, relay.sink, pipe.read_fd, pipe.fill, False)      # what it had said before that
+            if pipe.fill != 0:
+                n = splice_out(engine, relay.sink, pipe.read_fd, pipe.fill, False)      # what it had said before that, as far as there is room
                 if n > 0:
                     pipe.fill -= <uint32_t>n
                     count_out(engine, relay, <uint64_t>n)

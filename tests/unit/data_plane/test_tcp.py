@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,34 @@ def test_what_a_backend_said_before_its_reset_reaches_the_client(world: Sessions
         received += world.read(client)
     assert received == b"go away"
     assert world.end_of(client) == "reset"
+
+
+def test_what_is_in_a_pipe_when_its_source_is_reset_reaches_a_reader_that_has_room(world: Sessions) -> None:
+    client, peer = world.pair()
+    sent = got = 0
+
+    def drain(size: int = 1 << 20) -> int:
+        with contextlib.suppress(BlockingIOError):
+            return len(client.recv(size))
+        return 0
+
+    while world.counters()["spliced_bytes"] == 0:
+        sent += fill(peer)
+        world.engine.pump()
+        got += drain()
+    counters = world.counters()
+    while counters["backend_bytes_in"] != sent or counters["client_bytes_out"] == sent:  # until all is here, and some of it has not left
+        if counters["backend_bytes_in"] == sent:
+            sent += peer.send(bytes(262_144))
+        else:
+            got += drain(4096)
+        world.engine.pump()
+        counters = world.counters()
+    while got < counters["client_bytes_out"]:
+        got += drain()
+    reset(peer)
+    world.pump_until(world.is_at_rest)
+    assert world.counters()["client_bytes_out"] == sent
 
 
 def test_a_reset_of_a_direction_that_has_ended_is_seen(world: Sessions) -> None:
@@ -505,6 +534,7 @@ def test_a_drain_leaves_sessions_to_end_by_themselves(world: Sessions) -> None:
     client, peer = world.pair()
     waiting = world.dial()
     world.engine.drain(0)
+    time.sleep(0.005)  # its grace is over before its first event is looked at
     client.send(b"still")
     assert world.read(peer) == b"still"
     world.accept().send(b"served")
