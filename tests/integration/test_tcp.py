@@ -1,13 +1,10 @@
 """TCP sessions through whole processes: real servers that speak first or are spoken to, a listener beside HTTP, reloads and a drain."""
 
 import contextlib
-import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-
-import pytest
 
 from tests.support.configuration import configuration
 from tests.support.process import Fastlb
@@ -68,7 +65,6 @@ class Redis:
         self.socket.close()
 
 
-@pytest.mark.skipif(shutil.which("redis-server") is None, reason="redis-server is not installed")
 def test_redis_is_the_same_through_it(fastlb: Start, tmp_path: Path) -> None:
     port = free_port()
     command = ("redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path))
