@@ -36,7 +36,7 @@ from fastlb.data_plane.types cimport (ALGORITHM_PEAK_EWMA, ATTEMPT_CONNECTING, I
 from fastlb.data_plane.types cimport X_STICKY
 
 cdef extern from "<errno.h>" nogil:
-    int ENOENT
+    int ENOENT, EAGAIN, EADDRINUSE
 
 cdef enum:
     FREE_ATTEMPTS_KEPT = 1024
@@ -197,6 +197,8 @@ cdef uint32_t connect_backend(Engine* engine, Exchange* exchange, Attempt* attem
                            &exchange.pool.image.socket, &fd)
     if result != 0 and result != EINPROGRESS:
         give_place_back(engine, &place)
+        if is_udp and (result == EAGAIN or result == EADDRINUSE):
+            return FAILURE_NO_LOCAL_ADDRESS     # it takes a port when it connects
         return connect_failure(result)
     connection = open_connection(&engine.connections, fd, KIND_BACKEND)
     if connection == NULL:

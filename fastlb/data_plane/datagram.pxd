@@ -6,7 +6,7 @@ cdef int open_datagrams(Engine* engine, Listener* listener) noexcept nogil
 cdef void close_datagrams(Engine* engine, Listener* listener) noexcept nogil
 cdef void close_datagram_scratch(Engine* engine) noexcept nogil
 cdef void take_datagrams(Engine* engine, Listener* listener) noexcept nogil
-cdef void leave_socket(Listener* listener) noexcept nogil
+cdef void leave_socket(Engine* engine, Listener* listener) noexcept nogil
 cdef int send_asked(Engine* engine, int fd, uint32_t first, uint32_t n, uint32_t* n_sent) noexcept nogil
 cdef int take_answers(Engine* engine, const DatagramTable* table, const DatagramSession* session, Connection* backend, uint32_t* n,
                       uint32_t* size, bint* more) noexcept nogil

@@ -9,10 +9,10 @@ would do: waiting would be a queue without bound.
 
 A socket that is bound to every address has the kernel tell which one a client asked; the answer leaves from that one.
 """
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 
-from fastlb.data_plane.datagram_session cimport hear_client
+from fastlb.data_plane.datagram_session cimport end_sessions, end_soon, hear_client
 from fastlb.data_plane.datagram_table cimport datagram_table_close, datagram_table_open
 from fastlb.data_plane.system cimport (AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, CMSG_SPACE, EAGAIN, EINTR, ENOMEM,
                                        F_DUPFD_CLOEXEC, IP_PKTINFO, IPPROTO_IP, IPPROTO_IPV6, IPV6_PKTINFO, IPV6_RECVPKTINFO, MSG_DONTWAIT,
@@ -24,6 +24,7 @@ from fastlb.data_plane.types cimport (DATAGRAM_BYTES, DATAGRAM_CONTROL_BYTES, DA
 
 cdef enum:
     ANSWERS_PER_TURN = 16           # of one backend socket; then others have their turn
+    SESSIONS_PER_TURN = 16          # a new one costs 30 us or so, most of it in the kernel
 
 
 # ---------------------------------------------------------------------------------------------------------- life
@@ -109,11 +110,16 @@ cdef void close_datagrams(Engine* engine, Listener* listener) noexcept nogil:
     datagram_table_close(table)
 
 
-cdef void leave_socket(Listener* listener) noexcept nogil:
-    # Its socket goes back to its owner. What is still to be answered here is answered through a copy, so that clients see the same port.
+cdef void leave_socket(Engine* engine, Listener* listener) noexcept nogil:
+    # Its socket goes back to its owner. What is still to be answered here is answered through a copy, so that clients see the same port; not
+    # for long, as the copy keeps the port from others.
     cdef DatagramTable* table = listener.datagrams
     table.fd = fcntl(listener.fd, F_DUPFD_CLOEXEC, 0) if table.count else -1
     table.owns_fd = table.fd >= 0
+    if table.owns_fd:
+        end_soon(engine, listener)
+    else:
+        end_sessions(engine, listener)          # those for whom there was no descriptor
 
 
 # ---------------------------------------------------------------------------------------------------------- addresses
@@ -210,14 +216,16 @@ cdef inline void prepare_to_receive(DatagramBatch* batch, uint32_t i) noexcept n
 
 
 cdef void take_datagrams(Engine* engine, Listener* listener) noexcept nogil:
-    # One turn of a listener, which holds its connection: level-triggered, so what is left is reported again.
+    # One turn of a listener, which holds its connection: level-triggered, so what is left is reported again. Where many were new, the next
+    # turn is a short one, so that a flood of them leaves time to others.
     cdef:
         DatagramBatch* batch = &engine.datagrams.asked
         DatagramTable* table = listener.datagrams
         DatagramKey key
         DatagramKey next_key
         uint32_t i, first = 0, n
-        int received = recvmmsg(listener.fd, batch.messages, DATAGRAMS_PER_BATCH, MSG_DONTWAIT, NULL)
+        uint64_t opened = engine.counters.udp_sessions_opened
+        int received = recvmmsg(listener.fd, batch.messages, table.per_turn, MSG_DONTWAIT, NULL)
     if received <= 0:
         return                                  # a sibling was faster, or an error that concerns nobody's session
     n = <uint32_t>received
@@ -235,6 +243,9 @@ cdef void take_datagrams(Engine* engine, Listener* listener) noexcept nogil:
         key = next_key
     for i in range(n):
         prepare_to_receive(batch, i)
+    table.per_turn = DATAGRAMS_PER_BATCH
+    if engine.counters.udp_sessions_opened - opened >= <uint64_t>SESSIONS_PER_TURN:
+        table.per_turn = SESSIONS_PER_TURN
 
 
 cdef int send_asked(Engine* engine, int fd, uint32_t first, uint32_t n, uint32_t* n_sent) noexcept nogil:

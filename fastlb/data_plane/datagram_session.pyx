@@ -6,10 +6,12 @@ For the rest of the engine a session is what a TCP session is: a client without 
 So picks, caps, health, retries, sticky clients, meters and the line in the log are those of any exchange. What is its own:
 
 - Nothing is ever waited for before a datagram goes out, and none is kept but one: until the backend has answered for the first time, a copy
-  of the last datagram. A backend that turns out not to listen (ICMP says so, to the connected socket) is a failed attempt, and the copy goes
-  to the next one.
+  of the last datagram, if it is small and copies are few. A backend that turns out not to listen (ICMP says so, to the connected socket) is a
+  failed attempt, and the copy goes to the next one.
+- X_HEAD_SENT is the end of such attempts: the backend has answered, no answer is expected, or the snapshot is not to be held any longer.
 - A session stays with its backend until that is gone, down, ejected or in maintenance; then its client's next datagram finds another one.
-- The table of sessions is bounded. A new client of a full one takes the place of the session that has been silent longest.
+- The table of sessions is bounded. A new client of a full one takes the place of the session that has been silent longest. So are all
+  sessions of an engine: a forged address costs nothing, and those who connect must find room.
 - It never answers by itself: what a client gets is what a backend has sent.
 
 A session's memory is freed with its client's connection: after whatever may end it, it is looked at no more.
@@ -18,7 +20,7 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from fastlb.data_plane.access_log cimport log_answer, log_pool
-from fastlb.data_plane.attempt cimport blame_backend, connect_failure, note_answer, note_good, start_attempt
+from fastlb.data_plane.attempt cimport blame_backend, connect_failure, end_attempt, note_answer, note_good, start_attempt
 from fastlb.data_plane.backend_table cimport drop_backend
 from fastlb.data_plane.buffer cimport return_buffer, take_buffer
 from fastlb.data_plane.connection cimport adopt_client, close_connection, set_deadline
@@ -26,12 +28,12 @@ from fastlb.data_plane.connection_table cimport open_connection
 from fastlb.data_plane.datagram cimport send_asked, take_answers
 from fastlb.data_plane.datagram_table cimport add_session, find_session, hash_key, refresh_session, remove_session
 from fastlb.data_plane.exchange cimport close_exchange, count_reason, drop_retry, end_failed_attempt, open_exchange, refuse
-from fastlb.data_plane.failure cimport (FAILURE_FIRST_BYTE_TIMEOUT, FAILURE_NONE, FAILURE_SESSION_SHED, FAILURE_SESSION_TIMEOUT, failures)
+from fastlb.data_plane.failure cimport (FAILURE_FIRST_BYTE_TIMEOUT, FAILURE_NO_LOCAL_ADDRESS, FAILURE_NONE, FAILURE_SESSION_SHED, FAILURE_SESSION_TIMEOUT, failures)
 from fastlb.data_plane.meters cimport count_body_in, count_client_out, note_response_head, now_us
 from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.request_program cimport enter_pool
 from fastlb.data_plane.retry cimport note_tried
-from fastlb.data_plane.shared_table cimport claim_row, release_row
+from fastlb.data_plane.shared_table cimport claim_row, count_workers, release_row
 from fastlb.data_plane.sticky cimport begin_sticky, note_sticky_answer
 from fastlb.data_plane.system cimport (EAGAIN, ENOBUFS, ENOMEM, MSG_DONTWAIT, MSG_NOSIGNAL, errno, load_now, memcpy, send, sockaddr_in6,
                                        sockaddr_storage, unlikely)
@@ -46,8 +48,12 @@ cdef extern from "<errno.h>" nogil:
 
 cdef enum:
     SERVED_STATUS = 200             # nginx's, for logs and meters: the session had answers, or none was expected
+    MISSED_STATUS = 504             # no answer, and one was expected
     # After the socket has gone to another worker, or the drain has begun, only answers under way can still come.
     LAST_ANSWERS_MS = 5000
+    SHED_PER_CLIENT = 64            # a lowered max_sessions ends the others bit by bit
+    COPY_BYTES = 2048               # of a datagram that is kept: what fits one packet, which is most of those that expect an answer
+    MOST_COPIES = 1024              # 4 MiB, the smallest buffer being 4 KiB
 
 
 # ---------------------------------------------------------------------------------------------------------- ends
@@ -61,8 +67,10 @@ cdef void end_session(Engine* engine, DatagramSession* session, uint32_t failure
             count_reason(engine, exchange, failure)
             if exchange.log != NULL:
                 exchange.log.reason = <unsigned char>failure
-        if not exchange.flags & X_HEAD_SENT and (client.listener.settings.responses == 0 or failures[failure].status):
-            exchange.status = failures[failure].status if failures[failure].status else SERVED_STATUS
+        if not exchange.flags & X_HEAD_SENT:
+            exchange.status = SERVED_STATUS if client.listener.settings.responses == 0 else MISSED_STATUS
+            if failures[failure].status:
+                exchange.status = failures[failure].status
             exchange.flags |= X_HEAD_SENT       # that is all that it gets
         close_exchange(engine, exchange)
     close_connection(engine, client, False)
@@ -72,10 +80,21 @@ cdef void forget_session(Engine* engine, Connection* client, bint reset) noexcep
     # Its client's connection closes, for whatever reason.
     cdef DatagramSession* session = <DatagramSession*>client.http2
     client.http2 = NULL
+    forget_copy(engine, session)
     remove_session(client.listener.datagrams, session)
     engine.n_datagram_sessions -= 1
     engine.counters.udp_sessions_closed += 1
     free(session)
+
+
+cdef void end_soon(Engine* engine, Listener* listener) noexcept nogil:
+    # Its socket is not ours any more: sessions last for the answers under way, however many these are.
+    cdef DatagramSession* session = listener.datagrams.oldest
+    listener.datagrams.ends_ms = engine.now_ms + LAST_ANSWERS_MS
+    while session != NULL:
+        if session.client.timer.deadline_ms > listener.datagrams.ends_ms:
+            set_deadline(engine, session.client, listener.datagrams.ends_ms)
+        session = session.newer
 
 
 cdef void end_sessions(Engine* engine, Listener* listener) noexcept nogil:
@@ -88,11 +107,11 @@ cdef void end_sessions(Engine* engine, Listener* listener) noexcept nogil:
 
 
 cdef void refuse_session(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil:
-    # There is no backend for it; `refuse` has counted why. What its client has sent is lost, as anything may be that goes by UDP.
+    # There is no backend for it; `refuse` has counted why. What its client has sent is lost, as anything may be that goes by UDP: whoever has
+    # it at hand counts it.
     cdef Connection* client = exchange.client
     exchange.status = failures[failure].status
     exchange.flags |= X_HEAD_SENT
-    engine.counters.datagrams_dropped += 1
     close_exchange(engine, exchange)
     close_connection(engine, client, False)
 
@@ -112,37 +131,68 @@ cdef void client_timed_out(Engine* engine, Connection* client) noexcept nogil:
         uint32_t failure = FAILURE_NONE
     if engine.now_ms >= exchange.deadline_ms:
         failure = FAILURE_SESSION_TIMEOUT
-    elif not exchange.flags & X_HEAD_SENT and client.listener.settings.responses != 0:
+    elif exchange.attempt.state != ATTEMPT_ANSWERED and client.listener.settings.responses != 0:
         failure = FAILURE_FIRST_BYTE_TIMEOUT
     end_session(engine, <DatagramSession*>client.http2, failure)
 
 
 cdef void client_ready(Engine* engine, Connection* client) noexcept nogil:
-    # Its turn on the ready list: the engine drains.
-    if client.timer.deadline_ms > engine.now_ms + LAST_ANSWERS_MS:
-        set_deadline(engine, client, engine.now_ms + LAST_ANSWERS_MS)
+    return                                      # the engine drains, and left its socket before: end_soon has seen to it
 
 
 # ---------------------------------------------------------------------------------------------------------- beginnings
-cdef bint make_room(Engine* engine, Listener* listener) noexcept nogil:
-    # For one more session, and claims its place among the node's clients. UDP leaves half of a worker's places to others: a forged address
-    # costs nothing. False: there is none, and nothing is claimed.
+cdef uint32_t most_sessions(const Engine* engine) noexcept nogil:
+    # At all listeners of this engine: half of its part of the clients, and as each takes two places of the connection table, half of that.
+    # The other halves are for those who connect.
     cdef:
-        DatagramTable* table = listener.datagrams
-        uint32_t cap = engine.snapshot.header.max_connections
-    while table.count >= listener.settings.max_sessions or engine.n_clients >= engine.max_clients \
-            or engine.n_datagram_sessions >= (engine.max_clients + 1) // 2:
-        if table.oldest == NULL:
-            return False
-        engine.counters.udp_sessions_shed += 1
-        end_session(engine, table.oldest, FAILURE_SESSION_SHED)
-    if claim_row(engine.shared, engine.worker, engine.node, engine.node_column, NODE_ROW, cap):
-        return True
-    if table.oldest == NULL:
+        uint32_t most = engine.max_clients, cap = engine.snapshot.header.max_connections, n_workers = count_workers(engine.shared)
+    if cap != 0 and n_workers != 0 and cap // n_workers < most:
+        most = cap // n_workers
+    most = most // 2 if most > 1 else 1
+    return most if most < engine.connections.max_open // 4 else <uint32_t>(engine.connections.max_open // 4)
+
+
+cdef DatagramSession* most_silent(const Engine* engine, const DatagramSession* other_than) noexcept nogil:
+    # Of all listeners. NULL: there is none.
+    cdef:
+        const Listener* listener = engine.listeners
+        DatagramSession* session
+        DatagramSession* found = NULL
+    while listener != NULL:
+        if listener.datagrams != NULL:
+            session = listener.datagrams.oldest
+            if session != NULL and session == other_than:
+                session = session.newer
+            if session != NULL and (found == NULL or session.heard_ms < found.heard_ms):
+                found = session
+        listener = listener.next
+    return found
+
+
+cdef bint shed(Engine* engine, DatagramSession* session) noexcept nogil:
+    # False: there is none to give way.
+    if session == NULL:
         return False
     engine.counters.udp_sessions_shed += 1
-    end_session(engine, table.oldest, FAILURE_SESSION_SHED)
-    return claim_row(engine.shared, engine.worker, engine.node, engine.node_column, NODE_ROW, cap)
+    end_session(engine, session, FAILURE_SESSION_SHED)
+    return True
+
+
+cdef bint make_room(Engine* engine, Listener* listener) noexcept nogil:
+    # For one more session, and claims its place among the node's clients. False: there is none, and nothing is claimed.
+    cdef:
+        DatagramTable* table = listener.datagrams
+        uint32_t cap = engine.snapshot.header.max_connections, most = most_sessions(engine), n_shed = 0
+        bint is_full = table.count >= listener.settings.max_sessions
+    while is_full or engine.n_clients >= engine.max_clients or engine.n_datagram_sessions >= most:
+        if n_shed == SHED_PER_CLIENT or not shed(engine, table.oldest if is_full else most_silent(engine, NULL)):
+            return False
+        n_shed += 1
+        is_full = table.count >= listener.settings.max_sessions
+    if claim_row(engine.shared, engine.worker, engine.node, engine.node_column, NODE_ROW, cap):
+        return True
+    return (shed(engine, most_silent(engine, NULL))
+            and claim_row(engine.shared, engine.worker, engine.node, engine.node_column, NODE_ROW, cap))
 
 
 cdef DatagramSession* open_session(Engine* engine, Listener* listener, const DatagramKey* key, uint64_t hash,
@@ -161,6 +211,8 @@ cdef DatagramSession* open_session(Engine* engine, Listener* listener, const Dat
         free(session)
         return NULL
     client = open_connection(&engine.connections, -1, KIND_CLIENT)
+    if client == NULL and shed(engine, most_silent(engine, NULL)):
+        client = open_connection(&engine.connections, -1, KIND_CLIENT)
     if client == NULL:
         release_row(engine.shared, engine.worker, engine.node, engine.node_column, NODE_ROW)
         free(session)
@@ -172,6 +224,7 @@ cdef DatagramSession* open_session(Engine* engine, Listener* listener, const Dat
     session.client = client
     session.key = key[0]
     session.hash = hash
+    session.began_ms = session.heard_ms = engine.now_ms
     add_session(listener.datagrams, session)
     engine.n_datagram_sessions += 1
     engine.counters.udp_sessions_opened += 1
@@ -188,18 +241,25 @@ cdef void exclude(Exchange* exchange, const Backend* row) noexcept nogil:
 
 
 cdef bint ask_backend(Engine* engine, Exchange* exchange) noexcept nogil:
-    # The next attempt, and those after it while they fail. False: none is left, and the session is over.
-    cdef uint32_t failure = start_attempt(engine, exchange)
+    # The next attempt, and those after it while they fail. False: none is left, and the session is over. Ports of ours are the same for all
+    # backends: without one, another session gives up its own, and another backend is of no use.
+    cdef:
+        const DatagramSession* session = <const DatagramSession*>exchange.client.http2
+        uint32_t failure = start_attempt(engine, exchange)
+    if unlikely(failure == FAILURE_NO_LOCAL_ADDRESS) and shed(engine, most_silent(engine, session)):
+        end_attempt(engine, exchange, False)
+        failure = start_attempt(engine, exchange)
     while unlikely(failure != 0):
-        if not end_failed_attempt(engine, exchange, failure):
+        if failure == FAILURE_NO_LOCAL_ADDRESS or not end_failed_attempt(engine, exchange, failure):
             refuse(engine, exchange, failure)
             return False
         failure = start_attempt(engine, exchange)
     return True
 
 
-cdef bint begin_exchange(Engine* engine, DatagramSession* session, Backend* failed) noexcept nogil:
-    # A backend of the current snapshot for a session that has none; not `failed`, where that is not NULL. False: the session is over.
+cdef bint begin_exchange(Engine* engine, DatagramSession* session, Backend* failed, uint32_t failure) noexcept nogil:
+    # A backend of the current snapshot for a session that has none; not `failed`, where that is not NULL: `failure` is why. False: the session
+    # is over.
     cdef:
         Connection* client = session.client
         Listener* listener = client.listener
@@ -213,9 +273,10 @@ cdef bint begin_exchange(Engine* engine, DatagramSession* session, Backend* fail
     exchange.flags = X_SESSION | X_REPLAYABLE | X_FRESH
     exchange.route = <const ImageRoute*>(exchange.snapshot.image + exchange.snapshot.header.routes.offset) + listener.session_route
     enter_pool(engine, exchange, exchange.route.pool, 0)
-    exchange.deadline_ms = engine.now_ms + listener.settings.session_timeout_ms if listener.settings.session_timeout_ms else <uint64_t>-1 >> 1
+    exchange.deadline_ms = session.began_ms + listener.settings.session_timeout_ms if listener.settings.session_timeout_ms else <uint64_t>-1 >> 1
     if unlikely(failed != NULL):
         exclude(exchange, failed)
+        exchange.failure = <unsigned char>failure   # what is told where nobody else is there
     if unlikely(exchange.pool.flags & POOL_STICKY):
         begin_sticky(engine, exchange, NULL)
     if unlikely(exchange.log != NULL):
@@ -241,6 +302,7 @@ cdef bint go_on_elsewhere(Engine* engine, DatagramSession* session, uint32_t fai
         Exchange* exchange = session.client.exchange
         Backend* failed
     engine.counters.udp_sessions_moved += 1
+    session.n_asked = session.n_answered = 0
     if not exchange.flags & X_HEAD_SENT:
         if end_failed_attempt(engine, exchange, failure):
             return ask_backend(engine, exchange)
@@ -253,8 +315,7 @@ cdef bint go_on_elsewhere(Engine* engine, DatagramSession* session, uint32_t fai
     failed = exchange.attempt.backend
     failed.references += 1                      # its exchange may be the last that holds it
     close_exchange(engine, exchange)
-    session.n_asked = session.n_answered = 0
-    if not begin_exchange(engine, session, failed):
+    if not begin_exchange(engine, session, failed, failure):
         session = NULL
     drop_backend(&engine.backends, failed)
     return session != NULL
@@ -268,19 +329,40 @@ cdef inline uint32_t socket_failure(int error) noexcept nogil:
     return connect_failure(error)
 
 
-cdef inline void keep_copy(Engine* engine, Exchange* exchange, const DatagramBatch* batch, uint32_t i) noexcept nogil:
-    # Of the last datagram of one that was not answered yet. Without memory it is not kept, and lost if its backend is not there.
-    cdef Buffer* kept = exchange.replay
-    cdef uint32_t size = <uint32_t>batch.parts[i].iov_len
-    if kept != NULL and kept.capacity < size:
-        return_buffer(&engine.buffers, kept)
-        kept = NULL
-    if kept == NULL:
-        kept = take_buffer(&engine.buffers, size)
-    exchange.replay = kept
-    if kept != NULL:
-        memcpy(kept.data, batch.parts[i].iov_base, size)
-        kept.end = size
+cdef inline void forget_copy(Engine* engine, DatagramSession* session) noexcept nogil:
+    # Whoever calls this frees it with what else its exchange had for another attempt.
+    engine.n_datagram_copies -= session.keeps_copy
+    session.keeps_copy = False
+
+
+cdef void keep_copy(Engine* engine, DatagramSession* session, const DatagramBatch* batch, uint32_t i) noexcept nogil:
+    # Of the last datagram of one that was not answered yet. Who forges addresses is not answered either, so copies have a bound. What is not
+    # kept is lost if its backend is not there.
+    cdef:
+        Exchange* exchange = session.client.exchange
+        uint32_t size = <uint32_t>batch.parts[i].iov_len
+    if size <= COPY_BYTES and exchange.replay == NULL and engine.n_datagram_copies < MOST_COPIES:
+        exchange.replay = take_buffer(&engine.buffers, COPY_BYTES)
+        session.keeps_copy = exchange.replay != NULL
+        engine.n_datagram_copies += session.keeps_copy
+    if exchange.replay == NULL:
+        return
+    if size > COPY_BYTES:
+        forget_copy(engine, session)
+        return_buffer(&engine.buffers, exchange.replay)
+        exchange.replay = NULL
+        return
+    memcpy(exchange.replay.data, batch.parts[i].iov_base, size)
+    exchange.replay.end = size
+
+
+cdef void let_go(Engine* engine, DatagramSession* session, uint32_t status) noexcept nogil:
+    # No other backend will be asked in the place of its own: it holds neither its snapshot nor a copy any longer.
+    cdef Exchange* exchange = session.client.exchange
+    exchange.flags |= X_HEAD_SENT
+    exchange.status = <unsigned short>status
+    forget_copy(engine, session)
+    drop_retry(engine, exchange)
 
 
 cdef void count_asked(Engine* engine, DatagramSession* session, uint32_t first, uint32_t n) noexcept nogil:
@@ -306,8 +388,8 @@ cdef void send_on(Engine* engine, DatagramSession* session, uint32_t first, uint
         int error
     while True:
         exchange = session.client.exchange
-        if not exchange.flags & X_HEAD_SENT:
-            keep_copy(engine, exchange, &engine.datagrams.asked, first + n - 1)
+        if not exchange.flags & X_HEAD_SENT and session.client.listener.settings.responses != 0:
+            keep_copy(engine, session, &engine.datagrams.asked, first + n - 1)
         error = send_asked(engine, exchange.attempt.connection.fd, first, n, &sent)
         if sent:
             count_asked(engine, session, first, sent)
@@ -323,15 +405,18 @@ cdef void send_on(Engine* engine, DatagramSession* session, uint32_t first, uint
             if n == 0:
                 break
         elif not go_on_elsewhere(engine, session, failure):
+            engine.counters.datagrams_dropped += n
             return
+    if unlikely(session.client.listener.settings.responses == 0) and not session.client.exchange.flags & X_HEAD_SENT:
+        let_go(engine, session, SERVED_STATUS)  # nothing will come that says more
     set_silence(engine, session.client)
 
 
 cdef inline void set_silence(Engine* engine, Connection* client) noexcept nogil:
     # Something was heard of it.
-    cdef uint64_t until = engine.now_ms + client.listener.settings.silence_ms
-    if engine.draining or client.listener.datagrams.owns_fd:
-        until = engine.now_ms + LAST_ANSWERS_MS
+    cdef uint64_t until = engine.now_ms + client.listener.settings.silence_ms, ends_ms = client.listener.datagrams.ends_ms
+    if unlikely(ends_ms != 0) and until > ends_ms:
+        until = ends_ms
     if until > client.exchange.deadline_ms:
         until = client.exchange.deadline_ms
     set_deadline(engine, client, until)
@@ -355,36 +440,41 @@ cdef void hear_client(Engine* engine, Listener* listener, const DatagramKey* key
         if session == NULL:
             engine.counters.datagrams_dropped += n
             return
-        if not begin_exchange(engine, session, NULL):
+        if not begin_exchange(engine, session, NULL, FAILURE_NONE):
+            engine.counters.datagrams_dropped += n
             return
     else:
         refresh_session(table, session)
+        session.heard_ms = engine.now_ms
         exchange = session.client.exchange
-        if unlikely(is_lost(exchange.attempt.backend) or (exchange.snapshot != NULL and exchange.snapshot != engine.snapshot)):
-            # Nor does one that is never answered keep a snapshot.
+        if unlikely(is_lost(exchange.attempt.backend)):
+            forget_copy(engine, session)
             close_exchange(engine, exchange)
             session.n_asked = session.n_answered = 0
-            if not begin_exchange(engine, session, NULL):
+            if not begin_exchange(engine, session, NULL, FAILURE_NONE):
+                engine.counters.datagrams_dropped += n
                 return
+        elif unlikely(exchange.snapshot != NULL and exchange.snapshot != engine.snapshot):
+            let_go(engine, session, MISSED_STATUS)      # as long as it is not answered
     send_on(engine, session, first, n)
 
 
-cdef void note_first_answer(Engine* engine, Exchange* exchange) noexcept nogil:
-    # Its backend is there: no other one will be asked in its place.
-    cdef Attempt* attempt = exchange.attempt
-    exchange.flags |= X_HEAD_SENT
-    exchange.status = SERVED_STATUS
+cdef void note_first_answer(Engine* engine, DatagramSession* session) noexcept nogil:
+    # Its backend is there.
+    cdef:
+        Exchange* exchange = session.client.exchange
+        Attempt* attempt = exchange.attempt
     exchange.failure = 0
     attempt.state = ATTEMPT_ANSWERED
     note_response_head(engine, exchange, attempt, SERVED_STATUS)
     if unlikely(attempt.watched):
         note_answer(engine, attempt, SERVED_STATUS)
         note_good(attempt)
-    if unlikely(exchange.flags & X_STICKY):
+    if unlikely(exchange.flags & X_STICKY) and exchange.snapshot != NULL:
         note_sticky_answer(engine, exchange, NULL)
     if unlikely(exchange.log != NULL):
         log_answer(engine, exchange, SERVED_STATUS)
-    drop_retry(engine, exchange)
+    let_go(engine, session, SERVED_STATUS)
 
 
 cdef void send_kept(Engine* engine, DatagramSession* session) noexcept nogil:
@@ -399,7 +489,9 @@ cdef void send_kept(Engine* engine, DatagramSession* session) noexcept nogil:
             engine.counters.datagrams_dropped += 1
             return
         if not go_on_elsewhere(engine, session, failure):
+            engine.counters.datagrams_dropped += 1
             return
+    session.n_asked = 1
     engine.counters.backend_bytes_out += kept.end
     exchange.attempt.backend.meter.bytes_out += kept.end
 
@@ -424,14 +516,16 @@ cdef void backend_ready(Engine* engine, Connection* connection) noexcept nogil:
         elif exchange.replay != NULL:
             if go_on_elsewhere(engine, session, failure):
                 send_kept(engine, session)
+            else:
+                engine.counters.datagrams_dropped += 1
         else:
             blame_backend(engine, exchange, failure)
             end_session(engine, session, failure)   # the client's next datagram begins another one
         return
     if n == 0:
         return
-    if unlikely(not exchange.flags & X_HEAD_SENT):
-        note_first_answer(engine, exchange)
+    if unlikely(exchange.attempt.state != ATTEMPT_ANSWERED):
+        note_first_answer(engine, session)
     session.n_answered += n
     exchange.down.moved += size
     exchange.down.sent += size
@@ -443,6 +537,7 @@ cdef void backend_ready(Engine* engine, Connection* connection) noexcept nogil:
         end_session(engine, session, FAILURE_NONE)
         return
     refresh_session(client.listener.datagrams, session)
+    session.heard_ms = engine.now_ms
     set_silence(engine, client)
     if more:
         list_ready(engine, connection)

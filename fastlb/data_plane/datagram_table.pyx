@@ -8,7 +8,7 @@ from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc, free
 
 from fastlb.data_plane.system cimport getrandom
-from fastlb.data_plane.types cimport MAX_DATAGRAM_SESSIONS, DatagramSession, DatagramTable
+from fastlb.data_plane.types cimport DATAGRAMS_PER_BATCH, MAX_DATAGRAM_SESSIONS, DatagramSession, DatagramTable
 
 cdef enum:
     FIRST_CHAINS = 64               # a power of two
@@ -21,6 +21,7 @@ cdef DatagramTable* datagram_table_open() noexcept nogil:
         return NULL
     table.fd = -1
     table.n_chains = FIRST_CHAINS
+    table.per_turn = DATAGRAMS_PER_BATCH
     table.chains = <DatagramSession**>calloc(FIRST_CHAINS, sizeof(DatagramSession*))
     if table.chains == NULL or getrandom(table.seed, sizeof(table.seed), 0) != <ssize_t>sizeof(table.seed):
         datagram_table_close(table)

@@ -296,7 +296,7 @@ cdef void forget_listener(Engine* engine, Listener* listener) noexcept nogil:
     if not engine.accept_paused or not pauses(listener):
         unwatch(engine, connection)
     if listener.datagrams != NULL:
-        leave_socket(listener)
+        leave_socket(engine, listener)
     listener.connection = NULL
     cancel_timer(&engine.timers, &connection.timer)
     bury_connection(&engine.connections, connection)
@@ -635,6 +635,7 @@ cdef void settle_sockets(Engine* engine, const Socket* sockets, uint32_t n_socke
             n_removed[0] += 1
             if take_queues:
                 take_queue(engine, listener)    # the snapshot before, of which its senders are, is still there
+                following = listener.next       # a new UDP session may have ended the last one of a listener
                 if listener.datagrams != NULL:
                     end_sessions(engine, listener)      # it cannot be answered through a socket that is closed
             listener.senders = NULL
@@ -715,6 +716,7 @@ cdef void engine_drain(Engine* engine, uint32_t idle_grace_ms, int* removed, uin
             removed[n_removed[0]] = listener.fd
             n_removed[0] += 1
             take_queue(engine, listener)
+            following = listener.next           # a new UDP session may have ended the last one of a listener
             forget_listener(engine, listener)
         listener = following
     engine.draining = True

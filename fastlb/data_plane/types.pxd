@@ -1164,6 +1164,9 @@ cdef struct DatagramSession:
     uint64_t n_asked                # datagrams of the client that were sent on
     uint64_t n_answered
     DatagramKey key
+    uint64_t began_ms
+    uint64_t heard_ms               # when anything was last heard of it
+    bint keeps_copy                 # its exchange's `replay` is one of engine.n_datagram_copies
 
 cdef struct DatagramTable:
     # The sessions at one socket (datagram_table.pyx).
@@ -1176,6 +1179,8 @@ cdef struct DatagramTable:
     int fd                          # answers leave through it. The listener's, borrowed; -1 = that is gone
     bint owns_fd                    # it is a copy of our own
     bint tells_local                # the socket has several addresses, and the kernel tells which one was asked
+    uint32_t per_turn               # how many datagrams the next turn takes
+    uint64_t ends_ms                # the socket is another worker's, or nobody's: the end of all sessions here; 0 = it is ours
 
 cdef struct DatagramBatch:          # what one recvmmsg or sendmmsg works on
     mmsghdr messages[DATAGRAMS_PER_BATCH]
@@ -2123,3 +2128,4 @@ cdef struct Engine:
     const Codec* datagram_backend_codec
     DatagramScratch* datagrams      # owned; NULL until there is a UDP listener
     uint32_t n_datagram_sessions
+    uint32_t n_datagram_copies      # kept for backends that turn out not to be there

@@ -52,21 +52,39 @@ class Datagrams(World):
         self.generation += 1
         writer = Writer(self.generation)
         writer.set_max_connections(self.max_connections)
-        listener = writer.listener(http2_streams=0)
+        sockets = listening or (self.listening,)
+        listeners = [writer.listener(f"l{number}", http2_streams=0) for number in range(len(sockets))]
         number = writer.pool(**{"algorithm": "round_robin", **pool})
         if sticky is not None:
             writer.set_sticky_table(number, **sticky)
         for port in ports or [backend.getsockname()[1] for backend in self.backends]:
             writer.backend(number, port, max_in_flight=caps)
         route = writer.add_route(pool=number)
-        writer.set_datagrams(listener, route, max_sessions=max_sessions, silence_ms=silence_ms, responses=responses, timeout_ms=session_ms)
-        return self.apply_image(writer.image(), *(listening or (self.listening,)))
+        for listener in listeners:
+            writer.set_datagrams(
+                listener, route, max_sessions=max_sessions, silence_ms=silence_ms, responses=responses, timeout_ms=session_ms
+            )
+        return self.apply_image(writer.image(), *sockets)
 
     def client(self, host: str = "127.0.0.1") -> socket.socket:
         """A client's socket, connected to the listener."""
         client = self.bind(host)
         client.connect((host, self.listening.getsockname()[1]))
         return client
+
+    def open_sessions(self) -> int:
+        counters = self.counters()
+        return counters["udp_sessions_opened"] - counters["udp_sessions_closed"]
+
+    def forge(self, n: int, to: socket.socket | None = None, net: str = "127.3") -> None:
+        """Datagrams of so many clients that nobody hears of again."""
+        for number in range(n):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                sender.bind((f"{net}.{number // 250}.{1 + number % 250}", 0))
+                sender.sendto(b"x", (to or self.listening).getsockname())
+            if number % 20 == 19:
+                self.settle()
+        self.settle()
 
     def receive(self, peer: socket.socket) -> tuple[bytes, Peer]:
         """The next datagram that comes to this socket, and from whom."""

@@ -16,5 +16,5 @@ class Udp:
     # NATs on the way forget a UDP flow after 30 to 120 s (RFC 4787 section 4.3 asks for 2 minutes); then the client has another port.
     idle_timeout_ms: int = option("idle_timeout", duration("10ms", "1d"), "60s", ("timeout", "idle", "proxy_timeout", "session_timeout"))
     responses: int = option("responses", OrWord(Count(0, 65535), "any", ANY_RESPONSES), "any", ("proxy_responses", "replies"))
-    # About 5 KiB each, most of it in the kernel.
-    max_sessions: int = option("max_sessions", Count(1, 1 << 20), 16384, ("sessions", "max"))
+    # A port of ours each, of 28,232 by default (ip_local_port_range): six workers with one address stay below that.
+    max_sessions: int = option("max_sessions", Count(1, 1 << 20), 4096, ("sessions", "max"))

@@ -2,11 +2,14 @@
 
 import contextlib
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from fastlb import _core
 from tests.support.datagrams import Datagrams
 from tests.support.images import Writer, find_sections, load, patch
 
@@ -198,11 +201,95 @@ def test_half_of_a_workers_places_is_left_to_others(world: Datagrams) -> None:
 
 
 def test_clients_of_the_whole_node_are_bounded_with_those_of_udp(world: Datagrams) -> None:
-    world.max_connections = 2
+    world.max_connections = 4
     world.start()
     peers = [world.ask(world.client(), b"%d" % number) for number in range(3)]
     assert len(set(peers)) == 3
     assert world.counters()["udp_sessions_shed"] == 1
+    assert world.open_sessions() == 2, "the other half is for those who connect"
+
+
+def test_half_of_the_connection_table_is_left_to_others(world: Datagrams) -> None:
+    world.engine.close()
+    world.engine = _core.Engine(max_connections=100, max_sockets=100, pipes=4)
+    world.start(max_sessions=1000)
+    world.forge(60)
+    assert world.open_sessions() == 25, "each takes two places"
+    assert world.counters()["datagrams_dropped"] == 0
+
+
+def test_a_flood_at_one_listener_leaves_the_others_their_clients(world: Datagrams) -> None:
+    other = world.bind()
+    world.start(world.listening, other, max_sessions=1000)
+    world.forge(60)
+    world.forge(10, other, net="127.4")
+    counters = world.counters()
+    assert (counters["udp_sessions_opened"], counters["datagrams_dropped"]) == (70, 0)
+    assert world.open_sessions() == 50
+
+
+def test_a_lowered_bound_ends_sessions_bit_by_bit() -> None:
+    with Datagrams(clients=400) as world:
+        world.start(max_sessions=100)
+        world.forge(100)
+        world.start(max_sessions=10)
+        world.forge(1, net="127.4")
+        assert world.counters()["udp_sessions_shed"] == 64
+        world.forge(1, net="127.5")
+        assert world.open_sessions() == 10
+
+
+def test_copies_are_kept_of_small_datagrams_only(world: Datagrams) -> None:
+    def held() -> int:
+        counters = world.counters()
+        return counters["buffers_taken"] - counters["buffers_returned"]
+
+    client = world.client()
+    before = held()
+    world.ask(client, bytes(2048))
+    assert held() == before + 1
+    world.ask(client, bytes(2049))
+    assert held() == before
+    world.start(responses=0)
+    world.ask(world.client(), b"x")
+    assert held() == before
+
+
+def test_without_a_port_of_ours_no_backend_is_blamed() -> None:
+    """In a network of its own, whose ports are few: a process, as that is nothing for this one."""
+    script = """
+from tests.support.datagrams import Datagrams
+with Datagrams(2, clients=400) as world:
+    world.start(max_sessions=100, health={"failures_in_row": 3, "max_ejected": 1.0})
+    open("/proc/sys/net/ipv4/ip_local_port_range", "w").write("40000 40029")
+    for number in range(60):
+        sender = world.stack.enter_context(__import__("socket").socket(2, 2))
+        sender.bind((f"127.4.0.{1 + number}", 5000))
+        sender.sendto(b"x", world.listening.getsockname())
+        sender.close()
+        world.settle()
+    counters = world.counters()
+    print(*(counters[name] for name in ("udp_sessions_opened", "ejections", "retries")))
+    print(counters["udp_sessions_shed"] >= 30, world.open_sessions() >= 25)
+"""
+    command = [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        "--net",
+        "sh",
+        "-c",
+        'ip link set lo up && exec "$0" -c "$1"',
+        sys.executable,
+        script,
+    ]
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except FileNotFoundError:
+        pytest.skip("no unshare")
+    if "unshare" in ended.stderr or "Read-only" in ended.stderr:
+        pytest.skip("networks of one's own are not for us")
+    assert ended.stdout.split() == ["60", "0", "0", "True", "True"], ended.stderr
 
 
 # ---------------------------------------------------------------------------------------------------- backends
@@ -235,6 +322,18 @@ def test_without_another_backend_the_datagram_is_lost_and_told(world: Datagrams)
     counters = world.counters()
     assert counters["reason.backend:connect_refused"] == 1
     assert counters["datagrams_dropped"] == 1
+
+
+def test_a_backend_that_restarts_is_what_is_told(world: Datagrams) -> None:
+    client = world.client()
+    world.echo(client, b"before")
+    world.backends[0].close()
+    for _ in range(70):  # more than a turn: what is sent after the first ones meets the kernel's word about them
+        client.send(b"x")
+    world.settle()
+    counters = world.counters()
+    assert counters["reason.pool_full"] == 0
+    assert counters["reason.backend:connect_refused"] > 0
 
 
 def test_more_attempts_than_the_pool_allows_are_not_made(two: Datagrams) -> None:
@@ -295,11 +394,14 @@ def test_a_session_whose_backend_is_listed_no_more_goes_to_another(two: Datagram
     assert counters["exchanges_opened"] == 2
 
 
-def test_a_session_that_is_never_answered_keeps_no_snapshot(world: Datagrams) -> None:
+@pytest.mark.parametrize("responses", [-1, 0])
+def test_a_session_that_is_never_answered_stays_and_keeps_no_snapshot(two: Datagrams, responses: int) -> None:
+    world = two
+    world.start(responses=responses)
     client = world.client()
-    world.ask(client, b"before")
-    world.start()
-    world.ask(client, b"after")
+    peer = world.ask(client, b"before")
+    world.start(responses=responses)
+    assert world.ask(client, b"after") == peer
     counters = world.counters()
     assert counters["snapshots_opened"] - counters["snapshots_closed"] == 1
 
