@@ -67,7 +67,7 @@ def test_every_kind_has_been_looked_at() -> None:
         "cookie",
         "query_value",
         "capture",
-    } | set(_core.TLS_FACTS)  # those in test_client_certificates.py
+    } | set(_core.TLS_FACTS) | set(_core.PROXY_FACTS)  # those in test_client_certificates.py and test_proxy_codec.py
 
 
 def test_texts_and_values_follow_each_other() -> None:
