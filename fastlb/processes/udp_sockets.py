@@ -7,9 +7,9 @@ that is. A socket that is added takes its part of the shares evenly from the oth
 number of sockets alone, so every supervisor makes the same one.
 """
 
-import ctypes
 import socket
 import struct
+from array import array
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -75,8 +75,8 @@ def steer(sockets: Sequence[socket.socket]) -> None:
         if len(some) < 2:
             continue
         instructions = make_program(family, len(some))
-        packed = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *one) for one in instructions))
-        program = struct.pack("@HP", len(instructions), ctypes.addressof(packed))
+        packed = array("B", b"".join(struct.pack("=HBBI", *one) for one in instructions))
+        program = struct.pack("@HP", len(instructions), packed.buffer_info()[0])
         with suppress(OSError):
             some[0].setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, program)
 

@@ -40,7 +40,10 @@ def heard(manager: socket.socket) -> list[Message]:
 
 @pytest.fixture
 def bound() -> Iterator[list[BoundAddress]]:
-    text = "".join(f'[[listeners]]\nname = "l{n}"\nbind = "127.0.0.1:0"\n' for n in range(2)) + '[pools.p]\nbackends = "127.0.0.1:1"\n'
+    text = (
+        "".join(f'[[listeners]]\nname = "l{n}"\nbind = "127.0.0.1:0"\ndefer_accept = true\n' for n in range(2))
+        + '[pools.p]\nbackends = "127.0.0.1:1"\n'
+    )
     listeners = load_text(text.replace("127.0.0.1:0", "127.0.0.2:0", 1), "f").config.listeners
     opened = [one for _, one in bind_listeners(listeners, homes=range(2))]
     yield opened
@@ -94,7 +97,7 @@ names = "web:fastlb.1:fastlb.2:fastlb.memory:fastlb.3".split(":")
 made = [socket.socket() for _ in range(2)]
 for one in made:
     one.bind(("127.0.0.1", 0)); one.listen()
-given = [made[0].fileno(), made[1].fileno(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM).detach(), os.memfd_create("m"), -1]
+given = [made[0].fileno(), made[1].fileno(), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).detach(), os.memfd_create("m"), -1]
 for index, descriptor in enumerate(given):
     if descriptor >= 0:
         os.dup2(descriptor, 100 + index)
