@@ -550,30 +550,14 @@ cdef void backend_timed_out(Engine* engine, Connection* connection) noexcept nog
 cdef Codec CLIENT                       # what a session has no heads for is never called
 CLIENT.ready = client_ready
 CLIENT.timed_out = client_timed_out
-CLIENT.send_informational = NULL
-CLIENT.send_head = NULL
 CLIENT.send_local = refuse_session
-CLIENT.send_answer = NULL
-CLIENT.end = NULL
 CLIENT.reset = cut_session
-CLIENT.switch_to_tunnel = NULL
-CLIENT.send_request = NULL
-CLIENT.adopt = NULL
 CLIENT.close = forget_session
 
 cdef Codec BACKEND
 BACKEND.ready = backend_ready
 BACKEND.timed_out = backend_timed_out
-BACKEND.send_informational = NULL
-BACKEND.send_head = NULL
-BACKEND.send_local = NULL
-BACKEND.send_answer = NULL
-BACKEND.end = NULL
-BACKEND.reset = NULL
-BACKEND.switch_to_tunnel = NULL
 BACKEND.send_request = begin_relaying
-BACKEND.adopt = NULL
-BACKEND.close = NULL
 
 
 cdef const Codec* datagram_codec() noexcept nogil:

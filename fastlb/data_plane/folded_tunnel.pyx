@@ -170,16 +170,6 @@ cdef void folded_timed_out(Engine* engine, Connection* connection) noexcept nogi
 cdef Codec FOLDED
 FOLDED.ready = folded_ready
 FOLDED.timed_out = folded_timed_out
-FOLDED.send_informational = NULL
-FOLDED.send_head = NULL
-FOLDED.send_local = NULL
-FOLDED.send_answer = NULL
-FOLDED.end = NULL
-FOLDED.reset = NULL
-FOLDED.switch_to_tunnel = NULL
-FOLDED.send_request = NULL
-FOLDED.adopt = NULL
-FOLDED.close = NULL
 
 
 cdef const Codec* folded_codec() noexcept nogil:

@@ -581,22 +581,10 @@ CLIENT.send_answer = send_answer
 CLIENT.end = end_client
 CLIENT.reset = reset_client
 CLIENT.switch_to_tunnel = switch_to_tunnel
-CLIENT.adopt = NULL
-CLIENT.close = NULL
-CLIENT.send_request = NULL
 
 cdef Codec BACKEND
 BACKEND.ready = backend_ready
 BACKEND.timed_out = backend_timed_out
-BACKEND.send_informational = NULL
-BACKEND.send_head = NULL
-BACKEND.send_local = NULL
-BACKEND.send_answer = NULL
-BACKEND.end = NULL
-BACKEND.reset = NULL
-BACKEND.switch_to_tunnel = NULL
-BACKEND.adopt = NULL
-BACKEND.close = NULL
 BACKEND.send_request = send_request
 
 

@@ -59,6 +59,9 @@ cdef int submit_request(Engine* engine, Http2Stream* stream, const char* text, u
 cdef void consume(Engine* engine, Http2Stream* stream, uint32_t size) noexcept nogil
 cdef void drop_bytes(nghttp2_session* handle, int32_t id, size_t size) noexcept nogil
 cdef void wake_output(Engine* engine, Http2Stream* stream) noexcept nogil
+cdef uint32_t take_input(Engine* engine, Http2Stream* stream, char* data, uint32_t size) noexcept nogil
+cdef ssize_t put_output(Engine* engine, Connection* connection, const char* data, size_t size) noexcept nogil
+cdef ssize_t put_parts(Engine* engine, Connection* connection, const char** parts, const size_t* sizes, int n_parts) noexcept nogil
 
 
 cdef inline uint32_t output_held(const Http2Stream* stream) noexcept nogil:

@@ -46,7 +46,7 @@ from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.system cimport memcmp, memcpy, unlikely
 from fastlb.data_plane.types cimport (H2_CLOSED, H2_CONNECT, H2_DEFERRED, H2_ENDED, H2_MALFORMED, H2_RESET, HTTP2_CONTINUATION_FLOOD, HTTP2_EMPTY_DATA_FLOOD,
                                       HTTP2_HEADER_FLOOD, HTTP2_NOT_ENDED, HTTP2_OTHER_FLOOD, HTTP2_OUT_OF_MEMORY, HTTP2_PING_FLOOD,
-                                      HTTP2_PRIORITY_FLOOD, HTTP2_PROTOCOL_ERROR, HTTP2_SETTINGS_FLOOD, HTTP2_WINDOW_UPDATE_FLOOD, IO_AGAIN,
+                                      HTTP2_PRIORITY_FLOOD, HTTP2_PROTOCOL_ERROR, HTTP2_SETTINGS_FLOOD, HTTP2_WINDOW_UPDATE_FLOOD, IO_AGAIN, IO_CLOSED,
                                       IO_READABLE, IO_WRITABLE, KIND_BACKEND, KIND_CLIENT, RELAY_READ_BYTES, Buffer, Connection, Engine, Http2Session,
                                       Http2Stream)
 
@@ -70,6 +70,7 @@ cdef enum:
     MAX_HEADER_BLOCK_BYTES = 131072     # of what we send
     FRAMES_PER_DATA = 2
     BYTES_PER_FRAME = 1024
+    OUTPUT_BYTES = 65536 - 64       # of a stream: with the buffer's own struct a block of 64 KiB
 
 
 # ---------------------------------------------------------------------------------------------------------- limits
@@ -171,6 +172,58 @@ cdef void wake_output(Engine* engine, Http2Stream* stream) noexcept nogil:
         nghttp2_session_resume_data(<nghttp2_session*>stream.session.handle, stream.id)
         stream.moved_ms = engine.now_ms
     list_session(engine, stream.session)
+
+
+# ---------------------------------------------------------------------------------------------------------- bytes of streams, for their transports
+cdef uint32_t take_input(Engine* engine, Http2Stream* stream, char* data, uint32_t size) noexcept nogil:
+    # Up to `size` of what has come, of a stream that has something (`input`): how many. The other side may send as many again.
+    cdef:
+        Buffer* input = stream.input
+        uint32_t n = input.end - input.start
+    if n > size:
+        n = size
+    memcpy(data, input.data + input.start, n)
+    input.start += n
+    if input.start == input.end:
+        return_buffer(&engine.buffers, input)
+        stream.input = NULL
+    consume(engine, stream, n)
+    return n
+
+
+cdef ssize_t put_output(Engine* engine, Connection* connection, const char* data, size_t size) noexcept nogil:
+    # As Transport.send, of a stream's connection: bytes for frames to come.
+    cdef:
+        Http2Stream* stream = <Http2Stream*>connection.http2
+        uint32_t room = OUTPUT_BYTES - output_held(stream)
+        uint32_t n = room if size > room else <uint32_t>size
+    if stream.flags & (H2_CLOSED | H2_RESET):
+        return IO_CLOSED
+    if n < size:
+        connection.io &= ~<uint32_t>IO_WRITABLE     # until frames have taken some
+        if n == 0:
+            return IO_AGAIN
+    if not append_bytes(&engine.buffers, &stream.output, data, n):
+        return IO_CLOSED
+    wake_output(engine, stream)
+    return n
+
+
+cdef ssize_t put_parts(Engine* engine, Connection* connection, const char** parts, const size_t* sizes, int n_parts) noexcept nogil:
+    # As Transport.send_parts, by its send.
+    cdef:
+        ssize_t sent = 0, n
+        int i
+    for i in range(n_parts):
+        if sizes[i] == 0:
+            continue
+        n = connection.transport.send(engine, connection, parts[i], sizes[i])
+        if n < 0:
+            return sent if sent else n
+        sent += n
+        if <size_t>n < sizes[i]:
+            break
+    return sent
 
 
 cdef bint submit_head(Engine* engine, Http2Stream* stream, const char* text, uint32_t size, bint final, bint has_body) noexcept nogil:

@@ -806,15 +806,6 @@ cdef void session_timed_out(Engine* engine, Connection* connection) noexcept nog
 cdef Codec BACKEND
 BACKEND.ready = session_ready
 BACKEND.timed_out = session_timed_out
-BACKEND.send_informational = NULL
-BACKEND.send_head = NULL
-BACKEND.send_local = NULL
-BACKEND.send_answer = NULL
-BACKEND.end = NULL
-BACKEND.reset = NULL
-BACKEND.switch_to_tunnel = NULL
-BACKEND.send_request = NULL
-BACKEND.adopt = NULL
 BACKEND.close = close_session
 
 

@@ -15,20 +15,17 @@ from fastlb.data_plane.failure cimport FAILURE_BACKEND_CLOSED, FAILURE_BAD_RESPO
 from fastlb.data_plane.hedge cimport face_attempt, win_race
 from fastlb.data_plane.http1_head cimport kept_request, parse_response
 from fastlb.data_plane.http1_serialise cimport write_request
-from fastlb.data_plane.http2 cimport SUBMITTED, TOO_MANY_FIELDS, consume, output_held, remote_allows_connect, submit_request, wake_output
+from fastlb.data_plane.http2 cimport SUBMITTED, TOO_MANY_FIELDS, consume, put_output, put_parts, remote_allows_connect, submit_request, take_input, wake_output
 from fastlb.data_plane.http2_backend cimport H2_JOINED, H2_MOVES, leave_stream, may_begin, move_attempt
 from fastlb.data_plane.http2_head cimport accepts_trailers, is_websocket
 from fastlb.data_plane.meters cimport count_reuse
 from fastlb.data_plane.relay cimport relay_offer, relay_redirect, relay_replay
-from fastlb.data_plane.system cimport memcpy, unlikely
+from fastlb.data_plane.system cimport unlikely
 from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, ATTEMPT_CONNECTING, ATTEMPT_SENT, FRAME_NONE, FRAME_STREAM, H2_CLOSED, H2_CONNECT, H2_ENDED, H2_HEAD_GONE,
-                                      H2_REMOTE_ENDED, H2_RESET, HEAD_UPGRADE, IO_AGAIN, IO_CLOSED, IO_EOF, IO_READABLE, IO_WRITABLE, IO_WRITE_CLOSED,
+                                      H2_REMOTE_ENDED, HEAD_UPGRADE, IO_AGAIN, IO_CLOSED, IO_EOF, IO_READABLE, IO_WRITE_CLOSED,
                                       MAX_HEAD_BYTES, MAX_HEADERS, POOL_PASSIVE_HEALTH, RELAY_RUNNING, SMALL_BODY_BYTES, STATE_CONNECTING, WAIT_CONNECT, WAIT_UNSET, X_EXPECT, X_FRESH,
                                       X_HEAD_SENT, X_RESEND, Attempt, Buffer, Codec, Connection, Engine, Exchange, Head, HeadLimits, Http2Stream, Relay,
                                       Transport)
-
-cdef enum:
-    OUTPUT_BYTES = 65536 - 64       # with the buffer's own struct a block of 64 KiB
 
 cdef HeadLimits LIMITS
 LIMITS.max_bytes = MAX_HEAD_BYTES
@@ -179,9 +176,8 @@ cdef void close_stream(Engine* engine, Connection* connection, bint reset) noexc
 cdef ssize_t stream_receive(Engine* engine, Connection* connection, char* data, size_t size) noexcept nogil:
     cdef:
         Http2Stream* stream = <Http2Stream*>connection.http2
-        Buffer* input = stream.input
         uint32_t n
-    if input == NULL:
+    if stream.input == NULL:
         connection.io &= ~<uint32_t>IO_READABLE
         if stream.failure != 0:
             return IO_CLOSED
@@ -191,51 +187,10 @@ cdef ssize_t stream_receive(Engine* engine, Connection* connection, char* data, 
         connection.exchange.down.chunk.trailers = stream.received_trailers      # behind the last chunk
         stream.received_trailers = NULL
         return 0
-    n = input.end - input.start
-    if n > size:
-        n = <uint32_t>size
-    memcpy(data, input.data + input.start, n)
-    input.start += n
-    if input.start == input.end:
-        return_buffer(&engine.buffers, input)
-        stream.input = NULL
-        if not stream.flags & (H2_REMOTE_ENDED | H2_CLOSED) and stream.failure == 0:
-            connection.io &= ~<uint32_t>IO_READABLE
-    consume(engine, stream, n)
+    n = take_input(engine, stream, data, <uint32_t>size)
+    if stream.input == NULL and not stream.flags & (H2_REMOTE_ENDED | H2_CLOSED) and stream.failure == 0:
+        connection.io &= ~<uint32_t>IO_READABLE
     return n
-
-
-cdef ssize_t stream_send(Engine* engine, Connection* connection, const char* data, size_t size) noexcept nogil:
-    cdef:
-        Http2Stream* stream = <Http2Stream*>connection.http2
-        uint32_t room = OUTPUT_BYTES - output_held(stream)
-        uint32_t n = room if size > room else <uint32_t>size
-    if stream.flags & (H2_CLOSED | H2_RESET):
-        return IO_CLOSED
-    if n < size:
-        connection.io &= ~<uint32_t>IO_WRITABLE     # until frames have taken some
-        if n == 0:
-            return IO_AGAIN
-    if not append_bytes(&engine.buffers, &stream.output, data, n):
-        return IO_CLOSED
-    wake_output(engine, stream)
-    return n
-
-
-cdef ssize_t stream_send_parts(Engine* engine, Connection* connection, const char** parts, const size_t* sizes, int n_parts) noexcept nogil:
-    cdef:
-        ssize_t sent = 0, n
-        int i
-    for i in range(n_parts):
-        if sizes[i] == 0:
-            continue
-        n = stream_send(engine, connection, parts[i], sizes[i])
-        if n < 0:
-            return sent if sent else n
-        sent += n
-        if <size_t>n < sizes[i]:
-            break
-    return sent
 
 
 cdef int stream_shut_write(Engine* engine, Connection* connection) noexcept nogil:
@@ -254,21 +209,13 @@ cdef int stream_shut_write(Engine* engine, Connection* connection) noexcept nogi
 cdef Codec STREAM
 STREAM.ready = stream_ready
 STREAM.timed_out = stream_timed_out
-STREAM.send_informational = NULL
-STREAM.send_head = NULL
-STREAM.send_local = NULL
-STREAM.send_answer = NULL
-STREAM.end = NULL
-STREAM.reset = NULL
-STREAM.switch_to_tunnel = NULL
 STREAM.send_request = send_request
-STREAM.adopt = NULL
 STREAM.close = close_stream
 
 cdef Transport TRANSPORT
 TRANSPORT.receive = stream_receive
-TRANSPORT.send = stream_send
-TRANSPORT.send_parts = stream_send_parts
+TRANSPORT.send = put_output
+TRANSPORT.send_parts = put_parts
 TRANSPORT.shut_write = stream_shut_write
 TRANSPORT.can_splice = False
 

@@ -531,14 +531,6 @@ cdef void adopt(Engine* engine, Connection* client, const char* data, uint32_t s
 cdef Codec CLIENT
 CLIENT.ready = session_ready
 CLIENT.timed_out = session_timed_out
-CLIENT.send_informational = NULL
-CLIENT.send_head = NULL
-CLIENT.send_local = NULL
-CLIENT.send_answer = NULL
-CLIENT.end = NULL
-CLIENT.reset = NULL
-CLIENT.switch_to_tunnel = NULL
-CLIENT.send_request = NULL
 CLIENT.adopt = adopt
 CLIENT.close = close_session
 

@@ -20,18 +20,15 @@ from fastlb.data_plane.grpc cimport grpc_status_of
 from fastlb.data_plane.http1 cimport count_status
 from fastlb.data_plane.http1_head cimport parse_request
 from fastlb.data_plane.http1_serialise cimport local_body_bytes, write_answer, write_grpc, write_informational, write_local, write_response
-from fastlb.data_plane.http2 cimport consume, output_held, submit_head, wake_output
+from fastlb.data_plane.http2 cimport consume, put_output, put_parts, submit_head, take_input, wake_output
 from fastlb.data_plane.http2_client cimport leave_stream
 from fastlb.data_plane.http2_head cimport BODY_UNKNOWN, asks_grpc, asks_head, make_request
 from fastlb.data_plane.relay cimport relay_offer, relay_open, relay_run
-from fastlb.data_plane.system cimport memcpy, unlikely
-from fastlb.data_plane.types cimport (FRAME_LENGTH, FRAME_NONE, FRAME_UNTIL_CLOSE, H2_CLOSED, H2_CONNECT, H2_EARLY, H2_ENDED,
-                                      H2_MALFORMED, H2_REMOTE_ENDED, H2_RESET, H2_TOO_LARGE, IO_AGAIN, IO_CLOSED, IO_EOF, IO_ERROR, IO_READABLE,
-                                      IO_WRITABLE, IO_WRITE_CLOSED, KIND_BACKEND_STREAM, RELAY_RUNNING, SMALL_BODY_BYTES, STATE_HEAD, WAIT_QUEUE, X_HEAD_SENT,
+from fastlb.data_plane.system cimport unlikely
+from fastlb.data_plane.types cimport (FRAME_LENGTH, FRAME_NONE, FRAME_UNTIL_CLOSE, H2_CONNECT, H2_EARLY, H2_ENDED,
+                                      H2_MALFORMED, H2_REMOTE_ENDED, H2_TOO_LARGE, IO_AGAIN, IO_CLOSED, IO_EOF, IO_ERROR, IO_READABLE,
+                                      IO_WRITE_CLOSED, KIND_BACKEND_STREAM, RELAY_RUNNING, SMALL_BODY_BYTES, STATE_HEAD, WAIT_QUEUE, X_HEAD_SENT,
                                       X_GRPC, X_IS_HEAD, X_REUSABLE, X_TUNNEL, Buffer, Codec, Connection, Engine, Exchange, Head, Http2Stream, Transport)
-
-cdef enum:
-    OUTPUT_BYTES = 65536 - 64       # with the buffer's own struct a block of 64 KiB
 
 
 # ---------------------------------------------------------------------------------------------------------- the request
@@ -271,9 +268,8 @@ cdef void close_stream(Engine* engine, Connection* connection, bint reset) noexc
 cdef ssize_t stream_receive(Engine* engine, Connection* connection, char* data, size_t size) noexcept nogil:
     cdef:
         Http2Stream* stream = <Http2Stream*>connection.http2
-        Buffer* input = stream.input
         uint32_t n
-    if input == NULL:
+    if stream.input == NULL:
         connection.io &= ~<uint32_t>IO_READABLE
         if connection.io & IO_ERROR:
             return IO_CLOSED
@@ -284,52 +280,17 @@ cdef ssize_t stream_receive(Engine* engine, Connection* connection, char* data, 
             connection.exchange.up.chunk.trailers = stream.received_trailers     # behind the last chunk
             stream.received_trailers = NULL
         return 0
-    n = input.end - input.start
-    if n > size:
-        n = <uint32_t>size
-    memcpy(data, input.data + input.start, n)
-    input.start += n
-    if input.start == input.end:
-        return_buffer(&engine.buffers, input)
-        stream.input = NULL
-        if not stream.flags & H2_REMOTE_ENDED:
-            connection.io &= ~<uint32_t>IO_READABLE
-    consume(engine, stream, n)
+    n = take_input(engine, stream, data, <uint32_t>size)
+    if stream.input == NULL and not stream.flags & H2_REMOTE_ENDED:
+        connection.io &= ~<uint32_t>IO_READABLE
     return n
 
 
 cdef ssize_t stream_send(Engine* engine, Connection* connection, const char* data, size_t size) noexcept nogil:
-    cdef:
-        Http2Stream* stream = <Http2Stream*>connection.http2
-        uint32_t room = OUTPUT_BYTES - output_held(stream)
-        uint32_t n = room if size > room else <uint32_t>size
-    if stream.flags & (H2_CLOSED | H2_RESET):
-        return IO_CLOSED
-    if n < size:
-        connection.io &= ~<uint32_t>IO_WRITABLE     # until frames have taken some
-        if n == 0:
-            return IO_AGAIN
-    if not append_bytes(&engine.buffers, &stream.output, data, n):
-        return IO_CLOSED
-    count_out(engine, connection.exchange, n)
-    wake_output(engine, stream)
+    cdef ssize_t n = put_output(engine, connection, data, size)
+    if n > 0:
+        count_out(engine, connection.exchange, <uint64_t>n)
     return n
-
-
-cdef ssize_t stream_send_parts(Engine* engine, Connection* connection, const char** parts, const size_t* sizes, int n_parts) noexcept nogil:
-    cdef:
-        ssize_t sent = 0, n
-        int i
-    for i in range(n_parts):
-        if sizes[i] == 0:
-            continue
-        n = stream_send(engine, connection, parts[i], sizes[i])
-        if n < 0:
-            return sent if sent else n
-        sent += n
-        if <size_t>n < sizes[i]:
-            break
-    return sent
 
 
 cdef int stream_shut_write(Engine* engine, Connection* connection) noexcept nogil:
@@ -351,14 +312,12 @@ STREAM.send_answer = send_answer
 STREAM.end = end_stream
 STREAM.reset = reset_client
 STREAM.switch_to_tunnel = switch_to_tunnel
-STREAM.send_request = NULL
-STREAM.adopt = NULL
 STREAM.close = close_stream
 
 cdef Transport TRANSPORT
 TRANSPORT.receive = stream_receive
 TRANSPORT.send = stream_send
-TRANSPORT.send_parts = stream_send_parts
+TRANSPORT.send_parts = put_parts
 TRANSPORT.shut_write = stream_shut_write
 TRANSPORT.can_splice = False
 

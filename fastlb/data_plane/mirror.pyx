@@ -138,7 +138,6 @@ MIRROR.send = mirror_send
 MIRROR.send_parts = mirror_send_parts
 MIRROR.shut_write = mirror_shut_write
 MIRROR.can_splice = False
-MIRROR.close = NULL
 
 
 cdef const Transport* mirror_transport() noexcept nogil:

@@ -82,9 +82,6 @@ MIRROR.send_answer = NULL              # a route that answers by itself has no m
 MIRROR.end = end_mirror
 MIRROR.reset = fail_mirror
 MIRROR.switch_to_tunnel = refuse_tunnel
-MIRROR.send_request = NULL
-MIRROR.adopt = NULL
-MIRROR.close = NULL
 
 
 cdef const Codec* mirror_codec() noexcept nogil:

@@ -420,16 +420,6 @@ cdef void backend_ready(Engine* engine, Connection* connection) noexcept nogil:
 cdef Codec BACKEND_HEADER
 BACKEND_HEADER.ready = backend_ready
 BACKEND_HEADER.timed_out = http1_backend_codec().timed_out      # as it is connecting still
-BACKEND_HEADER.send_informational = NULL
-BACKEND_HEADER.send_head = NULL
-BACKEND_HEADER.send_local = NULL
-BACKEND_HEADER.send_answer = NULL
-BACKEND_HEADER.end = NULL
-BACKEND_HEADER.reset = NULL
-BACKEND_HEADER.switch_to_tunnel = NULL
-BACKEND_HEADER.send_request = NULL
-BACKEND_HEADER.adopt = NULL
-BACKEND_HEADER.close = NULL
 
 
 cdef const Codec* proxy_backend_codec() noexcept nogil:
@@ -439,30 +429,11 @@ cdef const Codec* proxy_backend_codec() noexcept nogil:
 cdef Codec HEADER
 HEADER.ready = header_ready
 HEADER.timed_out = header_timed_out
-HEADER.send_informational = NULL
-HEADER.send_head = NULL
-HEADER.send_local = NULL
-HEADER.send_answer = NULL
-HEADER.end = NULL
-HEADER.reset = NULL
-HEADER.switch_to_tunnel = NULL
-HEADER.send_request = NULL
 HEADER.adopt = begin_header
-HEADER.close = NULL
 
 cdef Codec REFUSAL                      # of whoever may not send a header: its first event ends it
 REFUSAL.ready = refuse_sender
 REFUSAL.timed_out = refuse_sender
-REFUSAL.send_informational = NULL
-REFUSAL.send_head = NULL
-REFUSAL.send_local = NULL
-REFUSAL.send_answer = NULL
-REFUSAL.end = NULL
-REFUSAL.reset = NULL
-REFUSAL.switch_to_tunnel = NULL
-REFUSAL.send_request = NULL
-REFUSAL.adopt = NULL
-REFUSAL.close = NULL
 
 
 cdef const Codec* proxy_codec() noexcept nogil:

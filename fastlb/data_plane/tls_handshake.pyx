@@ -165,14 +165,6 @@ cdef void backend_handshake_ready(Engine* engine, Connection* connection) noexce
 cdef Codec BACKEND_HANDSHAKE
 BACKEND_HANDSHAKE.ready = backend_handshake_ready
 BACKEND_HANDSHAKE.timed_out = http1_backend_codec().timed_out       # as it is connecting still
-BACKEND_HANDSHAKE.send_informational = NULL
-BACKEND_HANDSHAKE.send_head = NULL
-BACKEND_HANDSHAKE.send_local = NULL
-BACKEND_HANDSHAKE.send_answer = NULL
-BACKEND_HANDSHAKE.end = NULL
-BACKEND_HANDSHAKE.reset = NULL
-BACKEND_HANDSHAKE.switch_to_tunnel = NULL
-BACKEND_HANDSHAKE.send_request = NULL
 
 
 cdef const Codec* tls_backend_codec() noexcept nogil:
@@ -182,16 +174,7 @@ cdef const Codec* tls_backend_codec() noexcept nogil:
 cdef Codec HANDSHAKE
 HANDSHAKE.ready = handshake_ready
 HANDSHAKE.timed_out = handshake_timed_out
-HANDSHAKE.send_informational = NULL
-HANDSHAKE.send_head = NULL
-HANDSHAKE.send_local = NULL
-HANDSHAKE.send_answer = NULL
-HANDSHAKE.end = NULL
-HANDSHAKE.reset = NULL
-HANDSHAKE.switch_to_tunnel = NULL
-HANDSHAKE.send_request = NULL
 HANDSHAKE.adopt = begin_handshake
-HANDSHAKE.close = NULL
 
 
 cdef const Codec* tls_codec() noexcept nogil:

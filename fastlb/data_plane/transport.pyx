@@ -119,7 +119,6 @@ PLAIN.send = plain_send
 PLAIN.send_parts = plain_send_parts
 PLAIN.shut_write = plain_shut_write
 PLAIN.can_splice = True
-PLAIN.close = NULL
 
 
 cdef const Transport* plain_transport() noexcept nogil:

@@ -571,7 +571,7 @@ cdef struct Transport:
     void (*close)(Engine* engine, Connection* connection, bint reset) noexcept nogil
 
 # What a codec offers the engine and the exchange, whichever version of HTTP it speaks.
-cdef struct Codec:
+cdef struct Codec:                  # what a table leaves out is NULL, and never called
     # The connection has something to read, room to write, or failed.
     void (*ready)(Engine* engine, Connection* connection) noexcept nogil
     # Its deadline passed; what it was waiting for follows from its state.
