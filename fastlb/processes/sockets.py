@@ -17,7 +17,7 @@ from typing import Protocol
 
 from fastlb import FastlbError
 from fastlb.control_plane.config.address import ANY_HOST, BindAddress, format_host_port
-from fastlb.processes.udp_sockets import bind_udp, steer
+from fastlb.processes.udp_sockets import steer
 
 # How often ":0" tries to find a port that is free for IPv4 and IPv6 alike.
 PORT_TRIES = 16
@@ -255,33 +255,53 @@ def _add_sockets(bound: BoundAddress, homes: Sequence[int], listener: Binds) -> 
     _set_keepalive(bound, listener)
 
 
+def bind_udp(family: socket.AddressFamily, host: str, port: int, beside: tuple[object, ...] | None = None) -> socket.socket:
+    """A bound UDP socket; `beside`: see _place. SO_REUSEADDR is not for UDP: it would let anybody bind over us.
+
+    Raises:
+        OSError: as the kernel said it.
+    """
+    bound = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    try:
+        _place(bound, host, port, beside)
+    except BaseException:
+        bound.close()
+        raise
+    return bound
+
+
 def _bind_tcp(
     family: int, host: str, port: int, backlog: int, defer_accept: bool, beside: tuple[object, ...] | None = None
 ) -> socket.socket:
-    """Binds and listens; `beside`: the name of a socket of ours whose address it shares.
-
-    The first socket of an address binds as if it wanted to be alone, so that an address which somebody else listens on is found out, and
-    allows others beside it only then.
-    """
+    """Binds and listens; `beside`: see _place."""
     bound = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Accepted sockets inherit it; a head and its small body are one send anyway.
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if family == socket.AF_INET6:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has a socket of its own
-        if beside is not None:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            bound.bind(beside)
-        else:
-            address = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0][4]  # knows zones
-            bound.bind(address)
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        _place(bound, host, port, beside)
         _listen(bound, backlog, defer_accept)
     except BaseException:
         bound.close()
         raise
     return bound
+
+
+def _place(bound: socket.socket, host: str, port: int, beside: tuple[object, ...] | None) -> None:
+    """Gives a socket its address; `beside`: the name of a socket of ours whose address it shares.
+
+    The first socket of an address binds as if it wanted to be alone, so that an address which somebody else has is found out, and allows
+    others beside it only then.
+    """
+    if bound.family == socket.AF_INET6:
+        bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has a socket of its own
+    if beside is not None:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.bind(beside)
+    else:
+        address = socket.getaddrinfo(host, port, bound.family, bound.type, flags=socket.AI_NUMERICHOST)[0][4]  # knows zones
+        bound.bind(address)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
 
 
 def _listen(bound: socket.socket, backlog: int, defer_accept: bool) -> None:

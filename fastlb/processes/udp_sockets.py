@@ -30,32 +30,6 @@ _MIX, _MIX_AGAIN = 0x9E3779B1, 0x85EBCA77
 Instruction = tuple[int, int, int, int]  # code, jumps if true and if not, operand
 
 
-def bind_udp(family: socket.AddressFamily, host: str, port: int, beside: tuple[object, ...] | None = None) -> socket.socket:
-    """A bound UDP socket; `beside`: the name of a socket of ours whose address it shares.
-
-    The first socket of an address binds as if it wanted to be alone, as with TCP. SO_REUSEADDR is not for UDP: it would let anybody bind
-    over us.
-
-    Raises:
-        OSError: as the kernel said it.
-    """
-    bound = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-    try:
-        if family == socket.AF_INET6:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has a socket of its own
-        if beside is not None:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            bound.bind(beside)
-        else:
-            address = socket.getaddrinfo(host, port, family, socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)[0][4]  # knows zones
-            bound.bind(address)
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    except BaseException:
-        bound.close()
-        raise
-    return bound
-
-
 def share_out(n_sockets: int) -> list[int]:
     """Which socket each share belongs to, as evenly as numbers allow. With one socket more, only that one's shares change hands."""
     owners = [0] * SHARES

@@ -14,7 +14,7 @@ from fastlb import __version__
 from fastlb.control_plane.config.health import Health
 from fastlb.control_plane.health.http2_reply import Reply, ReplyError, make_request
 from fastlb.control_plane.health.result import Outcome, clean
-from fastlb.control_plane.health.tcp import Done, Place, TcpProbe, Tls
+from fastlb.control_plane.health.tcp import Conversation, Done, Place, Tls
 
 MAX_MESSAGE_BYTES = 1024
 SERVING = 1
@@ -45,10 +45,12 @@ def make_call(health: Health, host: str) -> bytes:
     return make_request([(name.encode(), value.encode()) for name, value in fields.items()], b"\0" + len(message).to_bytes(4) + message)
 
 
-class GrpcProbe(TcpProbe):
+class GrpcProbe(Conversation):
     """Passes when the service says SERVING."""
 
-    __slots__ = ("_reply", "_unsent")
+    __slots__ = ("_reply",)
+
+    sending = "sending the call"
 
     def __init__(self, loop: AbstractEventLoop, place: Place, timeout_ms: int, tls: Tls | None, done: Done, call: bytes) -> None:
         super().__init__(loop, place, timeout_ms, tls, done)
@@ -60,17 +62,6 @@ class GrpcProbe(TcpProbe):
             self.end(Outcome.FAILED, "no HTTP/2: it does not agree to h2 in the TLS handshake")
         else:
             self._send()
-
-    def _send(self) -> None:
-        try:
-            self._unsent = self._unsent[self.send(self._unsent) :]
-        except OSError as error:
-            self.end(Outcome.FAILED, f"{clean(str(error.strerror or error).lower())} {self._where()}")
-            return
-        if self._unsent:
-            self.watch_writes(self._send, "sending the call")
-        else:
-            self.watch_reads(self._receive, "waiting for the answer")
 
     def _receive(self) -> None:
         reply = self._reply
@@ -84,7 +75,7 @@ class GrpcProbe(TcpProbe):
                     return
                 reply.take(data)
             except OSError as error:
-                self.end(Outcome.FAILED, f"{clean(str(error.strerror or error).lower())} {self._where()}")
+                self._break(error)
                 return
             except ReplyError as error:
                 self.end(Outcome.FAILED, str(error))

@@ -13,7 +13,7 @@ import h11
 from fastlb import __version__, _core
 from fastlb.control_plane.config.health import BodyMatch, Health, StatusRange
 from fastlb.control_plane.health.result import Outcome, clean
-from fastlb.control_plane.health.tcp import Done, Place, TcpProbe, Tls
+from fastlb.control_plane.health.tcp import Conversation, Done, Place, Tls
 
 MAX_HEAD_BYTES = 16384
 MAX_INTERIM = 8
@@ -50,10 +50,10 @@ def make_wanted(health: Health) -> Wanted:
     return Wanted(health.expect, match.text.encode("utf-8", "surrogateescape"), pattern)
 
 
-class HttpProbe(TcpProbe):
+class HttpProbe(Conversation):
     """Passes when the answer has a status that is wanted and, where something is to be in its body, that."""
 
-    __slots__ = ("_body", "_connection", "_interim", "_request", "_status", "_unsent", "_wanted")
+    __slots__ = ("_body", "_connection", "_interim", "_request", "_status", "_wanted")
 
     def __init__(
         self, loop: AbstractEventLoop, place: Place, timeout_ms: int, tls: Tls | None, done: Done, request: h11.Request, wanted: Wanted
@@ -62,7 +62,6 @@ class HttpProbe(TcpProbe):
         self._connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
         self._request = request
         self._wanted = wanted
-        self._unsent = b""
         self._status = 0
         self._interim = 0
         self._body = bytearray()
@@ -71,23 +70,12 @@ class HttpProbe(TcpProbe):
         self._unsent = (self._connection.send(self._request) or b"") + (self._connection.send(h11.EndOfMessage()) or b"")
         self._send()
 
-    def _send(self) -> None:
-        try:
-            self._unsent = self._unsent[self.send(self._unsent) :]
-        except OSError as error:
-            self.end(Outcome.FAILED, f"{clean(str(error.strerror or error).lower())} before the answer")
-            return
-        if self._unsent:
-            self.watch_writes(self._send, "sending the request")
-        else:
-            self.watch_reads(self._receive, "waiting for the answer")
-
     def _receive(self) -> None:
         while True:
             try:
                 data = self.receive()
             except OSError as error:
-                self.end(Outcome.FAILED, f"{clean(str(error.strerror or error).lower())} {self._where()}")
+                self._break(error)
                 return
             if data is None:
                 return

@@ -1,4 +1,4 @@
-"""The probe that opens a connection, with TLS where that is asked for; and what the HTTP probe stands on.
+"""The probe that opens a connection, with TLS where that is asked for; and what those of HTTP and gRPC stand on.
 
 Sockets are used directly, non-blocking, with the loop's readers and writers: a probe lives for one connection and a few calls, and
 transports with their tasks and futures would cost more than all of it (bench/health). A probe is owned by whoever starts it, calls `done`
@@ -89,7 +89,7 @@ class TcpProbe:
         self._done = None
         self._release()
 
-    # ------------------------------------------------------------------------------------------------ for the HTTP probe
+    # ------------------------------------------------------------------------------------------------ for probes that say something
     def on_open(self) -> None:
         """The connection is established."""
         assert self._socket is not None
@@ -231,3 +231,38 @@ class TcpProbe:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+
+class Conversation(TcpProbe):
+    """What a probe that says something and reads the answer does, whatever the protocol is."""
+
+    __slots__ = ("_unsent",)
+
+    sending = "sending the request"
+
+    def __init__(self, loop: AbstractEventLoop, place: Place, timeout_ms: int, tls: Tls | None, done: Done) -> None:
+        super().__init__(loop, place, timeout_ms, tls, done)
+        self._unsent = b""
+
+    def _receive(self) -> None:
+        """Something has come."""
+        raise NotImplementedError
+
+    def _where(self) -> str:
+        """How far the answer has come, in words."""
+        raise NotImplementedError
+
+    def _send(self) -> None:
+        """Sends what is unsent, and then waits for the answer."""
+        try:
+            self._unsent = self._unsent[self.send(self._unsent) :]
+        except OSError as error:
+            self._break(error)
+            return
+        if self._unsent:
+            self.watch_writes(self._send, self.sending)
+        else:
+            self.watch_reads(self._receive, "waiting for the answer")
+
+    def _break(self, error: OSError) -> None:
+        self.end(Outcome.FAILED, f"{describe_error(error)} {self._where()}")

@@ -10,8 +10,8 @@ from dataclasses import replace
 import pytest
 
 from fastlb.control_plane.config.address import BindAddress
-from fastlb.processes.sockets import bind_address, bind_listeners
-from fastlb.processes.udp_sockets import SHARES, bind_udp, make_program, share_out, steer
+from fastlb.processes.sockets import bind_address, bind_listeners, bind_udp
+from fastlb.processes.udp_sockets import SHARES, make_program, share_out, steer
 from tests.unit.processes.test_sockets import listeners
 
 
