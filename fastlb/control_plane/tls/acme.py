@@ -266,10 +266,11 @@ class Acme:
         managed.due = self._now() + max(jittered(wait), asked)
         issued = managed.issued
         served = "a self-signed placeholder is served" if issued.is_placeholder else f"the one at hand holds until {_day(issued.not_after)}"
-        self._report(f"warning: {managed.wanted.label}: {error}; {served}. It is tried again after {_minute(managed.due)}")
         noted = json.dumps({"tries": managed.tries, "due": managed.due}).encode() + b"\n"
         with suppress(StateError):
             await self._run(self._files.write, f"{managed.wanted.file}.wait", noted)
+        # Last: when it is said, a process that starts after this one knows it too.
+        self._report(f"warning: {managed.wanted.label}: {error}; {served}. It is tried again after {_minute(managed.due)}")
 
     # ------------------------------------------------------------------------------------------------ in the thread
     async def _run(self, work: Callable[..., T], *arguments: Any) -> T:
