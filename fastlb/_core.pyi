@@ -86,7 +86,7 @@ class SnapshotWriter:
         http2_connection_window_bytes: int = 1048576,
     ) -> int: ...
     def set_session(self, listener: int, route: int | None, *, timeout_ms: int = 0) -> None: ...
-    def set_passthrough(
+    def set_sni(
         self,
         listener: int,
         names: Iterable[tuple[str, Sequence[tuple[Sequence[bytes], int]]]],

@@ -477,22 +477,23 @@ cdef class SnapshotWriter:
         return len(self.listeners) - 1
 
     def set_session(self, listener, route, *, timeout_ms=0):
-        """Has a listener take TCP sessions in the place of HTTP: they go to the pool of `route` (None: see set_passthrough) and end after
+        """Has a listener take TCP sessions in the place of HTTP: they go to the pool of `route` (None: see set_sni) and end after
         `timeout_ms`, 0 = never."""
         packed = bytearray(self.listeners[listener])
         (<ImageListener*><char*>packed).session_route = <uint32_t>NO_INDEX if route is None else route
         (<ImageListener*><char*>packed).settings.session_timeout_ms = timeout_ms
         self.listeners[listener] = bytes(packed)
 
-    def set_passthrough(self, listener, names, others):
-        """Has a listener pass TLS on, to where a client's first message leads: `names` pairs names with runs of choices, `others` is the run for
-        the rest, and where no choice fits the client is refused. A choice is the protocols of which the client has to offer one (none:
-        whatever it offers) and the route that it then takes."""
+    def set_sni(self, listener, names, others):
+        """Has what a client of TLS asks for lead its session: `names` pairs names with runs of choices, `others` is the run for the rest, and
+        where no choice fits the client is refused. A choice is the protocols of which the client has to offer one (none: whatever it offers)
+        and the route that it then takes. A listener that has no TLS of its own (set_tls) passes it on; else it is the protocol that was
+        agreed on that counts."""
         packed = bytearray(self.listeners[listener])
         section = self.add_names([(name, self.add_choices(choices)) for name, choices in names])
         (<ImageListener*><char*>packed).sni_names = section
         (<ImageListener*><char*>packed).sni_others = self.add_choices(others) if others else <uint32_t>NO_INDEX
-        (<ImageListener*><char*>packed).passes_tls = 1
+        (<ImageListener*><char*>packed).chooses_by_name = 1
         self.listeners[listener] = bytes(packed)
 
     cdef uint32_t add_choices(self, choices) except? 0xFFFFFFFF:

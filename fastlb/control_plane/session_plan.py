@@ -28,7 +28,7 @@ def add_sessions(writer: _core.SnapshotWriter, config: Config, pools: Mapping[st
         default = routes[listener.pool] if listener.pool and not listener.sni else None
         writer.set_session(index, default, timeout_ms=listener.timeouts.session_ms)
         if listener.sni:
-            writer.set_passthrough(index, *choose_by_name(listener, routes))
+            writer.set_sni(index, *choose_by_name(listener, routes))
 
 
 def choose_by_name(listener: Listener, routes: Mapping[str, int]) -> tuple[list[tuple[str, list[Choice]]], list[Choice]]:

@@ -41,7 +41,7 @@ class TlsPlan:
             ciphers=tls.ciphers,
             ciphersuites=":".join(tls.ciphersuites),
             groups=":".join(tls.curves),
-            alpn=[name.encode() for name in tls.alpn if name != "h2" or listener.http2.enabled] if listener.protocol == HTTP else [],
+            alpn=[name.encode() for name in tls.alpn if name != "h2" or listener.http2.enabled or listener.protocol != HTTP],
             handshake_timeout_ms=tls.handshake_timeout_ms,
             tickets=tls.tickets,
             session_timeout_s=tls.session_timeout_ms // 1000,

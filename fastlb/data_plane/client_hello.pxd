@@ -24,4 +24,4 @@ ctypedef struct ClientHello:
     uint8_t joined[MAX_CLIENT_HELLO_BYTES]  # the message, where it came in several records
 
 cdef int parse_client_hello(const char* data, uint32_t size, ClientHello* hello) noexcept nogil
-cdef bint offers_protocol(const ClientHello* hello, const char* protocol, uint32_t size) noexcept nogil
+cdef bint has_protocol(const uint8_t* protocols, uint32_t protocols_size, const char* protocol, uint32_t size) noexcept nogil

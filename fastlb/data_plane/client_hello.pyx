@@ -188,11 +188,11 @@ cdef int parse_client_hello(const char* data, uint32_t size, ClientHello* hello)
     return read_extensions(&part, hello)
 
 
-cdef bint offers_protocol(const ClientHello* hello, const char* protocol, uint32_t size) noexcept nogil:
-    # Whether it is among those that a parsed message offers (ALPN).
+cdef bint has_protocol(const uint8_t* protocols, uint32_t protocols_size, const char* protocol, uint32_t size) noexcept nogil:
+    # Whether it is in a well-formed list of protocols, each behind a byte with its size (ALPN).
     cdef uint32_t at = 0
-    while at < hello.alpn_size:
-        if hello.alpn[at] == size and memcmp(hello.alpn + at + 1, protocol, size) == 0:
+    while at < protocols_size:
+        if protocols[at] == size and memcmp(protocols + at + 1, protocol, size) == 0:
             return True
-        at += 1 + hello.alpn[at]
+        at += 1 + protocols[at]
     return False

@@ -526,7 +526,7 @@ cdef void set_opening(Engine* engine, Listener* listener, const ImageListener* i
 cdef void set_sessions(Listener* listener, const ImageListener* image) noexcept nogil:
     # Where its TCP sessions go in the current snapshot.
     listener.session_route = image.session_route
-    listener.passes_tls = image.passes_tls
+    listener.chooses_by_name = image.chooses_by_name
     listener.sni_names = image.sni_names
     listener.sni_others = image.sni_others
 
@@ -538,7 +538,7 @@ cdef void find_sessions(Engine* engine, Listener* listener) noexcept nogil:
         const ImageListener* listeners = <const ImageListener*>(engine.snapshot.image + engine.snapshot.header.listeners.offset)
         uint32_t i
     listener.session_route = NO_INDEX
-    listener.passes_tls = False
+    listener.chooses_by_name = False
     if listener.codec != engine.session_codec:
         return
     for i in range(engine.snapshot.header.listeners.count):
@@ -615,7 +615,7 @@ cdef void settle_sockets(Engine* engine, const Socket* sockets, uint32_t n_socke
         memcpy(listener.name, image_text(engine.snapshot, &listeners[sockets[i].listener].name), listener.name_size)
         listener.host_set = listeners[sockets[i].listener].host_set
         set_sessions(listener, &listeners[sockets[i].listener])
-        codec = engine.session_codec if listener.passes_tls or listener.session_route != <uint32_t>NO_INDEX else engine.client_codec
+        codec = engine.session_codec if listener.chooses_by_name or listener.session_route != <uint32_t>NO_INDEX else engine.client_codec
         if listener.datagrams != NULL:
             codec = engine.datagram_codec
         if unlikely(listener.codec != codec and listener.codec != NULL):

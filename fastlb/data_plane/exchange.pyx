@@ -590,6 +590,11 @@ cdef inline bint has_failed(Engine* engine, Connection* side, const Relay* outgo
             and connect_result(side) != 0)
 
 
+cdef inline bint has_left(const Connection* client, const Relay* down) noexcept nogil:
+    # Whether a client that had been told the end of its stream over TLS has ended without telling its own, as many do: nothing has gone wrong.
+    return down.state == RELAY_DONE and client.tls != NULL and client.tls.ended and not client.tls.broken
+
+
 cdef void pass_last_words(Engine* engine, Relay* relay) noexcept nogil:
     # The source has failed: what it had said before that, as far as the other side takes it now. No end follows.
     if relay.state == RELAY_RUNNING:
@@ -643,7 +648,7 @@ cdef void settle_tunnel(Engine* engine, Exchange* exchange, uint32_t moved) noex
             return
         if has_failed(engine, client, up, down):
             pass_last_words(engine, up)
-            end_tunnel(engine, exchange, FAILURE_CLIENT_RESET, False, True)
+            end_tunnel(engine, exchange, 0 if has_left(client, down) else FAILURE_CLIENT_RESET, False, True)
             return
         if up.state == RELAY_DONE and down.state == RELAY_DONE:
             end_tunnel(engine, exchange, FAILURE_BACKEND_CLOSED if exchange.failure == FAILURE_BACKEND_CLOSED else 0, False, False)

@@ -36,7 +36,7 @@ cdef inline FoldedTunnel* kept_in(Connection* backend) noexcept nogil:
 
 
 cdef inline bint is_quiet(const Relay* relay) noexcept nogil:
-    return (relay.state == RELAY_RUNNING or relay.state == RELAY_DONE) and relay.pending == NULL and relay.pipe == NO_PIPE
+    return (relay.state == RELAY_DONE or (relay.state == RELAY_RUNNING and not relay.source_ended)) and relay.pending == NULL and relay.pipe == NO_PIPE
 
 
 cdef inline const Codec* client_codec_of(const Engine* engine, uint32_t flags) noexcept nogil:

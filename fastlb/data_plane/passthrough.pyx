@@ -1,6 +1,7 @@
-"""TLS that is passed on as it is: a session's route is chosen by the name and the protocols that its client asks for in its first message.
+"""Routes of sessions by what their clients ask of TLS: the name and the protocols in the first message of one that is passed on as it is, the name
+and the protocol that was agreed on where it ends here.
 
-The bytes stay in Connection.input and are relayed, whole and untouched, when there is a backend. At most one ClientHello and what came with its
+Of TLS that is passed on the bytes stay in Connection.input and are relayed, whole and untouched, when there is a backend. At most one ClientHello and what came with its
 last piece waits there, for no longer than the listener's time for a head. What is not understood is refused, never guessed: a backend that read
 another name would be one that this client should not have come to.
 
@@ -10,19 +11,22 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from fastlb.data_plane.access_log cimport log_server_name
 from fastlb.data_plane.buffer cimport append_bytes
-from fastlb.data_plane.client_hello cimport (HELLO_BAD_NAME, HELLO_PARSED, ClientHello, offers_protocol, parse_client_hello)
+from fastlb.data_plane.client_hello cimport (HELLO_BAD_NAME, HELLO_PARSED, ClientHello, has_protocol, parse_client_hello)
 from fastlb.data_plane.failure cimport (FAILURE_CLIENT_RESET, FAILURE_OUT_OF_MEMORY, FAILURE_TLS_CLOSED, FAILURE_TLS_PROTOCOL, FAILURE_TLS_UNKNOWN_NAME)
 from fastlb.data_plane.meters cimport count_client_in
 from fastlb.data_plane.name_table cimport find_host
-from fastlb.data_plane.types cimport FIRST_READ_BYTES, IO_AGAIN, IO_READABLE, NO_INDEX, Connection, Engine, Exchange, ImageHeader, ImageName, ImageSniChoice
+from fastlb.data_plane.system cimport memcpy
+from fastlb.data_plane.tls cimport agreed_protocol, tls_fact
+from fastlb.data_plane.types cimport FIRST_READ_BYTES, IO_AGAIN, IO_READABLE, NO_INDEX, TLS_SERVER_NAME, Connection, Engine, Exchange, ImageHeader, ImageName, ImageSniChoice
 
 # A plain-text alert: fatal, unrecognized_name (RFC 6066 section 3), in a record as any version understands it.
 cdef const char* UNRECOGNIZED_NAME = b"\x15\x03\x01\x00\x02\x02\x70"
 
 
 # ---------------------------------------------------------------------------------------------------------- clients
-cdef uint32_t choose_route(Engine* engine, const Connection* client, const ClientHello* hello) noexcept nogil:
-    # Index of its route; NO_INDEX where no choice fits.
+cdef uint32_t choose_route(Engine* engine, const Connection* client, const char* name, uint32_t name_size, const uint8_t* protocols,
+                           uint32_t protocols_size) noexcept nogil:
+    # Index of the route of a client that asks for this name and for one of these protocols, a list as ALPN has it; NO_INDEX where no choice fits.
     cdef:
         const char* image = engine.snapshot.image
         const ImageHeader* header = engine.snapshot.header
@@ -30,7 +34,7 @@ cdef uint32_t choose_route(Engine* engine, const Connection* client, const Clien
         const char* protocol
         uint32_t at, first
     first = find_host(image, <const ImageName*>(image + header.names.offset) + client.listener.sni_names.offset, client.listener.sni_names.count,
-                      hello.server_name, hello.server_name_size)
+                      name, name_size)
     if first == <uint32_t>NO_INDEX:
         first = client.listener.sni_others
     if first == <uint32_t>NO_INDEX:
@@ -42,7 +46,7 @@ cdef uint32_t choose_route(Engine* engine, const Connection* client, const Clien
         protocol = image + choice.alpn.offset
         at = 0
         while at < choice.alpn.size:
-            if offers_protocol(hello, protocol + at + 1, <uint8_t>protocol[at]):
+            if has_protocol(protocols, protocols_size, protocol + at + 1, <uint8_t>protocol[at]):
                 return choice.route
             at += 1 + <uint8_t>protocol[at]
         if choice.is_last:
@@ -78,9 +82,23 @@ cdef int read_hello(Engine* engine, Connection* client, uint32_t* route) noexcep
             continue
         if result != HELLO_PARSED:
             return -<int>(FAILURE_TLS_UNKNOWN_NAME if result == HELLO_BAD_NAME else FAILURE_TLS_PROTOCOL)
-        route[0] = choose_route(engine, client, &hello)
+        route[0] = choose_route(engine, client, hello.server_name, hello.server_name_size, hello.alpn, hello.alpn_size)
         return HELLO_ROUTED if route[0] != <uint32_t>NO_INDEX else -<int>FAILURE_TLS_UNKNOWN_NAME
     return HELLO_WAITS
+
+
+cdef int read_agreement(Engine* engine, Connection* client, uint32_t* route) noexcept nogil:
+    # As read_hello, of a client whose TLS ends here and stands.
+    cdef:
+        char protocol[256]
+        const char* text = NULL
+        const char* name = NULL
+        uint32_t size = agreed_protocol(client, &text), name_size = tls_fact(client, TLS_SERVER_NAME, &name)
+    if size:
+        protocol[0] = <char>size
+        memcpy(protocol + 1, text, size)
+    route[0] = choose_route(engine, client, name, name_size, <const uint8_t*>protocol, size + 1 if size else 0)
+    return HELLO_ROUTED if route[0] != <uint32_t>NO_INDEX else -<int>FAILURE_TLS_UNKNOWN_NAME
 
 
 cdef void refuse_name(Engine* engine, Connection* client) noexcept nogil:

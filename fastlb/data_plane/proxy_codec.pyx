@@ -28,7 +28,7 @@ from fastlb.data_plane.network cimport is_in_networks
 from fastlb.data_plane.proxy_protocol cimport (PROXY_HAS_CERTIFICATE, PROXY_HAS_TLS, PROXY_INTERNET, PROXY_PARSED, PROXY_UNIX, ProxyHeader,
                                                parse_proxy_header, write_proxy_header)
 from fastlb.data_plane.system cimport AF_INET6, AF_UNIX, htons, memcmp, memcpy, memset, sockaddr_in6, sockaddr_storage
-from fastlb.data_plane.tls cimport tls_fact
+from fastlb.data_plane.tls cimport agreed_protocol, tls_fact
 from fastlb.data_plane.transport cimport connect_result, local_address, note_peer, peek, send_first, write_address
 from fastlb.data_plane.trust cimport make_request_id
 from fastlb.data_plane.types cimport (IO_ERROR, IO_SINGLE, IO_WRITABLE, KIND_MIRROR, KIND_STREAM, PROXY_ALPN, PROXY_AUTHORITY, PROXY_SENDS_ALPN,
@@ -355,13 +355,15 @@ cdef void describe_client(Engine* engine, Exchange* exchange, uint32_t flags, Pr
         header.destination[10] = header.destination[11] = 0xFF
     if flags & PROXY_SENDS_ALPN:
         if exchange.flags & X_SESSION:
-            size = proxy_fact(client, PROXY_ALPN, &text)
+            size = agreed_protocol(client, &text)
+            if size == 0:
+                size = proxy_fact(client, PROXY_ALPN, &text)
             say(header, PROXY_ALPN, text, size)
         else:
             say(header, PROXY_ALPN, b"http/1.1", 8)     # what follows, whatever the client speaks
     if flags & PROXY_SENDS_AUTHORITY:
         say_known(header, PROXY_AUTHORITY, client, TLS_SERVER_NAME)
-        if client.listener.passes_tls:
+        if client.listener.chooses_by_name:
             say_hello_name(header, client, name)        # no TLS of ours, so `name` is free
     if flags & PROXY_SENDS_UNIQUE_ID:
         say_unique_id(engine, exchange, header)

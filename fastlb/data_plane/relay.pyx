@@ -266,6 +266,8 @@ cdef void finish_if_done(Engine* engine, Relay* relay) noexcept nogil:
     relay.state = RELAY_DONE
     if relay.sink_framing >= FRAME_TUNNEL and not relay.sink.io & IO_WRITE_CLOSED and not relay.source.io & IO_RESET:
         relay.sink.transport.shut_write(engine, relay.sink)     # half-close, or the end of the body, is passed on
+        if unlikely(relay.sink_framing == FRAME_TUNNEL and not relay.sink.io & IO_WRITE_CLOSED):
+            relay.state = RELAY_RUNNING         # TLS has no room for what it says at the end: again when there is
 
 
 cdef void relay_offer(Engine* engine, Relay* relay, uint32_t prefix_size, char* data, uint32_t size) noexcept nogil:

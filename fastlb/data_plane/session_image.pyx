@@ -57,7 +57,7 @@ cdef bint check_datagrams(const char* image, const ImageHeader* header, const Im
         const ImageRoute* route
         const ImagePool* pool
     if listener.settings.max_sessions > <uint32_t>MAX_DATAGRAM_SESSIONS or listener.settings.silence_ms == 0 \
-            or listener.tls != <uint32_t>NO_INDEX or listener.passes_tls or listener.settings.proxy_timeout_ms != 0 \
+            or listener.tls != <uint32_t>NO_INDEX or listener.chooses_by_name or listener.settings.proxy_timeout_ms != 0 \
             or not check_session_route(image, header, listener.session_route):
         return False
     route = <const ImageRoute*>(image + header.routes.offset) + listener.session_route
@@ -77,7 +77,7 @@ cdef bint check_sessions(const char* image, const ImageHeader* header) noexcept 
             return False
         if listener.settings.max_sessions != 0 and not check_datagrams(image, header, listener):
             return False
-        if listener.passes_tls and not check_sni(image, header, listener):
+        if listener.chooses_by_name and not check_sni(image, header, listener):
             return False
         listener += 1
     return True

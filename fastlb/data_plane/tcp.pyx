@@ -1,6 +1,6 @@
 """TCP sessions (layer 4): a client of a tcp listener and the backend that it gets, with bytes between them that nobody looks at.
 
-    accepted (-> read_hello) -> begin_session -> start attempt -> (connected) -> begin_relaying: both relays run -> both have ended, or one side has failed
+    accepted (-> read_hello, or shaken hands) -> begin_session -> start attempt -> (connected) -> begin_relaying: both relays run -> both have ended, or one side has failed
 
 A session is an exchange without heads. Its route, which its listener names, does nothing but lead to a pool; attempts, claims, retries, the
 pool's queue, time-outs, meters and the line in the log are those of any exchange, and from the moment its backend is connected it is a
@@ -25,7 +25,7 @@ from fastlb.data_plane.exchange cimport abandon, client_overdue, close_exchange,
 from fastlb.data_plane.failure cimport FAILURE_CLIENT_RESET, FAILURE_TLS_TIMEOUT, FAILURE_TLS_UNKNOWN_NAME, failures
 from fastlb.data_plane.http1 cimport http1_backend_codec
 from fastlb.data_plane.meters cimport now_us, status_class
-from fastlb.data_plane.passthrough cimport HELLO_LEFT, HELLO_ROUTED, HELLO_WAITS, log_hello, read_hello, refuse_name
+from fastlb.data_plane.passthrough cimport HELLO_LEFT, HELLO_ROUTED, HELLO_WAITS, log_hello, read_agreement, read_hello, refuse_name
 from fastlb.data_plane.request_program cimport enter_pool
 from fastlb.data_plane.sticky cimport begin_sticky, note_sticky_answer
 from fastlb.data_plane.system cimport unlikely
@@ -49,18 +49,18 @@ cdef Exchange* open_session(Engine* engine, Connection* client) noexcept nogil:
     exchange.flags = X_SESSION | X_REPLAYABLE | X_FRESH
     if unlikely(exchange.log != NULL):
         log_session(engine, exchange)
-        if client.listener.passes_tls:
+        if client.listener.chooses_by_name:
             log_hello(engine, exchange)
     return exchange
 
 
 cdef void await_hello(Engine* engine, Connection* client) noexcept nogil:
-    # An event of a client whose first message says where it wants to go. Its deadline is that of a head, from accept on.
+    # An event of a client whose first message says where it wants to go, within the time of a head from accept on; or that has shaken hands.
     cdef:
         uint32_t route = 0
         int result
     client.state = STATE_HEAD
-    result = read_hello(engine, client, &route)
+    result = read_agreement(engine, client, &route) if client.tls != NULL else read_hello(engine, client, &route)
     if result == HELLO_ROUTED:
         begin_session(engine, client, route)
     elif result == HELLO_LEFT:
@@ -96,7 +96,7 @@ cdef inline bint was_reset(Connection* client) noexcept nogil:
 
 cdef void begin_client(Engine* engine, Connection* client) noexcept nogil:
     # It is there, whether it has said anything or not.
-    if client.listener.passes_tls:
+    if client.listener.chooses_by_name:
         await_hello(engine, client)
     elif client.listener.session_route == <uint32_t>NO_INDEX or was_reset(client):
         close_connection(engine, client, True)  # its listener is gone meanwhile, or speaks HTTP; it was reset at once
@@ -118,7 +118,7 @@ cdef void client_ready(Engine* engine, Connection* client) noexcept nogil:
 cdef void client_timed_out(Engine* engine, Connection* client) noexcept nogil:
     if client.exchange != NULL:
         client_overdue(engine, client.exchange)
-    elif client.listener.passes_tls:
+    elif client.listener.chooses_by_name:
         refuse_hello(engine, client, FAILURE_TLS_TIMEOUT)
     else:
         begin_client(engine, client)            # its first event has not come yet
@@ -127,12 +127,13 @@ cdef void client_timed_out(Engine* engine, Connection* client) noexcept nogil:
 cdef void refuse_session(Engine* engine, Exchange* exchange, uint32_t failure) noexcept nogil:
     # There is no backend for it.
     cdef Connection* client = exchange.client
-    if failure == FAILURE_TLS_UNKNOWN_NAME:
+    cdef bint is_told = failure == FAILURE_TLS_UNKNOWN_NAME and client.tls == NULL
+    if is_told:
         refuse_name(engine, client)
     exchange.status = failures[failure].status
     exchange.flags |= X_HEAD_SENT               # that is all that it gets
     close_exchange(engine, exchange)
-    close_connection(engine, client, failure != FAILURE_TLS_UNKNOWN_NAME)
+    close_connection(engine, client, not is_told)
 
 
 cdef void cut_session(Engine* engine, Exchange* exchange) noexcept nogil:

@@ -29,6 +29,7 @@ cdef void close_tls_scratch(Engine* engine) noexcept nogil
 cdef const char* openssl_version() noexcept nogil
 
 # Connections.
+cdef uint32_t agreed_protocol(const Connection* client, const char** protocol) noexcept nogil
 cdef bint chose_http2(const Connection* client) noexcept nogil
 cdef int shake_hands(Engine* engine, Connection* client) noexcept nogil
 cdef void carry_early_data(Connection* client) noexcept nogil

@@ -78,7 +78,7 @@ from fastlb.data_plane.name_table cimport find_host
 from fastlb.data_plane.types cimport (TLS_CIPHER, TLS_CLIENT_FINGERPRINT, TLS_CLIENT_ISSUER, TLS_CLIENT_SERIAL, TLS_CLIENT_SUBJECT,
                                       TLS_CLIENT_VERIFY, TLS_RESUMED, TLS_SERVER_NAME, TLS_VERSION, Backend, ImageBackend, ImageBackendTls, Pool,
                                       TlsBackend, TlsFacts)
-from fastlb.data_plane.types cimport RELAY_RUNNING, X_KEEP_ALIVE, X_TUNNEL, Exchange
+from fastlb.data_plane.types cimport RELAY_RUNNING, X_KEEP_ALIVE, X_SESSION, X_TUNNEL, Exchange
 from fastlb.data_plane.types cimport (CLIENT_AUTH_NONE, CLIENT_AUTH_REQUIRED, IO_AGAIN, IO_CLOSED, IO_EOF, IO_ERROR, IO_PUT_OFF, IO_READABLE, IO_WRITABLE,
                                       IO_WRITE_CLOSED, KIND_CLIENT, MAX_KEY_TYPES, NO_INDEX, TICKET_KEY_BYTES, X_CAME_BY_TLS, Connection,
                                       Engine, ImageCertificate, ImageHeader, ImageListener, ImageSection, ImageText, ImageTicketKey, ImageTls,
@@ -957,8 +957,13 @@ cdef void keep_received(Engine* engine, Connection* connection) noexcept nogil:
 
 
 # ---------------------------------------------------------------------------------------------------------- the transport
+cdef inline bint is_session(const Connection* connection) noexcept nogil:
+    return connection.exchange != NULL and connection.exchange.flags & X_SESSION != 0
+
+
 cdef ssize_t tls_receive(Engine* engine, Connection* connection, char* data, size_t size) noexcept nogil:
-    # As plain_receive. The end of the stream is the other side's close_notify; of a client its bare FIN too, which is how many end.
+    # As plain_receive. The end of the stream is the other side's close_notify; of a client that speaks HTTP its bare FIN too, which is how many
+    # end: HTTP says by itself where it ends. Of a TCP session nobody else would know that it was cut.
     cdef:
         TlsConnection* tls = connection.tls
         TlsScratch* scratch = &engine.tls
@@ -1004,7 +1009,7 @@ cdef ssize_t tls_receive(Engine* engine, Connection* connection, char* data, siz
             connection.io |= IO_READABLE        # it is told the next time
             break
         connection.io &= ~<uint32_t>IO_READABLE
-        if error == SSL_ERROR_ZERO_RETURN or (tls.ended and not tls.broken and connection.kind == KIND_CLIENT):
+        if error == SSL_ERROR_ZERO_RETURN or (tls.ended and not tls.broken and connection.kind == KIND_CLIENT and not is_session(connection)):
             connection.io |= IO_EOF
             outcome = 0
         else:
@@ -1132,7 +1137,15 @@ cdef void say_goodbye(Engine* engine, Connection* connection) noexcept nogil:
 
 
 cdef int tls_shut_write(Engine* engine, Connection* connection) noexcept nogil:
+    # In a tunnel the end of the stream waits until close_notify is with the socket: without one it would look cut. IO_AGAIN, and nothing is shut:
+    # there is no room for it yet.
+    cdef:
+        const TlsConnection* tls = connection.tls
+        const Exchange* exchange = connection.exchange
+    flush_held(engine, connection)
     say_goodbye(engine, connection)
+    if unlikely(tls.held != NULL and not tls.broken) and exchange != NULL and exchange.flags & X_TUNNEL:
+        return IO_AGAIN
     return engine.plain.shut_write(engine, connection)
 
 
@@ -1543,13 +1556,19 @@ cdef TlsFacts* make_facts(const SSL* ssl) noexcept nogil:
     return made
 
 
+cdef uint32_t agreed_protocol(const Connection* client, const char** protocol) noexcept nogil:
+    # The size of the protocol that it and we have agreed on (ALPN), up to 255, and where it stands; 0: there is none, or no TLS. Valid until the
+    # connection closes.
+    cdef unsigned int size = 0
+    if client.tls != NULL:
+        SSL_get0_alpn_selected(<SSL*>client.tls.ssl, <const unsigned char**>protocol, &size)
+    return size
+
+
 cdef bint chose_http2(const Connection* client) noexcept nogil:
-    # Whether it and we have agreed on HTTP/2 (ALPN).
-    cdef:
-        const unsigned char* protocol = NULL
-        unsigned int size = 0
-    SSL_get0_alpn_selected(<SSL*>client.tls.ssl, &protocol, &size)
-    return size == 2 and protocol[0] == c"h" and protocol[1] == c"2"
+    # Whether it and we have agreed on HTTP/2.
+    cdef const char* protocol = NULL
+    return agreed_protocol(client, &protocol) == 2 and protocol[0] == c"h" and protocol[1] == c"2"
 
 
 cdef uint32_t tls_fact(Connection* client, uint32_t fact, const char** text) noexcept nogil:

@@ -1417,8 +1417,8 @@ cdef struct Listener:
     int fd                          # borrowed from the caller of commit or assign
     TlsListener* tls                # counted; NULL = its clients speak without TLS
     const Codec* codec              # borrowed, static: of its clients, once any TLS is agreed upon
-    uint32_t session_route          # index in the current snapshot: where its sessions go; NO_INDEX = see `passes_tls`
-    bint passes_tls                 # ClientHellos choose routes (passthrough.pyx): from the next two, of the current snapshot
+    uint32_t session_route          # index in the current snapshot: where its sessions go; NO_INDEX = see `chooses_by_name`
+    bint chooses_by_name            # what clients of TLS ask for chooses routes (passthrough.pyx): from the next two, of the current snapshot
     ImageSection sni_names
     uint32_t sni_others
     const Codec* opening            # borrowed, static: what its clients begin with: a PROXY header, TLS, or `codec`
@@ -1462,9 +1462,9 @@ cdef struct ImageListener:
     ListenerSettings settings
     uint32_t tls                    # index of its ImageTls, NO_INDEX = plain
     uint32_t session_route          # index of the route of its TCP sessions, NO_INDEX = none
-    ImageSection sni_names          # its ClientHellos choose routes: names lead to a first choice each,
+    ImageSection sni_names          # what its clients of TLS ask for chooses routes: names lead to a first choice each,
     uint32_t sni_others             # and what has no name there, or none, to this one; NO_INDEX = refused
-    uint32_t passes_tls             # so it is; else this and the two above are 0
+    uint32_t chooses_by_name        # so it is; else this and the two above are 0
     ImageSection senders            # who sends PROXY headers; counts records
 
 cdef struct ImageSniChoice:

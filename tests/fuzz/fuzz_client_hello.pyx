@@ -7,7 +7,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp
 
-from fastlb.data_plane.client_hello cimport HELLO_PARSED, MAX_CLIENT_HELLO_BYTES, ClientHello, offers_protocol, parse_client_hello
+from fastlb.data_plane.client_hello cimport HELLO_PARSED, MAX_CLIENT_HELLO_BYTES, ClientHello, has_protocol, parse_client_hello
 from tests.fuzz.expect cimport exact_copy, expect
 
 
@@ -35,7 +35,7 @@ cdef void check_hello(const char* data, const ClientHello* hello) noexcept nogil
            b"protocols lie in the message")
     while at < hello.alpn_size:
         expect(hello.alpn[at] != 0, b"a protocol has a name")
-        expect(offers_protocol(hello, <const char*>hello.alpn + at + 1, hello.alpn[at]), b"what is in the list is offered")
+        expect(has_protocol(hello.alpn, hello.alpn_size, <const char*>hello.alpn + at + 1, hello.alpn[at]), b"what is in the list is offered")
         at += 1 + hello.alpn[at]
     expect(at == hello.alpn_size, b"the last protocol ends with the list")
 

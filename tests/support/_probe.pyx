@@ -14,7 +14,7 @@ from fastlb.data_plane.attempt cimport connect_failure as plane_connect_failure
 from fastlb.data_plane.backend_table cimport (backend_table_close, backend_table_open, claim, drop_backend, hold_backend,
                                               release_claim, set_queue)
 from fastlb.data_plane.buffer cimport append_bytes, buffer_pool_close, buffer_pool_open, return_buffer, take_buffer
-from fastlb.data_plane.client_hello cimport (HELLO_BAD_NAME, HELLO_MALFORMED, HELLO_NOT_TLS, HELLO_PARSED, HELLO_TOO_LARGE, ClientHello, offers_protocol,
+from fastlb.data_plane.client_hello cimport (HELLO_BAD_NAME, HELLO_MALFORMED, HELLO_NOT_TLS, HELLO_PARSED, HELLO_TOO_LARGE, ClientHello, has_protocol,
                                              parse_client_hello)
 from fastlb.data_plane.cookie cimport Cookie, next_cookie
 from fastlb.data_plane.connection_table cimport (bury_connection, connection_handle, connection_table_close, connection_table_open,
@@ -432,7 +432,7 @@ def read_client_hello(bytes data, offered=b"h2"):
         return HELLO_ERRORS[result]
     return {"size": hello.size, "version": hello.version, "server_name": hello.server_name[:hello.server_name_size],
             "alpn": hello.alpn[:hello.alpn_size] if hello.alpn != NULL else None,
-            "offers": offers_protocol(&hello, offered, <uint32_t>len(offered))}
+            "offers": has_protocol(hello.alpn, hello.alpn_size, offered, <uint32_t>len(offered))}
 
 
 # ---------------------------------------------------------------------------------------------------------------- proxy_protocol

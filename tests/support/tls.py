@@ -10,6 +10,7 @@ from typing import Any
 from tests.support.images import Writer
 from tests.support.issue import issue
 from tests.support.pair import OK, Pair
+from tests.support.world import World
 
 TICKET_KEY = bytes(range(80))
 
@@ -85,7 +86,7 @@ class TlsClient:
 
     def __init__(
         self,
-        world: Pair,
+        world: World,
         sock: socket.socket,
         context: ssl.SSLContext,
         name: str | None = None,

@@ -47,7 +47,7 @@ from fastlb.control_plane.config.schema import (
     Route,
 )
 from fastlb.control_plane.config.sticky import check_stickies
-from fastlb.control_plane.config.tcp import check_tcp
+from fastlb.control_plane.config.tcp import check_tcp, settle_tcp
 from fastlb.control_plane.config.tls import check_tls, find_places
 from fastlb.control_plane.config.toml import KeyPath, TomlDocument
 from fastlb.control_plane.config.udp import check_udp, settle_udp
@@ -132,7 +132,8 @@ def read_config(source: Source, problems: Iterable[Problem] = ()) -> Loaded:
     known += [problem for problem in reader.problems if problem.place.line not in damaged_lines]
     if known:
         raise ConfigError(known)
-    config = settle_udp(_add_implied_route(config), source.values.get("pools"))
+    config = settle_tcp(_add_implied_route(config), source.values.get("listeners"))
+    config = settle_udp(config, source.values.get("pools"))
     return Loaded(config, tuple(sorted(reader.warnings)), places=find_places(reader))
 
 

@@ -1,14 +1,20 @@
 """What listeners of TCP sessions may say, and the pools that they lead to: layer 4 sees addresses and bytes, and nothing of HTTP."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from fastlb.control_plane.config.errors import nearest, quote, quote_all
 from fastlb.control_plane.config.reader import Reader
-from fastlb.control_plane.config.schema import CLIENT_KEY, HTTP, TCP, UDP, Listener, Pool, Route
+from fastlb.control_plane.config.schema import CLIENT_KEY, HTTP, TCP, UDP, Config, Listener, Pool, Route
+from fastlb.control_plane.config.tls import HTTP_PROTOCOLS
 
 # Options of a listener that have a meaning for HTTP only.
 _HTTP_KEYS = (
     *(("limits",), ("http2",), ("hsts",), ("redirect_https",), ("tls", "early_data")),
     *(("timeouts", key) for key in ("body", "idle", "write")),
 )
+# Of a list of protocols, each behind a byte with its size.
+_MAX_PROTOCOLS_BYTES = 1024
 
 
 def check_tcp(reader: Reader) -> None:
@@ -21,6 +27,9 @@ def check_tcp(reader: Reader) -> None:
     for path, listener in reader.all_read(Listener):
         written = reader.source.values["listeners"][path[1]]
         if listener.protocol == HTTP:
+            for protocol in [protocol for protocol in listener.tls.alpn if protocol not in HTTP_PROTOCOLS]:
+                right = f'alpn of a listener that speaks HTTP is {quote_all(HTTP_PROTOCOLS)}; one with protocol = "tcp" takes any'
+                reader.reject((*path, "tls", "alpn"), f"unknown alpn {quote(protocol)}", right)
             for key, is_set in (("pool", listener.pool), ("sni", listener.sni), ("timeouts.session", listener.timeouts.session_ms)):
                 if is_set:
                     right = 'a listener with protocol = "tcp" or "udp" has it' + (
@@ -32,12 +41,9 @@ def check_tcp(reader: Reader) -> None:
             if _is_written(written, keys):
                 right = "sessions are bytes that nobody looks at: leave it out"
                 reader.reject_key((*path, *keys), f'{".".join(keys)} of a listener with protocol = "{listener.protocol}"', right)
-        if _is_written(written, ("timeouts", "head")) and not listener.sni:
-            right = "it is how long a ClientHello may take, where there is sni; what a session may be silent is timeouts.tunnel of its pool"
+        if _is_written(written, ("timeouts", "head")) and (not listener.sni or listener.tls.is_on):
+            right = "it is how long a ClientHello may take that is passed on; what a session may be silent is timeouts.tunnel of its pool"
             reader.reject_key((*path, "timeouts", "head"), f'timeouts.head of a listener with protocol = "{listener.protocol}"', right)
-        if listener.sni and listener.tls.is_on:
-            right = "TLS is either ended here or passed on: keep one of them"
-            reader.reject_key((*path, "sni"), "sni of a listener with tls", right)
         used.update(listener.session_pools())
         if not reader.source.complete:
             continue
@@ -49,7 +55,7 @@ def check_tcp(reader: Reader) -> None:
                 reader.reject((*path, *where, "pool"), f"there is no pool {quote(name)}", right, nearest(name, known))
         if not listener.pool and not listener.sni:
             reader.reject_key(path, f"the listener {quote(listener.name)} does not say where its sessions go", f'pool = "NAME"; {right}')
-        _check_sni(reader, path, listener)
+        _check_sni(reader, path, listener, listener.tls.alpn if _is_written(written, ("tls", "alpn")) else ())
     for name in used & pools.keys():
         _check_pool(reader, *pools[name])
     for path, route in reader.all_read(Route):
@@ -59,16 +65,27 @@ def check_tcp(reader: Reader) -> None:
                 reader.reject_key((*path, "listener"), found, "routes are for HTTP: its sessions go to the pool that it names")
 
 
-def _check_sni(reader: Reader, path: tuple[str | int, ...], listener: Listener) -> None:
-    """No rule behind one that takes everything that it would."""
+def _check_sni(reader: Reader, path: tuple[str | int, ...], listener: Listener, offered: Sequence[str]) -> None:
+    """Lists of protocols that fit, of those that are `offered` where TLS ends here, and no rule behind one that takes all that it would."""
     taken: set[str] = set()
+    _check_protocols(reader, (*path, "tls", "alpn"), offered)
     for number, rule in enumerate(listener.sni):
+        _check_protocols(reader, (*path, "sni", number, "alpn"), rule.alpn)
+        for protocol in rule.alpn:
+            if listener.tls.is_on and protocol not in offered:
+                right = f"TLS ends here, so clients are offered those of tls.alpn: {quote_all(offered) if offered else 'none'}"
+                reader.reject_key((*path, "sni", number, "alpn"), f"{quote(protocol)} is not agreed on with anybody", right)
         reached = [name for name in rule.names if name not in taken]
         if not reached:
             found = f"the rule for {quote_all(rule.names)} is never reached"
             reader.warn((*path, "sni", number), found, "an earlier one takes these names, whatever protocols are offered")
         if not rule.alpn:
             taken.update(reached)
+
+
+def _check_protocols(reader: Reader, path: tuple[str | int, ...], protocols: Sequence[str]) -> None:
+    if sum(1 + len(protocol) for protocol in protocols) > _MAX_PROTOCOLS_BYTES:
+        reader.reject_key(path, "the names of these protocols are too long", f"together at most {_MAX_PROTOCOLS_BYTES} bytes")
 
 
 def _check_pool(reader: Reader, path: tuple[str | int, ...], pool: Pool) -> None:
@@ -92,3 +109,15 @@ def _is_written(table: object, keys: tuple[str, ...]) -> bool:
             return False
         table = table[key]
     return True
+
+
+def settle_tcp(config: Config, written_listeners: object) -> Config:
+    """The configuration with what follows from protocol = "tcp": where nothing is said of protocols, none is agreed on (ALPN)."""
+    written = written_listeners if isinstance(written_listeners, Sequence) else ()
+    listeners = tuple(
+        replace(listener, tls=replace(listener.tls, alpn=()))
+        if listener.protocol == TCP and listener.tls.is_on and not (number < len(written) and _is_written(written[number], ("tls", "alpn")))
+        else listener
+        for number, listener in enumerate(config.listeners)
+    )
+    return replace(config, listeners=listeners)

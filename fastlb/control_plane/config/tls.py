@@ -36,6 +36,7 @@ MOST_CERTIFICATES = 10_000
 # Servers may refuse to resume for longer than a week, and clients of TLS 1.3 do not try (RFC 8446 section 4.6.1).
 LONGEST_SESSION = "7d"
 NO_HSTS = -1
+HTTP_PROTOCOLS = ("h2", "http/1.1")
 
 
 def parse_pem_path(text: str) -> str:
@@ -179,8 +180,12 @@ class ListenerTls:
         [],
         ("groups", "ecdhe", "ssl_ecdh_curve"),
     )
+    # Of a listener of TCP sessions that does not say, none (config/tcp.py).
     alpn: tuple[str, ...] = option(
-        "alpn", ListOf(Choice(("h2", "http/1.1")), identity=lambda name: name), ["h2", "http/1.1"], ("protocols", "next_protocols")
+        "alpn",
+        ListOf(Text("a protocol", parse_protocol_name, "h2"), identity=lambda name: name),
+        list(HTTP_PROTOCOLS),
+        ("protocols", "next_protocols", "ssl_alpn"),
     )
     unknown_names: str = option(
         "unknown_names",

@@ -9,7 +9,7 @@ from fastlb.control_plane.config.schema import CONSISTENT_HASH, UDP, Config, Lis
 from fastlb.control_plane.config.udp_sessions import Udp
 
 # Options of a listener that say something about connections.
-_CONNECTION_KEYS = ("tls", "sni", "proxy_protocol", "defer_accept", "backlog")
+_CONNECTION_KEYS = ("tls", "sni", "proxy_protocol", "defer_accept", "backlog", "tcp_keepalive")
 
 
 def check_udp(reader: Reader) -> None:

@@ -43,7 +43,7 @@ def names_image(
     def compiled(choices: Choices) -> list[tuple[Sequence[bytes], int]]:
         return [(protocols, routes[number]) for protocols, number in choices]
 
-    writer.set_passthrough(listener, [(name, compiled(choices)) for name, choices in names], compiled(others))
+    writer.set_sni(listener, [(name, compiled(choices)) for name, choices in names], compiled(others))
     return writer.image()
 
 

@@ -354,7 +354,7 @@ def test_name_in_a_hello_that_is_passed_on_is_told() -> None:
             writer.backend(number, self.backend.getsockname()[1])
             route = writer.add_route(pool=number)
             writer.set_session(listener, None)
-            writer.set_passthrough(listener, [], [([], route)])
+            writer.set_sni(listener, [], [([], route)])
             self.apply_image(writer.image(), self.listening)
 
     with Passing() as world:

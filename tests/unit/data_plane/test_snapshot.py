@@ -37,7 +37,7 @@ def make_image() -> bytes:
     writer.edit_response(route, [("set", "Server", [b"x", ("client", "nothing", "")])])
     rsa, ecdsa = writer.add_certificate(*issue("a.example", kind="rsa")), writer.add_certificate(*issue("a.example"), b"ocsp")
     writer.set_tls(1, identities=[[rsa, ecdsa], [rsa]], names=[("a.example", 0), ("*.a.example", 1)], default=1, challenges=[("b", ecdsa)])
-    writer.set_passthrough(1, [("c", [([b"h2"], writer.add_route(host="plain", pool=api))])], [])
+    writer.set_sni(1, [("c", [([b"h2"], writer.add_route(host="plain", pool=api))])], [])
     sender = ipaddress.ip_network("10.0.0.0/8")
     writer.set_proxy_protocol(0, senders=[sender], from_unix=True, others_plain=True, timeout_ms=1000)
     writer.set_ticket_keys([bytes(80)])

@@ -105,3 +105,36 @@ def test_a_pool_that_nothing_leads_to_is_told() -> None:
 )
 def test_the_kernel_keeps_clients_back_where_they_speak_first(listener: dict[str, object], defers: bool) -> None:
     assert load(configuration(BACKENDS, listener=listener)).listeners[0].defers_accept() is defers
+
+
+CERTIFICATES: dict[str, object] = {"certificates": "/etc/fastlb/db.pem"}
+
+
+def test_protocols_are_agreed_on_where_the_listener_says_which() -> None:
+    assert load(tcp({"tls": CERTIFICATES})).listeners[0].tls.alpn == ()
+    config = load(tcp({"tls": {**CERTIFICATES, "alpn": ["postgresql", "h2"]}}))
+    assert config.listeners[0].tls.alpn == ("postgresql", "h2")
+    assert load(configuration(BACKENDS, listener={"tls": CERTIFICATES})).listeners[0].tls.alpn == ("h2", "http/1.1")
+
+
+def test_protocols_of_a_listener_fit_into_a_handshake() -> None:
+    long = [f"{number}{'x' * 250}" for number in range(5)]
+    for listener in ({"tls": {**CERTIFICATES, "alpn": long}}, {"sni": [{"alpn": long, "pool": "main"}]}):
+        (error,) = errors(tcp(listener))
+        assert "the names of these protocols are too long; together at most 1024 bytes" in error
+
+
+def test_where_tls_ends_here_rules_are_for_protocols_that_are_offered() -> None:
+    rule = {"names": "a.example", "alpn": "postgresql", "pool": "main"}
+    config = load(tcp({"tls": {**CERTIFICATES, "alpn": "postgresql"}, "sni": [rule]}))
+    assert config.listeners[0].sni[0].alpn == ("postgresql",)
+    for offered in ({}, {"alpn": "h2"}):
+        (error,) = errors(tcp({"tls": {**CERTIFICATES, **offered}, "sni": [rule]}))
+        assert '"postgresql" is not agreed on with anybody' in error
+
+
+def test_a_client_hello_has_a_time_of_its_own_where_it_is_passed_on_only() -> None:
+    listener: dict[str, object] = {"sni": [{"pool": "main"}], "timeouts": {"head": "5s"}}
+    load(tcp(listener))
+    (error,) = errors(tcp({**listener, "tls": CERTIFICATES}))
+    assert "timeouts.head of a listener" in error

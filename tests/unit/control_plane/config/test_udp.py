@@ -59,6 +59,7 @@ def test_two_udp_listeners_may_not() -> None:
         {"backlog": 5},
         {"proxy_protocol": ["10.0.0.0/8"]},
         {"defer_accept": True},
+        {"tcp_keepalive": {"idle": "60s"}},
         {"timeouts": {"idle": "5s"}},
         {"http2": {"enabled": True}},
     ],
