@@ -43,7 +43,7 @@ from fastlb.data_plane.retry cimport (can_be_hedged, can_send_again, end_conditi
                                       status_condition)
 from fastlb.data_plane.snapshot cimport drop_snapshot
 from fastlb.data_plane.sticky cimport is_bound, begin_sticky, note_sticky_answer
-from fastlb.data_plane.system cimport likely, unlikely
+from fastlb.data_plane.system cimport EPIPE, likely, unlikely
 from fastlb.data_plane.transport cimport connect_result
 from fastlb.data_plane.types cimport (ATTEMPT_ANSWERED, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE, FRAME_TUNNEL, FRAME_UNTIL_CLOSE, HEAD_CLOSE, HEAD_EXPECT_CONTINUE,
                                       HEAD_KEEP_ALIVE, HEAD_UPGRADE, HEADER_UPGRADE, IO_ERROR, IO_READABLE, IO_RESET, IO_WRITABLE,
@@ -555,7 +555,11 @@ cdef bint settle_up(Engine* engine, Exchange* exchange) noexcept nogil:
     # What the request's relay came to. False: the exchange is over.
     cdef Relay* up = &exchange.up
     if exchange.flags & X_TUNNEL:
-        return True                             # settle_tunnel looks at both directions
+        # settle_tunnel looks at both directions. The socket tells of a reset once, and has told it now: its end is none that may be passed on. Of
+        # one that had ended in order before that it tells EPIPE.
+        if up.state == RELAY_SINK_FAILED and up.sink != NULL and engine.last_errno != EPIPE:
+            up.sink.io |= IO_RESET
+        return True
     if up.state == RELAY_DONE:
         if unlikely(exchange.flags & X_MIRROR):
             open_mirror(engine, exchange)

@@ -38,6 +38,7 @@ class Sessions(World):
         ports: list[int] | None = None,
         sticky: dict[str, Any] | None = None,
         source: str = "",
+        keepalive: tuple[int, int, int] = (30, 5, 3),
         **pool: Any,
     ) -> None:
         """Applies a snapshot; `ports` in the place of those of the backends."""
@@ -46,7 +47,7 @@ class Sessions(World):
         writer.set_max_connections(self.max_connections)
         listener = writer.listener(http2_streams=0)
         number = writer.pool(**{"algorithm": "round_robin", **pool})
-        writer.set_socket(number, keepalive=(30, 5, 3), source=source)
+        writer.set_socket(number, keepalive=keepalive, source=source)
         if sticky is not None:
             writer.set_sticky_table(number, **sticky)
         for port in ports or [backend.getsockname()[1] for backend in self.backends]:
