@@ -96,7 +96,16 @@ class SnapshotWriter:
         self, listener: int, *, senders: Sequence[IPv4Network | IPv6Network], from_unix: bool, others_plain: bool, timeout_ms: int
     ) -> None: ...
     def set_datagrams(
-        self, listener: int, route: int, *, max_sessions: int, silence_ms: int, responses: int, timeout_ms: int = 0
+        self,
+        listener: int,
+        route: int,
+        *,
+        max_sessions: int,
+        silence_ms: int,
+        responses: int,
+        timeout_ms: int = 0,
+        server_ids: Sequence[tuple[bytes, int]] = (),
+        server_id_offset: int = 0,
     ) -> None: ...
     def add_certificate(self, chain: bytes, key: bytes, ocsp: bytes = b"") -> int: ...
     def set_tls(

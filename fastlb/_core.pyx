@@ -522,9 +522,10 @@ cdef class SnapshotWriter:
         self.senders += [pack_network(network) for network in senders]
         self.listeners[listener] = bytes(packed)
 
-    def set_datagrams(self, listener, route, *, max_sessions, silence_ms, responses, timeout_ms=0):
+    def set_datagrams(self, listener, route, *, max_sessions, silence_ms, responses, timeout_ms=0, server_ids=(), server_id_offset=0):
         """Has a listener take UDP sessions, as `set_session` does TCP sessions. `silence_ms` of both sides ends one, and so do `responses` to
-        each of its datagrams; 0 = none is expected, -1 = there may be any number."""
+        each of its datagrams; 0 = none is expected, -1 = there may be any number. `server_ids`: what backends call themselves in connection
+        ids of QUIC, behind `server_id_offset` bytes: pairs of bytes, all of one size, with a backend's index in the pool."""
         if not 0 < max_sessions <= MAX_DATAGRAM_SESSIONS:
             raise ValueError(f"max_sessions is 1 to {MAX_DATAGRAM_SESSIONS}")
         self.set_session(listener, route, timeout_ms=timeout_ms)
@@ -532,6 +533,12 @@ cdef class SnapshotWriter:
         (<ImageListener*><char*>packed).settings.max_sessions = max_sessions
         (<ImageListener*><char*>packed).settings.silence_ms = silence_ms
         (<ImageListener*><char*>packed).settings.responses = <uint32_t>ANY_RESPONSES if responses < 0 else responses
+        if server_ids:
+            (sizes,) = {len(name) for name, _ in server_ids}
+            section = self.add_byte_names(server_ids)
+            (<ImageListener*><char*>packed).server_ids = section
+            (<ImageListener*><char*>packed).settings.server_id_bytes = sizes
+            (<ImageListener*><char*>packed).settings.server_id_offset = server_id_offset
         self.listeners[listener] = bytes(packed)
 
     def add_certificate(self, chain, key, ocsp=b""):
@@ -550,11 +557,14 @@ cdef class SnapshotWriter:
         return self.add_text(text.encode("ascii") + b"\0" if text else b"")
 
     cdef ImageSection add_names(self, names) except *:
+        return self.add_byte_names([(name.encode("ascii"), target) for name, target in names])
+
+    cdef ImageSection add_byte_names(self, names) except *:
         cdef:
             ImageName entry
             ImageSection section
         section.offset = <uint32_t>len(self.names)
-        for name, target in sorted((name.encode("ascii"), target) for name, target in names):
+        for name, target in sorted(names):
             memset(&entry, 0, sizeof(entry))
             entry.name = self.add_text(name)
             entry.target = target

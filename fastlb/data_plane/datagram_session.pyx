@@ -25,7 +25,9 @@ from fastlb.data_plane.backend_table cimport drop_backend
 from fastlb.data_plane.buffer cimport return_buffer, take_buffer
 from fastlb.data_plane.connection cimport adopt_client, close_connection, set_deadline
 from fastlb.data_plane.connection_table cimport open_connection
-from fastlb.data_plane.datagram cimport send_asked, take_answers
+from fastlb.data_plane.connection_id cimport find_named, session_pool
+from fastlb.data_plane.datagram cimport count_all, is_passing, send_asked, take_answers
+from fastlb.data_plane.datagram_segments cimport last_datagram, take_together
 from fastlb.data_plane.datagram_table cimport add_session, find_session, hash_key, refresh_session, remove_session
 from fastlb.data_plane.exchange cimport close_exchange, count_reason, drop_retry, end_failed_attempt, open_exchange, refuse
 from fastlb.data_plane.failure cimport (FAILURE_FIRST_BYTE_TIMEOUT, FAILURE_NO_LOCAL_ADDRESS, FAILURE_NONE, FAILURE_SESSION_SHED, FAILURE_SESSION_TIMEOUT, failures)
@@ -34,17 +36,13 @@ from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.request_program cimport enter_pool
 from fastlb.data_plane.retry cimport note_tried
 from fastlb.data_plane.shared_table cimport claim_row, count_workers, release_row
-from fastlb.data_plane.sticky cimport begin_sticky, note_sticky_answer
-from fastlb.data_plane.system cimport (EAGAIN, ENOBUFS, ENOMEM, MSG_DONTWAIT, MSG_NOSIGNAL, errno, load_now, memcpy, send, sockaddr_in6,
-                                       sockaddr_storage, unlikely)
+from fastlb.data_plane.sticky cimport begin_sticky, can_return, note_sticky_answer
+from fastlb.data_plane.system cimport MSG_DONTWAIT, MSG_NOSIGNAL, errno, load_now, memcpy, send, sockaddr_in6, sockaddr_storage, unlikely
 from fastlb.data_plane.transport cimport note_peer
-from fastlb.data_plane.types cimport (ANY_RESPONSES, ATTEMPT_ANSWERED, IO_ERROR, IO_READABLE, KIND_CLIENT, NO_INDEX, NODE_ROW,
+from fastlb.data_plane.types cimport (ANY_RESPONSES, ATTEMPT_ANSWERED, IO_ERROR, IO_READABLE, KIND_CLIENT, NO_BACKEND, NO_INDEX, NODE_ROW,
                                       POOL_STICKY, ROW_DOWN, ROW_EJECTED, ROW_MAINTENANCE, X_FRESH, X_HEAD_SENT, X_REPLAYABLE, X_SESSION, X_STICKY,
                                       Attempt, Backend, Buffer, Codec, Connection, DatagramBatch, DatagramKey, DatagramSession, DatagramTable, Engine,
-                                      Exchange, ImageRoute, Listener)
-
-cdef extern from "<errno.h>" nogil:
-    int EMSGSIZE, EPERM
+                                      Exchange, ImageRoute, Listener, PoolBackend)
 
 cdef enum:
     SERVED_STATUS = 200             # nginx's, for logs and meters: the session had answers, or none was expected
@@ -257,9 +255,9 @@ cdef bint ask_backend(Engine* engine, Exchange* exchange) noexcept nogil:
     return True
 
 
-cdef bint begin_exchange(Engine* engine, DatagramSession* session, Backend* failed, uint32_t failure) noexcept nogil:
-    # A backend of the current snapshot for a session that has none; not `failed`, where that is not NULL: `failure` is why. False: the session
-    # is over.
+cdef bint begin_exchange(Engine* engine, DatagramSession* session, int32_t named, Backend* failed, uint32_t failure) noexcept nogil:
+    # A backend of the current snapshot for a session that has none: the one `named` by the client (NO_BACKEND: none), if that can have it; not
+    # `failed`, where that is not NULL: `failure` is why. False: the session is over.
     cdef:
         Connection* client = session.client
         Listener* listener = client.listener
@@ -279,6 +277,9 @@ cdef bint begin_exchange(Engine* engine, DatagramSession* session, Backend* fail
         exchange.failure = <unsigned char>failure   # what is told where nobody else is there
     if unlikely(exchange.pool.flags & POOL_STICKY):
         begin_sticky(engine, exchange, NULL)
+    if unlikely(named != NO_BACKEND):
+        exchange.flags |= X_STICKY
+        exchange.sticky = named
     if unlikely(exchange.log != NULL):
         log_pool(engine, exchange)
     return ask_backend(engine, exchange)
@@ -286,6 +287,7 @@ cdef bint begin_exchange(Engine* engine, DatagramSession* session, Backend* fail
 
 cdef uint32_t begin_relaying(Engine* engine, Attempt* attempt) noexcept nogil:
     # A socket for this attempt is connected, which says nothing about who is there. Whoever asked for it sends.
+    take_together(attempt.connection.fd)
     return 0
 
 
@@ -315,7 +317,7 @@ cdef bint go_on_elsewhere(Engine* engine, DatagramSession* session, uint32_t fai
     failed = exchange.attempt.backend
     failed.references += 1                      # its exchange may be the last that holds it
     close_exchange(engine, exchange)
-    if not begin_exchange(engine, session, failed, failure):
+    if not begin_exchange(engine, session, NO_BACKEND, failed, failure):
         session = NULL
     drop_backend(&engine.backends, failed)
     return session != NULL
@@ -324,9 +326,7 @@ cdef bint go_on_elsewhere(Engine* engine, DatagramSession* session, uint32_t fai
 # ---------------------------------------------------------------------------------------------------------- datagrams
 cdef inline uint32_t socket_failure(int error) noexcept nogil:
     # What the errno of a connected socket says about its backend; FAILURE_NONE: nothing.
-    if error == EAGAIN or error == ENOBUFS or error == ENOMEM or error == EMSGSIZE or error == EPERM:
-        return FAILURE_NONE
-    return connect_failure(error)
+    return FAILURE_NONE if is_passing(error) else connect_failure(error)
 
 
 cdef inline void forget_copy(Engine* engine, DatagramSession* session) noexcept nogil:
@@ -340,7 +340,8 @@ cdef void keep_copy(Engine* engine, DatagramSession* session, const DatagramBatc
     # kept is lost if its backend is not there.
     cdef:
         Exchange* exchange = session.client.exchange
-        uint32_t size = <uint32_t>batch.parts[i].iov_len
+        uint32_t size
+        const char* data = last_datagram(batch, i, &size)
     if size <= COPY_BYTES and exchange.replay == NULL and engine.n_datagram_copies < MOST_COPIES:
         exchange.replay = take_buffer(&engine.buffers, COPY_BYTES)
         session.keeps_copy = exchange.replay != NULL
@@ -352,7 +353,7 @@ cdef void keep_copy(Engine* engine, DatagramSession* session, const DatagramBatc
         return_buffer(&engine.buffers, exchange.replay)
         exchange.replay = NULL
         return
-    memcpy(exchange.replay.data, batch.parts[i].iov_base, size)
+    memcpy(exchange.replay.data, data, size)
     exchange.replay.end = size
 
 
@@ -373,7 +374,7 @@ cdef void count_asked(Engine* engine, DatagramSession* session, uint32_t first, 
         uint64_t size = 0
     for i in range(first, first + n):
         size += engine.datagrams.asked.parts[i].iov_len
-    session.n_asked += n
+    session.n_asked += count_all(&engine.datagrams.asked, first, n)
     exchange.up.moved += size
     count_body_in(engine, exchange, size)
     engine.counters.backend_bytes_out += size
@@ -381,7 +382,7 @@ cdef void count_asked(Engine* engine, DatagramSession* session, uint32_t first, 
 
 
 cdef void send_on(Engine* engine, DatagramSession* session, uint32_t first, uint32_t n) noexcept nogil:
-    # Datagrams of this client, in engine.datagrams.asked, to its backend; where that cannot be reached, to another one.
+    # Parts of this client, in engine.datagrams.asked, to its backend; where that cannot be reached, to another one.
     cdef:
         Exchange* exchange
         uint32_t sent, failure
@@ -399,13 +400,13 @@ cdef void send_on(Engine* engine, DatagramSession* session, uint32_t first, uint
             break
         failure = socket_failure(error)
         if failure == FAILURE_NONE:
-            engine.counters.datagrams_dropped += 1
+            engine.counters.datagrams_dropped += count_all(&engine.datagrams.asked, first, 1)
             first += 1
             n -= 1
             if n == 0:
                 break
         elif not go_on_elsewhere(engine, session, failure):
-            engine.counters.datagrams_dropped += n
+            engine.counters.datagrams_dropped += count_all(&engine.datagrams.asked, first, n)
             return
     if unlikely(session.client.listener.settings.responses == 0) and not session.client.exchange.flags & X_HEAD_SENT:
         let_go(engine, session, SERVED_STATUS)  # nothing will come that says more
@@ -422,40 +423,55 @@ cdef inline void set_silence(Engine* engine, Connection* client) noexcept nogil:
     set_deadline(engine, client, until)
 
 
+cdef bint is_named_elsewhere(const Engine* engine, const DatagramSession* session, uint32_t i) noexcept nogil:
+    # Whether this part names another backend than the session's, and that can have it: whoever had this address before is gone.
+    cdef:
+        const Listener* listener = session.client.listener
+        int32_t named = find_named(engine, listener, &engine.datagrams.asked.parts[i], False)
+        const PoolBackend* entry
+    if named == NO_BACKEND:
+        return False
+    entry = &session_pool(engine, listener).backends[named]
+    return entry.row != session.client.exchange.attempt.backend and can_return(entry)
+
+
 cdef void hear_client(Engine* engine, Listener* listener, const DatagramKey* key, const sockaddr_in6* name, uint32_t first,
                       uint32_t n) noexcept nogil:
-    # Datagrams of one client, in engine.datagrams.asked.
+    # Parts of one client, in engine.datagrams.asked. Where they name a backend, the first one does for all.
     cdef:
         DatagramTable* table = listener.datagrams
         uint64_t hash = hash_key(table, key), size = 0
         DatagramSession* session = find_session(table, key, hash)
         Exchange* exchange
+        int32_t named = NO_BACKEND
         uint32_t i
+        bint begins = session == NULL
     for i in range(first, first + n):
         size += engine.datagrams.asked.parts[i].iov_len
     engine.counters.client_bytes_in += size
     engine.meters[listener.meter].bytes_in += size
-    if session == NULL:
+    if begins:
         session = open_session(engine, listener, key, hash, name)
         if session == NULL:
-            engine.counters.datagrams_dropped += n
-            return
-        if not begin_exchange(engine, session, NULL, FAILURE_NONE):
-            engine.counters.datagrams_dropped += n
+            engine.counters.datagrams_dropped += count_all(&engine.datagrams.asked, first, n)
             return
     else:
         refresh_session(table, session)
         session.heard_ms = engine.now_ms
         exchange = session.client.exchange
-        if unlikely(is_lost(exchange.attempt.backend)):
+        if unlikely(is_lost(exchange.attempt.backend) or (listener.settings.server_id_bytes and is_named_elsewhere(engine, session, first))):
             forget_copy(engine, session)
             close_exchange(engine, exchange)
             session.n_asked = session.n_answered = 0
-            if not begin_exchange(engine, session, NULL, FAILURE_NONE):
-                engine.counters.datagrams_dropped += n
-                return
+            begins = True
         elif unlikely(exchange.snapshot != NULL and exchange.snapshot != engine.snapshot):
             let_go(engine, session, MISSED_STATUS)      # as long as it is not answered
+    if begins:
+        if unlikely(listener.settings.server_id_bytes):
+            named = find_named(engine, listener, &engine.datagrams.asked.parts[first], True)
+        if not begin_exchange(engine, session, named, NULL, FAILURE_NONE):
+            engine.counters.datagrams_dropped += count_all(&engine.datagrams.asked, first, n)
+            return
     send_on(engine, session, first, n)
 
 

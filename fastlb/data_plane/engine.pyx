@@ -529,6 +529,7 @@ cdef void set_sessions(Listener* listener, const ImageListener* image) noexcept 
     listener.chooses_by_name = image.chooses_by_name
     listener.sni_names = image.sni_names
     listener.sni_others = image.sni_others
+    listener.server_ids = image.server_ids
 
 
 cdef void find_sessions(Engine* engine, Listener* listener) noexcept nogil:
@@ -539,6 +540,7 @@ cdef void find_sessions(Engine* engine, Listener* listener) noexcept nogil:
         uint32_t i
     listener.session_route = NO_INDEX
     listener.chooses_by_name = False
+    listener.server_ids.count = 0
     if listener.codec != engine.session_codec:
         return
     for i in range(engine.snapshot.header.listeners.count):

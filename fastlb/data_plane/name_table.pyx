@@ -1,4 +1,5 @@
-"""Names of servers, as TLS clients give them, and what each leads to: certificates of a listener that ends TLS, pools of one that passes it on.
+"""Names of servers, as clients of TLS and QUIC give them, and what each leads to: certificates of a listener that ends TLS, pools of one that passes
+it on, backends of one for UDP.
 
 A table is a range of names in ascending order, so that a search needs nothing beside them: a name costs a comparison for each doubling of how
 many there are, which is nothing beside the handshake that asks. An image's table is searched where it lies. No state.

@@ -3,7 +3,7 @@ from libc.stdint cimport uint8_t, uint32_t
 
 from fastlb.data_plane.image cimport text_fits
 from fastlb.data_plane.name_table cimport check_names
-from fastlb.data_plane.types cimport (MAX_DATAGRAM_SESSIONS, MAX_TLS_LIST_BYTES, NO_INDEX, ROUTE_PLAIN, STICKY_SOURCE, ImageHeader, ImageListener, ImagePool, ImageRoute,
+from fastlb.data_plane.types cimport (MAX_DATAGRAM_SESSIONS, MAX_SERVER_ID_BYTES, MAX_SERVER_ID_OFFSET, MAX_TLS_LIST_BYTES, NO_INDEX, ROUTE_PLAIN, STICKY_SOURCE, ImageHeader, ImageListener, ImagePool, ImageRoute,
                                       ImageSniChoice, ImageSticky)
 
 
@@ -62,7 +62,9 @@ cdef bint check_datagrams(const char* image, const ImageHeader* header, const Im
         return False
     route = <const ImageRoute*>(image + header.routes.offset) + listener.session_route
     pool = <const ImagePool*>(image + header.pools.offset) + route.pool
-    return pool.tls == <uint32_t>NO_INDEX and pool.proxy_header == 0
+    return pool.tls == <uint32_t>NO_INDEX and pool.proxy_header == 0 and listener.settings.server_id_bytes <= <uint32_t>MAX_SERVER_ID_BYTES \
+        and listener.settings.server_id_offset <= <uint32_t>MAX_SERVER_ID_OFFSET \
+        and check_names(image, header, &listener.server_ids, pool.backends.count)
 
 
 cdef bint check_sessions(const char* image, const ImageHeader* header) noexcept nogil:
@@ -75,7 +77,10 @@ cdef bint check_sessions(const char* image, const ImageHeader* header) noexcept 
     for _i in range(header.listeners.count):
         if listener.session_route != <uint32_t>NO_INDEX and not check_session_route(image, header, listener.session_route):
             return False
-        if listener.settings.max_sessions != 0 and not check_datagrams(image, header, listener):
+        if listener.settings.max_sessions != 0:
+            if not check_datagrams(image, header, listener):
+                return False
+        elif listener.settings.server_id_bytes != 0:
             return False
         if listener.chooses_by_name and not check_sni(image, header, listener):
             return False

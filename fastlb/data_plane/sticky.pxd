@@ -1,13 +1,14 @@
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from fastlb.data_plane.system cimport memcpy
-from fastlb.data_plane.types cimport Engine, Exchange, Head, ImagePool, Pool
+from fastlb.data_plane.types cimport Engine, Exchange, Head, ImagePool, Pool, PoolBackend
 from fastlb.data_plane.writer cimport Writer
 
 cdef bint check_sticky(const char* image, size_t size, const ImagePool* pool) noexcept nogil
 cdef bint load_sticky(const char* image, Pool* pool) noexcept nogil
 cdef void begin_sticky(Engine* engine, Exchange* exchange, Head* head) noexcept nogil
 cdef bint is_bound(const Exchange* exchange) noexcept nogil
+cdef bint can_return(const PoolBackend* backend) noexcept nogil
 cdef int32_t pick_sticky(const Exchange* exchange, uint32_t* failure) noexcept nogil
 cdef void note_sticky_answer(Engine* engine, Exchange* exchange, const Head* head) noexcept nogil
 cdef void put_sticky_cookie(Engine* engine, const Exchange* exchange, Writer* out) noexcept nogil

@@ -44,8 +44,15 @@ cdef enum:
 cdef const char* HEX = b"0123456789abcdef"
 
 
+cdef ImageSticky NAMED                  # of exchanges whose pool has none: their client says by itself where it belongs (QUIC)
+NAMED.kind = STICKY_SOURCE
+NAMED.flags = STICKY_DRAIN
+
+
 cdef inline const ImageSticky* sticky_of(const Exchange* exchange) noexcept nogil:
-    # For an exchange whose pool has one, while it holds its snapshot.
+    # For an exchange with X_STICKY, while it holds its snapshot.
+    if exchange.pool.image.sticky == <uint32_t>NO_INDEX:
+        return &NAMED
     return (<const ImageSticky*>(exchange.snapshot.image + exchange.snapshot.header.stickies.offset)) + exchange.pool.image.sticky
 
 
@@ -309,6 +316,11 @@ cdef bint may_return(const PoolBackend* backend, uint32_t flags) noexcept nogil:
     if backend.weight == 0 or state == ROW_DRAIN:
         return flags & STICKY_DRAIN and state & ~<uint32_t>ROW_DRAIN == 0
     return state == 0
+
+
+cdef bint can_return(const PoolBackend* backend) noexcept nogil:
+    # Whether those who name this backend as their own may be sent there now.
+    return may_return(backend, NAMED.flags) and has_room(backend)
 
 
 cdef int32_t pick_sticky(const Exchange* exchange, uint32_t* failure) noexcept nogil:

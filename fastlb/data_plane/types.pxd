@@ -87,9 +87,12 @@ cdef enum:
     DATAGRAMS_PER_BATCH = 64        # one system call brings or takes so many; 64 of a few hundred bytes fit the L2 cache
     # Room for one. The largest is 65,527 bytes (IPv6 without jumbograms); the rest keeps the first lines of all of them out of the same cache sets.
     DATAGRAM_BYTES = 65984
-    DATAGRAM_CONTROL_BYTES = 64     # in6_pktinfo with its head takes 40
+    # What the kernel says beside one: in6_pktinfo takes 40 with its head, the size of segments 24, a time stamp (of a socket that others bound) 32.
+    DATAGRAM_CONTROL_BYTES = 128
     MAX_DATAGRAM_SESSIONS = 1048576
     ANY_RESPONSES = 0xFFFFFFFF
+    MAX_SERVER_ID_BYTES = 16        # in a connection id of QUIC, which has 20 at most (RFC 9000 section 17.2)
+    MAX_SERVER_ID_OFFSET = 19
 
     # TLS (tls.pyx)
     MAX_EARLY_DATA_BYTES = 16384    # of requests before a handshake is over: OpenSSL drops as much of what it does not take, so no reload ends one
@@ -1182,21 +1185,24 @@ cdef struct DatagramTable:
     uint32_t per_turn               # how many datagrams the next turn takes
     uint64_t ends_ms                # the socket is another worker's, or nobody's: the end of all sessions here; 0 = it is ours
 
-cdef struct DatagramBatch:          # what one recvmmsg or sendmmsg works on
+cdef struct DatagramBatch:
+    # What one recvmmsg brings: each part is a datagram, or several that the kernel has put together. Headers to send them on point into it.
     mmsghdr messages[DATAGRAMS_PER_BATCH]
-    iovec parts[DATAGRAMS_PER_BATCH]
+    iovec parts[DATAGRAMS_PER_BATCH]    # room while empty, then what came
     sockaddr_in6 names[DATAGRAMS_PER_BATCH]
     char control[DATAGRAMS_PER_BATCH][DATAGRAM_CONTROL_BYTES]
+    uint16_t segments[DATAGRAMS_PER_BATCH]      # of a part: the size of each of its datagrams but the last, which may be smaller; 0 = it is one
+    mmsghdr leaving[DATAGRAMS_PER_BATCH]
+    char leaving_control[DATAGRAMS_PER_BATCH][DATAGRAM_CONTROL_BYTES]
     char* data                      # owned: DATAGRAM_BYTES for each
 
 cdef struct DatagramScratch:
     # Shared by all UDP listeners of an engine. Of `data` only the pages that datagrams have reached take memory.
     DatagramBatch asked             # empty between two events
     DatagramBatch answers           # empty between two batches of events
-    int sockets[DATAGRAMS_PER_BATCH]    # of answers: through which each leaves
-    uint32_t n_answers
-    mmsghdr sending[DATAGRAMS_PER_BATCH]    # several of `asked` on their way to one backend
-
+    uint32_t n_answers              # parts that wait to leave, as `n_leaving` messages
+    uint32_t n_leaving
+    int sockets[DATAGRAMS_PER_BATCH]    # of messages: through which each leaves
 
 # ---------------------------------------------------------------------------------------------------------------- shared memory
 # What all processes of a node see (shared_table.pyx says who writes what). No pointers: every process maps it elsewhere.
@@ -1399,6 +1405,7 @@ cdef struct ListenerSettings:
     uint32_t max_sessions           # in each worker, at each of its sockets
     uint32_t silence_ms             # a session ends when neither side has sent anything for so long
     uint32_t responses              # that are expected to each datagram; ANY_RESPONSES
+    uint32_t server_id_offset, server_id_bytes      # in connection ids of QUIC; 0 bytes: they are not looked at
 
 cdef struct Listener:
     # One listening socket. Lives until its last connection is gone.
@@ -1425,6 +1432,7 @@ cdef struct Listener:
     const ImageNetwork* senders     # borrowed from the current snapshot: who sends PROXY headers
     uint32_t n_senders
     DatagramTable* datagrams        # owned: its socket is a UDP socket; NULL = it listens for connections
+    ImageSection server_ids         # of the current snapshot
 
 cdef struct Socket:                 # a listening descriptor and which listener of the snapshot it belongs to
     int fd
@@ -1466,6 +1474,7 @@ cdef struct ImageListener:
     uint32_t sni_others             # and what has no name there, or none, to this one; NO_INDEX = refused
     uint32_t chooses_by_name        # so it is; else this and the two above are 0
     ImageSection senders            # who sends PROXY headers; counts records
+    ImageSection server_ids         # what backends call themselves in connection ids of QUIC: names lead to backends of its sessions' pool
 
 cdef struct ImageSniChoice:
     ImageText alpn                  # who offers one of these, as on the wire; size 0: everybody
