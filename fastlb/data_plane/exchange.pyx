@@ -237,8 +237,8 @@ cdef void finish_connecting(Engine* engine, Connection* connection) noexcept nog
     if not connection.io & (IO_WRITABLE | IO_ERROR):
         return
     face_attempt(exchange, connection.attempt)
-    error = connect_result(connection)
-    if error:
+    error = connect_result(connection) if unlikely(connection.io & IO_ERROR) else 0     # epoll tells a failure as an error, too
+    if unlikely(error != 0):
         fail_attempt(engine, exchange, connect_failure(error))
         return
     connected(engine, exchange)

@@ -17,9 +17,9 @@ from fastlb.data_plane.meters cimport count_body_in, count_client_in, count_clie
 from fastlb.data_plane.pipe_pool cimport return_pipe, take_pipe
 from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.system cimport likely, memcpy, unlikely
-from fastlb.data_plane.transport cimport splice_in, splice_out
+from fastlb.data_plane.transport cimport send_last, splice_in, splice_out
 from fastlb.data_plane.types cimport (CHUNK_BAD, CHUNK_DONE, FIRST_READ_BYTES, FRAME_CHUNKED, FRAME_LENGTH, FRAME_NONE, FRAME_STREAM, FRAME_TUNNEL, FRAME_UNTIL_CLOSE,
-                                      IO_AGAIN, IO_READABLE, IO_RESET, IO_WRITABLE, IO_WRITE_CLOSED, KIND_BACKEND, KIND_CLIENT, NO_PIPE, READ_BUFFER_BYTES,
+                                      IO_AGAIN, IO_CLOSED, IO_HALF_CLOSED, IO_READABLE, IO_RESET, IO_WRITABLE, IO_WRITE_CLOSED, KIND_BACKEND, KIND_CLIENT, NO_PIPE, READ_BUFFER_BYTES,
                                       RELAY_DONE, RELAY_NO_MEMORY, RELAY_OFF, RELAY_READ_BYTES, RELAY_RUNNING, RELAY_SINK_FAILED,
                                       RELAY_SOURCE_FAILED, RELAY_SOURCE_INVALID, RELAY_TOO_LARGE, RELAY_TURN_BYTES, SMALL_BODY_BYTES,
                                       SPLICE_MIN_BYTES, SPLICE_MOVE_BYTES, WRITE_BUFFER_BYTES, X_REPLAYABLE, Buffer, Connection, Engine,
@@ -126,20 +126,49 @@ cdef bint deliver(Engine* engine, Relay* relay, const char** parts, const size_t
             n = relay.sink.transport.send(engine, relay.sink, parts[0], sizes[0])
         else:
             n = relay.sink.transport.send_parts(engine, relay.sink, parts, sizes, n_parts)
-        if n > 0:
-            count_out(engine, relay, <uint64_t>n)
-            if likely(<size_t>n == total):
-                return True
-        elif n == IO_AGAIN:
-            n = 0
-        elif n < 0:
-            relay.state = RELAY_SINK_FAILED
-            return False
+    return note_sent(engine, relay, parts, sizes, n_parts, total, n)
+
+
+cdef inline bint note_sent(Engine* engine, Relay* relay, const char** parts, const size_t* sizes, int n_parts, size_t total, ssize_t n) noexcept nogil:
+    # What sending `total` bytes came to, of which `n` were taken: holds the rest. False: relay.state says why.
+    if n > 0:
+        count_out(engine, relay, <uint64_t>n)
+        if likely(<size_t>n == total):
+            return True
+    elif n == IO_AGAIN:
+        n = 0
+    elif n < 0:
+        relay.state = RELAY_SINK_FAILED
+        return False
     relay.read_size = RELAY_READ_BYTES          # a sink that falls behind gets no larger reads
     if not hold(engine, relay, parts, sizes, n_parts, <size_t>n):
         relay.state = RELAY_NO_MEMORY
         return False
     return True
+
+
+cdef void pass_on(Engine* engine, Relay* relay, uint32_t size, uint32_t wanted) noexcept nogil:
+    # Of a tunnel whose sink has room: what a read of `wanted` bytes has brought, as it is. Where the source has ended, that is found out
+    # first, and the end leaves in the segment of the last bytes.
+    cdef:
+        const char* data = engine.read_buffer
+        size_t total = size
+        ssize_t n, more = IO_AGAIN
+    if unlikely(relay.source.io & IO_HALF_CLOSED) and size < wanted:
+        more = relay.source.transport.receive(engine, relay.source, engine.read_buffer + size, wanted - size)
+        if more > 0:
+            total += <size_t>more
+        relay.source_ended = more == 0
+    count_in(engine, relay, total)
+    relay.moved += total
+    if relay == &relay.exchange.up:
+        count_body_in(engine, relay.exchange, total)
+    if unlikely(relay.source_ended) and relay.sink.transport.can_splice:
+        n = send_last(engine, relay.sink, data, total)
+    else:
+        n = relay.sink.transport.send(engine, relay.sink, data, total)
+    if note_sent(engine, relay, &data, &total, 1, total, n) and unlikely(more == IO_CLOSED):
+        relay.state = RELAY_SOURCE_FAILED
 
 
 cdef uint32_t write_trailers(Relay* relay, char* out, uint32_t room) noexcept nogil:
@@ -257,6 +286,13 @@ cdef uint32_t take(Engine* engine, Relay* relay, uint32_t prefix_size, char* dat
     return used
 
 
+cdef inline bint closes_next(const Relay* relay) noexcept nogil:
+    # Whether the other direction of a tunnel has ended already: both connections close now, which tells a plain sink as much. (It has nothing unread, so it is told in order.)
+    cdef const Exchange* exchange = relay.exchange
+    return relay.sink_framing == FRAME_TUNNEL and relay.sink.transport.can_splice \
+        and (exchange.down if relay == &exchange.up else exchange.up).state == RELAY_DONE
+
+
 cdef void finish_if_done(Engine* engine, Relay* relay) noexcept nogil:
     # Everything the source had is with the sink's socket.
     if relay.state != RELAY_RUNNING or not relay.source_ended or relay.pending != NULL:
@@ -264,7 +300,7 @@ cdef void finish_if_done(Engine* engine, Relay* relay) noexcept nogil:
     if relay.pipe != NO_PIPE and engine.pipes.pipes[relay.pipe].fill:
         return
     relay.state = RELAY_DONE
-    if relay.sink_framing >= FRAME_TUNNEL and not relay.sink.io & IO_WRITE_CLOSED and not relay.source.io & IO_RESET:
+    if relay.sink_framing >= FRAME_TUNNEL and not relay.sink.io & IO_WRITE_CLOSED and not relay.source.io & IO_RESET and not closes_next(relay):
         relay.sink.transport.shut_write(engine, relay.sink)     # half-close, or the end of the body, is passed on
         if unlikely(relay.sink_framing == FRAME_TUNNEL and not relay.sink.io & IO_WRITE_CLOSED):
             relay.state = RELAY_RUNNING         # TLS has no room for what it says at the end: again when there is
@@ -482,10 +518,13 @@ cdef void relay_run(Engine* engine, Relay* relay) noexcept nogil:
         n = relay.source.transport.receive(engine, relay.source, engine.read_buffer, wanted)
         if n > 0:
             turn += <uint32_t>n
-            count_in(engine, relay, <uint64_t>n)
-            used = take(engine, relay, 0, engine.read_buffer, <uint32_t>n)
-            if used < <uint32_t>n:
-                keep_extra(engine, relay, engine.read_buffer + used, <uint32_t>n - used)
+            if relay.sink_framing == FRAME_TUNNEL:
+                pass_on(engine, relay, <uint32_t>n, wanted)
+            else:
+                count_in(engine, relay, <uint64_t>n)
+                used = take(engine, relay, 0, engine.read_buffer, <uint32_t>n)
+                if used < <uint32_t>n:
+                    keep_extra(engine, relay, engine.read_buffer + used, <uint32_t>n - used)
             if relay.state != RELAY_RUNNING:
                 return
             if <uint32_t>n == wanted:

@@ -59,11 +59,11 @@ cdef ssize_t peek(Engine* engine, Connection* connection, char* data, size_t siz
             return IO_CLOSED
 
 
-cdef ssize_t plain_send(Engine* engine, Connection* connection, const char* data, size_t size) noexcept nogil:
+cdef inline ssize_t send_flagged(Engine* engine, Connection* connection, const char* data, size_t size, int flags) noexcept nogil:
     # Bytes accepted (fewer than `size`: the socket is full); IO_AGAIN; IO_CLOSED with engine.last_errno.
     cdef ssize_t n
     while True:
-        n = send(connection.fd, data, size, MSG_NOSIGNAL)
+        n = send(connection.fd, data, size, flags)
         if likely(n >= 0):
             if <size_t>n < size:
                 connection.io &= ~<uint32_t>IO_WRITABLE
@@ -75,6 +75,15 @@ cdef ssize_t plain_send(Engine* engine, Connection* connection, const char* data
             engine.last_errno = errno
             connection.io &= ~<uint32_t>IO_WRITABLE
             return IO_CLOSED
+
+
+cdef ssize_t plain_send(Engine* engine, Connection* connection, const char* data, size_t size) noexcept nogil:
+    return send_flagged(engine, connection, data, size, MSG_NOSIGNAL)
+
+
+cdef ssize_t send_last(Engine* engine, Connection* connection, const char* data, size_t size) noexcept nogil:
+    # As plain_send, of a plain connection whose write side is shut, or which closes, next: the kernel waits for that, and both leave in one segment.
+    return send_flagged(engine, connection, data, size, MSG_NOSIGNAL | MSG_MORE)
 
 
 cdef ssize_t plain_send_parts(Engine* engine, Connection* connection, const char** parts, const size_t* sizes,
@@ -157,41 +166,59 @@ cdef void unwatch(Engine* engine, Connection* connection) noexcept nogil:
     epoll_ctl(engine.epoll_fd, EPOLL_CTL_DEL, connection.fd, &event)
 
 
-cdef void note_peer(Connection* connection, const sockaddr_storage* address) noexcept nogil:
-    # Keeps the client's address, once, as bytes and as text; IPv4 clients of an IPv6 socket are written as IPv4. Unix sockets have none: "unix:".
+cdef inline bint is_ipv4(const uint8_t* ip) noexcept nogil:
+    return memcmp(ip, b"\0\0\0\0\0\0\0\0\0\0\xff\xff", 12) == 0
+
+
+cdef uint32_t write_ipv4(const uint8_t* ip, char* text) noexcept nogil:
+    # inet_ntop goes by way of printf, which is a hundredth of a short connection.
     cdef:
-        const sockaddr_in* v4
-        const sockaddr_in6* v6
-        const char* text = NULL
-    if address.ss_family == AF_INET:
-        v4 = <const sockaddr_in*>address
-        connection.peer.ip[10] = connection.peer.ip[11] = 0xFF
-        memcpy(connection.peer.ip + 12, &v4.sin_addr, 4)
-        connection.peer.ip_version = 4
-        text = inet_ntop(AF_INET, &v4.sin_addr, connection.peer.address, ADDRESS_TEXT_BYTES)
-        connection.peer_port = (v4.sin_port >> 8) | <uint16_t>((v4.sin_port & 255) << 8)
-    elif address.ss_family == AF_INET6:
-        v6 = <const sockaddr_in6*>address
-        memcpy(connection.peer.ip, &v6.sin6_addr, 16)
-        connection.peer.ip_version = 6
-        if memcmp(&v6.sin6_addr, b"\0\0\0\0\0\0\0\0\0\0\xff\xff", 12) == 0:
-            connection.peer.ip_version = 4
-            text = inet_ntop(AF_INET, <const char*>&v6.sin6_addr + 12, connection.peer.address, ADDRESS_TEXT_BYTES)
-        else:
-            text = inet_ntop(AF_INET6, &v6.sin6_addr, connection.peer.address, ADDRESS_TEXT_BYTES)
-        connection.peer_port = (v6.sin6_port >> 8) | <uint16_t>((v6.sin6_port & 255) << 8)
-    if text == NULL:
-        memcpy(connection.peer.address, b"unix:", 6)
-    connection.address_size = <uint8_t>strlen(connection.peer.address)
+        uint32_t i, at = 0
+        uint8_t part
+    for i in range(4):
+        part = ip[i]
+        if part >= 100:
+            text[at] = <char>(48 + part // 100)
+            at += 1
+        if part >= 10:
+            text[at] = <char>(48 + part // 10 % 10)
+            at += 1
+        text[at] = <char>(48 + part % 10)
+        text[at + 1] = 46
+        at += 2
+    text[at - 1] = 0
+    return at - 1
 
 
 cdef uint32_t write_address(const uint8_t* ip, char* text) noexcept nogil:
     # An address of 16 bytes as text of up to ADDRESS_TEXT_BYTES with a zero byte behind it; ::ffff:a.b.c.d is written as IPv4. Returns its size.
-    if memcmp(ip, b"\0\0\0\0\0\0\0\0\0\0\xff\xff", 12) == 0:
-        inet_ntop(AF_INET, ip + 12, text, ADDRESS_TEXT_BYTES)
-    else:
-        inet_ntop(AF_INET6, ip, text, ADDRESS_TEXT_BYTES)
+    if is_ipv4(ip):
+        return write_ipv4(ip + 12, text)
+    inet_ntop(AF_INET6, ip, text, ADDRESS_TEXT_BYTES)
     return <uint32_t>strlen(text)
+
+
+cdef void note_peer(Connection* connection, const sockaddr_storage* address) noexcept nogil:
+    # Keeps the client's address, once, as bytes and as text; IPv4 clients of an IPv6 socket are written as IPv4. Unix sockets have none: "unix:".
+    cdef:
+        const sockaddr_in* v4 = <const sockaddr_in*>address
+        const sockaddr_in6* v6 = <const sockaddr_in6*>address
+        uint8_t* ip = connection.peer.ip
+        uint16_t port
+    if address.ss_family == AF_INET:
+        ip[10] = ip[11] = 0xFF
+        memcpy(ip + 12, &v4.sin_addr, 4)
+        port = v4.sin_port
+    elif address.ss_family == AF_INET6:
+        memcpy(ip, &v6.sin6_addr, 16)
+        port = v6.sin6_port
+    else:
+        memcpy(connection.peer.address, b"unix:", 6)
+        connection.address_size = 5
+        return
+    connection.peer.ip_version = 4 if is_ipv4(ip) else 6
+    connection.peer_port = (port >> 8) | <uint16_t>((port & 255) << 8)
+    connection.address_size = <uint8_t>write_address(ip, connection.peer.address)
 
 
 cdef int accept_client(Engine* engine, Connection* listener, Connection** accepted) noexcept nogil:
