@@ -570,14 +570,18 @@ def test_an_image_whose_sessions_need_a_head_is_refused() -> None:
 
 
 def test_an_image_whose_sessions_lead_nowhere_is_refused() -> None:
-    writer, pool = session_image()
-    writer.set_session(0, writer.add_route(pool=pool))
-    image = writer.image()
-    offset, _ = find_sections(image)["listeners"]
-    end = find_sections(image)["route_table"][0]
-    at = max(at for at in range(offset, end, 4) if image[at : at + 4] == b"\0\0\0\0")
+    images = []
+    for chosen in (0, 1):
+        writer, pool = session_image()
+        routes = [writer.add_route(pool=pool), writer.add_route(pool=pool)]
+        writer.set_session(0, routes[chosen])
+        images.append(writer.image())
+    offset, _ = find_sections(images[0])["listeners"]
+    end = find_sections(images[0])["route_table"][0]
+    (at,) = (at for at in range(offset, end, 4) if images[0][at : at + 4] != images[1][at : at + 4])
+    load(patch(images[0], at, 1))
     with pytest.raises(ValueError, match="image"):
-        load(patch(image, at, 1))
+        load(patch(images[0], at, 2))
 
 
 # ---------------------------------------------------------------------------------------------------- the log
