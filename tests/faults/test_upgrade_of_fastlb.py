@@ -17,6 +17,7 @@ from tests.support.name_server import NameServer
 from tests.support.process import Control, session_members
 from tests.support.waiting import DEADLINE_SECONDS, SANITIZED, wait_until
 from tests.support.websocket import Chat, WebSocketEcho
+from tests.support.wrk import WrkLoad
 
 # Installed in place of Python, as far as a process that is started anew can see: it fails before it is ready.
 BROKEN = "#!/bin/sh\nexit 7\n"
@@ -137,6 +138,18 @@ def test_no_request_is_lost_in_an_upgrade_that_does_all_by_itself(start, tmp_pat
     assert not (lb.directory / "control").exists()
     assert not (lb.directory / "run").exists()
     wait_until(lambda: [pid for pid in session_members(lb.pid) if process_state(pid) not in ("Z", "")] == [], "no process is left")
+
+
+def test_wrk_sees_no_error_over_an_upgrade(start, paced):
+    lb = start()
+    with WrkLoad(("127.0.0.1", lb.port), lambda: sum(backend.n_requests for backend in paced)) as load:
+        load.wait_for_answers(500)
+        new = Upgraded(lb, upgrade(lb))
+        end_of_old(lb)
+        load.wait_for_answers(500)
+    assert load.failures == []
+    new.wait_for_rest()
+    new.stop(signal.SIGQUIT)
 
 
 def test_upgrades_follow_each_other_and_slots_are_used_again(start):

@@ -17,6 +17,7 @@ from tests.support.message import request, response
 from tests.support.name_server import NameServer
 from tests.support.process import ROOT
 from tests.support.waiting import wait_until
+from tests.support.wrk import WrkLoad
 
 ROUND_ROBIN = {"algorithm": "round_robin"}
 DEADLINE_SECONDS = 30
@@ -61,6 +62,23 @@ def change(lb, backend, **content):
 
 
 # ------------------------------------------------------------------------------------------------------------ under load
+def test_wrk_sees_no_error_while_backends_come_go_and_are_weighted(fastlb, paced):
+    backends = paced(3)
+    lb = fastlb(backends[:2], workers=2)
+    with WrkLoad(("127.0.0.1", lb.port), lambda: sum(backend.n_requests for backend in backends)) as load:
+        load.wait_for_answers()
+        for number in range(1, 7):
+            lb.apply_ok(configuration(backends[: 2 + number % 2]))
+            load.wait_for_answers(50)
+            for state in ("drain", "ready", "maint", "ready"):
+                change(lb, backends[number % 2], admin=state)
+                load.wait_for_answers(50)
+            change(lb, backends[0], weight=number)
+            load.wait_for_answers(50)
+        assert lb.reasons() == {}
+    assert load.failures == []
+
+
 def test_draining_and_adding_backends_under_load_fails_no_request(fastlb, paced):
     backends = paced(3)
     lb = fastlb(backends[:2], pool=ROUND_ROBIN, workers=2)

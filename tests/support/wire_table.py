@@ -47,6 +47,8 @@ EXCEPT: dict[str, tuple[tuple[Wire, ...], str]] = {
         integration.test_upgrade.test_sigquit_leaves_tunnels_their_time
         faults.test_in_flight.test_requests_of_a_killed_worker_are_counted_no_more
         faults.test_in_flight.test_cap_holds_while_workers_die
+        faults.test_in_flight.test_cap_holds_over_a_hundred_deaths
+        faults.test_in_flight.test_counts_are_right_while_a_dead_worker_cannot_be_settled
         integration.test_interim_responses.test_flood_of_interim_responses_to_a_client_that_does_not_read_is_bounded
         integration.test_mirror.test_stopping_does_not_wait_for_a_shadow
         integration.test_retries.test_name_that_does_not_resolve_does_not_stop_the_start
