@@ -3,8 +3,8 @@
 One real fastlb before four backends that echo; clients, backends and fastlb are processes of their own, because a descriptor limit is a
 process's. Each session is asked once when it is open and once at the end, and nothing may happen to it between: any error voids the run.
 
-What is measured: user memory (PSS of all processes of fastlb), the kernel's (slab caches; on loopback a session has four sockets there, and
-two of them are fastlb's), CPU while nothing happens, and how long asking all of them takes.
+What is measured: user memory (what only the workers have, and the PSS of all of fastlb), the kernel's (slab caches; on loopback
+a session has four sockets there, and two of them are fastlb's), CPU while nothing happens, and how long asking all of them takes.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.compare.processes import CLIENT_CPU, BenchError, Program, child_setup, descendants, free_port, running
+from bench.health import Admin
 
 ENDS = Path(__file__).with_name("ends.py")
 RESULTS = Path(__file__).parents[1] / "results"
@@ -117,8 +118,24 @@ def descriptors(program: Program) -> list[int]:
     return sorted(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in descendants(program.process.pid))
 
 
-def read_state(program: Program) -> dict[str, Any]:
-    return {"pss": program.pss_bytes(), "slab": slab_bytes(), "slab_kib": slab_total_kib(), "pages": socket_pages()}
+def private_bytes(pids: list[int]) -> int:
+    """What only these processes have."""
+    kib = 0
+    for pid in pids:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Private_"):
+                kib += int(line.split()[1])
+    return kib * 1024
+
+
+def read_state(program: Program, workers: list[int]) -> dict[str, Any]:
+    return {
+        "workers": private_bytes(workers),
+        "pss": program.pss_bytes(),
+        "slab": slab_bytes(),
+        "slab_kib": slab_total_kib(),
+        "pages": socket_pages(),
+    }
 
 
 def measure(sessions: int, workers: int, seconds: float, directory: Path) -> dict[str, Any]:
@@ -135,12 +152,14 @@ def measure(sessions: int, workers: int, seconds: float, directory: Path) -> dic
         cpus = tuple(sorted(os.sched_getaffinity(0)))
         program = stack.enter_context(running("fastlb", command, cpus=cpus, directory=directory))
         program.wait_until_listening("127.0.0.1", port)
+        rows = Admin(directory / "control", program).get("/v1/processes")["processes"]
+        pids = [row["pid"] for row in rows if row["role"] == "worker"]
         holders = [stack.enter_context(ends("hold", "127.0.0.1", str(port), "127.2.0.1", str(WARM_UP)))]
         holders[0].read()
         holders[0].say("ask")  # all of them are busy within the tenth of a second after which silent ones are folded
         holders[0].read()
         time.sleep(SETTLE_SECONDS)
-        before = read_state(program)
+        before = read_state(program, pids)
         began = time.monotonic()
         for number, at in enumerate(range(WARM_UP, sessions, PER_PROCESS)):
             count = min(PER_PROCESS, sessions - at)
@@ -149,7 +168,7 @@ def measure(sessions: int, workers: int, seconds: float, directory: Path) -> dic
             holder.read()
         opened_seconds = time.monotonic() - began
         time.sleep(SETTLE_SECONDS)
-        after = read_state(program)
+        after = read_state(program, pids)
         cpu_ns, began = program.cpu_ns(), time.monotonic()
         time.sleep(seconds)
         idle_cpu_percent = (program.cpu_ns() - cpu_ns) / (time.monotonic() - began) / 1e7
@@ -175,6 +194,7 @@ def measure(sessions: int, workers: int, seconds: float, directory: Path) -> dic
             "opened_per_second": round(n_more / opened_seconds),
             "asked_seconds": round(max(took for _, took in asked), 2),
             "descriptors_per_process": of_processes,
+            "worker_bytes_per_session": round((after["workers"] - before["workers"]) / n_more, 1),
             "user_bytes_per_session": round((after["pss"] - before["pss"]) / n_more, 1),
             "kernel_bytes_per_socket": round(sum(grown.values()) / n_sockets, 1),
             "kernel_slab_bytes_per_socket": round((after["slab_kib"] - before["slab_kib"]) * 1024 / n_sockets, 1),

@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.support.configuration import configuration
 from tests.support.process import Fastlb
 from tests.support.waiting import wait_until
+from tests.support.websocket import Chat, WebSocketEcho
 
 Start = Callable[..., Fastlb]
 
@@ -89,6 +90,20 @@ def test_redis_is_the_same_through_it(fastlb: Start, tmp_path: Path) -> None:
         assert lb.reasons() == {}
 
 
+def test_websockets_are_bytes_as_any_other(fastlb: Start, keep: Callable[[object], object]) -> None:
+    echo = WebSocketEcho()
+    keep(echo)
+    lb = fastlb(sessions(int(echo.address.rpartition(":")[2])))
+    chats = [Chat(lb.port) for _ in range(3)]
+    for _ in range(3):
+        for chat in chats:
+            chat.say()
+    for chat in chats:
+        chat.close()
+    lb.rest()
+    assert lb.reasons() == {}
+
+
 def test_sessions_outlive_reloads_and_stand_beside_http(fastlb: Start, instant: Callable[[], object]) -> None:
     backend = instant()
     port = int(backend.address.rpartition(":")[2])  # type: ignore[attr-defined]
@@ -118,17 +133,29 @@ def test_the_kernel_probes_silent_sessions_and_they_come_from_the_address_that_i
         text = configuration(
             listeners=[{"name": "db", "protocol": "tcp", "pool": "db", "tcp_keepalive": keepalive}],
             pools={
-                "db": {"backends": [f"127.0.0.1:{listening.getsockname()[1]}"], "tcp_keepalive": keepalive, "source_address": "127.0.0.9"}
+                "db": {
+                    "backends": [f"127.0.0.1:{listening.getsockname()[1]}"],
+                    "tcp_keepalive": keepalive,
+                    "source_address": "127.0.0.9",
+                    "health": {"type": "tcp", "interval": "1h"},
+                }
             },
         )
         lb = fastlb(text)
         client = socket.create_connection(("127.0.0.1", lb.port), timeout=20)
-        peer, (host, _) = listening.accept()
-        assert host == "127.0.0.9"
+        client.sendall(b"x")
+        peers: dict[bytes, socket.socket] = {}
+        for _ in range(2):  # the session and a probe, which says nothing
+            peer, (host, _) = listening.accept()
+            assert host == "127.0.0.9"
+            said = b""
+            with contextlib.suppress(ConnectionResetError):
+                said = peer.recv(1)
+            peers[said] = peer
         ports = {str(lb.port), str(listening.getsockname()[1])}
         shown = subprocess.run(["ss", "-tnoH", "state", "established"], capture_output=True, text=True, check=True).stdout
         ours = [line for line in shown.splitlines() if "keepalive" in line and any(f":{port}" in line for port in ports)]
         assert len(ours) == 2, shown
         client.close()
-        peer.close()
+        peers[b"x"].close()
         lb.rest()

@@ -61,6 +61,7 @@ class Wish:
     health: Health
     context: ssl.SSLContext | None
     header: bytes = b""  # of the PROXY protocol
+    source: str = ""  # the address that they come from
 
 
 class Watch:
@@ -189,7 +190,7 @@ class Checker:
         if health.tls and context is None:
             return None  # prepare has said why
         # Another port is another service, which need not know the protocol.
-        wish = Wish(row, health, context, b"" if health.port else pool.proxy_protocol.of_probes)
+        wish = Wish(row, health, context, b"" if health.port else pool.proxy_protocol.of_probes, pool.source_address)
         if watch is not None and _asks_the_same(watch.wish, wish):
             # A weight or a priority has changed at most, which may happen more often than a probe of who hangs takes.
             if watch.wish != wish:
@@ -338,7 +339,7 @@ def _pool_of(row: Row) -> str:
 
 def _asks_the_same(one: Wish, other: Wish) -> bool:
     """Whether a probe for one of them is as good for the other."""
-    return (one.health, one.context, one.row.address, one.header) == (other.health, other.context, other.row.address, other.header)
+    return one.row.address == other.row.address and replace(one, row=other.row) == other
 
 
 def _context_key(health: Health) -> ContextKey:
@@ -378,14 +379,14 @@ def make_maker(loop: AbstractEventLoop, wish: Wish, wanted: Wanted | None) -> Ma
     """What makes the probes of one backend; everything that is the same for all of them is made here."""
     health, row = wish.health, wish.row
     assert row.address is not None
-    place = replace(read_address(row.address), header=wish.header)
+    place = replace(read_address(row.address), header=wish.header, source=wish.source)
     written = row.backend.address
     if health.type == SCRIPT:
         host, port = (place.address, 0) if isinstance(place.address, str) else place.address
         environment = make_environment(_pool_of(row), row.display, host, port, row.backend.weight)
         return lambda done: ScriptProbe(loop, health.command, environment, health.timeout_ms, done)
     if health.port and not isinstance(place.address, str):
-        place = Place(place.family, (place.address[0], health.port))
+        place = Place(place.family, (place.address[0], health.port), source=wish.source)
     tls = None
     if wish.context is not None:
         asked = health.host.rpartition(":")[0] if health.host.rpartition(":")[2].isdecimal() else health.host

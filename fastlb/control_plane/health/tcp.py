@@ -23,6 +23,8 @@ Done = Callable[[Result], None]
 # Closes with a reset: a backend that was only connected to has nothing to read, and we keep no TIME_WAIT.
 _RESET = struct.pack("ii", 1, 0)
 _READ_BYTES = 16384
+# Of <linux/in.h>: the port is chosen when it connects, so that one serves for many backends. Python has it from 3.12 on.
+_IP_BIND_ADDRESS_NO_PORT = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +34,20 @@ class Place:
     Args:
         address: as the socket module takes it for this family.
         header: what a connection begins with, before TLS.
+        source: the address of this node that it comes from; "" for the system's choice.
     """
 
     family: socket.AddressFamily
     address: tuple[str, int] | str
     header: bytes = b""
+    source: str = ""
+
+    @property
+    def local_address(self) -> tuple[str, int] | None:
+        """What a socket is bound to: only addresses of the same family can be."""
+        if not self.source or self.family == socket.AF_UNIX or (":" in self.source) != (self.family == socket.AF_INET6):
+            return None
+        return self.source, 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +84,9 @@ class TcpProbe:
         self._timer = self._loop.call_later(self._timeout_ms / 1000, self._on_time_out)
         try:
             self._socket = socket.socket(self.place.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            if self.place.local_address:
+                self._socket.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+                self._socket.bind(self.place.local_address)
             error = self._socket.connect_ex(self.place.address)
         except OSError as problem:
             self._end_soon(Outcome.UNKNOWN if problem.errno in OURS else Outcome.FAILED, describe_error(problem))

@@ -73,6 +73,16 @@ def test_a_header_comes_before_everything_else(encrypted: bool) -> None:
     assert came == ([local(), b"\x16"] if encrypted else [local()]), "a ClientHello follows"
 
 
+def test_a_probe_comes_from_the_address_that_is_said_and_says_nothing_of_the_backend_where_that_is_not_ours() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        place = Place(socket.AF_INET, listening.getsockname())
+        for source, expected in (("127.0.0.9", "127.0.0.9"), ("::1", "127.0.0.1")):  # the latter is of no use for this family
+            wanted = replace(place, source=source)
+            assert run(lambda loop, wanted=wanted: probe(loop, wanted)).outcome is PASSED  # type: ignore[misc]
+            assert listening.accept()[1][0] == expected
+        assert run(lambda loop: probe(loop, replace(place, source="192.0.2.1"))).outcome is Outcome.UNKNOWN
+
+
 def test_a_port_that_nobody_listens_at_fails() -> None:
     result = run(lambda loop: probe(loop, unused_place()))
     assert (result.outcome, result.text) == (FAILED, "connection refused")
