@@ -1,19 +1,21 @@
-"""TCP sessions of whole processes whose backends are killed, whose descriptors are used up, or whose clients do not read."""
+"""TCP sessions of whole processes whose backends are killed, whose descriptors are used up, whose clients do not read, or that are many."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.faults.test_descriptors import no_descriptors
 from tests.support.backend import address_of, listen
 from tests.support.configuration import configuration
-from tests.support.process import Fastlb
+from tests.support.process import ROOT, Fastlb
 from tests.support.waiting import wait_until
 
 Start = Callable[..., Fastlb]
@@ -158,3 +160,49 @@ session.close()
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.mark.long
+def test_thousands_of_idle_sessions_take_their_bytes_and_are_answered_at_the_end(fastlb: Start) -> None:
+    ends, count = str(ROOT / "bench" / "scale" / "ends.py"), 4000
+
+    def start(*arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen([sys.executable, ends, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def say(holder: subprocess.Popen[str], word: str) -> str:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        holder.stdin.write(word + "\n")
+        holder.stdin.flush()
+        return holder.stdout.readline()
+
+    echo = start("echo", "127.0.1.1", "127.0.1.2")
+    holders = []
+    try:
+        assert echo.stdout is not None
+        ports = echo.stdout.readline().split()
+        lb = fastlb(sessions(f"127.0.1.1:{ports[0]}", f"127.0.1.2:{ports[1]}"), workers=2)
+        grown = []
+        for source in ("127.2.0.1", "127.2.0.2"):  # the second time nothing is allocated but what a session keeps
+            before = sum(private_bytes(pid) for pid in lb.worker_pids())
+            holders.append(start("hold", "127.0.0.1", str(lb.port), source, str(count // 2)))
+            assert holders[-1].stdout is not None
+            assert holders[-1].stdout.readline().startswith("held")
+            grown.append(sum(private_bytes(pid) for pid in lb.worker_pids()) - before)
+        assert grown[1] < count // 2 * 800
+        assert [say(holder, "look") for holder in holders] == ["0\n", "0\n"]
+        assert [json.loads(say(holder, "ask"))[0] for holder in holders] == [count // 2, count // 2]
+        for holder in holders:
+            holder.communicate("end\n")
+        assert lb.rest()["tunnels_opened"] == count
+        assert lb.reasons() == {}
+    finally:
+        for process in (echo, *holders):
+            process.kill()
+            process.communicate()
+
+
+def private_bytes(pid: int) -> int:
+    """What only this process has."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) * 1024
