@@ -14,6 +14,11 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
 
+import dns._features
+
+# Nobody is asked over QUIC here. Where aioquic is installed it would come into every process, with cryptography.
+dns._features.force("doq", False)
+
 import dns.asyncbackend
 import dns.asyncresolver
 import dns.exception

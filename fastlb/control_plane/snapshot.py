@@ -107,6 +107,7 @@ def build_image(
     if ticket_keys:
         writer.set_ticket_keys(ticket_keys)
     pool_indexes = {}
+    rows: dict[str, list[Row]] = {}
     for pool, meter in zip(config.pools, pool_meters, strict=True):
         pool_index = pool_indexes[pool.name] = writer.add_pool(
             pool.name,
@@ -142,7 +143,9 @@ def build_image(
         writer.set_socket(pool_index, keepalive=pool.tcp_keepalive.numbers(), source=pool.source_address)
         set_protection(writer, pool_index, pool)
         tls_plan.set_backends(pool_index, pool)
-        for group in list_groups(pool, settings, endpoints, weights):
+        groups = list_groups(pool, settings, endpoints, weights)
+        rows[pool.name] = [row for group in groups for row in group]
+        for group in groups:
             writer.begin_group(pool_index)
             for row in group:
                 writer.add_backend(
@@ -156,7 +159,7 @@ def build_image(
                     tls_name=row.backend.address.host if pool.tls.enabled else "",
                     cookie=make_cookie_value(sticky_key, row.identity) if pool.sticky.cookie and sticky_key else "",
                 )
-    add_sessions(writer, config, pool_indexes)
+    add_sessions(writer, config, pool_indexes, rows)
     routes = {}
     for number, hsts in list_variants(config, host_sets):
         route, meter = config.routes[number], route_meters[number] if number < len(route_meters) else 0

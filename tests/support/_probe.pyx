@@ -82,6 +82,7 @@ from fastlb.data_plane.shared_table cimport (BLOCK_BYTES, BLOCKS_AT, COLUMNS_AT,
 from fastlb.data_plane.snapshot cimport check_image as plane_check_image
 from fastlb.data_plane.snapshot cimport drop_snapshot, load_snapshot, map_image
 from fastlb.data_plane.shared_table cimport STICKY_AT, STICKY_BUCKETS
+from fastlb.data_plane.connection_id cimport find_server_id as plane_find_server_id
 from fastlb.data_plane.siphash cimport siphash
 from fastlb.data_plane.http1_head cimport kept_request
 from fastlb.data_plane.sticky cimport begin_sticky
@@ -433,6 +434,15 @@ def read_client_hello(bytes data, offered=b"h2"):
     return {"size": hello.size, "version": hello.version, "server_name": hello.server_name[:hello.server_name_size],
             "alpn": hello.alpn[:hello.alpn_size] if hello.alpn != NULL else None,
             "offers": has_protocol(hello.alpn, hello.alpn_size, offered, <uint32_t>len(offered))}
+
+
+# ---------------------------------------------------------------------------------------------------------------- connection_id
+def find_server_id(bytes datagram, uint32_t offset, uint32_t n_bytes, bint any_form):
+    """The name that stands there, or None. The datagram is guarded."""
+    cdef:
+        const char* start = INPUT.place(datagram)
+        const char* found = plane_find_server_id(start, <size_t>len(datagram), offset, n_bytes, any_form)
+    return None if found == NULL else PyBytes_FromStringAndSize(found, n_bytes)
 
 
 # ---------------------------------------------------------------------------------------------------------------- proxy_protocol

@@ -46,9 +46,12 @@ class Datagrams(World):
         ports: list[int] | None = None,
         sticky: dict[str, Any] | None = None,
         caps: int = 0,
+        weights: list[int] | None = None,
+        server_ids: list[tuple[bytes, int]] | None = None,
+        server_id_offset: int = 0,
         **pool: Any,
     ) -> list[int]:
-        """Applies a snapshot; `ports` in the place of those of the backends."""
+        """Applies a snapshot; `ports` in the place of those of the backends. `server_ids`: see SnapshotWriter.set_datagrams."""
         self.generation += 1
         writer = Writer(self.generation)
         writer.set_max_connections(self.max_connections)
@@ -57,12 +60,20 @@ class Datagrams(World):
         number = writer.pool(**{"algorithm": "round_robin", **pool})
         if sticky is not None:
             writer.set_sticky_table(number, **sticky)
-        for port in ports or [backend.getsockname()[1] for backend in self.backends]:
-            writer.backend(number, port, max_in_flight=caps)
+        ports = ports or [backend.getsockname()[1] for backend in self.backends]
+        for port, weight in zip(ports, weights or [1] * len(ports), strict=True):
+            writer.backend(number, port, weight=weight, max_in_flight=caps)
         route = writer.add_route(pool=number)
         for listener in listeners:
             writer.set_datagrams(
-                listener, route, max_sessions=max_sessions, silence_ms=silence_ms, responses=responses, timeout_ms=session_ms
+                listener,
+                route,
+                max_sessions=max_sessions,
+                silence_ms=silence_ms,
+                responses=responses,
+                timeout_ms=session_ms,
+                server_ids=server_ids or [],
+                server_id_offset=server_id_offset,
             )
         return self.apply_image(writer.image(), *sockets)
 

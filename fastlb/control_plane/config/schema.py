@@ -78,7 +78,7 @@ from fastlb.control_plane.config.tls import (
     parse_protocol_name,
 )
 from fastlb.control_plane.config.toml import KeyPath
-from fastlb.control_plane.config.udp_sessions import Udp
+from fastlb.control_plane.config.udp_sessions import MAX_SERVER_ID_BYTES, Udp
 
 HTTP = "http"
 TCP = "tcp"
@@ -197,6 +197,14 @@ def parse_header_name(text: str) -> str:
 def parse_place(text: str) -> str:
     """The name of a zone or of this node, or "" for none."""
     return parse_name(text) if text else text
+
+
+def parse_server_id(text: str) -> str:
+    """What a backend calls itself in connection ids of QUIC, in small hexadecimal digits, or "" for nothing."""
+    if re.fullmatch(r"(?:[0-9a-fA-F]{2})*", text) and len(text) <= 2 * MAX_SERVER_ID_BYTES:
+        return text.lower()
+    right = f"a server id is 1 to {MAX_SERVER_ID_BYTES} bytes, each of two hexadecimal digits"
+    raise Rejected(f"{quote(text)} is not a server id", right)
 
 
 def parse_account(text: str) -> str:
@@ -575,6 +583,7 @@ class Backend:
     backup: bool = option("backup", Flag(), False, ("fallback", "standby", "spare"))
     priority: int = option("priority", Count(0, MAX_PRIORITY), 0)
     zone: str = option("zone", Text("a zone", parse_place, "eu-west-1a"), "", ("locality", "az", "availability_zone"))
+    server_id: str = option("server_id", Text("a server id", parse_server_id, "0a1b2c"), "", ("quic_server_id", "quic_lb_server_id"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

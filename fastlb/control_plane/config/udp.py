@@ -1,12 +1,12 @@
 """What UDP listeners may say besides what config/tcp.py checks of all sessions, and what follows for the pools that they lead to."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from fastlb.control_plane.config.errors import quote
 from fastlb.control_plane.config.reader import Reader
 from fastlb.control_plane.config.schema import CONSISTENT_HASH, UDP, Config, Listener, Pool
-from fastlb.control_plane.config.udp_sessions import Udp
+from fastlb.control_plane.config.udp_sessions import MAX_CONNECTION_ID_BYTES, Udp
 
 # Options of a listener that say something about connections.
 _CONNECTION_KEYS = ("tls", "sni", "proxy_protocol", "defer_accept", "backlog", "tcp_keepalive")
@@ -14,14 +14,14 @@ _CONNECTION_KEYS = ("tls", "sni", "proxy_protocol", "defer_accept", "backlog", "
 
 def check_udp(reader: Reader) -> None:
     """Every UDP listener and its pool."""
-    used: set[str] = set()
+    used: dict[str, list[tuple[tuple[str | int, ...], Listener]]] = {}
     for path, listener in reader.all_read(Listener):
         written = reader.source.values["listeners"][path[1]]
         if listener.protocol != UDP:
             if listener.udp != Udp():
                 reader.reject_key((*path, "udp"), f'udp of a listener with protocol = "{listener.protocol}"', 'protocol = "udp" has it')
             continue
-        used.add(listener.pool)
+        used.setdefault(listener.pool, []).append((path, listener))
         for key in _CONNECTION_KEYS:
             if key in written:
                 found = f'{key} of a listener with protocol = "udp"'
@@ -32,6 +32,7 @@ def check_udp(reader: Reader) -> None:
     for path, pool in reader.all_read(Pool):
         if pool.name in used:
             _check_pool(reader, path, pool)
+        _check_server_ids(reader, path, pool, used.get(pool.name, []))
 
 
 def _check_pool(reader: Reader, path: tuple[str | int, ...], pool: Pool) -> None:
@@ -45,6 +46,34 @@ def _check_pool(reader: Reader, path: tuple[str | int, ...], pool: Pool) -> None
         reader.reject_key((*path, "proxy_protocol"), f"the pool {name} gets UDP sessions", right)
     if any(backend.address.unix_path for backend in pool.backends):
         reader.reject_key((*path, "backends"), f"the pool {name} gets UDP sessions, and a backend of it is a unix socket", "give a port")
+
+
+def _check_server_ids(
+    reader: Reader, path: tuple[str | int, ...], pool: Pool, listeners: Sequence[tuple[tuple[str | int, ...], Listener]]
+) -> None:
+    """What its backends call themselves in connection ids of QUIC: each by a name of its own, all of one size, and some listener looks."""
+    first = next((backend.server_id for backend in pool.backends if backend.server_id), "")
+    if not first:
+        return
+    key = (*path, "backends")
+    if not listeners:
+        reader.reject_key(key, "backends with a server_id", f'no listener with protocol = "udp" leads to the pool {quote(pool.name)}')
+    seen: set[str] = set()
+    for number, backend in enumerate(pool.backends):
+        at = (*key, number, "server_id")
+        if not backend.server_id:
+            continue
+        if backend.server_id in seen:
+            reader.reject(at, f"two backends have the server id {quote(backend.server_id)}", "each has one of its own")
+        elif len(backend.server_id) != len(first):
+            right = f"all of a pool have one size, as {quote(first)} has it"
+            reader.reject(at, f"the server id {quote(backend.server_id)} has {len(backend.server_id) // 2} bytes", right)
+        seen.add(backend.server_id)
+    for where, listener in listeners:
+        if listener.udp.server_id_offset + len(first) // 2 > MAX_CONNECTION_ID_BYTES:
+            found = f"server_id_offset = {listener.udp.server_id_offset}, with server ids of {len(first) // 2} bytes"
+            right = f"a connection id of QUIC has {MAX_CONNECTION_ID_BYTES} bytes at most"
+            reader.reject_key((*where, "udp"), found, right)
 
 
 def settle_udp(config: Config, written_pools: object) -> Config:

@@ -11,7 +11,7 @@ import pytest
 
 from fastlb.control_plane.config.address import BindAddress
 from fastlb.processes.sockets import bind_address, bind_listeners, bind_udp
-from fastlb.processes.udp_sockets import SHARES, make_program, share_out, steer
+from fastlb.processes.udp_sockets import SHARES, make_program, own_secret, share_out, steer
 from tests.unit.processes.test_sockets import listeners
 
 
@@ -21,13 +21,19 @@ def opened() -> Iterator[ExitStack]:
         yield stack
 
 
-def choose(address: bytes, port: int, n_sockets: int) -> int:
+def mix(value: int) -> int:
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+        value = (value ^ value >> shift) * factor & 0xFFFFFFFF
+    return value
+
+
+def choose(address: bytes, port: int, n_sockets: int, secret: int | None = None) -> int:
     """What the program comes to."""
-    value = port
+    secret = own_secret() if secret is None else secret
+    value = mix(port ^ secret)
     for at in range(0, len(address), 4):
-        value = (int.from_bytes(address[at : at + 4]) + value) * 0x9E3779B1 & 0xFFFFFFFF
-    mixed = ((value >> 15) + value & 0xFFFFFFFF) * 0x85EBCA77 & 0xFFFFFFFF
-    return share_out(n_sockets)[mixed >> 24]
+        value = mix((int.from_bytes(address[at : at + 4]) + value & 0xFFFFFFFF) ^ secret)
+    return share_out(n_sockets)[value >> 24]
 
 
 def bind_group(opened: ExitStack, family: socket.AddressFamily, host: str, n: int) -> list[socket.socket]:
@@ -66,7 +72,7 @@ def test_one_socket_more_takes_only_its_own_part(n: int) -> None:
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
 def test_a_program_fits_the_kernel_and_its_own_jumps(family: socket.AddressFamily) -> None:
-    program = make_program(family, 128)
+    program = make_program(family, 128, 1)
     assert len(program) < 4096
     assert all(jump < 256 for _, jump, _, _ in program)
 
@@ -88,6 +94,24 @@ def test_the_kernel_chooses_as_the_table_says(opened: ExitStack, family: socket.
         assert at == where_it_comes(group, client)
         chosen.add(at)
     assert chosen == {0, 1, 2}
+
+
+def test_clients_are_shared_out_evenly_whatever_the_secret_and_whatever_they_have_in_common() -> None:
+    for secret in (0, 1, 0xFFFFFFFF, 0x5EC2E7):
+        one_address = Counter(choose(b"\x0a\0\0\1", port, 4, secret) for port in range(1024, 5024))
+        one_port = Counter(choose(bytes([10, 0, number >> 8, number & 255]), 4500, 4, secret) for number in range(4000))
+        for counts in (one_address, one_port):
+            assert len(counts) == 4
+            assert max(counts.values()) < 1.2 * min(counts.values())
+
+
+def test_who_does_not_know_the_secret_cannot_choose_addresses_for_one_worker() -> None:
+    """Neither those that come together under another secret, nor those of which something adds up alike."""
+    aimed = [port for port in range(1024, 20_000) if choose(b"\x0a\0\0\1", port, 4, 1) == 0]
+    alike = [(bytes([10, 0, 0, number]), 20_000 - number) for number in range(256)]
+    assert max(Counter(choose(b"\x0a\0\0\1", port, 4, 2) for port in aimed).values()) < len(aimed) / 3
+    for secret in (1, 2, 3):
+        assert max(Counter(choose(address, port, 4, secret) for address, port in alike).values()) < len(alike) / 2
 
 
 def test_a_port_that_somebody_has_is_refused() -> None:
