@@ -59,8 +59,8 @@ def test_wrong_arguments_are_named_all_at_once_in_their_order() -> None:
     assert caught.value.lines() == [
         '--listen 8080: "8080" is only a number; a port stands behind a colon; did you mean ":8080"?',
         '--backend 10.0.0.1: "10.0.0.1" has no port; the port stands behind the address, such as "10.0.0.1:8080"',
-        '--backend 10.0.0.2:80,wieght=3: unknown key "wieght"; known here: address, weight, max_connections, backup, priority, zone, server_id; '
-        'did you mean "weight"?',
+        '--backend 10.0.0.2:80,wieght=3: unknown key "wieght"; known here: address, weight, max_connections, backup, priority, zone, '
+        'server_id; did you mean "weight"?',
         '--backend 10.0.0.3:80,weight=x: found "x"; a number, 0 (never picked) or 1 … 256',
         '--backend 10.0.0.4:80,weight: found ""; a number, 0 (never picked) or 1 … 256',
         '--backend 10.0.0.5:80,weight=2: weight 2 in a pool with algorithm "round_robin", which knows no weights; '
