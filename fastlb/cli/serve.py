@@ -1,7 +1,9 @@
 """`fastlb serve`: a configuration, a listener and backends from the command line, or the demo."""
 
+import contextlib
 from collections.abc import Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import click
@@ -61,6 +63,9 @@ def serve(
     Without a file and without backends a demo runs, with three small backends of its own. SIGTERM and Ctrl-C stop at once; SIGQUIT finishes
     what is in flight; SIGHUP reads the file again.
     """
+    # First of all: OpenSSL takes its memory as whoever uses it first has said, and Python's ssl, which the rest imports, says nothing.
+    with contextlib.suppress(ImportError):  # _load_data_plane will say so
+        import_module("fastlb.data_plane.tls")
     if config is not None and (listens or backends or algorithm or cert or key):
         given = "--listen, --backend, --cert, --key and --algorithm"
         raise click.UsageError(f"-c FILE already says what to listen on and where to forward: leave out {given}")

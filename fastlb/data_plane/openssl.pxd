@@ -26,6 +26,10 @@ cdef extern from *:
     }
     """
 
+cdef extern from "<openssl/crypto.h>" nogil:
+    int CRYPTO_set_mem_functions(void* (*take)(size_t, const char*, int) noexcept, void* (*resize)(void*, size_t, const char*, int) noexcept,
+                                 void (*give_back)(void*, const char*, int) noexcept)
+
 cdef extern from "<openssl/ssl.h>" nogil:
     ctypedef struct SSL:
         pass
@@ -162,7 +166,6 @@ cdef extern from "<openssl/ssl.h>" nogil:
     void X509_VERIFY_PARAM_set_hostflags(X509_VERIFY_PARAM* parameters, unsigned int flags)
     unsigned int X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS, X509_CHECK_FLAG_NEVER_CHECK_SUBJECT
     int SSL_do_handshake(SSL* ssl)
-    int SSL_new_session_ticket(SSL* ssl)
     int SSL_version(const SSL* ssl)
     int TLS1_3_VERSION
     int SSL_CTX_set_max_early_data(SSL_CTX* context, unsigned int size)

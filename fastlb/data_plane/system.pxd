@@ -170,6 +170,7 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*start)(void*) noexcept nogil, void* argument)
     int pthread_join(pthread_t thread, void** result)
     int pthread_detach(pthread_t thread)
+    pthread_t pthread_self()
     int pthread_sigmask(int how, const sigset_t* set, sigset_t* old)
 
 cdef extern from "<sys/mman.h>" nogil:

@@ -20,7 +20,7 @@ from fastlb.data_plane.buffer cimport append_bytes, return_buffer
 from fastlb.data_plane.failure cimport FAILURE_BACKEND_CERTIFICATE, FAILURE_BACKEND_TLS
 from fastlb.data_plane.failure cimport (FAILURE_OUT_OF_MEMORY, FAILURE_TLS_ALERT, FAILURE_TLS_CLIENT_CERTIFICATE, FAILURE_TLS_CLOSED,
                                         FAILURE_TLS_NO_SHARED_CIPHER, FAILURE_TLS_PROTOCOL, FAILURE_TLS_UNKNOWN_NAME)
-from fastlb.data_plane.openssl cimport SSL_get0_alpn_selected, SSL_new_session_ticket, SSL_version, TLS1_3_VERSION
+from fastlb.data_plane.openssl cimport CRYPTO_set_mem_functions, SSL_get0_alpn_selected, SSL_version, TLS1_3_VERSION
 from fastlb.data_plane.openssl cimport (SSL_OP_NO_ANTI_REPLAY, SSL_READ_EARLY_DATA_FINISH, SSL_READ_EARLY_DATA_SUCCESS,
                                         SSL_CTX_set_max_early_data, SSL_read_early_data, SSL_write_early_data)
 from fastlb.data_plane.openssl cimport ERR_peek_last_error, PEM_R_NO_START_LINE
@@ -75,6 +75,7 @@ from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.system cimport (AF_INET, AF_INET6, ENOMEM, EPROTO, likely, memcmp, memcpy, memset, sockaddr, sockaddr_in, sockaddr_in6, strlen,
                                        unlikely)
 from fastlb.data_plane.name_table cimport find_host
+from fastlb.data_plane.tls_memory cimport WATCHES_MEMORY, resize_memory, return_memory, take_memory
 from fastlb.data_plane.types cimport (TLS_CIPHER, TLS_CLIENT_FINGERPRINT, TLS_CLIENT_ISSUER, TLS_CLIENT_SERIAL, TLS_CLIENT_SUBJECT,
                                       TLS_CLIENT_VERIFY, TLS_RESUMED, TLS_SERVER_NAME, TLS_VERSION, Backend, ImageBackend, ImageBackendTls, Pool,
                                       TlsBackend, TlsFacts)
@@ -223,8 +224,9 @@ cdef int staple(SSL* ssl, void* argument) noexcept nogil:
 
 
 cdef int seal_ticket(SSL* ssl, unsigned char* name, unsigned char* iv, EVP_CIPHER_CTX* cipher, EVP_MAC_CTX* mac, int encrypts) noexcept nogil:
-    # The keys of a ticket: the newest for one that is made; for one that a client brings the one with its name, and 2 where that is not the
-    # newest, so that the client gets another ticket. 0: none, so a full handshake follows.
+    # The keys of a ticket: the newest for one that is made; for one that a client brings the one with its name, and 2 where the client gets
+    # another one: with TLS 1.3, where each is to be used once (RFC 8446 section C.4), and where the key is not the newest. 0: none, so a full
+    # handshake follows.
     cdef:
         TlsConnection* tls = connection_of(ssl)
         TlsListener* listener = tls.listener
@@ -242,7 +244,7 @@ cdef int seal_ticket(SSL* ssl, unsigned char* name, unsigned char* iv, EVP_CIPHE
         if memcmp(name, key, NAME_BYTES) == 0:
             if start_mac(mac, key + MAC_KEY) != 1 or EVP_DecryptInit_ex2(cipher, TICKET_CIPHER, key + CIPHER_KEY, iv, NULL) != 1:
                 return -1
-            return 1 if i == 0 else 2
+            return 1 if i == 0 and SSL_version(ssl) != TLS1_3_VERSION else 2
         key += TICKET_KEY_BYTES
     return 0
 
@@ -358,14 +360,14 @@ cdef SSL_CTX* make_context(Material* material) noexcept nogil:
         const char* image = material.image
         X509_NAME_STACK* names
         SSL_CTX* context = SSL_CTX_new(TLS_method())
-        bint done
+        bint done, gives_tickets = tls.tickets and material.header.ticket_keys.count != 0
     if context == NULL:
         return NULL
     SSL_CTX_set_options(context, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION | SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_PRIORITIZE_CHACHA)
     SSL_CTX_set_mode(context, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER)
     SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF)
     SSL_CTX_set_timeout(context, tls.session_timeout_s)
-    if not (tls.tickets and material.header.ticket_keys.count != 0):
+    if not gives_tickets:
         SSL_CTX_set_options(context, SSL_OP_NO_TICKET)
     SSL_CTX_set_tlsext_servername_callback(context, choose_certificates)
     SSL_CTX_set_tlsext_status_cb(context, staple)
@@ -381,7 +383,7 @@ cdef SSL_CTX* make_context(Material* material) noexcept nogil:
         and SSL_CTX_set_cipher_list(context, image + tls.ciphers.offset if tls.ciphers.size else CIPHERS) == 1 \
         and SSL_CTX_set_ciphersuites(context, image + tls.ciphersuites.offset if tls.ciphersuites.size else CIPHERSUITES) == 1 \
         and SSL_CTX_set1_groups_list(context, image + tls.groups.offset if tls.groups.size else GROUPS) == 1 \
-        and SSL_CTX_set_num_tickets(context, 0) == 1 \
+        and SSL_CTX_set_num_tickets(context, 1 if gives_tickets else 0) == 1 \
         and SSL_CTX_set_session_id_context(context, material.session_context, DIGEST_BYTES) == 1
     if done and material.authorities != NULL:
         names = SSL_dup_CA_list(material.names)
@@ -907,6 +909,13 @@ cdef bint flush(Engine* engine, Connection* connection) noexcept nogil:
     scratch.n_sending = 0
     if size == 0:
         return not tls.broken
+    if unlikely(tls.holds_back):
+        tls.holds_back = False
+        if not append_bytes(&engine.buffers, &tls.held, scratch.sending, size):
+            tls.broken = True
+        else:
+            flush_held(engine, connection)
+        return not tls.broken
     if likely(tls.held == NULL and connection.io & IO_WRITABLE):
         n = engine.plain.send(engine, connection, scratch.sending, size)
         if likely(n == <ssize_t>size):
@@ -924,11 +933,11 @@ cdef bint flush(Engine* engine, Connection* connection) noexcept nogil:
 
 
 cdef bint flush_held(Engine* engine, Connection* connection) noexcept nogil:
-    # Sends what is held. False: some of it is still there, or the socket failed (tls.broken).
+    # Sends what is held, unless that waits for `flush`. False: some of it is still there, or the socket failed (tls.broken).
     cdef:
         TlsConnection* tls = connection.tls
         ssize_t n
-    if likely(tls.held == NULL):
+    if likely(tls.held == NULL) or tls.holds_back:
         return True
     if not connection.io & IO_WRITABLE:
         return False
@@ -1022,22 +1031,6 @@ cdef ssize_t tls_receive(Engine* engine, Connection* connection, char* data, siz
     return <ssize_t>got if got != 0 else outcome
 
 
-cdef void give_ticket(Engine* engine, Connection* client) noexcept nogil:
-    # A session for TLS 1.3. Each connection gets one, as each is to be used once (RFC 8446 section C.4). OpenSSL by itself would send one, or
-    # two, as soon as hands are shaken. Where the request has come by then, it goes out with the answer. Where not, it goes at once: a
-    # client without TCP_NODELAY holds its request back until the end of its handshake is acknowledged, which else takes 40 ms.
-    cdef:
-        TlsConnection* tls = client.tls
-        SSL* ssl = <SSL*>tls.ssl
-    tls.owes_ticket = False
-    if SSL_new_session_ticket(ssl) != 1 or SSL_do_handshake(ssl) != 1:
-        ERR_clear_error()                       # it goes without; if more is wrong, the next call will say so
-    drop_tls(tls.listener)
-    tls.listener = NULL
-    if unlikely(engine.tls.n_sending > MAX_TICKET_BYTES):
-        flush(engine, client)
-
-
 cdef inline bint are_last_words(const Connection* connection) noexcept nogil:
     # Whether what is sent now is the end of an answer that ends its connection: close_notify goes along with it. What comes through a tunnel
     # may have been cut, which is not known here.
@@ -1061,8 +1054,6 @@ cdef inline ssize_t send_records(Engine* engine, Connection* connection, const c
         tls.byte_taken = False
         taken = in_part = 1                     # no part is empty where something waits
     clear_errors()
-    if unlikely(tls.owes_ticket):
-        give_ticket(engine, connection)
     while True:
         while part < n_parts and in_part == sizes[part]:
             part += 1
@@ -1131,7 +1122,7 @@ cdef void put_goodbye(TlsConnection* tls) noexcept nogil:
 cdef void say_goodbye(Engine* engine, Connection* connection) noexcept nogil:
     # close_notify, as far as the socket takes it: what follows is the end of the stream and no cut.
     cdef TlsConnection* tls = connection.tls
-    if tls.stands and not tls.broken and tls.held == NULL and not connection.io & (IO_WRITE_CLOSED | IO_ERROR):
+    if tls.stands and not tls.broken and (tls.held == NULL or tls.holds_back) and not connection.io & (IO_WRITE_CLOSED | IO_ERROR):
         put_goodbye(tls)
         flush(engine, connection)
 
@@ -1190,10 +1181,6 @@ cdef ssize_t early_receive(Engine* engine, Connection* connection, char* data, s
             connection.io &= ~<uint32_t>IO_READABLE
             engine.last_errno = EPROTO
             return IO_CLOSED
-        if tls.owes_ticket:                     # there may be nothing to say any more with which it could go
-            give_ticket(engine, connection)
-            if not flush(engine, connection):
-                return IO_CLOSED
     if tls.early != NULL and (tls.stands or tls.passes_early):
         n = min(<uint32_t>size, tls.early.end - tls.early.start)
         memcpy(data, tls.early.data + tls.early.start, n)
@@ -1312,6 +1299,18 @@ cdef bint read_early_data(Engine* engine, TlsConnection* tls) noexcept nogil:
             return False
 
 
+cdef bint hold_back_session(Engine* engine, TlsConnection* tls) noexcept nogil:
+    # All that is sent at the end of a TLS 1.3 handshake is a session. Where the request is here by then, it goes in one send with the answer.
+    # Where not, it goes at once: a client without TCP_NODELAY holds its request back until the end of its handshake is acknowledged, which
+    # else takes 40 ms. False: out of memory.
+    cdef uint32_t size = engine.tls.n_sending
+    if size == 0 or size > MAX_TICKET_BYTES or tls.held != NULL or tls.early != NULL or SSL_version(<SSL*>tls.ssl) != TLS1_3_VERSION:
+        return True
+    engine.tls.n_sending = 0
+    tls.holds_back = True
+    return append_bytes(&engine.buffers, &tls.held, engine.tls.sending, size)
+
+
 cdef int shake_hands(Engine* engine, Connection* client) noexcept nogil:
     # Brings a client's handshake on, with one recv at most, until it stands: TLS_STANDS; TLS_WAITS; TLS_CAME_EARLY; TLS_SAW_HTTP; or -FAILURE_*,
     # with an alert sent where one is due.
@@ -1355,9 +1354,11 @@ cdef int shake_hands(Engine* engine, Connection* client) noexcept nogil:
         outcome = TLS_WAITS if error == SSL_ERROR_WANT_READ else -<int>handshake_failure(tls)
         clear_errors()
     keep_received(engine, client)
+    if outcome == TLS_STANDS and tls.received != NULL and not hold_back_session(engine, tls):
+        return -<int>FAILURE_OUT_OF_MEMORY
     if not flush(engine, client) and outcome >= 0:
         return -<int>FAILURE_TLS_CLOSED
-    if tls.held != NULL and outcome == TLS_STANDS:
+    if tls.held != NULL and outcome == TLS_STANDS and not tls.holds_back:
         return TLS_WAITS                        # the client cannot go on without it; SSL_do_handshake says the same again
     if outcome == TLS_STANDS:
         tls.stands = True
@@ -1365,14 +1366,8 @@ cdef int shake_hands(Engine* engine, Connection* client) noexcept nogil:
         engine.counters.tls_handshakes += 1
         engine.counters.tls_resumed += SSL_session_reused(<SSL*>tls.ssl) != 0
         client.peer.exchange_flags |= X_CAME_BY_TLS
-        tls.owes_ticket = SSL_version(<SSL*>tls.ssl) == TLS1_3_VERSION and tls.listener.n_ticket_keys != 0 and not tls.is_challenge
-        if not tls.owes_ticket:
-            drop_tls(tls.listener)
-            tls.listener = NULL
-        elif tls.received == NULL:
-            give_ticket(engine, client)
-            if not flush(engine, client):
-                return -<int>FAILURE_TLS_CLOSED
+        drop_tls(tls.listener)
+        tls.listener = NULL
     elif unlikely(tls.early != NULL) and outcome == TLS_WAITS and not tls.early_waits:
         return TLS_CAME_EARLY
     return outcome
@@ -1585,7 +1580,10 @@ cdef uint32_t tls_fact(Connection* client, uint32_t fact, const char** text) noe
 
 
 cdef int _make_method() except -1:  # with the GIL: runs once, at import
-    global METHOD, TICKET_CIPHER
+    global METHOD, TICKET_CIPHER, HAS_OWN_MEMORY
+    # Before anything is allocated. Who has loaded the same library earlier (Python's ssl, where fastlb is a part of something else) has settled
+    # it: then it is malloc.
+    HAS_OWN_MEMORY = not WATCHES_MEMORY and CRYPTO_set_mem_functions(take_memory, resize_memory, return_memory) == 1
     METHOD = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "fastlb")
     if METHOD == NULL or BIO_meth_set_read(METHOD, bio_read) != 1 or BIO_meth_set_write(METHOD, bio_write) != 1 \
             or BIO_meth_set_ctrl(METHOD, bio_ctrl) != 1:
@@ -1596,4 +1594,5 @@ cdef int _make_method() except -1:  # with the GIL: runs once, at import
     return 0
 
 
+HAS_OWN_MEMORY = False              # whether OpenSSL's memory is tls_memory's
 _make_method()

@@ -1944,8 +1944,8 @@ cdef struct TlsConnection:
     Connection* connection          # borrowed: its owner
     Engine* engine                  # borrowed
     Buffer* received                # owned: read from the socket and not taken by OpenSSL yet
-    Buffer* held                    # owned: records that the socket has not taken yet
-    TlsListener* listener           # client: counted, until hands are shaken and the session was given; then NULL
+    Buffer* held                    # owned: records that the socket has not taken yet, or (holds_back) was not given
+    TlsListener* listener           # client: counted, until hands are shaken; then NULL
     uint64_t settings               # backend: TlsBackend.settings
     TlsFacts* facts                 # owned; NULL until somebody asks
     bint may_receive                # the call that runs may read from the socket (once more)
@@ -1956,7 +1956,7 @@ cdef struct TlsConnection:
     bint byte_taken                 # the next byte to be sent is encrypted already (tls_send)
     bint offers_acme                # the client has offered acme-tls/1
     bint is_challenge               # it gets the certificate of a challenge, and nothing else
-    bint owes_ticket                # client: what is sent next has a session in front of it
+    bint holds_back                 # client: `held` is a session, which goes with what is sent next; the socket has room
     bint said_goodbye               # close_notify is sent, or is among the records that are
     uint32_t failure                # FAILURE_* that a callback found; 0 = none
     uint32_t silent_bytes           # received since data came last, or since hands are shaken

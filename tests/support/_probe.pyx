@@ -36,6 +36,7 @@ from fastlb.data_plane.http1_serialise cimport write_informational, write_local,
 from fastlb.data_plane.http2_numbers cimport take_number
 from fastlb.data_plane.idle_cache cimport cache_put, cache_remove, cache_take
 from fastlb.data_plane.name_table cimport find_host as plane_find_host
+from fastlb.data_plane.tls_memory cimport count_kept, resize_memory, return_memory, take_memory
 from fastlb.data_plane.pipe_pool cimport pipe_pool_close, pipe_pool_open, return_pipe, take_pipe
 from fastlb.data_plane.log_writer cimport (drop_slot, hand_over, hold_slot, log_writer_close, log_writer_open, log_writer_start, put_line,
                                            wake_log_writer, write_some)
@@ -2116,3 +2117,20 @@ cdef class StickyTester:
             begin_sticky(engine, &exchange, &engine.request)
         engine.request.data = NULL
         return_buffer(&engine.buffers, kept)
+
+
+# ---------------------------------------------------------------------------------------------------------- memory of OpenSSL
+def take_tls_memory(size_t size) -> int:
+    return <uintptr_t>take_memory(size, NULL, 0)
+
+
+def resize_tls_memory(uintptr_t memory, size_t size) -> int:
+    return <uintptr_t>resize_memory(<void*>memory, size, NULL, 0)
+
+
+def return_tls_memory(uintptr_t memory) -> None:
+    return_memory(<void*>memory, NULL, 0)
+
+
+def count_tls_memory_kept(size_t size) -> int:
+    return count_kept(size)

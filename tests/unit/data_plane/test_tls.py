@@ -289,6 +289,19 @@ def test_each_connection_of_a_chain_gets_a_session(asks_at_once: bool) -> None:
             assert session != before
 
 
+def test_session_waits_for_the_answer_to_a_request_that_is_here_already() -> None:
+    with TlsWorld() as world:
+        client = world.tls_client(client_context(), "a.example")
+        finish_and_ask(world, client, REQUEST)
+        peer = world.accept()
+        world.read_until(peer, b"\r\n\r\n")
+        with pytest.raises(BlockingIOError):
+            client.sock.recv(1)
+        peer.sendall(OK)
+        client.receive_until(b"ok")
+        assert client.ssl.session.has_ticket
+
+
 def test_no_session_without_keys_or_where_tickets_are_off() -> None:
     context = client_context()
     for changes in ({"keys": []}, {"tickets": False}):
