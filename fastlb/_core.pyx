@@ -47,7 +47,7 @@ from fastlb.data_plane.shared_table cimport STICKY_BUCKETS, hash_identity
 from fastlb.data_plane.sticky cimport hash_sticky_value
 from fastlb.data_plane.sticky_table cimport MAX_STICKY_TICKS, STICKY_TICK_MS, count_sticky
 from fastlb.data_plane.tls cimport BAD_TLS, TlsSet, compile_tls, free_tls, openssl_version
-from fastlb.data_plane.system cimport EINVAL, ENOSPC, errno, memcpy, memset, munmap
+from fastlb.data_plane.system cimport EINVAL, ENOSPC, IP_TRANSPARENT, errno, memcpy, memset, munmap
 from fastlb.data_plane cimport types
 from fastlb.data_plane.types cimport MAX_PROXY_TIMEOUT_MS
 from fastlb.data_plane.types cimport (MAX_HTTP2_CONNECTION_WINDOW_BYTES, MAX_HTTP2_STREAMS, MAX_HTTP2_WINDOW_BYTES,
@@ -756,19 +756,22 @@ cdef class SnapshotWriter:
 
     def set_socket(self, pool, *, keepalive=(0, 0, 0), source=""):
         """What connections to its backends have. `keepalive`: seconds of silence before the first probe (0 = none), seconds between probes, how
-        many; `source`: the IP address that they come from, for backends of its family; "": the system's choice."""
+        many; `source`: the IP address that they come from, for backends of its family; "": the system's choice; "client": the client's own, of a
+        pool that gets sessions only."""
         cdef:
             ImageSocket* entry
             bytes address
         packed = bytearray(self.pools[pool])
         entry = &(<ImagePool*><char*>packed).socket
         entry.keepalive_idle_s, entry.keepalive_interval_s, entry.keepalive_count = keepalive
-        if source:
+        if source == "client":
+            entry.is_transparent = 1
+        elif source:
             address = pack_address(source, 1)
             entry.source_size = <uint32_t>len(address)
             memcpy(entry.source, <const char*>address, entry.source_size)
             (<uint16_t*>entry.source)[1] = 0    # its port: chosen when it connects
-        entry.is_set = keepalive[0] != 0 or entry.source_size != 0
+        entry.is_set = keepalive[0] != 0 or entry.source_size != 0 or entry.is_transparent != 0
         self.pools[pool] = bytes(packed)
 
     def set_hedge(self, pool, *, after_ms):
@@ -1600,6 +1603,16 @@ cdef int raise_prepare_error(int error, const char* why) except -1:
     return 0
 
 
+def may_be_transparent():
+    """Whether this process may give a socket an address that is not its node's."""
+    try:
+        with socket.socket() as one:
+            one.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)
+    except PermissionError:
+        return False
+    return True
+
+
 cdef class Image:
     """A snapshot image, mapped and checked, for Engine.prepare. Making one takes time and touches no engine: any thread may.
 
@@ -1660,6 +1673,18 @@ cdef class Image:
         pools = <const ImagePool*>(self.data + header.pools.offset)
         return [(i, self.data[pools[i].picker.offset:pools[i].picker.offset + pools[i].picker.size].decode())
                 for i in range(header.pools.count) if pools[i].algorithm == types.ALGORITHM_USER]
+
+    def is_transparent(self):
+        """Whether connections of one of its pools come from clients' addresses."""
+        cdef:
+            const ImageHeader* header = <const ImageHeader*>self.data
+            uint32_t i
+        if header == NULL:
+            raise ValueError("this image is used up")
+        for i in range(header.pools.count):
+            if (<const ImagePool*>(self.data + header.pools.offset))[i].socket.is_transparent:
+                return True
+        return False
 
     def python_path(self):
         """As SnapshotWriter.set_python_path was told."""
@@ -2375,6 +2400,9 @@ cdef class Engine:
         for index, address in addresses.items():
             if not address:
                 raise ValueError(f"pool {index} picks with a function of the user's own, and was given none")
+        if mapped.is_transparent() and not may_be_transparent():
+            raise ValueError('source_address = "client" of a pool is not allowed to this process, which takes CAP_NET_RAW: workers have it as root only '
+                             '(user = "root"); the PROXY protocol tells backends who the client is without it')
         error = engine_prepare(engine, mapped.data, mapped.size, &mapped.compiled, &mapped.tls)
         raise_prepare_error(error, mapped.tls.why)
         mapped.data = NULL

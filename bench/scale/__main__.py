@@ -34,6 +34,7 @@ WARM_UP = (
 SOCKETS_PER_SESSION = 4  # on loopback: the client's, two of fastlb's, the backend's
 PER_PROCESS = 9500  # sessions of one process of clients: each has its own source address, and ports enough
 SETTLE_SECONDS = 2.0
+START_SECONDS = 60.0
 # The caches that a socket in an epoll set has objects in; what other programs do meanwhile shows in the others.
 SOCKET_CACHES = {"TCP", "sock_inode_cache", "dentry", "filp", "eventpoll_epi", "ep_head", "lsm_inode_cache", "lsm_file_cache"} | {
     "tcp_bind_bucket",
@@ -118,6 +119,17 @@ def descriptors(program: Program) -> list[int]:
     return sorted(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in descendants(program.process.pid))
 
 
+def wait_for_workers(admin: Admin) -> list[int]:
+    """The pids of all of them, once they are ready."""
+    end = time.monotonic() + START_SECONDS
+    while time.monotonic() < end:
+        rows = [row for row in admin.get("/v1/processes")["processes"] if row["role"] == "worker"]
+        if all(row["state"] == "ready" for row in rows):
+            return [row["pid"] for row in rows]
+        time.sleep(0.05)
+    raise BenchError("not all workers are ready")
+
+
 def private_bytes(pids: list[int]) -> int:
     """What only these processes have."""
     kib = 0
@@ -152,8 +164,7 @@ def measure(sessions: int, workers: int, seconds: float, directory: Path) -> dic
         cpus = tuple(sorted(os.sched_getaffinity(0)))
         program = stack.enter_context(running("fastlb", command, cpus=cpus, directory=directory))
         program.wait_until_listening("127.0.0.1", port)
-        rows = Admin(directory / "control", program).get("/v1/processes")["processes"]
-        pids = [row["pid"] for row in rows if row["role"] == "worker"]
+        pids = wait_for_workers(Admin(directory / "control", program))
         holders = [stack.enter_context(ends("hold", "127.0.0.1", str(port), "127.2.0.1", str(WARM_UP)))]
         holders[0].read()
         holders[0].say("ask")  # all of them are busy within the tenth of a second after which silent ones are folded

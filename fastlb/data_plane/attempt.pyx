@@ -194,7 +194,7 @@ cdef uint32_t connect_backend(Engine* engine, Exchange* exchange, Attempt* attem
         if failure:
             return failure
     result = start_connect(engine, backend.address, backend.address_size, SOCK_DGRAM if is_udp else SOCK_STREAM,
-                           &exchange.pool.image.socket, &fd)
+                           &exchange.pool.image.socket, exchange.client, &fd)
     if result != 0 and result != EINPROGRESS:
         give_place_back(engine, &place)
         if is_udp and (result == EAGAIN or result == EADDRINUSE):

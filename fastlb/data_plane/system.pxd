@@ -76,7 +76,7 @@ cdef extern from "<netinet/in.h>" nogil:
     cdef struct in6_pktinfo:
         in6_addr ipi6_addr
         unsigned int ipi6_ifindex
-    int IPPROTO_TCP, IPPROTO_IP, IPPROTO_IPV6, IP_BIND_ADDRESS_NO_PORT, IP_PKTINFO, IPV6_PKTINFO, IPV6_RECVPKTINFO
+    int IPPROTO_TCP, IPPROTO_IP, IPPROTO_IPV6, IP_BIND_ADDRESS_NO_PORT, IP_TRANSPARENT, IPV6_TRANSPARENT, IP_PKTINFO, IPV6_PKTINFO, IPV6_RECVPKTINFO
     uint16_t htons(uint16_t value)
 
 cdef extern from "<netinet/tcp.h>" nogil:

@@ -12,7 +12,8 @@ cdef ssize_t peek(Engine* engine, Connection* connection, char* data, size_t siz
 cdef void note_peer(Connection* connection, const sockaddr_storage* address) noexcept nogil
 cdef uint32_t write_address(const uint8_t* ip, char* text) noexcept nogil
 cdef int accept_client(Engine* engine, Connection* listener, Connection** accepted) noexcept nogil
-cdef int start_connect(Engine* engine, const char* address, uint32_t address_size, int kind, const ImageSocket* options, int* fd) noexcept nogil
+cdef int start_connect(Engine* engine, const char* address, uint32_t address_size, int kind, const ImageSocket* options, const Connection* client,
+                       int* fd) noexcept nogil
 cdef ssize_t send_last(Engine* engine, Connection* connection, const char* data, size_t size) noexcept nogil
 cdef ssize_t send_first(Engine* engine, Connection* connection, const char* data, size_t size, bint more) noexcept nogil
 cdef bint local_address(int fd, uint8_t* ip, uint16_t* port) noexcept nogil

@@ -11,7 +11,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from fastlb.data_plane.connection_table cimport connection_handle, open_connection
 from fastlb.data_plane.system cimport (AF_INET, AF_INET6, AF_UNIX, EADDRNOTAVAIL, EAGAIN, ECONNABORTED, EINPROGRESS, EINTR, ENOMEM, EPOLL_CTL_ADD,
                                        EPOLL_CTL_DEL, EPOLLET, EPOLLIN, EPOLLOUT, EPOLLRDHUP, EPROTO, F_GETPIPE_SZ, F_SETPIPE_SZ,
-                                       IP_BIND_ADDRESS_NO_PORT, IPPROTO_IP, IPPROTO_TCP, MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, MSG_PEEK, O_CLOEXEC,
+                                       IP_BIND_ADDRESS_NO_PORT, IP_TRANSPARENT, IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPV6_TRANSPARENT, MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, MSG_PEEK, O_CLOEXEC,
                                        O_NONBLOCK, SHUT_WR, SO_ERROR, SO_KEEPALIVE,
                                        SO_LINGER, SO_TYPE, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SPLICE_F_MORE, SPLICE_F_MOVE,
                                        SPLICE_F_NONBLOCK, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY, accept4, bind, close, connect, epoll_ctl, epoll_event, errno, fcntl,
@@ -254,28 +254,56 @@ cdef int accept_client(Engine* engine, Connection* listener, Connection** accept
 cdef bint check_socket(const ImageSocket* options) noexcept nogil:
     # Of an image. The limits are the kernel's (MAX_TCP_KEEPIDLE and its like); whether an address is ours it says when it is used.
     return options.keepalive_idle_s <= 32767 and options.keepalive_interval_s <= 32767 and options.keepalive_count <= 127 \
-        and (options.source_size == 0 or options.source_size == sizeof(sockaddr_in) or options.source_size == sizeof(sockaddr_in6))
+        and (options.source_size == 0 or options.source_size == sizeof(sockaddr_in) or options.source_size == sizeof(sockaddr_in6)) \
+        and options.is_transparent <= 1 and (options.source_size == 0 or not options.is_transparent)
 
 
-cdef int set_socket(int fd, int family, int kind, const ImageSocket* options) noexcept nogil:
-    # 0 or EADDRNOTAVAIL: the address cannot be bound, for whatever reason, which is no fault of a backend's. A port is chosen when it connects, so that one serves for many backends.
+cdef socklen_t pretend(int fd, int family, const Connection* client, sockaddr_storage* address) noexcept nogil:
+    # Has a socket be allowed the client's address, which is put to *address without a port. Returns its size; 0: the client has none of this family,
+    # or we may not.
+    cdef:
+        sockaddr_in* v4 = <sockaddr_in*>address
+        sockaddr_in6* v6 = <sockaddr_in6*>address
+        int one = 1
+    memset(address, 0, sizeof(sockaddr_in6))
+    address.ss_family = <uint16_t>family
+    if family == AF_INET and client.peer.ip_version == 4:
+        memcpy(&v4.sin_addr, client.peer.ip + 12, 4)
+        return sizeof(sockaddr_in) if setsockopt(fd, IPPROTO_IP, IP_TRANSPARENT, &one, sizeof(one)) == 0 else 0
+    if family == AF_INET6 and client.peer.ip_version == 6:
+        memcpy(&v6.sin6_addr, client.peer.ip, 16)
+        return sizeof(sockaddr_in6) if setsockopt(fd, IPPROTO_IPV6, IPV6_TRANSPARENT, &one, sizeof(one)) == 0 else 0
+    return 0
+
+
+cdef int set_socket(int fd, int family, int kind, const ImageSocket* options, const Connection* client) noexcept nogil:
+    # 0 or EADDRNOTAVAIL: the address cannot be bound, for whatever reason, which is no fault of a backend's. A port is chosen when it connects, so
+    # that one serves for many backends.
     cdef:
         int one = 1, idle_s = <int>options.keepalive_idle_s, interval_s = <int>options.keepalive_interval_s, count = <int>options.keepalive_count
         const sockaddr* source = <const sockaddr*>options.source
+        socklen_t size = options.source_size
+        sockaddr_storage clients
     if idle_s != 0 and kind == SOCK_STREAM:
         setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &one, sizeof(one))
         setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &idle_s, sizeof(idle_s))
         setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval_s, sizeof(interval_s))
         setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof(count))
-    if options.source_size != 0 and source.sa_family == family:
+    if options.is_transparent:
+        size = pretend(fd, family, client, &clients)
+        if size == 0:
+            return EADDRNOTAVAIL
+        source = <const sockaddr*>&clients
+    if size != 0 and source.sa_family == family:
         setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &one, sizeof(one))
-        if bind(fd, source, options.source_size) != 0:
+        if bind(fd, source, size) != 0:
             return EADDRNOTAVAIL
     return 0
 
 
-cdef int start_connect(Engine* engine, const char* address, uint32_t address_size, int kind, const ImageSocket* options, int* fd) noexcept nogil:
-    # `kind`: SOCK_STREAM or SOCK_DGRAM. 0 = connected at once (unix and UDP sockets), EINPROGRESS, or another errno with nothing left open. *fd owned by the caller.
+cdef int start_connect(Engine* engine, const char* address, uint32_t address_size, int kind, const ImageSocket* options, const Connection* client,
+                       int* fd) noexcept nogil:
+    # `kind`: SOCK_STREAM or SOCK_DGRAM; `client`: on whose behalf. 0 = connected at once (unix and UDP sockets), EINPROGRESS, or another errno with nothing left open. *fd owned by the caller.
     cdef:
         const sockaddr* where = <const sockaddr*>address
         int one = 1, result
@@ -285,7 +313,7 @@ cdef int start_connect(Engine* engine, const char* address, uint32_t address_siz
     if where.sa_family != AF_UNIX and likely(kind == SOCK_STREAM):
         setsockopt(fd[0], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one))
     if unlikely(options.is_set) and where.sa_family != AF_UNIX:
-        result = set_socket(fd[0], where.sa_family, kind, options)
+        result = set_socket(fd[0], where.sa_family, kind, options, client)
         if result != 0:
             close(fd[0])
             fd[0] = -1

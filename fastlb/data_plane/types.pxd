@@ -1644,6 +1644,7 @@ cdef struct ImageSocket:            # what the sockets of a pool have that other
     uint32_t keepalive_interval_s, keepalive_count
     uint32_t source_size            # 0 = the system chooses the address
     char source[28]                 # a packed sockaddr_in or sockaddr_in6
+    uint32_t is_transparent         # they come from the client's address, and source_size is 0
 
 cdef struct ImagePool:
     ImageText name

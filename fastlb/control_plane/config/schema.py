@@ -236,15 +236,20 @@ def parse_directory(text: str) -> str:
     return text
 
 
+# Connections to backends come from the address of the client for whom they are made.
+CLIENT_SOURCE = "client"
+
+
 def parse_source(text: str) -> str:
-    """An address of this node, or "" for the system's choice."""
-    if not text:
+    """An address of this node, "client" for that of the client, or "" for the system's choice."""
+    if text in ("", CLIENT_SOURCE):
         return text
     try:
         return str(ip_address(text))
     except ValueError:
         raise Rejected(
-            f"{quote(text)} is no IP address", "connections come from an address of this node; ports are the system's choice"
+            f"{quote(text)} is no IP address",
+            'connections come from an address of this node, or from the "client"; ports are the system\'s choice',
         ) from None
 
 

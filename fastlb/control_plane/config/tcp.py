@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from fastlb.control_plane.config.errors import nearest, quote, quote_all
 from fastlb.control_plane.config.reader import Reader
-from fastlb.control_plane.config.schema import CLIENT_KEY, HTTP, TCP, UDP, Config, Listener, Pool, Route
+from fastlb.control_plane.config.schema import CLIENT_KEY, CLIENT_SOURCE, HTTP, TCP, UDP, Config, Listener, Pool, Route
 from fastlb.control_plane.config.tls import HTTP_PROTOCOLS
 
 # Options of a listener that have a meaning for HTTP only.
@@ -58,6 +58,13 @@ def check_tcp(reader: Reader) -> None:
         _check_sni(reader, path, listener, listener.tls.alpn if _is_written(written, ("tls", "alpn")) else ())
     for name in used & pools.keys():
         _check_pool(reader, *pools[name])
+    routed = {name for _, route in reader.all_read(Route) for name in (*route.pool.names(), route.mirror.pool)}
+    for name, (path, pool) in pools.items():
+        if pool.source_address == CLIENT_SOURCE and (name in routed or name not in used):
+            right = "connections of requests are the next client's, too: give sessions a pool of their own, or use proxy_protocol"
+            reader.reject_key(
+                (*path, "source_address"), f"the pool {quote(name)} gets requests, and connects from the client's address", right
+            )
     for path, route in reader.all_read(Route):
         for name in route.listeners:
             if name in sessions:

@@ -24,7 +24,7 @@ from typing import Any, Protocol
 from fastlb import FastlbError
 from fastlb.control_plane.backend_states import BackendStates
 from fastlb.control_plane.config.health import GRPC, HTTP, OFF, SCRIPT, Health
-from fastlb.control_plane.config.schema import Config, Pool
+from fastlb.control_plane.config.schema import CLIENT_SOURCE, Config, Pool
 from fastlb.control_plane.groups import Row
 from fastlb.control_plane.health.http import HttpProbe, Wanted, make_request, make_wanted
 from fastlb.control_plane.health.result import Outcome, Result
@@ -190,7 +190,7 @@ class Checker:
         if health.tls and context is None:
             return None  # prepare has said why
         # Another port is another service, which need not know the protocol.
-        wish = Wish(row, health, context, b"" if health.port else pool.proxy_protocol.of_probes, pool.source_address)
+        wish = Wish(row, health, context, b"" if health.port else pool.proxy_protocol.of_probes, own_source(pool))
         if watch is not None and _asks_the_same(watch.wish, wish):
             # A weight or a priority has changed at most, which may happen more often than a probe of who hangs takes.
             if watch.wish != wish:
@@ -335,6 +335,11 @@ class Checker:
 
 def _pool_of(row: Row) -> str:
     return row.identity.partition("|")[0]  # a pool's name has no such character
+
+
+def own_source(pool: Pool) -> str:
+    """Where probes of a pool come from: they are nobody's but our own."""
+    return pool.source_address if pool.source_address != CLIENT_SOURCE else ""
 
 
 def _asks_the_same(one: Wish, other: Wish) -> bool:

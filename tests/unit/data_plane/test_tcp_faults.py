@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.images import Writer
+from fastlb import _core
+from tests.support.images import Writer, find_sections, load, patch
 from tests.support.own_network import run_in_own_network
 from tests.support.proxy_header import binary, line, tls, tlv
 from tests.support.sessions import Sessions, fill, reset
@@ -129,6 +130,70 @@ with Sessions(2) as world:
     world.accept()
 """
     assert run_in_own_network(script) == ["reset", "20", "0", "1", "True"]
+
+
+# ---------------------------------------------------------------------------------------------------- the client's address
+def test_a_backend_sees_the_clients_own_address_in_transparent_mode() -> None:
+    """Addresses that are no node's: what comes from there and goes there is kept by routes, as it would be from another machine."""
+    script = """
+import socket, subprocess
+from tests.support.sessions import Sessions
+subprocess.run("ip route add local 198.51.100.0/24 dev lo", shell=True, check=True)
+with Sessions() as world:
+    world.start(source="client")
+    for name in ("198.51.100.7", "127.0.0.1"):
+        client = world.stack.enter_context(socket.socket())
+        client.bind((name, 0))
+        client.connect(world.listening.getsockname())
+        client.setblocking(False)
+        peer = world.accept()
+        print(peer.getpeername()[0])
+        client.send(b"hello")
+        assert world.read(peer) == b"hello"
+        peer.send(b"you")
+        assert world.read(client) == b"you"
+        peer.close()
+"""
+    assert run_in_own_network(script) == ["198.51.100.7", "127.0.0.1"]
+
+
+def test_a_worker_that_may_not_pretend_refuses_such_a_snapshot(world: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_core, "may_be_transparent", lambda: False)
+    with pytest.raises(ValueError, match=r'source_address = "client" of a pool is not allowed'):
+        world.start(source="client")
+    world.pair()
+
+
+def test_a_client_without_an_address_of_the_backends_family_has_no_backend(world: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_core, "may_be_transparent", lambda: True)
+    front = world.listen_unix()
+    writer = Writer(2)
+    listener = writer.listener()
+    pool = writer.pool(health={"failures_in_row": 1})
+    writer.backend(pool, world.backend.getsockname()[1])
+    writer.set_socket(pool, source="client")
+    writer.set_session(listener, writer.add_route(pool=pool))
+    world.apply_image(writer.image(), front)
+    client = world.stack.enter_context(socket.socket(socket.AF_UNIX))
+    client.connect(front.getsockname())
+    world.pump_until(lambda: world.counters()["clients_closed"] == 1)
+    counters = world.counters()
+    assert [counters["reason.no_local_address"], counters["ejections"]] == [1, 0]
+
+
+def test_an_image_with_two_sources_is_refused() -> None:
+    writer = Writer()
+    listener = writer.listener()
+    pool = writer.pool()
+    writer.backend(pool)
+    writer.set_session(listener, writer.add_route(pool=pool))
+    writer.set_socket(pool, source="127.0.0.9")
+    image = writer.image()
+    load(image)
+    address = _core.pack_address("127.0.0.9", 1)
+    at = image.index(address[:2] + b"\0\0" + address[4:8], find_sections(image)["pools"][0])
+    with pytest.raises(ValueError, match="image"):
+        load(patch(image, at + 28, 1))
 
 
 # ---------------------------------------------------------------------------------------------------- PROXY headers

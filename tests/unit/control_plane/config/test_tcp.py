@@ -138,3 +138,15 @@ def test_a_client_hello_has_a_time_of_its_own_where_it_is_passed_on_only() -> No
     load(tcp(listener))
     (error,) = errors(tcp({**listener, "tls": CERTIFICATES}))
     assert "timeouts.head of a listener" in error
+
+
+def test_only_sessions_come_from_their_clients_address() -> None:
+    assert load(tcp(source_address="client")).pools[0].source_address == "client"
+    own = {"main": {"backends": BACKENDS, "source_address": "client"}}
+    listeners = [{"name": "db", "protocol": "tcp", "pool": "main"}, {"name": "web", "bind": "127.0.0.1:1"}]
+    for text in (
+        configuration(BACKENDS, pool={"source_address": "client"}),
+        configuration(listeners=listeners, pools=own, routes=[{"pool": "main"}]),
+    ):
+        (error,) = errors(text)
+        assert 'the pool "main" gets requests, and connects from the client\'s address' in error
