@@ -79,6 +79,17 @@ cdef inline bint spend(Allowance* allowance, uint64_t now_ms, int64_t most, int6
     return allowance.left >= 0
 
 
+cdef inline void show_data(Http2Session* session, const nghttp2_frame_hd* head) noexcept nogil:
+    # nghttp2 has not passed over this DATA frame.
+    session.unseen_bytes -= <int64_t>head.length
+    session.unseen_frames -= head.length == 0
+
+
+cdef inline void allow_late_data(Http2Session* session) noexcept nogil:
+    # A reset of ours has gone: as much as its stream's window had may be under way.
+    session.late_bytes += session.window_bytes
+
+
 cdef inline void note_end(Http2Session* session, uint8_t end) noexcept nogil:
     # The session is to be ended, as soon as nghttp2 has returned.
     if session.end == HTTP2_NOT_ENDED:

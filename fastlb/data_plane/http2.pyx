@@ -14,6 +14,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from fastlb.data_plane.buffer cimport append_bytes, return_buffer
+from fastlb.data_plane.http2_frames cimport FRAME_HEAD_BYTES, PREFACE_BYTES, walk_frames
 from fastlb.data_plane.http2_head cimport MAX_SENT_FIELDS, list_fields, list_request
 from fastlb.data_plane.meters cimport count_client_in
 from fastlb.data_plane.nghttp2 cimport (NGHTTP2_CONTINUATION, NGHTTP2_DATA, NGHTTP2_DATA_FLAG_EOF, NGHTTP2_DATA_FLAG_NO_COPY,
@@ -21,7 +22,7 @@ from fastlb.data_plane.nghttp2 cimport (NGHTTP2_CONTINUATION, NGHTTP2_DATA, NGHT
                                         NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE, NGHTTP2_ERR_WOULDBLOCK, NGHTTP2_EXTPRI_DEFAULT_URGENCY,
                                         NGHTTP2_FLAG_NONE, NGHTTP2_NO_ERROR, NGHTTP2_PING, NGHTTP2_PRIORITY, NGHTTP2_PROTOCOL_ERROR,
                                         NGHTTP2_REFUSED_STREAM, NGHTTP2_SETTINGS, NGHTTP2_SETTINGS_ENABLE_CONNECT_PROTOCOL,
-                                        NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, NGHTTP2_WINDOW_UPDATE, nghttp2_data_provider,
+                                        NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, NGHTTP2_STREAM_CLOSED, NGHTTP2_WINDOW_UPDATE, nghttp2_data_provider,
                                         nghttp2_data_source, nghttp2_extpri, nghttp2_frame, nghttp2_frame_hd, nghttp2_nv, nghttp2_option,
                                         nghttp2_option_new, nghttp2_option_set_max_outbound_ack, nghttp2_option_set_max_send_header_block_length,
                                         nghttp2_option_set_no_auto_window_update, nghttp2_option_set_no_closed_streams,
@@ -60,7 +61,6 @@ cdef extern from *:
     """
 
 cdef enum:
-    FRAME_HEAD_BYTES = 9
     # What is sent at once: what the socket does not take of it fits a block of 64 KiB, also behind a header block.
     BATCH_BYTES = 65536 - 64 - 16384 - FRAME_HEAD_BYTES
     MAX_DATA_BYTES = 16384          # of a DATA frame: what everybody takes (RFC 9113 section 4.2), and streams take turns
@@ -94,6 +94,17 @@ cdef void count_frame(Http2Session* session, const nghttp2_frame_hd* head) noexc
     # A frame begins that may move nothing. More of them than what we send accounts for end the session.
     if unlikely(not spend(&session.frames, session.engine.now_ms, FRAME_BURST, 1)):
         note_end(session, flood_of(head))
+
+
+cdef void count_unseen(Http2Session* session) noexcept nogil:
+    # Frames that nghttp2 has passed over: as many as may move nothing, and no more DATA than could have been under way when we reset its streams.
+    if session.unseen_frames != 0 and not spend(&session.frames, session.engine.now_ms, FRAME_BURST, session.unseen_frames):
+        note_end(session, HTTP2_OTHER_FLOOD)
+    session.late_bytes -= session.unseen_bytes
+    session.unseen_frames = 0
+    session.unseen_bytes = 0
+    if session.late_bytes < 0:
+        end_broken(session, NGHTTP2_STREAM_CLOSED)
 
 
 # ---------------------------------------------------------------------------------------------------------- streams
@@ -417,6 +428,7 @@ cdef Http2Session* make_session(Engine* engine, Connection* connection, const ng
     session.connection = connection
     session.end = HTTP2_NOT_ENDED
     session.frames.left = FRAME_BURST
+    session.frame_left = PREFACE_BYTES if connection.kind == KIND_CLIENT else 0
     session.frames.filled_ms = session.resets.filled_ms = session.idle_ms = session.written_ms = engine.now_ms
     connection.http2 = session
     return session
@@ -425,6 +437,7 @@ cdef Http2Session* make_session(Engine* engine, Connection* connection, const ng
 cdef bint submit_preface(Http2Session* session, const nghttp2_settings_entry* entries, size_t n, int32_t window_bytes) noexcept nogil:
     # Our settings are ready to be sent; `window_bytes` is the whole connection's. False: out of memory.
     cdef nghttp2_session* handle = <nghttp2_session*>session.handle
+    session.late_bytes = window_bytes           # before a reset of ours has gone, and allows more (allow_late_data)
     return (nghttp2_submit_settings(handle, NGHTTP2_FLAG_NONE, entries, n) == 0
             and nghttp2_session_set_local_window_size(handle, NGHTTP2_FLAG_NONE, 0, window_bytes) == 0)
 
@@ -533,7 +546,13 @@ cdef bint read_frames(Engine* engine, Connection* connection, bint* lost) noexce
 
 cdef bint take_frames(Engine* engine, Http2Session* session, const char* data, uint32_t size) noexcept nogil:
     # False: the connection is to end.
-    cdef ssize_t result = nghttp2_session_mem_recv(<nghttp2_session*>session.handle, <const uint8_t*>data, size)
+    cdef:
+        uint32_t whole = walk_frames(session, <const uint8_t*>data, size)
+        ssize_t result = nghttp2_session_mem_recv(<nghttp2_session*>session.handle, <const uint8_t*>data, whole)
+    if unlikely(session.broken != 0):
+        end_broken(session, session.broken)
+    elif unlikely(session.unseen_frames != 0 or session.unseen_bytes > 0):
+        count_unseen(session)
     if result < 0:
         # CONTINUATIONs without end, acknowledgements that nobody reads, a preface that is none, out of memory. No frame can be trusted any more.
         note_end(session, HTTP2_HEADER_FLOOD if session.block_ms else HTTP2_SETTINGS_FLOOD if result == NGHTTP2_ERR_FLOODED else HTTP2_PROTOCOL_ERROR)
@@ -581,6 +600,7 @@ cdef bint write_frames(Engine* engine, Connection* connection) noexcept nogil:
                 return True
             return_buffer(&engine.buffers, held)
             session.held = NULL
+            session.checked_ms = engine.now_ms      # until now it was the socket that streams waited for
         if not gather_frames(engine, session):
             note_end(session, HTTP2_OUT_OF_MEMORY)
             return False

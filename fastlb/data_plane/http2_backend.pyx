@@ -21,9 +21,9 @@ from fastlb.data_plane.failure cimport (FAILURE_BACKEND_CLOSED, FAILURE_BACKEND_
                                         FAILURE_OUT_OF_MEMORY, FAILURE_PENDING_LIMIT, FAILURE_RESPONSE_HEAD_TOO_LARGE)
 from fastlb.data_plane.hedge cimport face_attempt
 from fastlb.data_plane.http1_head cimport kept_request
-from fastlb.data_plane.http2 cimport (FIELD_OVERHEAD, FRAME_BURST, HEADER_FLOOD_FACTOR, LATE_MS, SessionCalls, add_stream, consume, count_frame, drop_bytes,
+from fastlb.data_plane.http2 cimport (FIELD_OVERHEAD, FRAME_BURST, HEADER_FLOOD_FACTOR, LATE_MS, SessionCalls, add_stream, allow_late_data, consume, count_frame, drop_bytes,
                                       drop_stream, end_idle, end_session, free_handle, free_session, list_session, make_callbacks, make_session,
-                                      note_end, output_held, read_frames, remote_streams, reset_stream, send_ping, stream_of, submit_preface, wants_read,
+                                      note_end, output_held, read_frames, remote_streams, reset_stream, send_ping, show_data, stream_of, submit_preface, wants_read,
                                       wants_write, write_frames)
 from fastlb.data_plane.http2_head cimport AnswerTo, add_field, find_websocket_key, make_response, make_trailers
 from fastlb.data_plane.limits cimport give_place_back, list_idle, take_place, take_wanted, unlist_idle
@@ -276,8 +276,11 @@ cdef int on_begin_frame(nghttp2_session* handle, const nghttp2_frame_hd* head, v
     cdef Http2Session* session = <Http2Session*>data
     if head.type != NGHTTP2_CONTINUATION:
         session.block_ms = 0
-    if head.type != NGHTTP2_DATA or not head.flags & NGHTTP2_FLAG_END_STREAM:
-        count_frame(session, head)
+    if head.type == NGHTTP2_DATA:
+        show_data(session, head)
+        if head.flags & NGHTTP2_FLAG_END_STREAM:
+            return 0
+    count_frame(session, head)
     return 0
 
 
@@ -420,6 +423,7 @@ cdef int on_frame_send(nghttp2_session* handle, const nghttp2_frame* frame, void
                 stream.flags |= H2_ENDED        # a request without a body
     elif frame.hd.type == NGHTTP2_RST_STREAM:
         session.engine.counters.backend_resets_sent += 1
+        allow_late_data(session)
         stream = stream_of(handle, frame.hd.stream_id)
         if stream != NULL and not stream.flags & H2_RESET and stream.failure == 0:
             stream.failure = FAILURE_BAD_RESPONSE       # found by nghttp2
@@ -451,6 +455,7 @@ cdef bint begin_session(Engine* engine, Connection* connection, const ImagePool*
         return False
     connection.codec = &BACKEND
     session.max_streams = settings.http2_streams
+    session.window_bytes = settings.http2_window_bytes
     engine.counters.backend_sessions_opened += 1
     session.next = backend.sessions
     if session.next != NULL:

@@ -11,15 +11,14 @@ from fastlb.data_plane.connection cimport close_connection, set_deadline, stand_
 from fastlb.data_plane.connection_table cimport bury_connection, open_connection
 from fastlb.data_plane.exchange cimport close_exchange
 from fastlb.data_plane.http1 cimport linger
-from fastlb.data_plane.http2 cimport (FIELD_OVERHEAD, FRAME_BURST, HEADER_FLOOD_FACTOR, LATE_MS, SessionCalls, add_stream, announce_last, announce_leave,
-                                      begin_stream, consume, count_frame, drop_bytes, drop_stream, end_broken, end_idle, end_session, free_handle, free_session, list_session,
-                                      make_callbacks, make_session, note_end, output_held, read_frames, refuse_stream, reset_stream, spend, stream_of,
+from fastlb.data_plane.http2 cimport (FIELD_OVERHEAD, FRAME_BURST, HEADER_FLOOD_FACTOR, LATE_MS, SessionCalls, add_stream, allow_late_data, announce_last, announce_leave,
+                                      begin_stream, consume, count_frame, drop_bytes, drop_stream, end_idle, end_session, free_handle, free_session, list_session,
+                                      make_callbacks, make_session, note_end, output_held, read_frames, refuse_stream, reset_stream, show_data, spend, stream_of,
                                       submit_preface, take_frames, wants_read, wants_write, write_frames)
 from fastlb.data_plane.http2_head cimport add_field, make_trailers
-from fastlb.data_plane.http2_numbers cimport NUMBER_FITS, NUMBER_SKIPPED, take_number
 from fastlb.data_plane.nghttp2 cimport (NGHTTP2_CANCEL, NGHTTP2_CONTINUATION, NGHTTP2_DATA, NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE, NGHTTP2_FLAG_END_HEADERS,
                                         NGHTTP2_FLAG_END_STREAM, NGHTTP2_FLOW_CONTROL_ERROR, NGHTTP2_FRAME_SIZE_ERROR, NGHTTP2_GOAWAY,
-                                        NGHTTP2_HCAT_REQUEST, NGHTTP2_HEADERS, NGHTTP2_INTERNAL_ERROR, NGHTTP2_NO_ERROR, NGHTTP2_PRIORITY, NGHTTP2_PROTOCOL_ERROR,
+                                        NGHTTP2_HCAT_REQUEST, NGHTTP2_HEADERS, NGHTTP2_INTERNAL_ERROR, NGHTTP2_NO_ERROR, NGHTTP2_PROTOCOL_ERROR,
                                         NGHTTP2_RST_STREAM, NGHTTP2_SETTINGS_ENABLE_CONNECT_PROTOCOL, NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE,
                                         NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE,
                                         NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, NGHTTP2_STREAM_CLOSED, nghttp2_frame, nghttp2_frame_hd,
@@ -134,27 +133,16 @@ cdef void leave_stream(Engine* engine, Http2Stream* stream, bint reset) noexcept
 
 
 # ---------------------------------------------------------------------------------------------------------- called back while reading
-cdef void check_number(nghttp2_session* handle, Http2Session* session, const nghttp2_frame_hd* head) noexcept nogil:
-    # Whether the client may still send such a frame on this stream, where nghttp2 does not ask. DATA it passes over before anybody is called.
-    cdef:
-        bint opens = head.type == NGHTTP2_HEADERS, resets = head.type == NGHTTP2_RST_STREAM
-        uint32_t verdict
-    if head.type == NGHTTP2_PRIORITY and head.stream_id == 0:
-        end_broken(session, NGHTTP2_PROTOCOL_ERROR)     # RFC 9113 section 6.3
-    if not opens and not resets and head.type != NGHTTP2_DATA:
-        return
-    verdict = take_number(&session.numbers, <uint32_t>head.stream_id, opens, resets or head.flags & NGHTTP2_FLAG_END_STREAM)
-    if unlikely(verdict != NUMBER_FITS) and opens and stream_of(handle, head.stream_id) == NULL:    # one that is open is nghttp2's to judge
-        end_broken(session, NGHTTP2_PROTOCOL_ERROR if verdict == NUMBER_SKIPPED else NGHTTP2_STREAM_CLOSED)
-
-
 cdef int on_begin_frame(nghttp2_session* handle, const nghttp2_frame_hd* head, void* data) noexcept nogil:
     cdef Http2Session* session = <Http2Session*>data
     if head.type != NGHTTP2_CONTINUATION:
         session.block_ms = 0
-    check_number(handle, session, head)
-    if head.type == NGHTTP2_HEADERS or (head.type == NGHTTP2_DATA and head.flags & NGHTTP2_FLAG_END_STREAM):
+    if head.type == NGHTTP2_HEADERS:
         return 0
+    if head.type == NGHTTP2_DATA:
+        show_data(session, head)
+        if head.flags & NGHTTP2_FLAG_END_STREAM:
+            return 0
     count_frame(session, head)
     return 0
 
@@ -301,6 +289,7 @@ cdef int on_frame_send(nghttp2_session* handle, const nghttp2_frame* frame, void
         uint32_t code
     if frame.hd.type == NGHTTP2_RST_STREAM:
         session.engine.counters.http2_resets_sent += 1
+        allow_late_data(session)
         code = frame.rst_stream.error_code
         if code == NGHTTP2_PROTOCOL_ERROR or code == NGHTTP2_FLOW_CONTROL_ERROR or code == NGHTTP2_STREAM_CLOSED or code == NGHTTP2_FRAME_SIZE_ERROR:
             count_reset(session)                # by the client's doing
@@ -341,6 +330,7 @@ cdef bint open_session(Engine* engine, Connection* client) noexcept nogil:
     if session == NULL:
         return False
     session.resets.left = <int64_t>RESET_BURST * RESET_MS
+    session.window_bytes = settings.http2_window_bytes
     client.codec = &CLIENT
     client.state = STATE_IDLE
     engine.counters.http2_sessions_opened += 1
@@ -476,11 +466,12 @@ cdef void arm(Engine* engine, Http2Session* session) noexcept nogil:
 
 
 cdef void reset_stalled(Engine* engine, Http2Session* session) noexcept nogil:
-    # Whole answers whose streams' windows stay closed; those that still run are their exchanges' to end.
+    # Whole answers whose streams' windows stay closed; those that still run are their exchanges' to end. Where it is the socket that they wait for,
+    # the session's own time runs.
     cdef:
         Http2Stream* stream = session.streams
         uint64_t most = session.connection.listener.settings.write_timeout_ms
-    while stream != NULL:
+    while stream != NULL and session.held == NULL:
         if stream.connection == NULL and not stream.flags & (H2_RESET | H2_CLOSED) and engine.now_ms >= stream.moved_ms + most:
             reset_stream(stream, NGHTTP2_CANCEL)
         stream = stream.next

@@ -10,7 +10,7 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 from fastlb.data_plane.access_log cimport log_partial_head, log_request_head, log_trailers
 from fastlb.data_plane.buffer cimport append_bytes, return_buffer
-from fastlb.data_plane.connection cimport close_connection
+from fastlb.data_plane.connection cimport close_connection, set_deadline
 from fastlb.data_plane.early_data cimport may_begin_early
 from fastlb.data_plane.exchange cimport abandon, begin_exchange, client_overdue, close_exchange, drop_retry, open_exchange, open_tunnel, progress, refuse
 from fastlb.data_plane.failure cimport (FAILURE_BAD_FRAMING, FAILURE_CLIENT_RESET,
@@ -27,8 +27,8 @@ from fastlb.data_plane.relay cimport relay_offer, relay_open, relay_run
 from fastlb.data_plane.system cimport unlikely
 from fastlb.data_plane.types cimport (FRAME_LENGTH, FRAME_NONE, FRAME_UNTIL_CLOSE, H2_CONNECT, H2_EARLY, H2_ENDED,
                                       H2_MALFORMED, H2_REMOTE_ENDED, H2_TOO_LARGE, IO_AGAIN, IO_CLOSED, IO_EOF, IO_ERROR, IO_READABLE,
-                                      IO_WRITE_CLOSED, KIND_BACKEND_STREAM, RELAY_RUNNING, SMALL_BODY_BYTES, STATE_HEAD, WAIT_QUEUE, X_HEAD_SENT,
-                                      X_GRPC, X_IS_HEAD, X_REUSABLE, X_TUNNEL, Buffer, Codec, Connection, Engine, Exchange, Head, Http2Stream, Transport)
+                                      IO_WRITE_CLOSED, KIND_BACKEND_STREAM, RELAY_RUNNING, SMALL_BODY_BYTES, STATE_HEAD, WAIT_QUEUE, WAIT_WRITE, X_HEAD_SENT,
+                                      X_GRPC, X_IS_HEAD, X_REUSABLE, X_TUNNEL, Buffer, Codec, Connection, Engine, Exchange, Head, Http2Session, Http2Stream, Transport)
 
 
 # ---------------------------------------------------------------------------------------------------------- the request
@@ -254,9 +254,18 @@ cdef bint switch_to_tunnel(Engine* engine, Exchange* exchange, Head* head, char*
 
 # ---------------------------------------------------------------------------------------------------------- time
 cdef void stream_timed_out(Engine* engine, Connection* connection) noexcept nogil:
-    # Only exchanges have deadlines here; those of its session are in http2.pyx.
-    if connection.exchange != NULL:
-        client_overdue(engine, connection.exchange)
+    # Only exchanges have deadlines here; those of its session are in http2_client.pyx. One that waits for the socket, with all others, has as much
+    # time as its session.
+    cdef:
+        Exchange* exchange = connection.exchange
+        const Http2Session* session = (<Http2Stream*>connection.http2).session
+        uint64_t until = session.written_ms + connection.listener.settings.write_timeout_ms
+    if exchange == NULL:
+        return
+    if connection.wait == WAIT_WRITE and session.held != NULL and engine.now_ms < min(until, exchange.deadline_ms):
+        set_deadline(engine, connection, min(until, exchange.deadline_ms))
+        return
+    client_overdue(engine, exchange)
 
 
 cdef void close_stream(Engine* engine, Connection* connection, bint reset) noexcept nogil:

@@ -168,6 +168,8 @@ cdef extern from "<openssl/ssl.h>" nogil:
     int SSL_do_handshake(SSL* ssl)
     int SSL_version(const SSL* ssl)
     int TLS1_3_VERSION
+    int SSL_EARLY_DATA_REJECTED, SSL_EARLY_DATA_ACCEPTED
+    int SSL_get_early_data_status(const SSL* ssl)
     int SSL_CTX_set_max_early_data(SSL_CTX* context, unsigned int size)
     int SSL_read_early_data(SSL* ssl, void* data, size_t size, size_t* n)
     int SSL_write_early_data(SSL* ssl, const void* data, size_t size, size_t* n)

@@ -21,8 +21,8 @@ from fastlb.data_plane.failure cimport FAILURE_BACKEND_CERTIFICATE, FAILURE_BACK
 from fastlb.data_plane.failure cimport (FAILURE_OUT_OF_MEMORY, FAILURE_TLS_ALERT, FAILURE_TLS_CLIENT_CERTIFICATE, FAILURE_TLS_CLOSED,
                                         FAILURE_TLS_NO_SHARED_CIPHER, FAILURE_TLS_PROTOCOL, FAILURE_TLS_UNKNOWN_NAME)
 from fastlb.data_plane.openssl cimport CRYPTO_set_mem_functions, SSL_get0_alpn_selected, SSL_version, TLS1_3_VERSION
-from fastlb.data_plane.openssl cimport (SSL_OP_NO_ANTI_REPLAY, SSL_READ_EARLY_DATA_FINISH, SSL_READ_EARLY_DATA_SUCCESS,
-                                        SSL_CTX_set_max_early_data, SSL_read_early_data, SSL_write_early_data)
+from fastlb.data_plane.openssl cimport (SSL_EARLY_DATA_ACCEPTED, SSL_EARLY_DATA_REJECTED, SSL_OP_NO_ANTI_REPLAY, SSL_READ_EARLY_DATA_FINISH,
+                                        SSL_READ_EARLY_DATA_SUCCESS, SSL_CTX_set_max_early_data, SSL_get_early_data_status, SSL_read_early_data, SSL_write_early_data)
 from fastlb.data_plane.openssl cimport ERR_peek_last_error, PEM_R_NO_START_LINE
 from fastlb.data_plane.openssl cimport (SSL_TICKET_EMPTY, SSL_TICKET_NO_DECRYPT, SSL_TICKET_RETURN, SSL_TICKET_RETURN_IGNORE_RENEW,
                                         SSL_TICKET_RETURN_USE, SSL_TICKET_RETURN_USE_RENEW, SSL_TICKET_STATUS, SSL_TICKET_SUCCESS_RENEW,
@@ -79,7 +79,7 @@ from fastlb.data_plane.tls_memory cimport WATCHES_MEMORY, resize_memory, return_
 from fastlb.data_plane.types cimport (TLS_CIPHER, TLS_CLIENT_FINGERPRINT, TLS_CLIENT_ISSUER, TLS_CLIENT_SERIAL, TLS_CLIENT_SUBJECT,
                                       TLS_CLIENT_VERIFY, TLS_RESUMED, TLS_SERVER_NAME, TLS_VERSION, Backend, ImageBackend, ImageBackendTls, Pool,
                                       TlsBackend, TlsFacts)
-from fastlb.data_plane.types cimport RELAY_RUNNING, X_KEEP_ALIVE, X_SESSION, X_TUNNEL, Exchange
+from fastlb.data_plane.types cimport RELAY_RUNNING, WAIT_UNSET, WAIT_WRITE, X_KEEP_ALIVE, X_SESSION, X_TUNNEL, Exchange
 from fastlb.data_plane.types cimport (CLIENT_AUTH_NONE, CLIENT_AUTH_REQUIRED, IO_AGAIN, IO_CLOSED, IO_EOF, IO_ERROR, IO_PUT_OFF, IO_READABLE, IO_WRITABLE,
                                       IO_WRITE_CLOSED, KIND_CLIENT, MAX_KEY_TYPES, NO_INDEX, TICKET_KEY_BYTES, X_CAME_BY_TLS, Connection,
                                       Engine, ImageCertificate, ImageHeader, ImageListener, ImageSection, ImageText, ImageTicketKey, ImageTls,
@@ -953,6 +953,26 @@ cdef bint flush_held(Engine* engine, Connection* connection) noexcept nogil:
     return True
 
 
+cdef ssize_t send_held(Engine* engine, Connection* connection) noexcept nogil:
+    # As flush_held, of a connection where something is held: 1, it has gone; IO_AGAIN; IO_CLOSED; or 0, some of it has. That is progress which the
+    # exchange cannot see, because all of these bytes count as sent: the time for the other side to read starts anew.
+    cdef:
+        TlsConnection* tls = connection.tls
+        Exchange* exchange = connection.exchange
+        uint32_t held = tls.held.end - tls.held.start
+    if flush_held(engine, connection):
+        return 1
+    if tls.broken:
+        return IO_CLOSED
+    if tls.held.end - tls.held.start == held:
+        return IO_AGAIN
+    if exchange != NULL and exchange.flags & X_TUNNEL:
+        exchange.client.wait = WAIT_UNSET
+    elif connection.wait == WAIT_WRITE:
+        connection.wait = WAIT_UNSET
+    return 0
+
+
 cdef void keep_received(Engine* engine, Connection* connection) noexcept nogil:
     # What one recv brought and nobody has asked for yet waits with the connection, which is readable meanwhile.
     cdef:
@@ -1026,8 +1046,11 @@ cdef ssize_t tls_receive(Engine* engine, Connection* connection, char* data, siz
             outcome = IO_CLOSED
         break
     keep_received(engine, connection)
-    if unlikely(engine.tls.n_sending != 0) and not flush(engine, connection) and got == 0:      # an alert, an answer to KeyUpdate
-        return IO_CLOSED
+    if unlikely(engine.tls.n_sending != 0):     # an alert, an answer to KeyUpdate
+        # TLS 1.2, and no failure: a warning (SSL_OP_NO_RENEGOTIATION), as it is sent for nothing else.
+        engine.counters.tls_renegotiations += outcome == IO_AGAIN and SSL_version(ssl) != TLS1_3_VERSION
+        if not flush(engine, connection) and got == 0:
+            return IO_CLOSED
     return <ssize_t>got if got != 0 else outcome
 
 
@@ -1042,14 +1065,17 @@ cdef inline bint are_last_words(const Connection* connection) noexcept nogil:
 cdef inline ssize_t send_records(Engine* engine, Connection* connection, const char** parts, const size_t* sizes, int n_parts,
                                  bint early) noexcept nogil:
     # As plain_send_parts: parts are put together so that records are full, and leave by at most SEND_BYTES in one send. `early`: before hands
-    # are shaken.
+    # are shaken. 0: some of what was held before has gone, and nothing of this.
     cdef:
         TlsConnection* tls = connection.tls
         const char* data
         size_t in_part = 0, size, filled, taken = 0, batch = 0, n = 0
+        ssize_t sent
         int part = 0, result
-    if not flush_held(engine, connection):
-        return IO_CLOSED if tls.broken else IO_AGAIN
+    if unlikely(tls.held != NULL):
+        sent = send_held(engine, connection)
+        if sent <= 0:
+            return sent
     if unlikely(tls.byte_taken):
         tls.byte_taken = False
         taken = in_part = 1                     # no part is empty where something waits
@@ -1291,6 +1317,9 @@ cdef bint read_early_data(Engine* engine, TlsConnection* tls) noexcept nogil:
         result = SSL_read_early_data(<SSL*>tls.ssl, engine.tls.record, RECORD_BYTES, &n)
         if result == SSL_READ_EARLY_DATA_FINISH:
             tls.takes_early = False
+            result = SSL_get_early_data_status(<SSL*>tls.ssl)
+            engine.counters.tls_early_accepted += result == SSL_EARLY_DATA_ACCEPTED
+            engine.counters.tls_early_refused += result == SSL_EARLY_DATA_REJECTED
             return True
         if result != SSL_READ_EARLY_DATA_SUCCESS:
             return False                        # as of a handshake: it waits, or has failed

@@ -261,6 +261,9 @@ ctypedef enum Http2End:             # why an HTTP/2 connection was ended before 
     HTTP2_ENDS = 12
     HTTP2_NOT_ENDED = 255
 
+cdef enum:
+    HTTP2_HEAD_BYTES = 13           # of a frame, and behind it the first field of PRIORITY
+
 ctypedef enum Http2StreamFlags:
     H2_REMOTE_ENDED = 1             # END_STREAM has come: nothing more does
     H2_CLOSED = 2                   # nothing can be sent on it any more
@@ -1103,7 +1106,7 @@ cdef struct Http2Session:
     char* batch_end
     uint64_t written_ms             # when the socket last took something, or had nothing to take
     uint64_t idle_ms                # since when there is no stream
-    uint64_t checked_ms             # when whole answers were last looked at, whether their clients take them
+    uint64_t checked_ms             # when whole answers were last looked at, whether their clients take them; or `held` went
     uint64_t block_ms               # since when a header block is coming; 0 = none is
     uint64_t told_ms                # when the client was told to leave; 0 = it was not
     uint32_t block_bytes            # of the header list that is coming, as RFC 9113 section 6.5.2 counts
@@ -1114,11 +1117,11 @@ cdef struct Http2Session:
     Allowance resets
     Http2Numbers numbers
     uint32_t stream_flags           # Http2StreamFlags that a new stream of a client has
+    uint32_t window_bytes           # of each stream
     # Of backends (http2_backend.pyx)
     Http2Session* next              # those to the same backend
     Http2Session* previous
     uint32_t max_streams            # at a time, as the pool allows; its backend may allow less
-    uint32_t window_bytes           # of each
     bint refuses                    # no new stream: it ends with those that it has
     bint is_listed                  # idle: counted among its backend's idle connections, and on the list of its limit (limits.pxd)
     bint is_settled                 # its backend has said what it allows (SETTINGS)
@@ -1126,6 +1129,14 @@ cdef struct Http2Session:
     uint64_t received_ms            # when something came last
     uint64_t pinged_ms              # when it was asked whether it is still there, and has not answered since; 0 = it was not
     uint64_t late_ms                # when the first of the streams whose end has not come, though their attempts are over, is reset; 0 = none is
+    # What nghttp2 says nothing of (http2_frames.pxd)
+    uint32_t frame_left             # bytes that come before the next frame's head
+    uint8_t head[HTTP2_HEAD_BYTES]  # of it, what has come so far
+    uint32_t n_head
+    uint32_t broken                 # why the frame that came last may not come; 0 = it may
+    uint32_t unseen_frames          # without data, or of kinds that nobody knows, and not shown to us since
+    int64_t unseen_bytes            # of DATA frames, as above
+    int64_t late_bytes              # how much DATA may still come on streams that we have reset
 
 cdef struct Http2Stream:
     # A stream, from its header list until nghttp2 has closed it; its connection is closed earlier, with its exchange.
@@ -2027,6 +2038,8 @@ cdef struct Counters:
     uint64_t udp_sessions_opened, udp_sessions_closed
     uint64_t udp_sessions_shed, udp_sessions_moved      # ended because the table was full; that went on at another backend
     uint64_t datagrams_in, datagrams_out, datagrams_dropped     # of clients; to clients; of either side, passed on to nobody
+    uint64_t tls_early_accepted, tls_early_refused      # handshakes of clients that had sent early data
+    uint64_t tls_renegotiations     # that the other side asked for, and was refused
 
 cdef struct WorkerGauges:           # written when a pump ends
     uint64_t buffers_taken, buffers_returned

@@ -16,6 +16,9 @@ def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(_ssl.__file__)  # what it is linked with is found too
     for name in ("TLS_client_method", "SSL_CTX_new", "SSL_new", "BIO_s_mem", "BIO_new", "SSL_get1_session"):
         getattr(library, name).restype = ctypes.c_void_p
+    for name in ("ERR_peek_error", "ERR_get_error"):
+        getattr(library, name).restype = ctypes.c_ulong
+    library.ERR_error_string_n.argtypes = [ctypes.c_ulong, ctypes.c_char_p, ctypes.c_size_t]
     return library
 
 
@@ -109,6 +112,26 @@ class OpenSslClient:
             assert self._call("SSL_key_update", self.ssl, 0) == 1
             assert self._call("SSL_do_handshake", self.ssl) == 1
         return self.taken()
+
+    def ask_to_renegotiate(self) -> bytes:
+        """The record with which a client of TLS 1.2 asks for another handshake."""
+        assert self._call("SSL_renegotiate", self.ssl) == 1
+        self._call("SSL_do_handshake", self.ssl)
+        return self.taken()
+
+    def last_alert(self) -> str:
+        """Reads on, and says what came of it."""
+        data, said = ctypes.create_string_buffer(_BUFFER), ctypes.create_string_buffer(256)
+        self._call("ERR_clear_error")
+
+        def has_failed() -> bool:
+            self.turn()
+            self._call("SSL_read", self.ssl, data, _BUFFER)
+            return self._call("ERR_peek_error") != 0
+
+        self.world.pump_until(has_failed)
+        self.library.ERR_error_string_n(self.library.ERR_get_error(), said, ctypes.c_size_t(256))
+        return said.value.decode()
 
     @staticmethod
     def send_all(sock: socket.socket, data: bytes, pump: Any) -> None:

@@ -39,10 +39,19 @@ class TlsWorld(Pair):
 
     Args:
         certificates: PEM chains with their keys; without any one for "a.example" is served to everybody.
+        listener: settings of the listener.
         tls: what SnapshotWriter.set_tls is given beside them.
     """
 
-    def __init__(self, certificates: Sequence[tuple[bytes, bytes]] = (), *, keys: Sequence[bytes] = (TICKET_KEY,), **tls: Any) -> None:
+    def __init__(
+        self,
+        certificates: Sequence[tuple[bytes, bytes]] = (),
+        *,
+        keys: Sequence[bytes] = (TICKET_KEY,),
+        listener: dict[str, int] | None = None,
+        **tls: Any,
+    ) -> None:
+        self.listener = listener or {}
         self.certificates = certificates or [issue("a.example")]
         self.keys = keys
         self.edits: list[tuple[str, str, list[Any]]] = []
@@ -55,7 +64,7 @@ class TlsWorld(Pair):
         self.tls |= changes
         writer = Writer(self.generation)
         writer.set_reason_header("X-Fastlb-Reason")
-        listener = writer.listener(max_body_bytes=0)
+        listener = writer.listener(max_body_bytes=0, **self.listener)
         for chain, key, *ocsp in self.certificates:
             writer.add_certificate(chain, key, *ocsp)
         writer.set_tls(listener, **self.tls)

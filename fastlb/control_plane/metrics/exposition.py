@@ -180,6 +180,7 @@ def _add_node(page: Page, shared: _core.SharedMemory, node: Node) -> None:
         (f.TLS_CONNECTIONS, counters["tls_opened"] - counters["tls_closed"]),
         (f.TLS_HANDSHAKES, counters["tls_handshakes"]),
         (f.TLS_RESUMED, counters["tls_resumed"]),
+        (f.TLS_RENEGOTIATIONS, counters["tls_renegotiations"]),
         (f.SPLICED, counters["spliced_bytes"]),
         (f.ACCEPT_PAUSES, counters["accept_pauses"]),
         (f.HTTP2_CONNECTIONS, counters["http2_sessions_opened"] - counters["http2_sessions_closed"]),
@@ -205,6 +206,7 @@ def _add_node(page: Page, shared: _core.SharedMemory, node: Node) -> None:
         if name.startswith("backend_http2_ended."):
             page.add(f.HTTP2_BACKEND_ENDED, label("cause", name.partition(".")[2]), value)
     for family, name, values in (
+        (f.TLS_EARLY_DATA, "tls_early", ("accepted", "refused")),
         (f.STICKY, "sticky", ("kept", "moved")),
         (f.MIRRORS, "mirrors", ("opened", "skipped", "failed")),
         (f.LOG_LINES, "log_lines", ("written", "dropped", "lost")),

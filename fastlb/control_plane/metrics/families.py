@@ -65,6 +65,12 @@ DATAGRAMS_DROPPED = _counter("fastlb_datagrams_dropped", "", "Datagrams of eithe
 TLS_CONNECTIONS = _gauge("fastlb_tls_connections", "", "Open connections that speak TLS, with clients and with backends.")
 TLS_HANDSHAKES = _counter("fastlb_tls_handshakes", "", "Handshakes with clients that succeeded; failed ones are reasons of listeners.")
 TLS_RESUMED = _counter("fastlb_tls_resumed", "", "Of them, those that took up a session.")
+TLS_RENEGOTIATIONS = _counter("fastlb_tls_renegotiations", "", "Renegotiations (TLS 1.2) that the other side asked for; all are refused.")
+TLS_EARLY_DATA = _counter(
+    "fastlb_tls_early_data",
+    "result",
+    "Handshakes of clients that had sent early data: it was accepted, or refused and has to be sent again.",
+)
 SPLICED = _counter("fastlb_spliced_bytes", "", "Body bytes that were moved without a copy to user memory.")
 LOG_LINES = _counter("fastlb_log_lines", "result", "Lines of access logs: written, dropped (no room), lost (refused by the kernel).")
 ACCEPT_PAUSES = _counter(

@@ -67,6 +67,7 @@ def test_safe_request_goes_on_before_the_handshake_is_over_and_says_so(method: s
         assert MARK not in world.request_head.lower()
         client.receive_until(b"ok")
         assert world.counts("tls_handshakes", "tls_resumed") == (2, 1)
+        assert world.counts("tls_early_accepted", "tls_early_refused") == (1, 0)
         assert client.session()
 
 
@@ -173,6 +174,7 @@ def test_nothing_is_early_with_an_unknown_key() -> None:
         with begin(world, session, GET) as client:
             assert nobody_came(world)
             assert not client.shake().was_early_taken()
+            assert world.counts("tls_early_accepted", "tls_early_refused") == (0, 1)
 
 
 @pytest.mark.parametrize("data", [GET, POST])

@@ -1,7 +1,9 @@
 """fastlb/data_plane/tls.pyx and tls_handshake.pyx: an engine in this process and clients whose every byte the test moves."""
 
 import contextlib
+import socket
 import ssl
+import time
 
 import pytest
 
@@ -11,6 +13,10 @@ from tests.support.pair import OK, Pair
 from tests.support.tls import TICKET_KEY, TlsClient, TlsWorld, client_context, exchange
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"
+# The preface, windows for all of the answer, and a request.
+HTTP2_REQUEST = (
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\6\4\0\0\0\0\0\0\4\0\x10\0\0\0\0\4\x08\0\0\0\0\0\0\x10\0\0\0\0\6\1\5\0\0\0\1\x82\x87\x84\x41\1a"
+)
 
 
 def test_requests_and_answers_pass_and_the_backend_is_told_https() -> None:
@@ -370,6 +376,46 @@ def test_few_key_updates_are_no_harm_and_a_flood_of_them_is_closed() -> None:
             client.receive_until(b"ok")
         client.send_all(client.sock, client.update_keys(6000), world.engine.pump)
         world.pump_until(lambda: world.counts("clients_closed") == (1,))
+
+
+def test_renegotiation_is_refused_and_the_connection_goes_on() -> None:
+    # The client's own OpenSSL gives up when it is refused, so what follows is written before it knows.
+    with TlsWorld() as world, OpenSslClient(world, max_version=ssl.TLSVersion.TLSv1_2) as client:
+        client.shake().send(REQUEST)
+        peer = world.answer()
+        client.receive_until(b"ok")
+        client.sock.send(client.ask_to_renegotiate())
+        world.pump_until(lambda: world.counts("tls_renegotiations") == (1,))
+        assert "no renegotiation" in client.last_alert()
+        assert world.counts("clients_closed") == (0,)
+        peer.close()
+
+
+@pytest.mark.parametrize("protocol", ["http/1.1", "h2"])
+def test_client_that_reads_slowly_but_steadily_has_its_time_anew(protocol: str) -> None:
+    # The socket takes little at a time, so what waits is what OpenSSL has encrypted already: nobody above it sees any byte move.
+    body = b"\xfe" * 60_000
+    with TlsWorld(listener={"write_timeout_ms": 300}, alpn=[protocol.encode()]) as world:
+        world.front.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+        with socket.socket() as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 512)
+            sock.connect(world.front.getsockname())
+            sock.setblocking(False)
+            context = client_context()
+            context.set_alpn_protocols([protocol])
+            client = TlsClient(world, sock, context).shake()
+            client.send(REQUEST if protocol == "http/1.1" else HTTP2_REQUEST)
+            world.answer(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            received = b""
+            while received.count(b"\xfe") < len(body):
+                read_at = time.monotonic() + 0.02
+                world.pump_until(lambda read_at=read_at: time.monotonic() >= read_at)
+                with contextlib.suppress(BlockingIOError):
+                    client.incoming.write(sock.recv(2000))
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    received += client.ssl.read(65536)
+                assert world.counts("clients_closed") == (0,)
 
 
 def test_orderly_ends_say_so() -> None:
