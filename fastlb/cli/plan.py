@@ -10,6 +10,7 @@ from fastlb.cli.client import Client, end, find, print_json, talks_to_fastlb
 from fastlb.control_plane.config.loader import load_file, read_config
 from fastlb.control_plane.config.schema import Config
 from fastlb.control_plane.config.writer import WrittenConfig
+from fastlb.control_plane.tls.files import base_of
 
 EXIT_CHANGES = 4  # 3: nobody answers (client.py)
 
@@ -21,8 +22,8 @@ EXIT_CHANGES = 4  # 3: nobody answers (client.py)
 def plan(new: str, against: str, admin: str, config: str | None, as_json: bool) -> None:
     """Say what changes when the file NEW takes the place of the running configuration, or of OLD.
 
-    Listeners, routes, header edits, pools and backends; and for pools that hash, the share of keys that go to another backend. Nothing is
-    applied. Exit code 0 if nothing changes, 4 if something does, 2 if a file is wrong, 3 if no fastlb answers.
+    Listeners, routes, header edits, pools, backends and certificates; and for pools that hash, the share of keys that go to another
+    backend. Nothing is applied. Exit code 0 if nothing changes, 4 if something does, 2 if a file is wrong, 3 if no fastlb answers.
     """
     try:
         loaded = load_file(new)
@@ -30,13 +31,18 @@ def plan(new: str, against: str, admin: str, config: str | None, as_json: bool) 
         if against:
             old = load_file(against).config
         else:
-            old, overridden = _ask_running(find(admin, config))
+            client = find(admin, config)
+            old, overridden = _ask_running(client)
+            served = client.get("/v1/status")["certificates"]
             wanted = replace(wanted, settings=replace(wanted.settings, **{key: getattr(old.settings, key) for key in overridden}))
     except FastlbError as error:
         end(error)
-    from fastlb.control_plane.plan import make_plan  # with the data plane, which a wrong file need not wait for
+    # With the data plane, which a wrong file need not wait for.
+    from fastlb.control_plane.certificate_plan import list_served, plan_certificates, read_served
+    from fastlb.control_plane.plan import make_plan
 
-    changes = make_plan(old, wanted)
+    before = read_served(old, base_of(against)) if against else list_served(served)
+    changes = [*make_plan(old, wanted), *plan_certificates(before, read_served(wanted, base_of(new)))]
     if as_json:
         print_json({"changes": [change.as_json() for change in changes], "warnings": [str(warning) for warning in loaded.warnings]})
     else:

@@ -43,8 +43,8 @@ class Change:
     """One thing that differs.
 
     Args:
-        what: global, access_log, listener, route, pool or backend.
-        name: of it; of a backend its address, of a route its name, or hosts and path.
+        what: global, access_log, listener, route, pool, backend or certificate.
+        name: of it; of a certificate its file, of a backend its address, of a route its name, or hosts and path.
         how: added, removed, changed; of a route also shadowed (no request reaches it any more), reached (again) and reordered.
         pool: of a backend.
         notes: what it means, where that is not plain.

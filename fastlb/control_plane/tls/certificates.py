@@ -9,6 +9,7 @@ import stat
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -85,6 +86,38 @@ def read_certificate(
         requires_staple(leaf),
     )
     return certificate, [*found, *look_at_dates(certificate, now)]
+
+
+class Leaf(NamedTuple):
+    """What clients see of a certificate, as `Certificate` has it."""
+
+    names: tuple[str, ...]
+    key_type: str
+    not_after: int
+    fingerprint: str
+    issuer: str
+
+
+def read_leaf(files: TlsFiles, cert: str) -> Leaf:
+    """Of the file's certificates the one that has signed none of the others, without its key.
+
+    Raises:
+        TlsError: there is none in it, or it cannot be read.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as read_certificate
+        content, _ = read_file(files, cert)
+        certificates = _read_certificates(content, cert)
+        signers = [one.issuer for one in certificates if one.issuer != one.subject]
+        leaf = next((one for one in certificates if one.subject not in signers), certificates[0])
+        try:
+            names, _ = _read_names(leaf, cert)
+            key = leaf.public_key()
+            key_type = "RSA" if isinstance(key, rsa.RSAPublicKey) else "ECDSA" if isinstance(key, ec.EllipticCurvePublicKey) else "EdDSA"
+            not_after = int(leaf.not_valid_after_utc.timestamp())
+            return Leaf(names, key_type, not_after, leaf.fingerprint(hashes.SHA256()).hex(), _describe_name(leaf.issuer))
+        except (ValueError, TypeError, UnsupportedAlgorithm, x509.ExtensionNotFound) as error:
+            raise TlsError(cert, f"this certificate cannot be understood: {error}", "ask its authority for another one") from error
 
 
 def read_authorities(files: TlsFiles, name: str, now: float | None = None) -> tuple[bytes, list[Finding]]:
