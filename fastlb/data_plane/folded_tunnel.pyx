@@ -15,9 +15,10 @@ from fastlb.data_plane.connection cimport set_deadline
 from fastlb.data_plane.exchange_pool cimport blank_exchange, put_exchange_back
 from fastlb.data_plane.ready_list cimport list_ready
 from fastlb.data_plane.relay cimport relay_open
+from fastlb.data_plane.system cimport memcpy
 from fastlb.data_plane.timer_wheel cimport cancel_timer
 from fastlb.data_plane.types cimport (FOLDED_CLAIMED, FOLDED_DOWN_ENDED, FOLDED_GOOD, FOLDED_UP_ENDED, FRAME_TUNNEL, IO_READY_LISTED, KIND_CLIENT,
-                                      NO_PIPE, RELAY_DONE, RELAY_RUNNING, WAIT_UNSET, X_SESSION, Attempt, Codec, Connection, Engine, Exchange,
+                                      NO_PIPE, REQUEST_ID_BYTES, RELAY_DONE, RELAY_RUNNING, WAIT_UNSET, X_SESSION, Attempt, Codec, Connection, Engine, Exchange,
                                       FoldedTunnel, Peer, Relay)
 
 cdef extern from *:
@@ -44,15 +45,13 @@ cdef inline const Codec* client_codec_of(const Engine* engine, uint32_t flags) n
 
 
 cdef bint may_fold(const Engine* engine, const Exchange* exchange) noexcept nogil:
-    # Nothing waits anywhere, and nothing is held that there is no room for, as the request's identity that a log line will want. Streams of
-    # HTTP/2 have no memory of their own to give back.
+    # Nothing waits anywhere. Streams of HTTP/2 have no memory of their own to give back.
     cdef:
         const Connection* client = exchange.client
         const Connection* backend = exchange.attempt.connection
     return client.codec == client_codec_of(engine, exchange.flags) and backend.codec == backend_codec_of(engine, exchange) \
         and exchange.snapshot == NULL and is_quiet(&exchange.up) and is_quiet(&exchange.down) \
-        and not (client.io | backend.io) & IO_READY_LISTED and client.input == NULL and backend.input == NULL \
-        and (exchange.log == NULL or exchange.request_id[0] == 0)
+        and not (client.io | backend.io) & IO_READY_LISTED and client.input == NULL and backend.input == NULL
 
 
 cdef bint fold_tunnel(Engine* engine, Exchange* exchange) noexcept nogil:
@@ -71,6 +70,8 @@ cdef bint fold_tunnel(Engine* engine, Exchange* exchange) noexcept nogil:
     kept.down_moved = exchange.down.moved
     kept.down_sent = exchange.down.sent
     kept.log = exchange.log
+    if kept.log != NULL:
+        memcpy(kept.log.request_id, exchange.request_id, REQUEST_ID_BYTES)      # its line may tell it; nothing else will
     kept.request_place = attempt.request_place
     kept.flags = exchange.flags
     kept.tunnel_timeout_ms = exchange.tunnel_timeout_ms
@@ -137,6 +138,8 @@ cdef Exchange* unfold_tunnel(Engine* engine, Connection* connection) noexcept no
     exchange.route_meter = kept.route_meter
     exchange.pool_meter = kept.pool_meter
     exchange.log = kept.log
+    if kept.log != NULL:
+        memcpy(exchange.request_id, kept.log.request_id, REQUEST_ID_BYTES)
     unfold_relay(&exchange.up, exchange, client, backend, kept.ended & FOLDED_UP_ENDED != 0)
     exchange.up.moved = kept.up_moved
     exchange.up.sent = kept.up_sent

@@ -966,6 +966,7 @@ cdef struct LogRecord:
     uint16_t grpc_status            # LOG_ABSENT
     LogTry tries[MAX_LOG_TRIES]
     LogValue captured[MAX_LOG_CAPTURES]
+    char request_id[REQUEST_ID_BYTES]       # of a tunnel that is folded: the exchange's
 
 ctypedef enum LogSlotState:
     SLOT_FREE = 0                   # set by the thread when it has let go of it, or never used

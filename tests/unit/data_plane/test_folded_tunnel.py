@@ -147,6 +147,39 @@ def test_the_line_of_a_session_tells_of_all_its_bytes(world: Sessions, tmp_path:
     assert wait_for_lines(tmp_path / "log") == [f"127.0.0.1:{port} 3 5 1"]
 
 
+def test_the_line_of_a_websocket_has_its_requests_identity(tmp_path: Path) -> None:
+    with World() as world:
+        world.engine.fold_after(20)
+        plan, _ = compile_logs({"to": str(tmp_path / "log"), "format": "{request_id}"})
+        writer = Writer()
+        writer.set_log_plan(plan)
+        writer.listener(log_set=0)
+        pool = writer.pool()
+        writer.backend(pool, world.backend.getsockname()[1])
+        writer.add_route(host="", path_prefix="/", pool=pool)
+        listening = world.listen()
+        world.apply_image(writer.image(), listening)
+        with (tmp_path / "log").open("ab") as file:
+            world.engine.set_log(0, file.fileno())
+        client = world.connect(listening)
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        peer = world.accept()
+        told = world.read(peer).decode().partition("X-Request-Id: ")[2].partition("\r\n")[0]
+        assert told
+        peer.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        assert world.read(client).startswith(b"HTTP/1.1 101 ")
+        for _ in range(2):
+            fold(world)
+            peer.send(b"x")
+            assert world.read(client) == b"x"
+        fold(world)
+        client.close()
+        assert world.read(peer) == b""
+        peer.close()
+        world.pump_until(lambda: world.counters()["tunnels_closed"] == 1)
+        assert wait_for_lines(tmp_path / "log") == [told]
+
+
 def test_a_websocket_is_folded_too() -> None:
     with World() as world:
         world.engine.fold_after(20)
