@@ -1,9 +1,13 @@
 """TLS through OpenSSL: what an image says of it, compiled to contexts; and the Transport over it.
 
-The one module that knows OpenSSL. A TlsListener is compiled once for a snapshot, in any thread, and never changes; contexts that connections
-use stay as long as those. A connection's SSL never sees a socket: its BIO takes bytes from what one recv of the event has brought, and
-collects records for one send. Between two calls of the transport the worker's scratch (Engine.tls) is empty; what a caller had no room for
-waits in TlsConnection.received, what the socket had no room for in TlsConnection.held.
+A TlsListener is compiled once for a snapshot, in any thread, and never changes; contexts that connections use stay as long as those. A connection's
+SSL never sees a socket: its BIO takes bytes from what one recv of the event has brought, and collects records for one send. Between two calls of the
+transport the worker's scratch (Engine.tls) is empty; what a caller had no room for waits in TlsConnection.received, what the socket had no room for
+in TlsConnection.held.
+
+This is the one module that OpenSSL is linked into. So what can be read by itself is in files that make no module of their own: tls_material.pxd
+(certificates and keys out of an image), tls_callbacks.pxd (what OpenSSL asks within a handshake), tls_bytes.pxd (between an SSL and its socket),
+tls_facts.pxd (what is told of a client).
 
 The Transport's promises are those of `transport`, so nobody above knows of records:
 - A short read means that all was used. After a read that fills its buffer, IO_READABLE stays set.
@@ -13,85 +17,68 @@ The Transport's promises are those of `transport`, so nobody above knows of reco
 
 OpenSSL's queue of errors belongs to the thread, and others use it too: it is empty before each call that may fail, and after each that has.
 """
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint8_t
 from libc.stdlib cimport calloc, free, malloc
 
 from fastlb.data_plane.buffer cimport append_bytes, return_buffer
-from fastlb.data_plane.failure cimport FAILURE_BACKEND_CERTIFICATE, FAILURE_BACKEND_TLS
-from fastlb.data_plane.failure cimport (FAILURE_OUT_OF_MEMORY, FAILURE_TLS_ALERT, FAILURE_TLS_CLIENT_CERTIFICATE, FAILURE_TLS_CLOSED,
-                                        FAILURE_TLS_NO_SHARED_CIPHER, FAILURE_TLS_PROTOCOL, FAILURE_TLS_UNKNOWN_NAME)
-from fastlb.data_plane.openssl cimport CRYPTO_set_mem_functions, SSL_get0_alpn_selected, SSL_version, TLS1_3_VERSION
-from fastlb.data_plane.openssl cimport (SSL_EARLY_DATA_ACCEPTED, SSL_EARLY_DATA_REJECTED, SSL_OP_NO_ANTI_REPLAY, SSL_READ_EARLY_DATA_FINISH,
-                                        SSL_READ_EARLY_DATA_SUCCESS, SSL_CTX_set_max_early_data, SSL_get_early_data_status, SSL_read_early_data, SSL_write_early_data)
-from fastlb.data_plane.openssl cimport ERR_peek_last_error, PEM_R_NO_START_LINE
-from fastlb.data_plane.openssl cimport (SSL_TICKET_EMPTY, SSL_TICKET_NO_DECRYPT, SSL_TICKET_RETURN, SSL_TICKET_RETURN_IGNORE_RENEW,
-                                        SSL_TICKET_RETURN_USE, SSL_TICKET_RETURN_USE_RENEW, SSL_TICKET_STATUS, SSL_TICKET_SUCCESS_RENEW,
-                                        X509_CHECK_FLAG_NEVER_CHECK_SUBJECT, SSL_CTX_set_session_ticket_cb, SSL_SESSION_get0_peer,
-                                        SSL_set_num_tickets, SSL_set_options, SSL_set_session_id_context, X509_cmp_current_time,
-                                        X509_get0_notAfter)
-from fastlb.data_plane.openssl cimport (BIGNUM, SSL_SESS_CACHE_CLIENT, SSL_SESS_CACHE_NO_INTERNAL, SSL_SESSION, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS,
-                                        X509_NAME, X509_V_OK, X509_VERIFY_PARAM, XN_FLAG_RFC2253, ASN1_INTEGER_to_BN, BIO_get_mem_data, BIO_puts,
-                                        BIO_s_mem, BN_bn2hex, BN_free, SSL_CIPHER_get_name, SSL_CTX_sess_set_new_cb, SSL_CTX_set_alpn_protos,
-                                        SSL_SESSION_free, SSL_get0_param, SSL_get0_peer_certificate, SSL_get_current_cipher,
-                                        SSL_get_verify_result, SSL_get_version, SSL_set_alpn_protos, SSL_set_connect_state, SSL_set_session, SSL_set_tlsext_host_name, SSL_set_verify,
-                                        X509_NAME_print_ex, X509_VERIFY_PARAM_set1_host, X509_VERIFY_PARAM_set1_ip,
-                                        X509_VERIFY_PARAM_set1_ip_asc, X509_VERIFY_PARAM_set_hostflags, X509_digest, X509_get0_serialNumber,
-                                        X509_get_issuer_name, X509_verify_cert_error_string)
-from fastlb.data_plane.openssl cimport (BIO, BIO_CTRL_FLUSH, BIO_METHOD, BIO_TYPE_SOURCE_SINK, EVP_CIPHER, EVP_CIPHER_CTX, EVP_MAC_CTX,
-                                        EVP_PKEY, OPENSSL_VERSION, SSL, SSL_AD_INTERNAL_ERROR, SSL_AD_REASON_OFFSET,
-                                        SSL_AD_UNRECOGNIZED_NAME, SSL_CLIENT_HELLO_SUCCESS, SSL_CTX, SSL_ERROR_WANT_READ,
-                                        SSL_ERROR_ZERO_RETURN, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER,
-                                        SSL_MODE_RELEASE_BUFFERS, SSL_OP_CIPHER_SERVER_PREFERENCE, SSL_OP_NO_COMPRESSION,
-                                        SSL_OP_NO_RENEGOTIATION, SSL_OP_NO_TICKET, SSL_OP_PRIORITIZE_CHACHA, SSL_R_CERTIFICATE_VERIFY_FAILED,
-                                        SSL_R_NO_APPLICATION_PROTOCOL, SSL_R_NO_SHARED_CIPHER, SSL_R_NO_SHARED_GROUPS,
-                                        SSL_R_NO_SHARED_SIGNATURE_ALGORITHMS, SSL_R_NO_SUITABLE_KEY_SHARE,
-                                        SSL_R_NO_SUITABLE_SIGNATURE_ALGORITHM, SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE,
-                                        SSL_R_UNSUPPORTED_PROTOCOL, SSL_R_VERSION_TOO_LOW, SSL_RECEIVED_SHUTDOWN, SSL_SENT_SHUTDOWN,
-                                        SSL_SESS_CACHE_OFF, SSL_TLSEXT_ERR_ALERT_FATAL, SSL_TLSEXT_ERR_NOACK, SSL_TLSEXT_ERR_OK,
-                                        SSL_VERIFY_FAIL_IF_NO_PEER_CERT, SSL_VERIFY_NONE, SSL_VERIFY_PEER,
-                                        TLSEXT_NAMETYPE_host_name, TLSEXT_TYPE_application_layer_protocol_negotiation, X509, X509_CRL, X509_NAME_STACK,
-                                        X509_STACK, X509_STORE, X509_STORE_CTX, X509_V_FLAG_CRL_CHECK, X509_V_FLAG_CRL_CHECK_ALL,
-                                        BIO_clear_retry_flags, BIO_free, BIO_get_data, BIO_get_new_index, BIO_meth_new, BIO_meth_set_ctrl,
-                                        BIO_meth_set_read, BIO_meth_set_write, BIO_new, BIO_new_mem_buf, BIO_set_data, BIO_set_init,
-                                        BIO_set_retry_read, ERR_GET_REASON, ERR_clear_error, ERR_error_string_n, ERR_peek_error,
-                                        EVP_CIPHER_fetch, EVP_DecryptInit_ex2, EVP_Digest, EVP_EncryptInit_ex2, EVP_PKEY_free, EVP_sha1, EVP_sha256,
-                                        OPENSSL_free, OPENSSL_memdup, OpenSSL_version, PEM_read_bio_X509, PEM_read_bio_X509_CRL, RAND_bytes,
-                                        SSL_CTX_check_private_key, SSL_CTX_free, SSL_CTX_get_app_data, SSL_CTX_new, SSL_CTX_set0_chain, SSL_CTX_set1_cert_store,
-                                        SSL_CTX_set1_groups_list, SSL_CTX_set_alpn_select_cb, SSL_CTX_set_app_data, SSL_CTX_set_cipher_list,
-                                        SSL_CTX_set_ciphersuites, SSL_CTX_set_client_CA_list, SSL_CTX_set_client_hello_cb,
+from fastlb.data_plane.failure cimport (FAILURE_BACKEND_CERTIFICATE, FAILURE_BACKEND_TLS, FAILURE_OUT_OF_MEMORY, FAILURE_TLS_ALERT,
+                                        FAILURE_TLS_CLIENT_CERTIFICATE, FAILURE_TLS_CLOSED, FAILURE_TLS_NO_SHARED_CIPHER,
+                                        FAILURE_TLS_PROTOCOL)
+from fastlb.data_plane.openssl cimport (BIO, BIO_METHOD, BIO_TYPE_SOURCE_SINK, ERR_GET_REASON, EVP_CIPHER, EVP_CIPHER_CTX, EVP_MAC_CTX,
+                                        OPENSSL_VERSION, SSL, SSL_AD_REASON_OFFSET, SSL_CTX, SSL_EARLY_DATA_ACCEPTED,
+                                        SSL_EARLY_DATA_REJECTED, SSL_ERROR_WANT_READ, SSL_ERROR_ZERO_RETURN,
+                                        SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER, SSL_MODE_RELEASE_BUFFERS, SSL_OP_CIPHER_SERVER_PREFERENCE,
+                                        SSL_OP_NO_ANTI_REPLAY, SSL_OP_NO_COMPRESSION, SSL_OP_NO_RENEGOTIATION, SSL_OP_NO_TICKET,
+                                        SSL_OP_PRIORITIZE_CHACHA, SSL_READ_EARLY_DATA_FINISH, SSL_READ_EARLY_DATA_SUCCESS,
+                                        SSL_RECEIVED_SHUTDOWN, SSL_R_CERTIFICATE_VERIFY_FAILED, SSL_R_NO_APPLICATION_PROTOCOL,
+                                        SSL_R_NO_SHARED_CIPHER, SSL_R_NO_SHARED_GROUPS, SSL_R_NO_SHARED_SIGNATURE_ALGORITHMS,
+                                        SSL_R_NO_SUITABLE_KEY_SHARE, SSL_R_NO_SUITABLE_SIGNATURE_ALGORITHM,
+                                        SSL_R_PEER_DID_NOT_RETURN_A_CERTIFICATE, SSL_R_UNSUPPORTED_PROTOCOL, SSL_R_VERSION_TOO_LOW,
+                                        SSL_SENT_SHUTDOWN, SSL_SESSION, SSL_SESS_CACHE_CLIENT, SSL_SESS_CACHE_NO_INTERNAL,
+                                        SSL_SESS_CACHE_OFF, SSL_VERIFY_FAIL_IF_NO_PEER_CERT, SSL_VERIFY_PEER, TLS1_3_VERSION,
+                                        X509_CHECK_FLAG_NEVER_CHECK_SUBJECT, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS, X509_NAME_STACK,
+                                        X509_STORE, X509_VERIFY_PARAM, BIO_free, BIO_get_new_index, BIO_meth_new, BIO_meth_set_ctrl,
+                                        BIO_meth_set_read, BIO_meth_set_write, BIO_new, BIO_set_data, BIO_set_init,
+                                        CRYPTO_set_mem_functions, ERR_clear_error, ERR_error_string_n, ERR_peek_error, EVP_CIPHER_fetch,
+                                        EVP_DecryptInit_ex2, EVP_Digest, EVP_EncryptInit_ex2, EVP_sha1, OpenSSL_version, RAND_bytes,
+                                        SSL_CTX_free, SSL_CTX_new, SSL_CTX_sess_set_new_cb, SSL_CTX_set1_cert_store,
+                                        SSL_CTX_set1_groups_list, SSL_CTX_set_alpn_protos, SSL_CTX_set_alpn_select_cb,
+                                        SSL_CTX_set_app_data, SSL_CTX_set_cipher_list, SSL_CTX_set_ciphersuites,
+                                        SSL_CTX_set_client_CA_list, SSL_CTX_set_client_hello_cb, SSL_CTX_set_max_early_data,
                                         SSL_CTX_set_max_proto_version, SSL_CTX_set_min_proto_version, SSL_CTX_set_mode,
                                         SSL_CTX_set_num_tickets, SSL_CTX_set_options, SSL_CTX_set_session_cache_mode,
-                                        SSL_CTX_set_session_id_context, SSL_CTX_set_timeout, SSL_CTX_set_tlsext_servername_callback,
-                                        SSL_CTX_set_tlsext_status_cb, SSL_CTX_set_tlsext_ticket_key_evp_cb, SSL_CTX_set_verify,
-                                        SSL_CTX_set_verify_depth, SSL_CTX_up_ref, SSL_CTX_use_PrivateKey, SSL_CTX_use_certificate,
-                                        SSL_client_hello_get0_ext, SSL_do_handshake, SSL_dup_CA_list, SSL_free, SSL_get_SSL_CTX,
-                                        SSL_get_app_data, SSL_get_certificate, SSL_get_error, SSL_get_servername, SSL_new, SSL_pending,
-                                        SSL_read_ex, SSL_session_reused, SSL_set_SSL_CTX, SSL_set_accept_state, SSL_set_app_data, SSL_set_bio,
-                                        SSL_set_shutdown, SSL_set_tlsext_status_ocsp_resp, SSL_shutdown, SSL_write_ex, TLS_method,
-                                        X509_CRL_free, X509_NAME_dup, X509_NAME_free, X509_STORE_add_cert, X509_STORE_add_crl, X509_STORE_free,
-                                        X509_STORE_new, X509_STORE_set_flags, X509_free, X509_get_subject_name, read_key, sk_X509_NAME_new_null,
-                                        sk_X509_NAME_pop_free, sk_X509_NAME_push, sk_X509_new_null, sk_X509_pop_free, sk_X509_push, start_mac)
+                                        SSL_CTX_set_session_id_context, SSL_CTX_set_session_ticket_cb, SSL_CTX_set_timeout,
+                                        SSL_CTX_set_tlsext_servername_callback, SSL_CTX_set_tlsext_status_cb,
+                                        SSL_CTX_set_tlsext_ticket_key_evp_cb, SSL_CTX_set_verify, SSL_CTX_set_verify_depth, SSL_CTX_up_ref,
+                                        SSL_SESSION_free, SSL_do_handshake, SSL_dup_CA_list, SSL_free, SSL_get0_alpn_selected,
+                                        SSL_get0_param, SSL_get0_peer_certificate, SSL_get_early_data_status, SSL_get_error, SSL_new,
+                                        SSL_pending, SSL_read_early_data, SSL_read_ex, SSL_session_reused, SSL_set_accept_state,
+                                        SSL_set_alpn_protos, SSL_set_app_data, SSL_set_bio, SSL_set_connect_state, SSL_set_session,
+                                        SSL_set_shutdown, SSL_set_tlsext_host_name, SSL_shutdown, SSL_version, SSL_write_early_data,
+                                        SSL_write_ex, TLS_method, X509_NAME_free, X509_STORE_free, X509_STORE_new,
+                                        X509_VERIFY_PARAM_set1_host, X509_VERIFY_PARAM_set1_ip, X509_VERIFY_PARAM_set1_ip_asc,
+                                        X509_VERIFY_PARAM_set_hostflags, sk_X509_NAME_pop_free, start_mac)
 from fastlb.data_plane.ready_list cimport list_ready
-from fastlb.data_plane.system cimport (AF_INET, AF_INET6, ENOMEM, EPROTO, likely, memcmp, memcpy, memset, sockaddr, sockaddr_in, sockaddr_in6, strlen,
-                                       unlikely)
-from fastlb.data_plane.name_table cimport find_host
+from fastlb.data_plane.system cimport (AF_INET, AF_INET6, ENOMEM, EPROTO, likely, memcmp, memcpy, memset, sockaddr, sockaddr_in,
+                                       sockaddr_in6, unlikely)
+from fastlb.data_plane.tls_bytes cimport (RECEIVE_BYTES, SENDING_BYTES, bio_ctrl, bio_read, bio_write, flush, flush_held, keep_received,
+                                          send_held)
+from fastlb.data_plane.tls_callbacks cimport (check_session, choose_certificates, choose_protocol, connection_of, let_pass, note_hello,
+                                              staple)
+from fastlb.data_plane.tls_facts cimport make_facts
+from fastlb.data_plane.tls_material cimport (DIGEST_BYTES, Material, add_bundle, add_certificate, hash_settings, make_session_context,
+                                             read_authorities)
 from fastlb.data_plane.tls_memory cimport WATCHES_MEMORY, resize_memory, return_memory, take_memory
-from fastlb.data_plane.types cimport (TLS_CIPHER, TLS_CLIENT_FINGERPRINT, TLS_CLIENT_ISSUER, TLS_CLIENT_SERIAL, TLS_CLIENT_SUBJECT,
-                                      TLS_CLIENT_VERIFY, TLS_RESUMED, TLS_SERVER_NAME, TLS_VERSION, Backend, ImageBackend, ImageBackendTls, Pool,
-                                      TlsBackend, TlsFacts)
-from fastlb.data_plane.types cimport RELAY_RUNNING, WAIT_UNSET, WAIT_WRITE, X_KEEP_ALIVE, X_SESSION, X_TUNNEL, Exchange
-from fastlb.data_plane.types cimport (CLIENT_AUTH_NONE, CLIENT_AUTH_REQUIRED, IO_AGAIN, IO_CLOSED, IO_EOF, IO_ERROR, IO_PUT_OFF, IO_READABLE, IO_WRITABLE,
-                                      IO_WRITE_CLOSED, KIND_CLIENT, MAX_KEY_TYPES, NO_INDEX, TICKET_KEY_BYTES, X_CAME_BY_TLS, Connection,
-                                      Engine, ImageCertificate, ImageHeader, ImageListener, ImageSection, ImageText, ImageTicketKey, ImageTls,
-                                      ImageTlsIdentity, ImageName, Snapshot, TlsConnection, TlsIdentity, TlsListener, TlsScratch,
-                                      Transport)
+from fastlb.data_plane.types cimport (CLIENT_AUTH_NONE, CLIENT_AUTH_REQUIRED, IO_AGAIN, IO_CLOSED, IO_EOF, IO_ERROR, IO_PUT_OFF,
+                                      IO_READABLE, IO_WRITE_CLOSED, KIND_CLIENT, MAX_KEY_TYPES, NO_INDEX, RELAY_RUNNING, TICKET_KEY_BYTES,
+                                      X_CAME_BY_TLS, X_KEEP_ALIVE, X_SESSION, X_TUNNEL, Backend, Connection, Engine, Exchange,
+                                      ImageBackend, ImageBackendTls, ImageHeader, ImageListener, ImageName, ImageSection, ImageText,
+                                      ImageTicketKey, ImageTls, ImageTlsIdentity, Pool, Snapshot, TlsBackend, TlsConnection, TlsIdentity,
+                                      TlsListener, TlsScratch, Transport)
 
 cdef enum:
-    RECEIVE_BYTES = 65536           # one recv: as much as a relay's read wants
     RECORD_BYTES = 16384            # the most that a record carries (RFC 8446 section 5.1)
     SEND_BYTES = 65536              # of plain bytes in one send
-    SENDING_BYTES = 65536 + 16384   # with what records add, of 512 bytes even (RFC 6066 section 4); or a flight: a chain of 64 KB fits
-    MAX_HELD_BYTES = 131072         # a socket that takes nothing while it asks for answers (KeyUpdate) is closed
     MAX_SILENT_BYTES = 65536        # of records without data in a row (KeyUpdate, tickets): a record of 16 KB that comes in pieces is below it
     MAX_TICKET_BYTES = 4096         # that share a send with data; one with a client's certificate in it may be larger
     MAX_RECORDS = 512               # in one call, then others have their turn: each costs a microsecond, also with one byte in it
@@ -99,8 +86,6 @@ cdef enum:
     NAME_BYTES = 16                 # a ticket key: its name, then the key for HMAC, then that for AES
     MAC_KEY = 16
     CIPHER_KEY = 48
-    DIGEST_BYTES = 32
-    MAX_FACT_BYTES = 1024           # of a name in a certificate: more is cut
 
 # ECDHE with AEAD only; AES first, and ChaCha20 where the client prefers it (SSL_OP_PRIORITIZE_CHACHA). ECDSA before RSA: its signatures cost
 # us a thirtieth.
@@ -108,9 +93,6 @@ cdef const char* CIPHERS = (b"ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM
                             b"ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305")
 cdef const char* CIPHERSUITES = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 cdef const char* GROUPS = b"X25519:P-256:P-384"
-cdef const char* ACME_PROTOCOL = b"\x0aacme-tls/1"      # as on the wire (RFC 8737)
-cdef enum:
-    ACME_PROTOCOL_BYTES = 11
 
 # Made at import and never changed: how SSLs reach their connections, and the cipher of tickets, which is slow to look up.
 cdef BIO_METHOD* METHOD
@@ -127,102 +109,7 @@ cdef inline void clear_errors() noexcept nogil:
         ERR_clear_error()
 
 
-# ---------------------------------------------------------------------------------------------------------- callbacks of a handshake
-cdef inline TlsConnection* connection_of(const SSL* ssl) noexcept nogil:
-    return <TlsConnection*>SSL_get_app_data(ssl)
-
-
-cdef int note_hello(SSL* ssl, int* alert, void* argument) noexcept nogil:
-    # Only where challenges are to be answered: whether this client comes for one (RFC 8737 section 3: no other protocol is offered).
-    cdef:
-        const unsigned char* data
-        size_t size
-    if SSL_client_hello_get0_ext(ssl, TLSEXT_TYPE_application_layer_protocol_negotiation, &data, &size):
-        if size == ACME_PROTOCOL_BYTES + 2 and memcmp(data + 2, ACME_PROTOCOL, ACME_PROTOCOL_BYTES) == 0:
-            connection_of(ssl).offers_acme = True
-    return SSL_CLIENT_HELLO_SUCCESS
-
-
-cdef int choose_certificates(SSL* ssl, int* alert, void* argument) noexcept nogil:
-    # By the name that the client asks for, if any.
-    cdef:
-        TlsConnection* tls = connection_of(ssl)
-        const TlsListener* listener = tls.listener
-        const char* name = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name)
-        uint32_t size = <uint32_t>strlen(name) if name != NULL else 0
-        uint32_t found = NO_INDEX
-        SSL_CTX* context
-    alert[0] = SSL_AD_INTERNAL_ERROR
-    if unlikely(tls.offers_acme):
-        found = find_host(listener.texts, listener.challenge_names, listener.n_challenges, name, size)
-        if found != <uint32_t>NO_INDEX:
-            tls.is_challenge = True
-            SSL_set_verify(ssl, SSL_VERIFY_NONE, NULL)      # who validates has no certificate
-            if SSL_set_SSL_CTX(ssl, <SSL_CTX*>listener.challenges[found].context) == NULL:
-                return SSL_TLSEXT_ERR_ALERT_FATAL
-            # Nor may it get a session, which would be taken up later as that of a client whose certificate was verified.
-            SSL_set_options(ssl, SSL_OP_NO_TICKET)
-            if SSL_set_num_tickets(ssl, 0) != 1 or SSL_set_session_id_context(ssl, b"acme", 4) != 1:
-                return SSL_TLSEXT_ERR_ALERT_FATAL
-            return SSL_TLSEXT_ERR_OK
-    if name != NULL:
-        found = find_host(listener.texts, listener.names, listener.n_names, name, size)
-    if found == <uint32_t>NO_INDEX:
-        if listener.default_identity == <uint32_t>NO_INDEX:
-            tls.failure = FAILURE_TLS_UNKNOWN_NAME
-            alert[0] = SSL_AD_UNRECOGNIZED_NAME
-            return SSL_TLSEXT_ERR_ALERT_FATAL
-        return SSL_TLSEXT_ERR_NOACK             # the listener's context has the default one
-    context = <SSL_CTX*>listener.identities[found].context
-    if context != listener.context and SSL_set_SSL_CTX(ssl, context) == NULL:
-        return SSL_TLSEXT_ERR_ALERT_FATAL
-    return SSL_TLSEXT_ERR_OK
-
-
-cdef int choose_protocol(SSL* ssl, const unsigned char** chosen, unsigned char* chosen_size, const unsigned char* offered, unsigned int size,
-                         void* argument) noexcept nogil:
-    # The first of ours that the client offers. None: no_application_protocol (RFC 7301 section 3.2), or another protocol's bytes would be
-    # read as HTTP.
-    cdef:
-        TlsConnection* tls = connection_of(ssl)
-        const unsigned char* ours = <const unsigned char*>(tls.listener.texts + tls.listener.alpn)
-        uint32_t ours_size = tls.listener.alpn_size, at = 0, k
-    if unlikely(tls.is_challenge):
-        ours = <const unsigned char*>ACME_PROTOCOL
-        ours_size = ACME_PROTOCOL_BYTES
-    if ours_size == 0:
-        return SSL_TLSEXT_ERR_NOACK
-    while at < ours_size:
-        k = 0
-        while k < size and k + offered[k] < size:
-            if offered[k] == ours[at] and memcmp(offered + k + 1, ours + at + 1, ours[at]) == 0:
-                chosen[0] = offered + k + 1
-                chosen_size[0] = offered[k]
-                return SSL_TLSEXT_ERR_OK
-            k += 1 + offered[k]
-        at += 1 + ours[at]
-    return SSL_TLSEXT_ERR_ALERT_FATAL
-
-
-cdef int staple(SSL* ssl, void* argument) noexcept nogil:
-    # The OCSP response of the certificate that is served, for a client that asks.
-    cdef:
-        const TlsIdentity* identity = <const TlsIdentity*>SSL_CTX_get_app_data(SSL_get_SSL_CTX(ssl))
-        const X509* leaf = SSL_get_certificate(ssl)
-        unsigned char* copy
-        uint32_t i
-    if identity == NULL:
-        return SSL_TLSEXT_ERR_NOACK
-    for i in range(identity.n_leaves):
-        if identity.leaves[i] == <const void*>leaf and identity.ocsp[i] != NULL:
-            copy = <unsigned char*>OPENSSL_memdup(identity.ocsp[i], identity.ocsp_size[i])
-            if copy == NULL:
-                return SSL_TLSEXT_ERR_NOACK
-            SSL_set_tlsext_status_ocsp_resp(ssl, copy, identity.ocsp_size[i])      # owned by ssl now
-            return SSL_TLSEXT_ERR_OK
-    return SSL_TLSEXT_ERR_NOACK
-
-
+# ---------------------------------------------------------------------------------------------------------- tickets
 cdef int seal_ticket(SSL* ssl, unsigned char* name, unsigned char* iv, EVP_CIPHER_CTX* cipher, EVP_MAC_CTX* mac, int encrypts) noexcept nogil:
     # The keys of a ticket: the newest for one that is made; for one that a client brings the one with its name, and 2 where the client gets
     # another one: with TLS 1.3, where each is to be used once (RFC 8446 section C.4), and where the key is not the newest. 0: none, so a full
@@ -249,110 +136,7 @@ cdef int seal_ticket(SSL* ssl, unsigned char* name, unsigned char* iv, EVP_CIPHE
     return 0
 
 
-cdef int let_pass(int is_right, X509_STORE_CTX* store) noexcept nogil:
-    # An optional certificate that does not verify: noted (SSL_get_verify_result), and the handshake goes on.
-    if not is_right:
-        ERR_clear_error()                       # what the verification left (a wrong signature) would be taken for the handshake's
-    return 1
-
-
-cdef SSL_TICKET_RETURN check_session(SSL* ssl, SSL_SESSION* session, const unsigned char* name, size_t size, SSL_TICKET_STATUS status,
-                                     void* argument) noexcept nogil:
-    # Only where clients are asked for certificates: one that has expired meanwhile, or is not there and has to be, is asked for again.
-    cdef X509* certificate
-    if status == SSL_TICKET_EMPTY or status == SSL_TICKET_NO_DECRYPT:
-        return SSL_TICKET_RETURN_IGNORE_RENEW
-    certificate = SSL_SESSION_get0_peer(session)
-    if certificate == NULL:
-        if connection_of(ssl).listener.client_auth == CLIENT_AUTH_REQUIRED:
-            return SSL_TICKET_RETURN_IGNORE_RENEW
-    elif X509_cmp_current_time(X509_get0_notAfter(certificate)) <= 0:       # 0 = it cannot be read
-        return SSL_TICKET_RETURN_IGNORE_RENEW
-    return SSL_TICKET_RETURN_USE_RENEW if status == SSL_TICKET_SUCCESS_RENEW else SSL_TICKET_RETURN_USE
-
-
 # ---------------------------------------------------------------------------------------------------------- from an image to contexts
-cdef struct Material:
-    # What the contexts of one listener share while they are made.
-    const char* image               # borrowed, as what follows
-    const ImageHeader* header
-    const ImageTls* tls
-    X509_STORE* authorities         # owned; NULL = clients are not asked for certificates
-    X509_NAME_STACK* names          # owned: of the authorities
-    unsigned char session_context[DIGEST_BYTES]
-
-
-cdef BIO* open_text(const char* image, const ImageText* text) noexcept nogil:
-    return BIO_new_mem_buf(image + text.offset, <int>text.size)
-
-
-cdef bint is_at_end() noexcept nogil:
-    # Whether nothing more of a PEM text could be read because nothing is left. What cannot be parsed is an error: a bundle must not be cut there
-    # without a word.
-    if ERR_GET_REASON(ERR_peek_last_error()) != PEM_R_NO_START_LINE:
-        return False
-    ERR_clear_error()
-    return True
-
-
-cdef bint read_authorities(Material* material) noexcept nogil:
-    # Who may have signed clients' certificates, and which of those are revoked.
-    cdef:
-        BIO* bio = open_text(material.image, &material.tls.client_ca)
-        X509* certificate
-        X509_CRL* crl
-        bint done = bio != NULL
-        uint32_t n = 0
-    material.authorities = X509_STORE_new()
-    material.names = sk_X509_NAME_new_null()
-    done = done and material.authorities != NULL and material.names != NULL
-    while done:
-        certificate = PEM_read_bio_X509(bio, NULL, NULL, NULL)
-        if certificate == NULL:
-            done = is_at_end()
-            break
-        n += 1
-        done = X509_STORE_add_cert(material.authorities, certificate) == 1 \
-            and sk_X509_NAME_push(material.names, X509_NAME_dup(X509_get_subject_name(certificate))) > 0
-        X509_free(certificate)
-    BIO_free(bio)
-    if not done or n == 0:
-        return False
-    if material.tls.client_crl.size == 0:
-        return True
-    bio = open_text(material.image, &material.tls.client_crl)
-    done = bio != NULL
-    n = 0
-    while done:
-        crl = PEM_read_bio_X509_CRL(bio, NULL, NULL, NULL)
-        if crl == NULL:
-            done = is_at_end()
-            break
-        n += 1
-        done = X509_STORE_add_crl(material.authorities, crl) == 1
-        X509_CRL_free(crl)
-    BIO_free(bio)
-    X509_STORE_set_flags(material.authorities, X509_V_FLAG_CRL_CHECK | X509_V_FLAG_CRL_CHECK_ALL)
-    return done and n != 0
-
-
-cdef bint make_session_context(Material* material, const ImageListener* listener) noexcept nogil:
-    # Sessions are resumed only where clients were verified in the same way: the listener's name and all that it asks of their certificates.
-    cdef:
-        const ImageTls* tls = material.tls
-        unsigned char parts[4 * DIGEST_BYTES]
-        unsigned char* at = parts
-        const char* image = material.image
-        bint done
-    done = EVP_Digest(image + listener.name.offset, listener.name.size, at, NULL, EVP_sha256(), NULL) == 1 \
-        and EVP_Digest(image + tls.client_ca.offset, tls.client_ca.size, at + DIGEST_BYTES, NULL, EVP_sha256(), NULL) == 1 \
-        and EVP_Digest(image + tls.client_crl.offset, tls.client_crl.size, at + 2 * DIGEST_BYTES, NULL, EVP_sha256(), NULL) == 1
-    at += 3 * DIGEST_BYTES
-    memcpy(at, &tls.client_auth, sizeof(uint32_t))
-    memcpy(at + sizeof(uint32_t), &tls.client_depth, sizeof(uint32_t))
-    return done and EVP_Digest(parts, 3 * DIGEST_BYTES + 2 * sizeof(uint32_t), material.session_context, NULL, EVP_sha256(), NULL) == 1
-
-
 cdef SSL_CTX* make_context(Material* material) noexcept nogil:
     # A context with a listener's settings and no certificate. NULL: out of memory, or one of them cannot be used.
     cdef:
@@ -400,54 +184,6 @@ cdef SSL_CTX* make_context(Material* material) noexcept nogil:
         SSL_CTX_free(context)
         return NULL
     return context
-
-
-cdef bint add_certificate(Material* material, TlsIdentity* identity, uint32_t number) noexcept nogil:
-    # One more certificate of an identity, with its chain, its key and what is stapled to it.
-    cdef:
-        SSL_CTX* context = <SSL_CTX*>identity.context
-        const ImageCertificate* image = <const ImageCertificate*>(material.image + material.header.certificates.offset) + number
-        X509_STACK* chain = sk_X509_new_null()
-        X509* leaf = NULL
-        X509* certificate
-        EVP_PKEY* key = NULL
-        BIO* bio = open_text(material.image, &image.chain)
-        bint done = bio != NULL and chain != NULL
-    if done:
-        leaf = PEM_read_bio_X509(bio, NULL, NULL, NULL)
-        done = leaf != NULL
-    while done:
-        certificate = PEM_read_bio_X509(bio, NULL, NULL, NULL)
-        if certificate == NULL:
-            done = is_at_end()
-            break
-        done = sk_X509_push(chain, certificate) > 0
-        if not done:
-            X509_free(certificate)
-    BIO_free(bio)
-    if done:
-        bio = open_text(material.image, &image.key)
-        key = read_key(bio) if bio != NULL else NULL
-        BIO_free(bio)
-        done = key != NULL and SSL_CTX_use_certificate(context, leaf) == 1 and SSL_CTX_use_PrivateKey(context, key) == 1 \
-            and SSL_CTX_check_private_key(context) == 1
-    EVP_PKEY_free(key)
-    if done:
-        done = SSL_CTX_set0_chain(context, chain) == 1          # of the certificate that was added last
-        if done:
-            chain = NULL
-    if done and image.ocsp.size != 0:
-        identity.ocsp[identity.n_leaves] = <char*>malloc(image.ocsp.size)
-        done = identity.ocsp[identity.n_leaves] != NULL
-        if done:
-            memcpy(identity.ocsp[identity.n_leaves], material.image + image.ocsp.offset, image.ocsp.size)
-            identity.ocsp_size[identity.n_leaves] = image.ocsp.size
-    if done:
-        identity.leaves[identity.n_leaves] = leaf
-        identity.n_leaves += 1
-    X509_free(leaf)                             # context has counted it
-    sk_X509_pop_free(chain, X509_free)
-    return done
 
 
 cdef bint make_identity(Material* material, TlsIdentity* identity, const uint32_t* certificates, uint32_t n_certificates) noexcept nogil:
@@ -602,44 +338,6 @@ cdef int keep_session(SSL* ssl, SSL_SESSION* session) noexcept nogil:
 cdef void drop_tls_session(Backend* backend) noexcept nogil:
     SSL_SESSION_free(<SSL_SESSION*>backend.tls_session)
     backend.tls_session = NULL
-
-
-cdef bint add_bundle(X509_STORE* store, const char* image, const ImageText* text) noexcept nogil:
-    cdef:
-        BIO* bio = open_text(image, text)
-        X509* certificate
-        bint done = bio != NULL
-        uint32_t n = 0
-    while done:
-        certificate = PEM_read_bio_X509(bio, NULL, NULL, NULL)
-        if certificate == NULL:
-            done = is_at_end()
-            break
-        n += 1
-        done = X509_STORE_add_cert(store, certificate) == 1
-        X509_free(certificate)
-    BIO_free(bio)
-    return done and n != 0
-
-
-cdef bint hash_settings(const char* image, const ImageHeader* header, const ImageBackendTls* tls, uint64_t* hash) noexcept nogil:
-    # Over all that decides who is believed and as whom we come: sessions and idle connections made under others are not used.
-    cdef:
-        const ImageCertificate* certificate
-        unsigned char parts[4 * DIGEST_BYTES]
-        bint done
-    memset(parts, 0, sizeof(parts))
-    done = EVP_Digest(image + tls.server_name.offset, tls.server_name.size, parts, NULL, EVP_sha256(), NULL) == 1 \
-        and EVP_Digest(image + tls.authorities.offset, tls.authorities.size, parts + DIGEST_BYTES, NULL, EVP_sha256(), NULL) == 1
-    if done and tls.certificate != <uint32_t>NO_INDEX:
-        certificate = <const ImageCertificate*>(image + header.certificates.offset) + tls.certificate
-        done = EVP_Digest(image + certificate.chain.offset, certificate.chain.size, parts + 2 * DIGEST_BYTES, NULL, EVP_sha256(), NULL) == 1
-    memcpy(parts + 3 * DIGEST_BYTES, &tls.verify, sizeof(uint32_t))
-    memcpy(parts + 3 * DIGEST_BYTES + 4, &tls.min_version, sizeof(uint32_t))
-    done = done and EVP_Digest(parts, sizeof(parts), parts, NULL, EVP_sha256(), NULL) == 1
-    memcpy(hash, parts, sizeof(uint64_t))
-    hash[0] |= 1
-    return done
 
 
 cdef bint fill_backend(const char* image, const ImageHeader* header, const ImageBackendTls* tls, TlsBackend* backend) noexcept nogil:
@@ -838,151 +536,6 @@ cdef void free_tls_scratch(TlsScratch* scratch) noexcept nogil:
 
 cdef void close_tls_scratch(Engine* engine) noexcept nogil:
     free_tls_scratch(&engine.tls)
-
-
-# ---------------------------------------------------------------------------------------------------------- bytes: between SSL and socket
-cdef int bio_read(BIO* bio, char* data, int size) noexcept nogil:
-    # What came before, then what one recv brings, if the call that runs may still make one.
-    cdef:
-        TlsConnection* tls = <TlsConnection*>BIO_get_data(bio)
-        TlsScratch* scratch = &tls.engine.tls
-        uint32_t n = <uint32_t>size
-        ssize_t came
-    BIO_clear_retry_flags(bio)
-    if unlikely(tls.received != NULL):
-        n = min(n, tls.received.end - tls.received.start)
-        memcpy(data, tls.received.data + tls.received.start, n)
-        tls.received.start += n
-        if tls.received.start == tls.received.end:
-            return_buffer(&tls.engine.buffers, tls.received)
-            tls.received = NULL
-        return <int>n
-    if scratch.start == scratch.end:
-        if not tls.may_receive or not tls.connection.io & IO_READABLE or tls.ended or tls.broken:
-            if tls.ended or tls.broken:
-                return 0 if tls.ended else -1
-            BIO_set_retry_read(bio)
-            return -1
-        tls.may_receive = False
-        came = tls.engine.plain.receive(tls.engine, tls.connection, scratch.received, RECEIVE_BYTES)
-        if came <= 0:
-            if came == IO_AGAIN:
-                BIO_set_retry_read(bio)
-                return -1
-            tls.ended = came == 0
-            tls.broken = came != 0
-            return 0 if tls.ended else -1
-        tls.silent_bytes += <uint32_t>came
-        scratch.start = 0
-        scratch.end = <uint32_t>came
-    n = min(n, scratch.end - scratch.start)
-    memcpy(data, scratch.received + scratch.start, n)
-    scratch.start += n
-    return <int>n
-
-
-cdef int bio_write(BIO* bio, const char* data, int size) noexcept nogil:
-    # Collects records; `flush` sends them.
-    cdef:
-        TlsConnection* tls = <TlsConnection*>BIO_get_data(bio)
-        TlsScratch* scratch = &tls.engine.tls
-    BIO_clear_retry_flags(bio)
-    if <uint32_t>size > SENDING_BYTES - scratch.n_sending:
-        tls.broken = True                       # a flight that large comes of no certificate chain that makes sense
-        return -1
-    memcpy(scratch.sending + scratch.n_sending, data, <size_t>size)
-    scratch.n_sending += <uint32_t>size
-    return size
-
-
-cdef long bio_ctrl(BIO* bio, int command, long number, void* pointer) noexcept nogil:
-    return 1 if command == BIO_CTRL_FLUSH else 0
-
-
-cdef bint flush(Engine* engine, Connection* connection) noexcept nogil:
-    # Sends what was collected; what the socket does not take is held. False: the socket failed, or too much waits for it.
-    cdef:
-        TlsConnection* tls = connection.tls
-        TlsScratch* scratch = &engine.tls
-        uint32_t size = scratch.n_sending
-        ssize_t n = 0
-    scratch.n_sending = 0
-    if size == 0:
-        return not tls.broken
-    if unlikely(tls.holds_back):
-        tls.holds_back = False
-        if not append_bytes(&engine.buffers, &tls.held, scratch.sending, size):
-            tls.broken = True
-        else:
-            flush_held(engine, connection)
-        return not tls.broken
-    if likely(tls.held == NULL and connection.io & IO_WRITABLE):
-        n = engine.plain.send(engine, connection, scratch.sending, size)
-        if likely(n == <ssize_t>size):
-            return not tls.broken
-        if n < 0 and n != IO_AGAIN:
-            tls.broken = True
-            return False
-        n = max(n, 0)
-    elif tls.held != NULL and tls.held.end - tls.held.start + size > MAX_HELD_BYTES:
-        tls.broken = True
-        return False
-    if not append_bytes(&engine.buffers, &tls.held, scratch.sending + n, size - <uint32_t>n):
-        tls.broken = True
-    return not tls.broken
-
-
-cdef bint flush_held(Engine* engine, Connection* connection) noexcept nogil:
-    # Sends what is held, unless that waits for `flush`. False: some of it is still there, or the socket failed (tls.broken).
-    cdef:
-        TlsConnection* tls = connection.tls
-        ssize_t n
-    if likely(tls.held == NULL) or tls.holds_back:
-        return True
-    if not connection.io & IO_WRITABLE:
-        return False
-    n = engine.plain.send(engine, connection, tls.held.data + tls.held.start, tls.held.end - tls.held.start)
-    if n < 0:
-        tls.broken = n != IO_AGAIN
-        return False
-    tls.held.start += <uint32_t>n
-    if tls.held.start < tls.held.end:
-        return False
-    return_buffer(&engine.buffers, tls.held)
-    tls.held = NULL
-    return True
-
-
-cdef ssize_t send_held(Engine* engine, Connection* connection) noexcept nogil:
-    # As flush_held, of a connection where something is held: 1, it has gone; IO_AGAIN; IO_CLOSED; or 0, some of it has. That is progress which the
-    # exchange cannot see, because all of these bytes count as sent: the time for the other side to read starts anew.
-    cdef:
-        TlsConnection* tls = connection.tls
-        Exchange* exchange = connection.exchange
-        uint32_t held = tls.held.end - tls.held.start
-    if flush_held(engine, connection):
-        return 1
-    if tls.broken:
-        return IO_CLOSED
-    if tls.held.end - tls.held.start == held:
-        return IO_AGAIN
-    if exchange != NULL and exchange.flags & X_TUNNEL:
-        exchange.client.wait = WAIT_UNSET
-    elif connection.wait == WAIT_WRITE:
-        connection.wait = WAIT_UNSET
-    return 0
-
-
-cdef void keep_received(Engine* engine, Connection* connection) noexcept nogil:
-    # What one recv brought and nobody has asked for yet waits with the connection, which is readable meanwhile.
-    cdef:
-        TlsConnection* tls = connection.tls
-        TlsScratch* scratch = &engine.tls
-    if unlikely(scratch.start < scratch.end):
-        if not append_bytes(&engine.buffers, &tls.received, scratch.received + scratch.start, scratch.end - scratch.start):
-            tls.broken = True
-        connection.io |= IO_READABLE
-    scratch.start = scratch.end = 0
 
 
 # ---------------------------------------------------------------------------------------------------------- the transport
@@ -1488,98 +1041,6 @@ cdef int greet_backend(Engine* engine, Connection* connection) noexcept nogil:
 
 
 # ---------------------------------------------------------------------------------------------------------- facts
-cdef void put_bio(TlsFacts* facts, uint32_t* at, uint32_t fact, BIO* bio) noexcept nogil:
-    # What was written to `bio`, which is freed, as far as there is room.
-    cdef:
-        char* data = NULL
-        long size
-    if bio == NULL:
-        return
-    size = BIO_get_mem_data(bio, &data)
-    if size > 0:
-        put_fact(facts, at, fact, data, <uint32_t>size)
-    BIO_free(bio)
-
-
-cdef void put_fact(TlsFacts* facts, uint32_t* at, uint32_t fact, const char* data, uint32_t size) noexcept nogil:
-    size = min(size, <uint32_t>MAX_FACT_BYTES)
-    size = min(size, <uint32_t>sizeof(facts.text) - at[0])
-    facts.start[fact] = at[0]
-    facts.size[fact] = size
-    memcpy(facts.text + at[0], data, size)
-    at[0] += size
-
-
-cdef void put_text(TlsFacts* facts, uint32_t* at, uint32_t fact, const char* text) noexcept nogil:
-    if text != NULL:
-        put_fact(facts, at, fact, text, <uint32_t>strlen(text))
-
-
-cdef BIO* print_name(const X509_NAME* name) noexcept nogil:
-    cdef BIO* bio = BIO_new(BIO_s_mem())
-    if bio != NULL:
-        X509_NAME_print_ex(bio, name, 0, XN_FLAG_RFC2253)      # control and other characters are escaped
-    return bio
-
-
-cdef void put_certificate(TlsFacts* facts, uint32_t* at, const SSL* ssl, const X509* certificate) noexcept nogil:
-    cdef:
-        unsigned char digest[DIGEST_BYTES]
-        char hexadecimal[2 * DIGEST_BYTES]
-        const char* digits = b"0123456789abcdef"
-        unsigned int size = 0
-        BIGNUM* number = ASN1_INTEGER_to_BN(X509_get0_serialNumber(certificate), NULL)
-        char* text
-        long result = SSL_get_verify_result(ssl)
-        BIO* bio
-        uint32_t i
-    put_bio(facts, at, TLS_CLIENT_SUBJECT, print_name(X509_get_subject_name(certificate)))
-    put_bio(facts, at, TLS_CLIENT_ISSUER, print_name(X509_get_issuer_name(certificate)))
-    if number != NULL:
-        text = BN_bn2hex(number)
-        put_text(facts, at, TLS_CLIENT_SERIAL, text)
-        OPENSSL_free(text)
-        BN_free(number)
-    if X509_digest(certificate, EVP_sha256(), digest, &size) == 1 and size == DIGEST_BYTES:
-        for i in range(DIGEST_BYTES):
-            hexadecimal[2 * i] = digits[digest[i] >> 4]
-            hexadecimal[2 * i + 1] = digits[digest[i] & 15]
-        put_fact(facts, at, TLS_CLIENT_FINGERPRINT, hexadecimal, sizeof(hexadecimal))
-    if result == X509_V_OK:
-        put_text(facts, at, TLS_CLIENT_VERIFY, b"SUCCESS")
-        return
-    bio = BIO_new(BIO_s_mem())
-    if bio != NULL:
-        BIO_puts(bio, b"FAILED:")
-        BIO_puts(bio, X509_verify_cert_error_string(result))
-    put_bio(facts, at, TLS_CLIENT_VERIFY, bio)
-
-
-cdef TlsFacts* make_facts(const SSL* ssl) noexcept nogil:
-    # Owned by the caller; NULL: out of memory.
-    cdef:
-        TlsFacts facts
-        TlsFacts* made
-        uint32_t at = 0
-        const X509* certificate = SSL_get0_peer_certificate(ssl)
-        size_t size
-    memset(&facts, 0, sizeof(facts))
-    put_text(&facts, &at, TLS_VERSION, SSL_get_version(ssl))
-    put_text(&facts, &at, TLS_CIPHER, SSL_CIPHER_get_name(SSL_get_current_cipher(ssl)))
-    put_text(&facts, &at, TLS_SERVER_NAME, SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name))
-    put_text(&facts, &at, TLS_RESUMED, b"yes" if SSL_session_reused(ssl) else b"no")
-    if certificate != NULL:
-        put_certificate(&facts, &at, ssl, certificate)
-    else:
-        put_text(&facts, &at, TLS_CLIENT_VERIFY, b"NONE")
-    ERR_clear_error()
-    size = sizeof(TlsFacts) - sizeof(facts.text) + at
-    made = <TlsFacts*>malloc(size)
-    if made != NULL:
-        memcpy(made, &facts, size)
-    return made
-
-
 cdef uint32_t agreed_protocol(const Connection* client, const char** protocol) noexcept nogil:
     # The size of the protocol that it and we have agreed on (ALPN), up to 255, and where it stands; 0: there is none, or no TLS. Valid until the
     # connection closes.
