@@ -3,6 +3,7 @@
 What a certificate has to be is said by the unit tests of the same name, what TLS does on the wire by those of the data plane.
 """
 
+import json
 import os
 import re
 import signal
@@ -256,3 +257,21 @@ def test_a_log_says_what_is_known_of_a_clients_tls(fastlb, instant, site):
         ask(client, b"one")
     wait_until(lambda: log.exists() and log.read_text(), "a line is written")
     assert log.read_text() == "https TLSv1.3 a.example no NONE 200\n"
+
+
+@pytest.mark.long
+def test_testssl_finds_nothing_above_low(fastlb, instant, site):
+    """Protocols, ciphers, forward secrecy, preferences and known attacks; not the certificate, which is the test's own."""
+    site.issue("a", "a.example")
+    ROOT.issue("a.example", kind="rsa2048", number=1).write(site.directory, "rsa")
+    lb = fastlb(site.text(instant(response(b"one")), "a", "rsa"))
+    found = site.directory / "found.json"
+    sections = ("--protocols", "--std", "--fs", "--server-preference", "--vulnerable")
+    options = ("--quiet", "--color", "0", "--warnings", "off", "--ip", "127.0.0.1", "--sneaky", "--jsonfile", str(found), *sections)
+    done = subprocess.run(
+        ["testssl", *options, f"https://a.example:{lb.port}/"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1200
+    )
+    findings = {one["id"]: one for one in json.loads(found.read_text())}
+    assert findings["TLS1_3"]["severity"] == "OK", done.stdout
+    assert len(findings) > 30
+    assert [one for one in findings.values() if one["severity"] not in ("OK", "INFO", "LOW")] == []
