@@ -52,6 +52,11 @@ class Program:
             raise BenchError(f"{self.name} ended with status {self.process.returncode}{self.log_tail()}")
         self._pids = tuple(descendants(self.process.pid))
 
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The tree, as it was at the last refresh."""
+        return self._pids
+
     def cpu_ns(self) -> int:
         """CPU time of the tree so far, user and system, threads that ended included. Nanoseconds."""
         return sum(cpu_clock_ns(pid) for pid in self._pids)
