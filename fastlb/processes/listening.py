@@ -97,7 +97,7 @@ class Listening:
         report_warnings(handover.warnings)
         known = {one.address for one in bound}
         self._given.update(handover.by_address)
-        adopted = [adopt_sockets(address, sockets) for address, sockets in handover.by_address.items() if address not in known]
+        adopted = [adopt_sockets(address, sockets, homes[0]) for address, sockets in handover.by_address.items() if address not in known]
         wanted = [address for address in addresses if address not in handover.by_address]
         taken_over = [take_over(address, sockets, homes) for address, sockets in self._take_sockets(wanted)]
         self._taken_over += taken_over

@@ -193,9 +193,17 @@ def bind_address(address: BindAddress, backlog: int, defer_accept: bool = False,
     raise AssertionError("the last try returns or raises")
 
 
-def adopt_sockets(address: BindAddress, inherited: Iterable[socket.socket]) -> BoundAddress:
-    """Listening sockets that the service manager has opened for us: all workers accept from them."""
-    return BoundAddress(address, [ListeningSocket(one, next(_numbers), None, inherited=True) for one in inherited], inherited=True)
+def adopt_sockets(address: BindAddress, inherited: Iterable[socket.socket], home: int) -> BoundAddress:
+    """Sockets that the service manager has opened for us. All workers accept from those that listen. UDP has sessions, so its sockets are
+    for the worker in this slot, and the others get some beside them, where that can be."""
+    sockets = list(inherited)
+    if address.udp:
+        for one in sockets:
+            # Those that we bind are for one family. Beside one for both the kernel would not share datagrams out.
+            is_dual = one.family == socket.AF_INET6 and not one.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, not is_dual)
+    found = [ListeningSocket(one, next(_numbers), home if address.udp else None, inherited=True) for one in sockets]
+    return BoundAddress(address, found, inherited=True)
 
 
 def take_over(address: BindAddress, sockets: Iterable[socket.socket], homes: Sequence[int]) -> BoundAddress:
@@ -245,9 +253,11 @@ def _add_sockets(bound: BoundAddress, homes: Sequence[int], listener: Binds) -> 
                 else:
                     another = _bind_tcp(one.socket.family, name[0], name[1], listener.backlog, listener.defer_accept, name)
                 added.append(ListeningSocket(another, next(_numbers), slot))
-    except BaseException:
+    except BaseException as error:
         for one in added:
             one.socket.close()
+        if isinstance(error, OSError) and bound.inherited and bound.address.udp:
+            return  # bound by another account, or for both families: its worker has all of it
         raise
     bound.sockets += added
     if bound.address.udp and added:

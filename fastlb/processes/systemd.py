@@ -21,7 +21,7 @@ _HANDOVER_VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PID
 
 @dataclass(frozen=True, slots=True)
 class InheritedSocket:
-    """A listening stream socket that whoever started fastlb has bound and keeps.
+    """A listening stream socket, or a UDP socket, that whoever started fastlb has bound and keeps.
 
     Args:
         name: FileDescriptorName= of the socket unit, usually the name of that unit; "" if it has none.
@@ -152,7 +152,7 @@ def _take(descriptor: int) -> socket.socket | str:
         taken.close()
         return reason
     taken.setblocking(False)
-    if taken.family != socket.AF_UNIX:
+    if taken.family != socket.AF_UNIX and taken.type == socket.SOCK_STREAM:
         taken.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted sockets inherit it, as from those that we bind
     return taken
 
@@ -160,8 +160,10 @@ def _take(descriptor: int) -> socket.socket | str:
 def _refuse(taken: socket.socket) -> str:
     if taken.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
         return "it is of an address family that listeners do not know"
+    if taken.type == socket.SOCK_DGRAM and taken.family != socket.AF_UNIX:
+        return "" if taken.getsockname()[1] else "it is not bound"
     if taken.type != socket.SOCK_STREAM:
-        return "it is not a stream socket (in a socket unit: ListenStream=)"
+        return "it is neither a stream socket nor one for UDP (in a socket unit: ListenStream=, or ListenDatagram= with a port)"
     if not taken.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         return "it does not listen (in a socket unit: Accept=no)"
     return ""

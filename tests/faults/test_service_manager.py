@@ -14,6 +14,7 @@ from tests.support.configuration import configuration
 from tests.support.load import Load, kill_worker, wait_for_end, wait_for_restart
 from tests.support.loop_backend import LoopBackend
 from tests.support.process import listening_inodes
+from tests.support.udp_echo import UdpEcho, ask, count_sockets, udp_client
 from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
 # What systemd does between fork and exec: the sockets from descriptor 3 on, and whom they are for.
@@ -282,3 +283,33 @@ def test_what_is_kept_follows_the_configuration(fastlb, instant, manager):
     assert len(names) == len(before) == 2
     assert set(names) & set(before) == {"fastlb.memory"}
     store.drop(list(store.kept))
+
+
+def test_udp_sockets_of_the_service_manager_are_shared_with_workers_where_that_can_be(fastlb):
+    single, dual = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    with single, dual, UdpEcho() as backend:
+        single.bind(("127.0.0.1", 0))
+        dual.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        dual.bind(("::", 0))
+        ports = [one.getsockname()[1] for one in (single, dual)]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as early:
+            early.settimeout(DEADLINE_SECONDS)
+            early.sendto(b"before the start", ("127.0.0.1", ports[0]))
+            listeners = [
+                {"name": name, "protocol": "udp", "pool": "main", "bind": bind, "udp": {"responses": 1}}
+                for name, bind in (("single", f"127.0.0.1:{ports[0]}"), ("dual", f":{ports[1]}"))
+            ]
+            text = configuration(listeners=listeners, pools={"main": {"backends": [f"127.0.0.1:{backend.port}"]}})
+            descriptors = [one.fileno() for one in (single, dual)]
+            prefix = [sys.executable, "-c", LAUNCH, "2", *map(str, descriptors)]
+            lb = fastlb(text, prefix=prefix, pass_fds=descriptors, workers=2)
+            assert early.recv(100) == b"before the start"
+        assert [count_sockets(port) for port in ports] == [2, 1], "beside one for both families there is no other"
+        for host, port in (("127.0.0.1", ports[0]), ("127.0.0.1", ports[1]), ("::1", ports[1])):
+            for _ in range(10):
+                with udp_client(host, port) as client:
+                    assert ask(client, b"?") == b"?"
+        lb.rest()
+        lb.signal(signal.SIGTERM)
+        lb.wait_exit()
+        assert [count_sockets(port) for port in ports] == [1, 1], "the service manager still has them"

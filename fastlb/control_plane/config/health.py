@@ -16,6 +16,7 @@ from fastlb.control_plane.config.toml import KeyPath
 
 OFF = "off"
 TCP = "tcp"
+UDP = "udp"
 HTTP = "http"
 GRPC = "grpc"
 SCRIPT = "script"
@@ -23,6 +24,8 @@ SCRIPT = "script"
 MOST_HEADERS = 32
 MAX_VALUE_BYTES = 1024  # of a header field; a request stays below what a new connection takes at once
 MAX_MATCH_BYTES = 1024
+MAX_PAYLOAD_BYTES = 1024  # of a datagram that every way has room for
+_HEX_MARK = "hex:"
 
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}"  # RFC 9110 section 5.6.2
 # What a probe writes itself; "host" has a key of its own.
@@ -160,6 +163,25 @@ def parse_service(text: str) -> str:
     return text
 
 
+def parse_payload(text: str) -> str:
+    """What a datagram holds: a text, or hexadecimal digits behind "hex:"."""
+    try:
+        size = len(read_payload(text))
+    except ValueError as error:
+        right = 'behind "hex:" stand bytes of two hexadecimal digits each, such as "hex:0a1b"'
+        raise Rejected(f"{quote(text[:64])} is not a payload", right) from error
+    if size > MAX_PAYLOAD_BYTES:
+        raise Rejected(f"this payload has {size} bytes", f"at most {MAX_PAYLOAD_BYTES}")
+    return text
+
+
+def read_payload(text: str) -> bytes:
+    """The bytes themselves. ValueError."""
+    if text.startswith(_HEX_MARK):
+        return bytes.fromhex(text.removeprefix(_HEX_MARK))
+    return text.encode("utf-8", "surrogateescape")
+
+
 def parse_certificates(text: str) -> str:
     """An absolute path, or "" for the system's."""
     if text and (not text.startswith("/") or "\0" in text):
@@ -181,12 +203,13 @@ class Health:
     type: str = option(
         "type",
         Choice(
-            (OFF, TCP, HTTP, GRPC, SCRIPT),
+            (OFF, TCP, UDP, HTTP, GRPC, SCRIPT),
             also_called={
                 "none": OFF,
                 "false": OFF,
                 "connect": TCP,
                 "tcp-check": TCP,
+                "datagram": UDP,
                 "https": HTTP,
                 "httpchk": HTTP,
                 "grpc_health": GRPC,
@@ -211,6 +234,8 @@ class Health:
     service: str = option(
         "service", Text("a service", parse_service, "shop.Orders"), "", ("service_name", "grpc_service", "grpc_service_name")
     )
+    send: str = option("send", Text("a payload", parse_payload, "ping"), "", ("payload", "data", "send-binary"))
+    reply: bool = option("reply", Flag(), True, ("answer", "expect_reply", "wait_for_reply"))
     interval_ms: int = option("interval", duration("100ms", "1h"), "5s", ("inter", "period", "every", "interval_seconds"))
     fast_interval_ms: int = option(
         "fast_interval", duration("100ms", "1h"), "1s", ("fastinter", "downinter", "fast", "unhealthy_interval", "no_traffic_interval")
@@ -235,6 +260,7 @@ class Health:
 # Which keys belong to which types; the others belong to all but "off".
 _KEYS = {
     TCP: ("port", "tls", "tls_verify", "tls_ca_file", "tls_server_name"),
+    UDP: ("send", "reply", "match", "port"),
     HTTP: (
         *("path", "method", "host", "headers", "expect", "match"),
         *("port", "tls", "tls_verify", "tls_ca_file", "tls_server_name"),
@@ -251,7 +277,7 @@ def check_healths(reader: Reader, addresses: dict[KeyPath, Sequence[BackendAddre
         changed = {key for key, found in options_of(Health).items() if getattr(health, found.field_name) != untouched[key]}
         if health.type == OFF:
             if changed:
-                reader.reject_key(path, "health does not say how backends are probed", 'type is "tcp", "http", "grpc" or "script"')
+                reader.reject_key(path, "health does not say how backends are probed", 'type is "tcp", "udp", "http", "grpc" or "script"')
             continue
         kinds = {key for keys in _KEYS.values() for key in keys}
         for key in sorted((changed & kinds) - set(_KEYS[health.type])):
@@ -259,6 +285,8 @@ def check_healths(reader: Reader, addresses: dict[KeyPath, Sequence[BackendAddre
             reader.reject_key((*path, key), f"{key} has no meaning for type {quote(health.type)}", f"it belongs to {right}")
         if health.type == SCRIPT:
             _check_command(reader, path, health)
+        if not health.reply and health.match:
+            reader.reject_key((*path, "match"), "match says what an answer holds, and reply = false that none has to come", "leave one out")
         for name, _ in health.headers if health.type == GRPC else ():
             if name.lower() == "content-type" or name.lower().startswith("grpc-"):
                 reader.reject_key((*path, "headers", name), f"{quote(name)} belongs to the gRPC call itself", "fastlb writes it itself")
@@ -275,6 +303,8 @@ def check_healths(reader: Reader, addresses: dict[KeyPath, Sequence[BackendAddre
             reader.reject_key(
                 (*path, "tls"), "a backend of this pool is a unix socket", 'say what its certificate is for: tls_server_name = "…"'
             )
+        if is_unix and health.type == UDP:
+            reader.reject_key(path, "a backend of this pool is a unix socket", "which takes no datagrams: probe it in another way")
         if is_unix and health.port:
             reader.reject((*path, "port"), "a backend of this pool is a unix socket", "which has no other port: leave it out")
 

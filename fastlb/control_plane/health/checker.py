@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from fastlb import FastlbError
 from fastlb.control_plane.backend_states import BackendStates
-from fastlb.control_plane.config.health import GRPC, HTTP, OFF, SCRIPT, Health
+from fastlb.control_plane.config.health import GRPC, HTTP, OFF, SCRIPT, UDP, Health, read_payload
 from fastlb.control_plane.config.schema import CLIENT_SOURCE, Config, Pool
 from fastlb.control_plane.groups import Row
 from fastlb.control_plane.health.http import HttpProbe, Wanted, make_request, make_wanted
@@ -31,6 +31,7 @@ from fastlb.control_plane.health.result import Outcome, Result
 from fastlb.control_plane.health.schedule import Planned, Schedule, first_delay, jittered
 from fastlb.control_plane.health.script import ScriptProbe, make_environment
 from fastlb.control_plane.health.tcp import Done, Place, TcpProbe, Tls
+from fastlb.control_plane.health.udp import UdpProbe
 from fastlb.control_plane.health.verdict import Judge, Verdict
 from fastlb.control_plane.resolver import Endpoint
 from fastlb.control_plane.snapshot import list_groups
@@ -68,7 +69,7 @@ class Watch:
     """One backend that is probed.
 
     Args:
-        wanted: what its answers have to be, where it is asked over HTTP; shared by its pool.
+        wanted: what its answers have to be, where anything of them matters; shared by its pool.
     """
 
     __slots__ = ("due", "judge", "make_probe", "planned", "probe", "result", "schedule", "since", "wanted", "wish")
@@ -174,7 +175,7 @@ class Checker:
 
     def _follow_pool(self, pool: Pool, rows: Sequence[Row], known: PoolWatch | None) -> None:
         self._pools[pool.name] = now = PoolWatch()
-        wanted = make_wanted(pool.health) if pool.health.type == HTTP else None
+        wanted = make_wanted(pool.health) if pool.health.type in (HTTP, UDP) else None
         for row in rows:
             watch = self._follow_backend(pool, row, wanted, known.watches.get(row.identity) if known is not None else None)
             if watch is not None:
@@ -392,6 +393,10 @@ def make_maker(loop: AbstractEventLoop, wish: Wish, wanted: Wanted | None) -> Ma
         return lambda done: ScriptProbe(loop, health.command, environment, health.timeout_ms, done)
     if health.port and not isinstance(place.address, str):
         place = Place(place.family, (place.address[0], health.port), source=wish.source)
+    if health.type == UDP:
+        assert wanted is not None
+        place, payload = replace(place, header=b""), read_payload(health.send)
+        return lambda done: UdpProbe(loop, place, health.timeout_ms, done, payload, wanted, health.reply)
     tls = None
     if wish.context is not None:
         asked = health.host.rpartition(":")[0] if health.host.rpartition(":")[2].isdecimal() else health.host

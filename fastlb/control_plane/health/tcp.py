@@ -67,6 +67,8 @@ class TcpProbe:
 
     __slots__ = ("_began", "_done", "_loop", "_reads", "_socket", "_stage", "_timeout_ms", "_timer", "_tls", "_writes", "place")
 
+    kind = socket.SOCK_STREAM
+
     def __init__(self, loop: AbstractEventLoop, place: Place, timeout_ms: int, tls: Tls | None, done: Done) -> None:
         self._loop = loop
         self.place = place
@@ -83,7 +85,7 @@ class TcpProbe:
         self._began = time.monotonic()
         self._timer = self._loop.call_later(self._timeout_ms / 1000, self._on_time_out)
         try:
-            self._socket = socket.socket(self.place.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            self._socket = socket.socket(self.place.family, self.kind | socket.SOCK_NONBLOCK)
             if self.place.local_address:
                 self._socket.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
                 self._socket.bind(self.place.local_address)

@@ -231,7 +231,7 @@ def test_a_unix_socket_is_shared_by_all_workers(opened: list[Bound], tmp_path: P
 def test_what_the_service_manager_opened_is_shared_and_outlives_its_listener(opened: list[Bound]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as inherited:
         (listener,) = listeners(f"127.0.0.1:{inherited.getsockname()[1]}")
-        adopted = adopt_sockets(listener.bind[0], [inherited])
+        adopted = adopt_sockets(listener.bind[0], [inherited], 0)
         ((_, bound),) = bind_listeners([listener], [adopted], homes=range(4))
         assert bound is adopted
         assert homes(bound) == [None]

@@ -143,11 +143,21 @@ def test_what_cannot_be_listened_on_is_named_and_the_rest_is_used(tmp_path: Path
         assert found == [f"127.0.0.1:{good.getsockname()[1]}"]
     assert warnings == [
         "the inherited descriptor 3 (a) is not used: it does not listen (in a socket unit: Accept=no)",
-        "the inherited descriptor 4 (b) is not used: it is not a stream socket (in a socket unit: ListenStream=)",
+        "the inherited descriptor 4 (b) is not used: it is not bound",
         "the inherited descriptor 5 (c) is not used: it is of an address family that listeners do not know",
         "the inherited descriptor 6 (without a name) is not used: it is not a socket",
         "LISTEN_FDS=1000000 is not true of the descriptor 8 (without a name): bad file descriptor",
     ]
+
+
+def test_udp_sockets_are_taken_over_and_others_of_datagrams_are_not(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as local:
+        udp.bind(("127.0.0.1", 0))
+        local.bind(f"{tmp_path}/s")
+        found, warnings, _, _ = start_with([udp.fileno(), local.fileno()], None, 2)
+        assert found == [f"127.0.0.1:{udp.getsockname()[1]}"]
+    (warning,) = warnings
+    assert "neither a stream socket nor one for UDP" in warning
 
 
 def test_sockets_for_another_process_are_left_alone() -> None:

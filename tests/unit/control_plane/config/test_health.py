@@ -3,7 +3,7 @@
 import pytest
 
 from fastlb.control_plane.config.errors import ConfigError
-from fastlb.control_plane.config.health import Health, StatusRange
+from fastlb.control_plane.config.health import Health, StatusRange, read_payload
 from fastlb.control_plane.config.loader import Loaded, load_text
 
 SITE = """\
@@ -99,6 +99,13 @@ def test_a_pool_that_is_probed_over_grpc_and_asked_in_http1_is_warned_of() -> No
     assert load('"grpc"', site).warnings == ()
 
 
+def test_a_datagram_is_a_text_or_bytes() -> None:
+    health = read('{ type = "udp", send = "hex:0a1B", match = "~x", port = 54 }')
+    assert (read_payload(health.send), health.reply, health.port) == (b"\x0a\x1b", True, 54)
+    assert read_payload(read('{ type = "udp", send = "hex" }').send) == b"hex"
+    assert read('"udp"') == Health(type="udp")
+
+
 def test_a_script_is_a_list_of_arguments() -> None:
     assert read('{ type = "script", command = ["/bin/check", "$HOME"] }').command == ("/bin/check", "$HOME")
     assert read('{ type = "script", command = "/bin/check" }').command == ("/bin/check",)
@@ -107,10 +114,15 @@ def test_a_script_is_a_list_of_arguments() -> None:
 @pytest.mark.parametrize(
     ("health", "expected"),
     [
-        ('"https"', 'unknown type "https"; type is "off", "tcp", "http", "grpc" or "script"; did you mean "http"?'),
-        ("true", 'found true; word is a text, "off", "tcp", "http", "grpc" or "script"'),
+        ('"https"', 'unknown type "https"; type is "off", "tcp", "udp", "http", "grpc" or "script"; did you mean "http"?'),
+        ("true", 'found true; word is a text, "off", "tcp", "udp", "http", "grpc" or "script"'),
         ("{ }", ""),
-        ('{ path = "/health" }', 'health does not say how backends are probed; type is "tcp", "http", "grpc" or "script"'),
+        ('{ path = "/health" }', 'health does not say how backends are probed; type is "tcp", "udp", "http", "grpc" or "script"'),
+        ('{ type = "tcp", send = "x" }', 'send has no meaning for type "tcp"; it belongs to "udp"'),
+        ('{ type = "udp", send = "hex:0" }', '"hex:0" is not a payload; behind "hex:" stand bytes'),
+        ('{ type = "udp", send = "' + "x" * 1025 + '" }', "this payload has 1025 bytes; at most 1024"),
+        ('{ type = "udp", reply = false, match = "x" }', "match says what an answer holds, and reply = false that none has to come"),
+        ('{ type = "udp", tls = true }', 'tls has no meaning for type "udp"'),
         ('{ type = "http", path = "health" }', '"health" does not start with a slash'),
         ('{ type = "http", path = "/a b" }', '"/a b" is not a path'),
         ('{ type = "http", method = "get" }', '"get" is not a method; upper and lower case differ; did you mean "GET"?'),
@@ -139,7 +151,7 @@ def test_a_script_is_a_list_of_arguments() -> None:
         ('{ type = "tcp", command = ["/bin/true"] }', 'command has no meaning for type "tcp"; it belongs to "script"'),
         (
             '{ type = "script", command = ["/bin/true"], port = 81 }',
-            'port has no meaning for type "script"; it belongs to "tcp", "http" or "grpc"',
+            'port has no meaning for type "script"; it belongs to "tcp", "udp", "http" or "grpc"',
         ),
         ('{ type = "grpc", path = "/health" }', 'path has no meaning for type "grpc"; it belongs to "http"'),
         ('{ type = "http", service = "a" }', 'service has no meaning for type "http"; it belongs to "grpc"'),
