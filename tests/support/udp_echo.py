@@ -1,11 +1,14 @@
 """UDP for whole processes: a backend that echoes, clients that ask, and what the kernel says of a port."""
 
+import contextlib
+import select
 import socket
 import threading
+import time
 from pathlib import Path
 from typing import Self
 
-from tests.support.waiting import DEADLINE_SECONDS
+from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
 
 class UdpEcho:
@@ -61,3 +64,56 @@ def count_sockets(port: int) -> int:
             local, remote = line.split()[1:3]
             found += int(local.rpartition(":")[2], 16) == port and int(remote.rpartition(":")[2], 16) == 0
     return found
+
+
+class UdpTalk:
+    """Clients that keep their addresses and ask one thing after the other, each when it has its answer; in a thread, until it is left.
+
+    `lost`: what had no answer within a second, and was asked anew; `wrong`: answers to nothing that was asked.
+    """
+
+    def __init__(self, port: int, n_clients: int = 8) -> None:
+        self.answers = self.lost = 0
+        self.wrong: list[bytes] = []
+        self._clients = [udp_client("127.0.0.1", port) for _ in range(n_clients)]
+        self._ends = False
+        self._thread = threading.Thread(target=self._talk, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends = True
+        self._thread.join(DEADLINE_SECONDS)
+        for client in self._clients:
+            client.close()
+
+    def wait_for(self, n: int) -> None:
+        """Until so many more were answered."""
+        wanted = self.answers + n
+        wait_until(lambda: self.answers >= wanted, f"{n} answers")
+
+    def _talk(self) -> None:
+        asked: dict[socket.socket, tuple[bytes, float]] = {}
+        number = 0
+        while not self._ends:
+            for client in self._clients:
+                question, since = asked.get(client, (b"", 0.0))
+                if question and time.monotonic() - since < 1:
+                    continue
+                self.lost += bool(question)
+                number += 1
+                asked[client] = b"%d" % number, time.monotonic()
+                with contextlib.suppress(ConnectionRefusedError):
+                    client.send(b"%d" % number)
+            for client in select.select(self._clients, [], [], 0.1)[0]:
+                try:
+                    answer = client.recv(65536)
+                except ConnectionRefusedError:
+                    continue
+                if answer == asked[client][0]:
+                    self.answers += 1
+                    asked[client] = b"", 0.0
+                else:
+                    self.wrong.append(answer)
