@@ -20,7 +20,7 @@ from tests.support.authority import Authority, key_pem, make_key, put
 from tests.support.configuration import configuration
 from tests.support.load import wait_for_end
 from tests.support.message import request, response
-from tests.support.process import Fastlb
+from tests.support.process import Control, Fastlb
 from tests.support.waiting import DEADLINE_SECONDS, wait_until
 
 ROOT = Authority()
@@ -275,3 +275,4 @@ def test_testssl_finds_nothing_above_low(fastlb, instant, site):
     assert findings["TLS1_3"]["severity"] == "OK", done.stdout
     assert len(findings) > 30
     assert [one for one in findings.values() if one["severity"] not in ("OK", "INFO", "LOW")] == []
+    lb.control = Control(lb.directory / "control")  # the one of before has been idle for too long
