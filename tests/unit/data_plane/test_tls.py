@@ -395,10 +395,10 @@ def test_renegotiation_is_refused_and_the_connection_goes_on() -> None:
 def test_client_that_reads_slowly_but_steadily_has_its_time_anew(protocol: str) -> None:
     # The socket takes little at a time, so what waits is what OpenSSL has encrypted already: nobody above it sees any byte move.
     body = b"\xfe" * 60_000
-    with TlsWorld(listener={"write_timeout_ms": 300}, alpn=[protocol.encode()]) as world:
-        world.front.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+    with TlsWorld(listener={"write_timeout_ms": 500}, alpn=[protocol.encode()]) as world:
+        world.front.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         with socket.socket() as sock:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 512)
             sock.connect(world.front.getsockname())
             sock.setblocking(False)
@@ -412,7 +412,7 @@ def test_client_that_reads_slowly_but_steadily_has_its_time_anew(protocol: str) 
                 read_at = time.monotonic() + 0.02
                 world.pump_until(lambda read_at=read_at: time.monotonic() >= read_at)
                 with contextlib.suppress(BlockingIOError):
-                    client.incoming.write(sock.recv(2000))
+                    client.incoming.write(sock.recv(1000))
                 with contextlib.suppress(ssl.SSLWantReadError):
                     received += client.ssl.read(65536)
                 assert world.counts("clients_closed") == (0,)
