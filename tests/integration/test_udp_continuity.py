@@ -31,20 +31,20 @@ def test_reloads_lose_no_datagram(fastlb: Any, backend: UdpEcho) -> None:
         for responses in (1, 2, "any", 1, "any"):
             lb.apply_ok(configure(backend, responses=responses))
             talk.wait_for(100)
-    assert (talk.lost, talk.wrong) == (0, [])
+    assert (talk.lost, talk.wrong) == (set(), [])
     lb.wait_for(lambda counters: counters["udp_sessions_opened"] == counters["udp_sessions_closed"], "all have ended")
 
 
 def test_a_worker_that_dies_takes_only_what_was_under_way_with_it(fastlb: Any, backend: UdpEcho) -> None:
     lb = fastlb(configure(backend), workers=2)
-    with UdpTalk(lb.port, 16) as talk:
+    with UdpTalk(lb.port, 16, patience=0.5) as talk:
         for slot in (0, 1):
             talk.wait_for(200)
             before = lb.worker_pid(slot)
             os.kill(before, signal.SIGKILL)
             wait_until(lambda slot=slot, before=before: lb.worker_pid(slot) not in (0, None, before), "another worker")
         talk.wait_for(200)
-    assert talk.lost <= 32, "at most one of each client, twice"
+    assert len(talk.lost) <= 32, "at most one of each client, twice"
     assert talk.wrong == []
 
 
@@ -60,6 +60,6 @@ def test_an_upgrade_loses_no_datagram(fastlb: Any, backend: UdpEcho) -> None:
         assert lb.process.wait(DEADLINE_SECONDS) == 0, lb.messages()
         lb._was_killed = True  # nothing is left to be stopped
         talk.wait_for(100)
-    assert (talk.lost, talk.wrong) == (0, [])
+    assert (talk.lost, talk.wrong) == (set(), [])
     os.kill(answer["pid"], signal.SIGTERM)
     wait_for_end(answer["pid"])

@@ -67,15 +67,23 @@ def count_sockets(port: int) -> int:
 
 
 class UdpTalk:
-    """Clients that keep their addresses and ask one thing after the other, each when it has its answer; in a thread, until it is left.
+    """Clients that keep their addresses and ask one thing after the other, each when it has its answer; in a thread, until it is left. That
+    waits for what is under way.
 
-    `lost`: what had no answer within a second, and was asked anew; `wrong`: answers to nothing that was asked.
+    Args:
+        patience: seconds after which something is given up, and the client asks the next thing.
+
+    `lost`: what was given up, or had no answer at the end; `wrong`: answers to nothing that was asked.
     """
 
-    def __init__(self, port: int, n_clients: int = 8) -> None:
-        self.answers = self.lost = 0
+    def __init__(self, port: int, n_clients: int = 8, patience: float = DEADLINE_SECONDS) -> None:
+        self.answers = 0
+        self.lost: set[bytes] = set()
         self.wrong: list[bytes] = []
+        self._patience = patience
         self._clients = [udp_client("127.0.0.1", port) for _ in range(n_clients)]
+        self._asked: dict[socket.socket, tuple[bytes, float]] = {}
+        self._n_asked = 0
         self._ends = False
         self._thread = threading.Thread(target=self._talk, daemon=True)
 
@@ -85,7 +93,7 @@ class UdpTalk:
 
     def __exit__(self, *_: object) -> None:
         self._ends = True
-        self._thread.join(DEADLINE_SECONDS)
+        self._thread.join(2 * DEADLINE_SECONDS)
         for client in self._clients:
             client.close()
 
@@ -95,25 +103,37 @@ class UdpTalk:
         wait_until(lambda: self.answers >= wanted, f"{n} answers")
 
     def _talk(self) -> None:
-        asked: dict[socket.socket, tuple[bytes, float]] = {}
-        number = 0
         while not self._ends:
             for client in self._clients:
-                question, since = asked.get(client, (b"", 0.0))
-                if question and time.monotonic() - since < 1:
-                    continue
-                self.lost += bool(question)
-                number += 1
-                asked[client] = b"%d" % number, time.monotonic()
-                with contextlib.suppress(ConnectionRefusedError):
-                    client.send(b"%d" % number)
-            for client in select.select(self._clients, [], [], 0.1)[0]:
-                try:
-                    answer = client.recv(65536)
-                except ConnectionRefusedError:
-                    continue
-                if answer == asked[client][0]:
-                    self.answers += 1
-                    asked[client] = b"", 0.0
-                else:
-                    self.wrong.append(answer)
+                self._ask(client)
+            self._receive()
+        end = time.monotonic() + min(self._patience, DEADLINE_SECONDS)
+        while self._asked and time.monotonic() < end:
+            self._receive()
+        self.lost |= {question for question, _ in self._asked.values()}
+
+    def _ask(self, client: socket.socket) -> None:
+        if client in self._asked:
+            question, since = self._asked[client]
+            if time.monotonic() - since < self._patience:
+                return
+            self.lost.add(question)
+        self._n_asked += 1
+        question = b"%d" % self._n_asked
+        self._asked[client] = question, time.monotonic()
+        with contextlib.suppress(ConnectionRefusedError):
+            client.send(question)
+
+    def _receive(self) -> None:
+        for client in select.select(self._clients, [], [], 0.1)[0]:
+            try:
+                answer = client.recv(65536)
+            except ConnectionRefusedError:
+                continue
+            if client in self._asked and self._asked[client][0] == answer:
+                del self._asked[client]
+                self.answers += 1
+            elif answer in self.lost:
+                self.lost.remove(answer)  # it was only late
+            else:
+                self.wrong.append(answer)
