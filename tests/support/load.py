@@ -91,7 +91,6 @@ class Load:
         self.pause = pause
         self.answers: Counter[int] = Counter()
         self.failures: list[Failure] = []
-        self.longest = 0.0  # from the begin of connecting, or of a later request, to its answer
         self._stopping = False
         self._error: BaseException | None = None
         self._counts = (fresh, kept)
@@ -149,7 +148,7 @@ class Load:
 
     async def _use_connection(self, turn: int, keeps: bool) -> int:
         """The life of one connection; returns which target is next."""
-        connecting = begun = time.monotonic()
+        connecting = time.monotonic()
         port = 0
         writer: asyncio.StreamWriter | None = None
 
@@ -174,7 +173,6 @@ class Load:
                     if answer.closes:
                         rest = await reader.read()
                         assert rest == b"", rest
-                self.longest = max(self.longest, time.monotonic() - begun)
                 if answer.status not in self.allowed or (answer.status == 200 and body != b"ok"):
                     fail(WRONG, (answer.status, answer.reason, body))
                 else:
@@ -182,7 +180,6 @@ class Load:
                 if answer.closes or closes:
                     return turn
                 await asyncio.sleep(self.pause)
-                begun = time.monotonic()
         except TimeoutError as error:
             fail(HUNG, error)
             if writer is not None:
