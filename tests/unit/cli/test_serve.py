@@ -215,11 +215,12 @@ def test_it_serves_on_when_nobody_reads_what_it_says(tmp_path: Path) -> None:
         process.communicate()
 
 
-def test_an_address_in_use_ends_with_1_and_says_what_to_do(start: Callable[..., Started]) -> None:
+def test_an_address_in_use_ends_with_1_and_says_what_to_do(start: Callable[..., Started], tmp_path: Path) -> None:
     _, lines = start("--listen", "127.0.0.1:0")
     address = url_of(lines).removeprefix("http://")
     command = [sys.executable, "-m", "fastlb", "serve", *OWN_ACCOUNT, "--admin", "off", "--listen", address]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    environment = {**os.environ, "RUNTIME_DIRECTORY": str(tmp_path / "second")}  # else it warns where another fastlb has the usual one
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert "ready" not in done.stdout
     errors = [line for line in done.stderr.splitlines() if "workers run as root" not in line]
