@@ -555,6 +555,7 @@ cdef ssize_t tls_receive(Engine* engine, Connection* connection, char* data, siz
         int result, error
         ssize_t outcome = IO_AGAIN
         bint was_kept = tls.received != NULL    # so whether the socket has more is not known
+        bint renegotiates
     if unlikely(connection.io & IO_PUT_OFF):
         connection.io &= ~<uint32_t>IO_PUT_OFF
         list_ready(engine, connection)          # behind the others: its records are small
@@ -601,8 +602,12 @@ cdef ssize_t tls_receive(Engine* engine, Connection* connection, char* data, siz
     keep_received(engine, connection)
     if unlikely(engine.tls.n_sending != 0):     # an alert, an answer to KeyUpdate
         # TLS 1.2, and no failure: a warning (SSL_OP_NO_RENEGOTIATION), as it is sent for nothing else.
-        engine.counters.tls_renegotiations += outcome == IO_AGAIN and SSL_version(ssl) != TLS1_3_VERSION
+        renegotiates = outcome == IO_AGAIN and SSL_version(ssl) != TLS1_3_VERSION
+        engine.counters.tls_renegotiations += renegotiates
         if not flush(engine, connection) and got == 0:
+            return IO_CLOSED
+        if renegotiates and got == 0 and connection.kind == KIND_CLIENT:
+            engine.last_errno = EPROTO          # a client has no reason to ask but to keep us busy; some backends want a certificate that way
             return IO_CLOSED
     return <ssize_t>got if got != 0 else outcome
 
