@@ -14,7 +14,7 @@ from typing import Generic, Protocol, TypeVar
 
 from fastlb import FastlbError
 from fastlb.processes.crew import Crew
-from fastlb.processes.life import Life
+from fastlb.processes.life import Life, StartError
 from fastlb.processes.messages import Abort, Apply, Commit, Prepare
 from fastlb.processes.output import report
 from fastlb.processes.roster import ACCEPTING, START_SECONDS, Slot, State
@@ -153,11 +153,14 @@ class Changeover(Generic[Opened]):
             self._offered = 0
             for number in votes:
                 self._votes.pop(number, None)
-        refusals = [f"worker {number} refused the configuration: {vote.result()}" for number, vote in votes.items() if vote.result()]
+        refusals: dict[str, list[int]] = {}
+        for number, vote in votes.items():
+            if refusal := vote.result():
+                refusals.setdefault(refusal, []).append(number)
         if refusals:
             for slot in voters:
                 crew.tell(slot, Abort())
-            raise ChangeError("\n".join(refusals))
+            raise ChangeError("\n".join(_describe(numbers, refusal) for refusal, numbers in refusals.items()))
         return [slot for slot in voters if slot.child is not None and slot.child is children[slot.number]]
 
     async def _commit_everywhere(self, offered: Snapshot, prepared: list[Slot], opened: Opened) -> None:
@@ -197,7 +200,9 @@ class Changeover(Generic[Opened]):
         elif slot.catching_up and slot.state in (State.PREPARING, State.READY) and self.snapshot is not None:
             if self._life.has_doors_closed:
                 return
-            if refusal is not None:
+            if refusal is not None and not self._life.is_started:
+                self._life.fail(StartError(f"workers cannot use the configuration: {refusal}"))  # nor could the next ones
+            elif refusal is not None:
                 report(f"worker {slot.number} ({slot.pid}) cannot use the configuration: {refusal}: killed")
                 slot.kill()
             elif generation != self.generation:
@@ -234,3 +239,9 @@ class Changeover(Generic[Opened]):
             slot, Commit(apply.generation, slot.assigned, apply.drain_timeout_ms, apply.drain_idle_grace_ms, apply.weights, apply.endpoints)
         )
         self._parent.send_logs(slot)
+
+
+def _describe(numbers: list[int], refusal: str) -> str:
+    """What is the same for all is said once."""
+    who = f"worker {numbers[0]}" if len(numbers) == 1 else f"workers {', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
+    return f"{who} refused the configuration: {refusal}"

@@ -226,3 +226,18 @@ def test_an_address_in_use_ends_with_1_and_says_what_to_do(start: Callable[..., 
     errors = [line for line in done.stderr.splitlines() if "workers run as root" not in line]
     assert len(errors) == 1, errors
     assert errors[0].startswith(f'fastlb: cannot bind {address} (listener "web"): address already in use; stop the process')
+
+
+def test_a_configuration_that_no_worker_can_use_ends_with_1_and_says_why(tmp_path: Path) -> None:
+    file = tmp_path / "fastlb.toml"
+    file.write_text(
+        'listeners = [{ name = "db", bind = "127.0.0.1:0", protocol = "tcp", pool = "db" }]\n'
+        'pools = { db = { backends = ["127.0.0.1:9"], source_address = "client" } }\n'  # which takes root, and workers are nobody
+    )
+    environment = {**os.environ, "RUNTIME_DIRECTORY": str(tmp_path / "run")}
+    command = [sys.executable, "-m", "fastlb", "serve", "--admin", "off", "-c", str(file)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "ready" not in done.stdout
+    (error,) = done.stderr.splitlines()
+    assert 'the configuration: source_address = "client"' in error
