@@ -408,6 +408,7 @@ class Succession:
                 os.close(slot.event_fd)
                 slot.event_fd = event_fd
         self.predecessor.watch(self._on_predecessor_exit, self._on_elder_end, self._on_cut)
+        self._controller.tell_processes()
         for number in workers:
             if number not in taken and number not in own:
                 self._on_predecessor_exit(number)

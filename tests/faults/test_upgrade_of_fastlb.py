@@ -418,9 +418,10 @@ def test_a_drain_that_has_taken_too_long_cuts_what_the_old_one_has_in_flight_too
     for backend in paced:
         backend.hold()
     clients = [lb.connect() for _ in paced]
-    for client in clients:
+    for number, client in enumerate(clients, 1):  # at the same time both could be given to one
         client.send(request())
-    wait_until(lambda: [backend.open for backend in paced] == [1, 1], "each has one")
+        wait_until(lambda number=number: sum(backend.open for backend in paced) == number, "a backend has it")
+    assert [backend.open for backend in paced] == [1, 1]
     new = Upgraded(lb, begin(lb))
     path = f"/v1/backends/main/{quote(paced[0].address, safe='')}"
 
