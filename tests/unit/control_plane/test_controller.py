@@ -47,6 +47,7 @@ from fastlb.processes.messages import (
     ToController,
 )
 from tests.support.certificates import make_certificates
+from tests.support.descriptors import descriptors
 
 
 def config(*backends: str, head: str = "") -> Config:
@@ -131,10 +132,6 @@ class Case:
 
 Test = Callable[[Case], Awaitable[None]]
 Serve = Callable[..., None]
-
-
-def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def resolver_threads() -> list[threading.Thread]:

@@ -4,7 +4,6 @@ import array
 import os
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from fastlb.processes import channel as module
 from fastlb.processes.channel import Channel, ChannelError, open_pair
 from fastlb.processes.messages import Apply, Commit, FromController, FromWorker, Hello, Lend, ListenerBinds, Prepared, Refused, ToWorker
+from tests.support.descriptors import descriptors
 
 Pair = tuple[Channel[Any], Channel[Any]]
 
@@ -25,10 +25,6 @@ def pair() -> Iterator[Pair]:
     for end in made:
         end.close()
     assert descriptors() == before
-
-
-def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_messages_arrive_whole_and_in_order(pair: Pair) -> None:

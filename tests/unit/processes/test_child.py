@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,12 +13,9 @@ from fastlb.processes import child as module
 from fastlb.processes.channel import Channel, open_pair
 from fastlb.processes.child import Child
 from fastlb.processes.messages import FromWorker, Lend, Prepare, ToWorker
+from tests.support.descriptors import descriptors
 
 Make = Callable[[Callable[[socket.socket], int]], Child]
-
-
-def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from fastlb.processes.child import Child
 from fastlb.processes.messages import Fork, FromWorker, Hello, Stop, ToWorker
 from fastlb.processes.nursery import Nursery
 from fastlb.processes.zygote import ZygoteOptions
+from tests.support.descriptors import descriptors
 
 
 def obey(fork: Fork, descriptors: list[int]) -> None:
@@ -66,10 +66,6 @@ class Family:
 
 def kin() -> list[int]:
     return nursery._children()
-
-
-def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def nothing() -> None:

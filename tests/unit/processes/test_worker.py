@@ -35,6 +35,7 @@ from fastlb.processes.messages import (
     ToWorker,
 )
 from fastlb.processes.worker import Estate, Worker, WorkerOptions
+from tests.support.descriptors import descriptors
 from tests.support.pickers import LAST
 
 
@@ -164,10 +165,6 @@ class Case:
 
 
 Test = Callable[[Case], Awaitable[None]]
-
-
-def descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import pytest
 
 from fastlb.control_plane.health.result import Outcome, Result
 from fastlb.control_plane.health.script import PATH, ScriptProbe, make_environment
-from tests.support.probing import descriptors, result_of, run
+from tests.support.descriptors import descriptors
+from tests.support.probing import result_of, run
 from tests.support.waiting import wait_until
 
 PASSED, FAILED, UNKNOWN = Outcome.PASSED, Outcome.FAILED, Outcome.UNKNOWN

@@ -15,7 +15,8 @@ import pytest
 from fastlb.control_plane.health.result import Outcome, Result
 from fastlb.control_plane.health.tcp import Place, TcpProbe, Tls
 from tests.support.certificates import make_certificates
-from tests.support.probing import Backend, descriptors, full_place, result_of, run, silent, unused_place
+from tests.support.descriptors import descriptors
+from tests.support.probing import Backend, full_place, result_of, run, silent, unused_place
 from tests.support.proxy_header import local
 
 PASSED, FAILED, UNKNOWN = Outcome.PASSED, Outcome.FAILED, Outcome.UNKNOWN

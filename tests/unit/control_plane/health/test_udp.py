@@ -12,7 +12,8 @@ from fastlb.control_plane.health.http import make_wanted
 from fastlb.control_plane.health.result import Outcome, Result
 from fastlb.control_plane.health.tcp import Place
 from fastlb.control_plane.health.udp import UdpProbe
-from tests.support.probing import descriptors, result_of, run
+from tests.support.descriptors import descriptors
+from tests.support.probing import result_of, run
 
 PASSED, FAILED, UNKNOWN = Outcome.PASSED, Outcome.FAILED, Outcome.UNKNOWN
 
