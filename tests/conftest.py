@@ -1,6 +1,5 @@
 """Fixtures for whole-process tests: real fastlb processes between clients and backends that the test plays."""
 
-import os
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +13,6 @@ from tests.support.configuration import configuration
 from tests.support.in_process import InProcess
 from tests.support.loop_backend import LoopBackend
 from tests.support.process import Fastlb
-from tests.support.waiting import SANITIZED
 from tests.support.wire_table import applies, wires_of
 from tests.support.wires import Wire
 
@@ -23,8 +21,6 @@ hypothesis.settings.register_profile("fastlb", deadline=None)
 hypothesis.settings.load_profile("fastlb")
 FAILED = pytest.StashKey[bool]()
 NO_PARAMETERS = SimpleNamespace(params={})
-# The other wires cost CI ten minutes under sanitizers, where the unit tests of TLS and HTTP/2 run anyway; `./dev test --all` has them.
-ONLY_PLAIN = SANITIZED and "FASTLB_EVERY_WIRE" not in os.environ
 Start = Callable[..., Fastlb]
 # What a test says about the process; the rest is its configuration.
 OPTIONS = Fastlb.__init__.__kwdefaults__.keys()
@@ -43,7 +39,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for name in ("wire", "module_wire"):
         if name in metafunc.fixturenames:
             wires = wires_of(metafunc.module.__name__, metafunc.function.__qualname__)
-            if len(wires) > 1 and not ONLY_PLAIN:
+            if len(wires) > 1:
                 metafunc.parametrize(name, wires, scope="function" if name == "wire" else "module")
 
 
