@@ -29,14 +29,14 @@ cdef Listener* listener
 
 
 cdef void take_turns(Engine* engine, Connection* client) noexcept nogil:
-    cdef Connection* connection
-    if client.state != STATE_CLOSED:
-        client.codec.ready(engine, client)
-    while True:
-        connection = take_ready(engine)
+    # Each is a batch of its own: a batch has few steps of handshakes.
+    cdef Connection* connection = client if client.state != STATE_CLOSED else NULL
+    while connection != NULL or engine.ready_head != NULL:
         if connection == NULL:
-            return
+            connection = take_ready(engine)
+        engine.counters.batches += 1
         connection.codec.ready(engine, connection)
+        connection = NULL
 
 
 cdef int fuzz_one(const uint8_t* data, size_t size) noexcept nogil:
@@ -119,6 +119,8 @@ def _open():
     listener.references = 1
     listener.settings = (<const ImageListener*>(engine.snapshot.image + engine.snapshot.header.listeners.offset)).settings
     set_listener_tls(&listener.tls, engine.snapshot, 0)
+    listener.codec = engine.client_codec
+    listener.opening = engine.tls_codec
 
 
 _open()
