@@ -115,6 +115,7 @@ class TlsPeer(CodedPeer):
         self._state, self._sending = threading.Lock(), threading.Lock()  # one thread may send while another one reads
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing)
+        self._read_ahead = bytearray()
         self._do(self._tls.do_handshake)
 
     def _do(self, act: Callable[[], Result]) -> Result:
@@ -148,8 +149,13 @@ class TlsPeer(CodedPeer):
                 self._flush()
 
     def half_close(self) -> None:
-        with contextlib.suppress(ssl.SSLWantReadError), self._state:
-            self._tls.unwrap()
+        with self._state:
+            # Having sent our close_notify OpenSSL looks for the other side's, and gives up where data comes first: that is read before.
+            with contextlib.suppress(ssl.SSLWantReadError, ssl.SSLZeroReturnError):
+                while data := self._tls.read(READ_BYTES):
+                    self._read_ahead += data
+            with contextlib.suppress(ssl.SSLWantReadError):
+                self._tls.unwrap()
         self._flush()
 
     def close(self) -> None:
@@ -160,9 +166,14 @@ class TlsPeer(CodedPeer):
                 pass
         self.socket.close()
 
+    def _take_ahead(self, size: int) -> bytes:
+        taken = bytes(self._read_ahead[:size])
+        del self._read_ahead[:size]
+        return taken
+
     def _receive(self, size: int) -> bytes:
         try:
-            return self._do(lambda: self._tls.read(size))
+            return self._do(lambda: self._take_ahead(size) or self._tls.read(size))
         except ssl.SSLZeroReturnError:
             return b""
         except ssl.SSLEOFError as error:
