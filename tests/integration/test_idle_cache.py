@@ -59,7 +59,8 @@ def test_the_cap_is_per_backend(fastlb, instant):
     for client in clients:
         client.send(request())
     for backend in backends:
-        backend.wait_for_held(4)
+        backend.wait_for_held(4)  # all of them, before a free one would take what is still on its way
+    for backend in backends:
         backend.release()
     for client in clients:
         assert client.read_response().status == 200
