@@ -367,7 +367,7 @@ cdef bint fill_backend(const char* image, const ImageHeader* header, const Image
         done = SSL_CTX_set_alpn_protos(context, <const unsigned char*>(image + tls.alpn.offset), tls.alpn.size) == 0       # 0 = done
     if done and tls.verify:
         authorities = X509_STORE_new()
-        done = authorities != NULL and add_bundle(authorities, image, &tls.authorities)
+        done = authorities != NULL and add_bundle(authorities, NULL, image, &tls.authorities)
         if done:
             SSL_CTX_set1_cert_store(context, authorities)
         X509_STORE_free(authorities)

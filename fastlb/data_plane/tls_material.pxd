@@ -41,48 +41,8 @@ cdef inline bint is_at_end() noexcept nogil:
     return True
 
 
-cdef inline bint read_authorities(Material* material) noexcept nogil:
-    # Who may have signed clients' certificates, and which of those are revoked.
-    cdef:
-        BIO* bio = open_text(material.image, &material.tls.client_ca)
-        X509* certificate
-        X509_CRL* crl
-        bint done = bio != NULL
-        uint32_t n = 0
-    material.authorities = X509_STORE_new()
-    material.names = sk_X509_NAME_new_null()
-    done = done and material.authorities != NULL and material.names != NULL
-    while done:
-        certificate = PEM_read_bio_X509(bio, NULL, NULL, NULL)
-        if certificate == NULL:
-            done = is_at_end()
-            break
-        n += 1
-        done = X509_STORE_add_cert(material.authorities, certificate) == 1 \
-            and sk_X509_NAME_push(material.names, X509_NAME_dup(X509_get_subject_name(certificate))) > 0
-        X509_free(certificate)
-    BIO_free(bio)
-    if not done or n == 0:
-        return False
-    if material.tls.client_crl.size == 0:
-        return True
-    bio = open_text(material.image, &material.tls.client_crl)
-    done = bio != NULL
-    n = 0
-    while done:
-        crl = PEM_read_bio_X509_CRL(bio, NULL, NULL, NULL)
-        if crl == NULL:
-            done = is_at_end()
-            break
-        n += 1
-        done = X509_STORE_add_crl(material.authorities, crl) == 1
-        X509_CRL_free(crl)
-    BIO_free(bio)
-    X509_STORE_set_flags(material.authorities, X509_V_FLAG_CRL_CHECK | X509_V_FLAG_CRL_CHECK_ALL)
-    return done and n != 0
-
-
-cdef inline bint add_bundle(X509_STORE* store, const char* image, const ImageText* text) noexcept nogil:
+cdef inline bint add_bundle(X509_STORE* store, X509_NAME_STACK* names, const char* image, const ImageText* text) noexcept nogil:
+    # A bundle of authorities; their names go to `names` unless that is NULL. False: there is none in it, or something that cannot be read.
     cdef:
         BIO* bio = open_text(image, text)
         X509* certificate
@@ -94,9 +54,39 @@ cdef inline bint add_bundle(X509_STORE* store, const char* image, const ImageTex
             done = is_at_end()
             break
         n += 1
-        done = X509_STORE_add_cert(store, certificate) == 1
+        done = X509_STORE_add_cert(store, certificate) == 1 \
+            and (names == NULL or sk_X509_NAME_push(names, X509_NAME_dup(X509_get_subject_name(certificate))) > 0)
         X509_free(certificate)
     BIO_free(bio)
+    return done and n != 0
+
+
+cdef inline bint read_authorities(Material* material) noexcept nogil:
+    # Who may have signed clients' certificates, and which of those are revoked.
+    cdef:
+        BIO* bio
+        X509_CRL* crl
+        bint done
+        uint32_t n = 0
+    material.authorities = X509_STORE_new()
+    material.names = sk_X509_NAME_new_null()
+    if material.authorities == NULL or material.names == NULL \
+            or not add_bundle(material.authorities, material.names, material.image, &material.tls.client_ca):
+        return False
+    if material.tls.client_crl.size == 0:
+        return True
+    bio = open_text(material.image, &material.tls.client_crl)
+    done = bio != NULL
+    while done:
+        crl = PEM_read_bio_X509_CRL(bio, NULL, NULL, NULL)
+        if crl == NULL:
+            done = is_at_end()
+            break
+        n += 1
+        done = X509_STORE_add_crl(material.authorities, crl) == 1
+        X509_CRL_free(crl)
+    BIO_free(bio)
+    X509_STORE_set_flags(material.authorities, X509_V_FLAG_CRL_CHECK | X509_V_FLAG_CRL_CHECK_ALL)
     return done and n != 0
 
 
