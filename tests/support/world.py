@@ -121,3 +121,10 @@ class World:
 
     def counters(self) -> dict[str, int]:
         return self.engine.counters()
+
+    def check_balance(self) -> None:
+        """Once it is closed: whatever was opened was closed, and whatever was taken given back."""
+        counted = self.counters()
+        for name, value in counted.items():
+            if name.endswith(("_opened", "_taken")):
+                assert value == counted[name.replace("_opened", "_closed").replace("_taken", "_returned")], name

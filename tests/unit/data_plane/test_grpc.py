@@ -54,10 +54,7 @@ class GrpcWorld(LogWorld):
 def world() -> Iterator[GrpcWorld]:
     with GrpcWorld() as made:
         yield made
-    counted = made.counters()
-    for name, value in counted.items():
-        if name.endswith(("_opened", "_taken")):
-            assert value == counted[name.replace("_opened", "_closed").replace("_taken", "_returned")], name
+    made.check_balance()
 
 
 def expect(stream: Stream, status: int, reason: str) -> None:

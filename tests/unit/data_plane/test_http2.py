@@ -43,10 +43,7 @@ class Http2World(World):
 def world() -> Iterator[Http2World]:
     with Http2World() as made:
         yield made
-    counted = made.counters()
-    for name, value in counted.items():
-        if name.endswith(("_opened", "_taken")):
-            assert value == counted[name.replace("_opened", "_closed").replace("_taken", "_returned")], name
+    made.check_balance()
 
 
 def settle(world: Http2World) -> None:

@@ -60,10 +60,7 @@ class BackendWorld(World):
 def world() -> Iterator[BackendWorld]:
     with BackendWorld() as made:
         yield made
-    counted = made.counters()
-    for name, value in counted.items():
-        if name.endswith(("_opened", "_taken")):
-            assert value == counted[name.replace("_opened", "_closed").replace("_taken", "_returned")], name
+    made.check_balance()
 
 
 # ---------------------------------------------------------------------------------------------------------- requests and answers

@@ -31,10 +31,7 @@ UNKNOWN = 0x20  # no type of frame that anybody has registered
 def world() -> Iterator[Http2World]:
     with Http2World() as made:
         yield made
-    counted = made.counters()
-    for name, value in counted.items():
-        if name.endswith(("_opened", "_taken")):
-            assert value == counted[name.replace("_opened", "_closed").replace("_taken", "_returned")], name
+    made.check_balance()
 
 
 def reset_by_us(world: Http2World) -> tuple[Client, int]:

@@ -20,10 +20,7 @@ END_STREAM, END_HEADERS = 1, 4
 def world() -> Iterator[Http2World]:
     with Http2World() as made:
         yield made
-    counted = made.counters()
-    for name, value in counted.items():
-        if name.endswith(("_opened", "_taken")):
-            assert value == counted[name.replace("_opened", "_closed").replace("_taken", "_returned")], name
+    made.check_balance()
 
 
 def finished(world: Http2World) -> tuple[Client, int]:
